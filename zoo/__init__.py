@@ -1,0 +1,39 @@
+"""Latent-variable models p(x, z | θ) as Pyro programs. See :class:`zoo.Model`; names load when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ZooError, ZooWarning
+from zoo.registry import DATASETS, MODELS, load
+
+if TYPE_CHECKING:
+    from zoo.bare import as_model
+    from zoo.construct import build
+    from zoo.datasets import Dataset, dataset
+    from zoo.enumerated import Enumerated
+    from zoo.latents import Latents
+    from zoo.model import Model
+    from zoo.program import seeded
+
+_LAZY = {
+    "Dataset": "zoo.datasets:Dataset",
+    "Enumerated": "zoo.enumerated:Enumerated",
+    "Latents": "zoo.latents:Latents",
+    "Model": "zoo.model:Model",
+    "as_model": "zoo.bare:as_model",
+    "build": "zoo.construct:build",
+    "dataset": "zoo.datasets:dataset",
+    "seeded": "zoo.program:seeded",
+}
+
+__all__ = [
+    "DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
+    "dataset", "seeded",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'zoo' has no attribute '{name}'")
+    return load(_LAZY[name])

@@ -1,0 +1,47 @@
+"""Registered models by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ZooError, nearest
+from zoo.registry import MODELS, load, lookup
+
+if TYPE_CHECKING:
+    from zoo.data import Data
+    from zoo.model import Model
+
+
+def options(name: str) -> dict[str, inspect.Parameter]:
+    """Return the options of the registered model ``name``: its constructor's arguments after ``x``."""
+    parameters = inspect.signature(load(lookup(MODELS, name, "model").path).__init__).parameters
+    return {key: value for key, value in parameters.items() if key not in ("self", "x")}
+
+
+def build(name: str, x: Data, seed: int | None = 0, **given: Any) -> Model:
+    """Build the registered model ``name``, sized by and started from ``x``.
+
+    Args:
+        name: a key of :data:`zoo.MODELS`.
+        x: the data.
+        seed: of what the start draws at random; ``None`` uses torch's generator as it is.
+        given: the model's own options.
+
+    Raises:
+        ZooError: unknown model or option, or data the model can't use.
+
+    >>> import zoo
+    >>> zoo.build("gmm", zoo.dataset("faithful").x, components=2)
+    GMM(components=2, covariance=full, columns=2)
+    """
+    from zoo.program import seeded
+
+    known = options(name)
+    for key in given:
+        if key not in known:
+            hint = nearest(key, known) or f"; it has {', '.join(known) or 'none'}"
+            raise ZooError(f"unknown option '{key}' of {name}{hint}")
+    with seeded(seed):
+        model: Model = load(MODELS[name].path)(x, **given)
+    return model

@@ -1,0 +1,99 @@
+"""What a program takes as its one argument: a tensor, or a mapping of tensors.
+
+A tensor holds the observations, a row a unit. A mapping holds covariates and observations alike; in it, the
+tensors whose first dimension equals the number of units are taken to be per unit, the rest to be shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ZooError
+
+Data: TypeAlias = Tensor | Mapping[str, Tensor]
+
+
+def tensors(x: Data) -> dict[str, Tensor]:
+    """Return the tensors of ``x`` by name; a lone tensor is called ``x``.
+
+    Raises:
+        ZooError: if ``x`` is neither a tensor nor a mapping of tensors.
+    """
+    named: Mapping[str, Tensor] = x if isinstance(x, Mapping) else {"x": x}
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            where = f"entry '{name}'" if isinstance(x, Mapping) else "data"
+            raise ZooError(f"expected {where} to be a tensor; got {type(value).__name__}; wrap it in torch.as_tensor")
+    if not named or any(value.numel() == 0 for value in named.values()):
+        raise ZooError("expected data with at least one row; got none; pass a tensor that is not empty")
+    return dict(named)
+
+
+def take(x: Data, index: Tensor, units: int) -> Data:
+    """Return the units ``index`` of ``x``; ``units`` is how many there are in all.
+
+    >>> take({"y": torch.arange(3.0), "scale": torch.tensor(2.0)}, torch.tensor([2, 0]), units=3)
+    {'y': tensor([2., 0.]), 'scale': tensor(2.)}
+    """
+    if isinstance(x, Tensor):
+        return x[index]
+    return {k: v[index] if v.ndim and v.shape[0] == units else v for k, v in x.items()}
+
+
+def reference(x: Data) -> Tensor:
+    """Return a tensor of ``x`` whose dtype and device new tensors should have: its first floating one."""
+    values = tensors(x).values()
+    floating = next((v for v in values if v.is_floating_point()), None)
+    return floating if floating is not None else torch.empty((), device=next(iter(values)).device)
+
+
+def check_finite(x: Data) -> None:
+    """Raise a :class:`ZooError` that names the rows and columns of ``x`` that are NaN or infinite."""
+    for name, value in tensors(x).items():
+        if not value.is_floating_point() or bool(value.isfinite().all()):
+            continue
+        bad = (~value.isfinite()).nonzero()[:3].tolist()
+        where = ", ".join(f"row {i[0]}" + (f", column {i[1]}" if len(i) > 1 else "") if i else name for i in bad)
+        count = int((~value.isfinite()).sum())
+        raise ZooError(
+            f"expected finite data; got {count} NaN or infinite value(s) in '{name}' (from 0: {where}); drop or fill them"
+        )
+
+
+def check_table(x: Data, name: str, varying: bool = True) -> Tensor:
+    """Return ``x`` as the (rows, columns) floating tensor that the model ``name`` needs.
+
+    Raises:
+        ZooError: not a floating 2-d tensor, not finite, one row, or (``varying``) a constant column.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point():
+        got = f"a mapping of {', '.join(x)}" if isinstance(x, Mapping) else (
+            f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__)
+        raise ZooError(f"expected a floating tensor of shape (rows, columns) for {name}; got {got}; reshape it")
+    check_finite(tensors(x))
+    if len(x) < 2:
+        raise ZooError(f"expected at least 2 rows for {name}; got {len(x)}; add data")
+    constant = (x == x[0]).all(0).nonzero().flatten().tolist()
+    if constant and (varying or len(constant) == x.shape[1]):
+        which = ", ".join(map(str, constant[:6])) + (" …" if len(constant) > 6 else "")
+        raise ZooError(
+            f"expected columns that vary for {name}; got constant column(s) {which} (from 0); "
+            "drop them (--drop-constant on the command line)")
+    return x
+
+
+def check_mapping(x: Data, keys: tuple[str, ...], name: str) -> Mapping[str, Tensor]:
+    """Return ``x`` as the mapping with ``keys``, all of one length and finite, that the model ``name`` needs."""
+    if not isinstance(x, Mapping) or any(key not in x for key in keys):
+        got = f"a mapping of {', '.join(x)}" if isinstance(x, Mapping) else "a tensor"
+        raise ZooError(f"expected a mapping with {' and '.join(keys)} for {name}; got {got}; name the entries so")
+    check_finite(x)
+    lengths = {key: len(x[key]) for key in keys}
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{n} of {key}" for key, n in lengths.items())
+        raise ZooError(f"expected entries of one length for {name}; got {got}; match their rows")
+    return x

@@ -1,0 +1,107 @@
+"""A table with named columns, and the checks that turn it into numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from zoo.errors import ZooError, nearest
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Columns by name, with a target split off or not."""
+
+    data: pd.DataFrame
+    target: np.ndarray | None = None
+    target_name: str = ""
+    rows: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(map(str, self.data.columns))
+
+    def split(self, target: str, label: str) -> Frame:
+        """Return the frame with the column ``target`` split off."""
+        if target not in self.columns:
+            raise ZooError(
+                f"expected a target column of {label}; got '{target}'{nearest(target, self.columns) or ';'} "
+                f"its columns are {shorten(self.columns)}")
+        if len(self.columns) < 2:
+            raise ZooError(f"expected a target and at least one other column in {label}; got one column; add covariates")
+        return replace(self, data=self.data.drop(columns=target), target=self.data[target], target_name=target)
+
+    def effects(self, label: str) -> Frame:
+        """Return the columns y and sigma; the first text column names the rows."""
+        missing = [key for key in ("y", "sigma") if key not in self.columns]
+        if missing:
+            raise ZooError(f"expected columns y and sigma in {label}; got {shorten(self.columns)}; name them so")
+        text = [c for c in self.data.columns if not is_number(self.data[c])]
+        rows = tuple(map(str, self.data[text[0]])) if text else ()
+        return replace(self, data=self.data[["y", "sigma"]], rows=rows)
+
+    def numbers(self, label: str) -> np.ndarray:
+        """Return the columns as float64, (rows, columns).
+
+        Raises:
+            ZooError: no rows, a column that is not numeric, NaN or infinite values.
+        """
+        if self.data.shape[0] == 0 or self.data.shape[1] == 0:
+            raise ZooError(f"expected rows of data in {label}; got none; check the file")
+        return np.column_stack([numeric(self.data[c], str(c), label) for c in self.data.columns])
+
+    def response(self, label: str) -> np.ndarray:
+        """Return the numeric target, (rows,)."""
+        assert self.target is not None, "split() comes first"
+        return numeric(pd.Series(self.target), self.target_name, label)
+
+    def two_classes(self, label: str) -> tuple[np.ndarray, tuple[str, str]]:
+        """Return the target as 0 and 1, in sorted order of its two values, and their names."""
+        assert self.target is not None, "split() comes first"
+        target = pd.Series(self.target)
+        if target.isna().any():
+            rows = shorten([str(i) for i in np.flatnonzero(target.isna())])
+            raise ZooError(f"expected a class in every row of column '{self.target_name}' in {label}; got none in row {rows}")
+        codes, values = pd.factorize(target, sort=True)
+        if len(values) != 2:
+            raise ZooError(
+                f"expected two classes in column '{self.target_name}' of {label}; got {len(values)}; "
+                "choose another with --target")
+        names = self.classes or tuple(map(str, values))
+        return codes.astype(float), (names[0], names[1])
+
+
+def is_number(column: pd.Series) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
+
+
+def numeric(column: pd.Series, name: str, label: str) -> np.ndarray:
+    """Return one column as float64, or say which of its rows can't be."""
+    if pd.api.types.is_complex_dtype(column):
+        raise ZooError(f"expected real numbers in column '{name}' of {label}; got complex ones; take a part")
+    values = pd.to_numeric(column, errors="coerce") if not is_number(column) else column
+    array = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    text = np.isnan(array) & ~column.isna().to_numpy()
+    if not is_number(column) and text.any():
+        row = int(np.flatnonzero(text)[0])
+        raise ZooError(
+            f"expected numbers in column '{name}' of {label}; got '{str(column.iloc[row])[:40]}' in row {row} (from 0); "
+            "drop or recode the column")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        raise ZooError(
+            f"expected finite numbers in {label}; got NaN or infinity in column '{name}', row(s) "
+            f"{shorten([str(i) for i in bad])} (from 0); drop or fill them")
+    return array
+
+
+def shorten(names: tuple[str, ...] | list[str], most: int = 8) -> str:
+    """Join names with commas, at most ``most`` of them.
+
+    >>> shorten(["a", "b", "c"], most=2)
+    'a, b … (3 in all)'
+    """
+    return ", ".join(names[:most]) + (f" … ({len(names)} in all)" if len(names) > most else "")

@@ -1,0 +1,31 @@
+"""The small tables kept in this package as CSV files."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+from zoo.datasets.files import read_csv
+from zoo.datasets.frame import Frame
+
+
+def faithful() -> Frame:
+    """Old Faithful: duration of and waiting time before 272 eruptions, in minutes.
+
+    Source: Härdle (1991), Smoothing Techniques: With Implementation in S, Springer; Azzalini and Bowman (1990), A look
+    at some data on the Old Faithful geyser, Applied Statistics 39, https://doi.org/10.2307/2347385; as in R's datasets.
+    """
+    return _table("faithful")
+
+
+def eight_schools() -> Frame:
+    """Effects of coaching on SAT scores in eight schools, with standard errors, in points.
+
+    Source: Rubin (1981), Estimation in parallel randomized experiments, J. Educ. Stat. 6,
+    https://doi.org/10.3102/10769986006004377
+    """
+    return _table("eight_schools")
+
+
+def _table(name: str) -> Frame:
+    with as_file(files("zoo.datasets") / "csv" / f"{name}.csv") as path:
+        return Frame(read_csv(path))

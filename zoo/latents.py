@@ -1,0 +1,223 @@
+"""How a program's latent sites pack into one unconstrained vector per unit, and back.
+
+Three Pyro messengers share one description of a site, :class:`Packing`. They run inside the program, so the
+supports they see are the ones of that very run: a support may depend on other latents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.transforms import Transform
+
+from zoo.errors import ZooError
+
+MAX_VALUES = 4096
+
+
+def is_deterministic(site: Any) -> bool:
+    return bool(site["infer"].get("_deterministic", False))
+
+
+def is_discrete(site: Any) -> bool:
+    return bool(site["fn"].support.is_discrete)
+
+
+def support_values(site: Any) -> Tensor:
+    """Return the (K, *event) values of one element of a discrete site."""
+    fn = site["fn"]
+    if not fn.has_enumerate_support:
+        raise ZooError(
+            f"expected discrete latents of finite support; got site '{site['name']}' of {type(fn).__name__}; marginalise it")
+    values: Tensor = fn.enumerate_support(expand=False)
+    return values.reshape(values.shape[0], *values.shape[values.ndim - fn.event_dim:])
+
+
+def unit_dim(site: Any, unit: str | None) -> int | None:
+    """Return the (negative) batch dimension of ``site`` along which the plate ``unit`` runs."""
+    return next((f.dim for f in site["cond_indep_stack"] if f.name == unit), None) if unit else None
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How one site's value lies in the units' vectors.
+
+    Attributes:
+        transform: from unconstrained to the support; ``None`` for a discrete site, whose values are kept.
+        shape: shape of the unconstrained value.
+        axis: where in ``shape`` the units run; ``None`` where all of it belongs to the one unit.
+        extra: event dimensions over which log|det J| is still to be summed.
+        dtype: of a discrete site's values; ``None`` for a continuous one.
+    """
+
+    transform: Transform | None
+    shape: torch.Size
+    axis: int | None
+    extra: int
+    dtype: torch.dtype | None
+
+    @classmethod
+    def of(cls, site: Any, unit: str | None) -> Packing:
+        fn, dim = site["fn"], unit_dim(site, unit)
+        if is_discrete(site):
+            axis = None if dim is None else dim - fn.event_dim
+            return cls(None, fn.shape(), axis, 0, support_values(site).dtype)
+        transform = biject_to(fn.support)
+        extra = fn.event_dim - transform.codomain.event_dim
+        axis = None if dim is None else dim - extra - transform.domain.event_dim
+        return cls(transform, torch.Size(transform.inverse_shape(fn.shape())), axis, extra, None)
+
+    @property
+    def size(self) -> int:
+        """Coordinates per unit."""
+        return math.prod(self.shape) // (1 if self.axis is None else self.shape[self.axis])
+
+    def unpack(self, flat: Tensor) -> Tensor:
+        """(units, size) → the site's unconstrained value."""
+        if self.axis is None:
+            return flat.reshape(self.shape)
+        axis = len(self.shape) + self.axis
+        rest = [n for i, n in enumerate(self.shape) if i != axis]
+        return flat.reshape(flat.shape[0], *rest).movedim(0, axis)
+
+    def pack(self, value: Tensor) -> Tensor:
+        """The site's unconstrained value → (units, size)."""
+        value = value.expand(self.shape)
+        return value.reshape(1, -1) if self.axis is None else value.movedim(self.axis, 0).flatten(1)
+
+
+class Substitute(Messenger):  # type: ignore[misc]
+    """Give the latent sites, in the program's order, the consecutive coordinates of one draw ``z`` (units, d).
+
+    ``log_abs_det[name]`` is then log|det ∂value/∂z| over the site's batch shape, and ``reference[name]`` the standard
+    normal log-density of the coordinates that ``obs_mask`` leaves without any.
+    """
+
+    def __init__(self, z: Tensor, unit: str | None):
+        super().__init__()
+        self.z, self.unit, self.taken = z, unit, 0
+        self.log_abs_det: dict[str, Tensor] = {}
+        self.unconstrained: dict[str, Tensor] = {}
+        self.last = "the first site"
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        self.last = msg["name"]
+        if msg["is_observed"] or msg["value"] is not None:
+            return
+        packing = Packing.of(msg, self.unit)
+        flat = self.z[:, self.taken : self.taken + packing.size]
+        if flat.shape[1] < packing.size:
+            raise ZooError(
+                f"expected {self.taken + packing.size} or more coordinates at site '{msg['name']}'; got {self.z.shape[1]}; "
+                "the program's latent sites must not depend on their values")
+        self.taken += packing.size
+        value = packing.unpack(flat)
+        if packing.transform is None:
+            msg["value"] = value.to(packing.dtype)
+            return
+        msg["value"] = packing.transform(value)
+        log_abs_det = packing.transform.log_abs_det_jacobian(value, msg["value"])
+        self.log_abs_det[msg["name"]] = sum_right(log_abs_det, packing.extra)
+        self.unconstrained[msg["name"]] = value
+
+
+class Pack(Messenger):  # type: ignore[misc]
+    """Set the latent sites to ``values`` (one draw) and collect their unconstrained coordinates, (units, size) each."""
+
+    def __init__(self, values: Mapping[str, Tensor], unit: str | None):
+        super().__init__()
+        self.values, self.unit = values, unit
+        self.parts: list[Tensor] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) or msg["is_observed"] or msg["value"] is not None:
+            return
+        if msg["name"] not in self.values:
+            raise ZooError(f"expected a value for latent site '{msg['name']}'; got {', '.join(self.values)}; add it")
+        packing = Packing.of(msg, self.unit)
+        value = self.values[msg["name"]].expand(msg["fn"].shape())
+        msg["value"] = value
+        self.parts.append(packing.pack(value if packing.transform is None else packing.transform.inv(value)))
+
+
+def sum_right(value: Tensor, dims: int) -> Tensor:
+    return value.flatten(-dims).sum(-1) if dims else value
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site of a program: its shapes, where it lies in the unit's vector, and the names of its plates.
+
+    ``start`` and ``size`` are the coordinates it owns (0, 0 for an observed site); ``plates`` names each batch
+    dimension, ``None`` where it is in no plate; ``values`` is the support of one element of a discrete site.
+    """
+
+    name: str
+    shape: torch.Size
+    event_dim: int
+    plates: tuple[str | None, ...]
+    start: int = 0
+    size: int = 0
+    values: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latent sites of a program on given data, and who owns them.
+
+    Attributes:
+        sites: the latent sites, in the program's order.
+        observed: the observed sites.
+        unit: the plate whose rows own their latents; ``None`` where the whole data set is one unit.
+        unit_plate_dim: its batch dimension (negative), where there is one.
+        units: how many units.
+        size: d, the length of a unit's unconstrained vector.
+    """
+
+    sites: tuple[Site, ...]
+    observed: tuple[Site, ...]
+    unit: str | None
+    unit_plate_dim: int | None
+    units: int
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", sum(site.size for site in self.sites))
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the latents are discrete (all of them are, or none is)."""
+        return self.sites[0].values is not None
+
+    def support(self) -> Tensor:
+        """Return the (K, d) values of a discrete unit's vector: the product of its elements' supports.
+
+        Raises:
+            ZooError: over 4,096 values.
+        """
+        elements: list[Tensor] = []
+        for site in self.sites:
+            assert site.values is not None, "only discrete latents have a table of values"
+            values = site.values.flatten(1) if site.values.ndim > 1 else site.values[:, None]
+            elements += [values.double()] * (site.size // values.shape[1])
+        count = math.prod(len(values) for values in elements)
+        if count > MAX_VALUES:
+            raise ZooError(
+                f"expected at most {MAX_VALUES} joint values of a unit's discrete latents; got {count}; "
+                "put independent rows in a plate that holds latents and observations, or marginalise")
+        index = torch.cartesian_prod(*(torch.arange(len(values)) for values in elements)).reshape(count, -1)
+        return torch.cat([values[index[:, i]] for i, values in enumerate(elements)], 1)
+
+    def coordinates(self) -> list[str]:
+        """Name each of the d coordinates, e.g. ``theta[3]``."""
+        return [f"{s.name}[{i}]" if s.size > 1 else s.name for s in self.sites for i in range(s.size)]

@@ -1,0 +1,333 @@
+"""The model: a Pyro program p(x, z | θ), and what the zoo makes of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Distribution
+
+from zoo.data import Data, reference, tensors
+from zoo.enumerated import Enumerated
+from zoo.errors import ZooError, ZooWarning
+from zoo.latents import Latents, Pack, Substitute, is_deterministic
+from zoo.params import LocalParams
+from zoo.program import Program, isolated, layout, log_terms, run, seeded
+from zoo.registry import MODELS, Facts
+
+
+class Model(PyroModule):  # type: ignore[misc]
+    """A latent-variable model p(x, z | θ), defined by one plain Pyro program.
+
+    A subclass writes ``forward(x)`` as in any Pyro tutorial: for one draw, with no thought of batching. θ lives in
+    module parameters (``PyroParam`` where constrained), never in Pyro's global store. :func:`zoo.as_model` wraps a bare
+    function. The program is the only definition of the density; everything else follows from it:
+
+    ======================  =========================================================  ================
+    ``latents(x)``          the latent sites and the unit that owns them               :class:`Latents`
+    ``log_joint(x, z)``     log p(x, z | θ), unconstrained coordinates, Jacobian in    (draws, units)
+    ``log_terms(x, z)``     the same, apart: log p(z), log p(x | z)                    2 × (draws, units)
+    ``constrain(x, z)``     the sites' values at z, deterministic sites included       dict
+    ``predict(x, z)``       observations drawn from p(x | z)                           dict
+    ``simulate(x)``         latents and observations, drawn afresh                     (dict, x-like)
+    ======================  =========================================================  ================
+
+    A **unit** is one observation that owns its latents: the rows of the outermost plate that holds every latent and
+    every observed site; where there is none, the data set is one unit. It is found from the program, not declared.
+    A unit's latents pack into one unconstrained vector of length d (``biject_to(support)``, flattened). Discrete
+    latents are enumerated: their d coordinates hold values of the support.
+
+    What a model may know about itself, each optional, is written by overriding ``posterior``, ``log_evidence`` (models
+    with discrete latents know both by enumeration), ``maximise``, ``start`` and ``recover``.
+
+    Attributes:
+        dims: names for the event dimensions of sites, for the posterior tree: ``{"means": ("component", "column")}``.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> def coin(x):
+    ...     p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    ...     with pyro.plate("rows", len(x)):
+    ...         pyro.sample("x", dist.Bernoulli(p), obs=x)
+    >>> from zoo import as_model
+    >>> model = as_model(coin)
+    >>> x = torch.tensor([1.0, 1.0, 0.0])
+    >>> model.log_joint(x, torch.zeros(5, 1, 1)).shape      # 5 draws, one unit, d = 1
+    torch.Size([5, 1])
+    """
+
+    dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._vectorised = True
+        self._last: tuple[Any, Latents] | None = None
+
+    def forward(self, x: Data) -> Any:
+        raise NotImplementedError("a Model writes its Pyro program as forward(x)")
+
+    @property
+    def label(self) -> str:
+        """How tables and errors call the model: its registered name, or its class's."""
+        path = f"{type(self).__module__}:{type(self).__name__}"
+        return next((name for name, entry in MODELS.items() if entry.path == path), type(self).__name__)
+
+    # -- from the program ---------------------------------------------------------------------------------------
+
+    def latents(self, x: Data) -> Latents:
+        """Return the latent sites of the program on ``x`` and how they pack into each unit's vector.
+
+        Raises:
+            ZooError: see :func:`zoo.program.layout`.
+        """
+        key = [(name, value, value._version) for name, value in tensors(x).items()]
+        if self._last is not None and _same(self._last[0], key):
+            return self._last[1]
+        with seeded(0), self._isolated():
+            found = layout(self._program, x)
+        self._last = (key, found)
+        return found
+
+    def log_terms(self, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(z | θ) and log p(x | z, θ), in nats.
+
+        Args:
+            x: the data.
+            z: (draws, units, d), unconstrained; for discrete latents, values of the support.
+
+        Returns:
+            two tensors (draws, units). The first includes log|det J| of the constraining map.
+        """
+        unit = self._unit(x)
+        prior, likelihood = self._over_draws(lambda row: log_terms(self._program, x, row, unit), z)
+        return prior, likelihood
+
+    def log_joint(self, x: Data, z: Tensor) -> Tensor:
+        """Return log p(x, z | θ) in nats, (draws, units), for z (draws, units, d): the sum of :meth:`log_terms`."""
+        prior, likelihood = self.log_terms(x, z)
+        return prior + likelihood
+
+    def log_likelihood(self, x: Data, z: Tensor) -> dict[str, Tensor]:
+        """Return log p(x_i | z, θ) of each observation by site: (draws, *batch shape of the site)."""
+        unit = self._unit(x)
+
+        def one(row: Tensor) -> dict[str, Tensor]:
+            sites = run(self._program, x, Substitute(row, unit)).items()
+            return {k: s["log_prob"] for k, s in sites if s["is_observed"] and not is_deterministic(s)}
+
+        return self._over_draws(one, z)
+
+    def constrain(self, x: Data, z: Tensor) -> dict[str, Tensor]:
+        """Return the latent and deterministic sites' values at z (draws, units, d), each (draws, *shape)."""
+        unit = self._unit(x)
+
+        def one(row: Tensor) -> dict[str, Tensor]:
+            sites = run(self._program, x, Substitute(row, unit)).items()
+            return {k: s["value"] for k, s in sites if not s["is_observed"] or is_deterministic(s)}
+
+        return self._over_draws(one, z)
+
+    def log_abs_det(self, x: Data, z: Tensor) -> dict[str, Tensor]:
+        """Return each continuous latent site's log|det ∂value/∂z| at one draw z (units, d), over its batch shape."""
+        substitute = Substitute(z, self._unit(x))
+        with self._isolated():
+            run(self._program, x, substitute)
+        return substitute.log_abs_det
+
+    def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the (draws, units, d) coordinates of latent ``values``, each (draws, *shape): inverts ``constrain``."""
+        unit = self._unit(x)
+
+        def one(row: Mapping[str, Tensor]) -> Tensor:
+            pack = Pack(row, unit)
+            run(self._program, x, pack)
+            return torch.cat(pack.parts, 1)
+
+        return self._over_draws(one, dict(values))
+
+    def predict(self, x: Data, z: Tensor) -> dict[str, Tensor]:
+        """Draw observations from p(x | z, θ) at each draw of z (draws, units, d): {site: (draws, *shape)}.
+
+        Uses torch's generator. Programs are run draw by draw: not every sampler runs under vmap.
+        """
+        unit = self._unit(x)
+        with torch.no_grad(), self._isolated():
+            rows = [_fresh(self._program, x, Substitute(row, unit))[1] for row in z]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def sample_prior(self, x: Data, draws: int) -> Tensor:
+        """Draw z from the prior p(z | θ): (draws, units, d), unconstrained. Uses torch's generator."""
+        unit = self._unit(x)
+        with torch.no_grad(), self._isolated():
+            rows = []
+            for _ in range(draws):
+                pack = Pack(_fresh(self._program, x)[0], unit)
+                run(self._program, x, pack)
+                rows.append(torch.cat(pack.parts, 1))
+        return torch.stack(rows).to(reference(x).dtype)
+
+    def simulate(self, x: Data, seed: int | None = None) -> tuple[dict[str, Tensor], Data]:
+        """Draw latents and observations from p(x, z | θ), shaped and with covariates like ``x``.
+
+        Returns:
+            the latent values by site, and data like ``x`` in which the observed entries are replaced.
+
+        Raises:
+            ZooError: if an observed site is no entry of ``x``, so that its draw has no place there.
+        """
+        observed = {site.name: site.shape for site in self.latents(x).observed}
+        with seeded(seed), torch.no_grad(), self._isolated():
+            before = {k: s["value"] for k, s in run(self._program, x).items() if k in observed}
+            latent, fresh = _fresh(self._program, x)
+        if isinstance(x, Tensor):
+            if len(fresh) == 1 and before[(name := next(iter(fresh)))].shape == x.shape:
+                return latent, fresh[name].to(x.dtype)
+            raise ZooError(f"expected one observed site of shape {tuple(x.shape)}; got {_shapes(fresh)}; pass a mapping")
+        data = dict(x)
+        for name, value in fresh.items():
+            key = next((k for k, v in x.items() if v is before[name]), name)
+            if key not in data:
+                raise ZooError(f"expected observed site '{name}' to be an entry of x; got {', '.join(x)}; name it so")
+            data[key] = value.to(data[key].dtype)
+        return latent, data
+
+    def facts(self, x: Data) -> Facts:
+        """Return what decides which guides fit: kind of latents, owner, and whether p(z | x, θ) is known."""
+        found = self.latents(x)
+        exact = found.discrete or type(self).posterior is not Model.posterior
+        return Facts(
+            "discrete" if found.discrete else "continuous", "rows" if found.unit else "dataset", exact, self.label)
+
+    # -- what a model may know about itself ----------------------------------------------------------------------
+
+    def posterior(self, x: Data) -> Distribution:
+        """Return the exact p(z | x, θ): batch shape (units,), event shape (d,), unconstrained coordinates.
+
+        Discrete latents are enumerated, so every such model knows it.
+
+        Raises:
+            NotImplementedError: where it is not known.
+        """
+        if not self.latents(x).discrete:
+            raise NotImplementedError(f"{self.label} has no exact posterior")
+        log_joint, values = self._enumerate(x)
+        return Enumerated(log_joint.T, values, validate_args=False)
+
+    def log_evidence(self, x: Data) -> Tensor:
+        """Return the exact log p(x | θ) of each unit, (units,), in nats.
+
+        Raises:
+            NotImplementedError: where it is not known.
+        """
+        if not self.latents(x).discrete:
+            raise NotImplementedError(f"{self.label} has no exact log evidence")
+        return self._enumerate(x)[0].logsumexp(0)
+
+    def maximise(self, x: Data, q: Distribution) -> None:
+        """Set θ to the maximiser of E_q[log p(x, z | θ)]: the M-step of EM, in closed form.
+
+        Args:
+            x: the data.
+            q: batch shape (units,), event shape (d,).
+
+        Raises:
+            NotImplementedError: where there is no closed form; EM then climbs by gradient steps.
+        """
+        raise NotImplementedError(f"{self.label} has no closed-form M-step")
+
+    def start(self, x: Data) -> dict[str, Tensor] | None:
+        """Return latent values near which fits of ``free`` guides should start; ``None``: the prior's median."""
+        return None
+
+    def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return quantities that the program marginalises, for the posterior tree; ``values`` are (draws, *shape)."""
+        return {}
+
+    # -- how ------------------------------------------------------------------------------------------------------
+
+    def _program(self, x: Data) -> Any:
+        return self(x)
+
+    def _isolated(self) -> Any:
+        return isolated(LocalParams(self))
+
+    def _unit(self, x: Data) -> str | None:
+        # Which plate owns the latents is a matter of the program, not of the rows: minibatches need no new trace.
+        return self._last[1].unit if self._last is not None else self.latents(x).unit
+
+    def _enumerate(self, x: Data) -> tuple[Tensor, Tensor]:
+        found = self.latents(x)
+        values = found.support().to(reference(x))
+        return self.log_joint(x, values[:, None].expand(-1, found.units, -1)), values
+
+    def _over_draws(self, one: Callable[[Any], Any], rows: Any) -> Any:
+        """Map ``one`` over the first dimension of ``rows``: by vmap, or draw by draw where the program forbids it."""
+        with self._isolated():
+            if self._vectorised:
+                try:
+                    return torch.func.vmap(one)(rows)
+                except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+                    failure = error
+            result = _loop(one, rows)
+        if self._vectorised:
+            self._vectorised = False
+            warnings.warn(ZooWarning(
+                f"{self.label} can't run under vmap and will be run draw by draw, which is slower: at or after site "
+                f"'{self._last_site(one, rows)}': {str(failure).splitlines()[0][:120]}"), stacklevel=3)
+        return result
+
+    def _last_site(self, one: Callable[[Any], Any], rows: Any) -> str:
+        """Return the site that the program had reached when vmap failed."""
+        seen = _Seen()
+
+        def watched(row: Any) -> Any:
+            with seen:
+                return one(row)
+
+        with self._isolated():
+            try:
+                torch.func.vmap(watched)(rows)
+            except Exception:
+                return seen.name
+        return seen.name
+
+
+class _Seen(Messenger):  # type: ignore[misc]
+    name = "the first site"
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.name = msg["name"]
+
+
+def _fresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Run ``program`` with nothing observed; return the latent values and the fresh observations."""
+    sites = run(program, x, poutine.uncondition(), *handlers)
+    fresh = {k: s for k, s in sites.items() if not is_deterministic(s) and not s["is_observed"]}
+    observed = {k: s["value"] for k, s in fresh.items() if s["infer"].get("was_observed", False)}
+    return {k: s["value"] for k, s in fresh.items() if k not in observed}, observed
+
+
+def _loop(one: Callable[[Any], Any], rows: Any) -> Any:
+    count = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+    results = [one({k: v[i] for k, v in rows.items()} if isinstance(rows, dict) else rows[i]) for i in range(count)]
+    first = results[0]
+    if isinstance(first, Tensor):
+        return torch.stack(results)
+    if isinstance(first, dict):
+        return {k: torch.stack([result[k] for result in results]) for k in first}
+    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+
+
+def _same(old: list[Any], new: list[Any]) -> bool:
+    return len(old) == len(new) and all(
+        a[0] == b[0] and a[1] is b[1] and a[2] == b[2] for a, b in zip(old, new, strict=True))
+
+
+def _shapes(values: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
+

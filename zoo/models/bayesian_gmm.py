@@ -1,0 +1,102 @@
+"""A Gaussian mixture whose parameters are latent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from zoo.data import Data, check_table
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.models.gmm import cluster
+
+
+class BayesianGMM(Model):
+    """Gaussian mixture with priors on its parameters; the assignments are marginalised.
+
+    weights ~ Dirichlet(α, …, α), μ_k ~ N(m, diag(s²)), σ_k ~ LogNormal(log(s / √K), 1/2), C_k ~ LKJ(η),
+    x_i ~ Σ_k weights_k N(μ_k, diag(σ_k) C_k diag(σ_k)), with m and s the columns' means and standard deviations.
+
+    All rows share the parameters: the data set is one unit. Relabelling the components leaves the density as it is, so
+    the posterior has K! equal modes; a guide on one of them has a gap of log K! nats at least. :meth:`recover` gives
+    the assignment probabilities at each draw of the parameters.
+
+    Args:
+        x: (rows, D), no column constant. Sizes the model, scales its priors, and starts fits at a k-means clustering.
+        components: K ≥ 2.
+        concentration: α.
+        shape: η; 1 is uniform over correlation matrices.
+
+    Raises:
+        ZooError: fewer distinct rows than components, fewer than 2 components, a constant column, a prior not positive.
+
+    Source: Gelman et al. (2013), Bayesian Data Analysis, ch. 22; Lewandowski, Kurowicka and Joe (2009), Generating
+    random correlation matrices, J. Multivariate Analysis 100, https://doi.org/10.1016/j.jmva.2009.04.008
+
+    >>> x = torch.cat([torch.randn(30, 2), torch.randn(30, 2) + 6])
+    >>> BayesianGMM(x, components=2).latents(x).size        # 1 weight, 4 means, 4 scales, 2 correlations
+    11
+    """
+
+    dims = {  # noqa: RUF012
+        "weights": ("component",), "means": ("column",), "scales": ("column",), "corr_cholesky": ("row", "column"),
+        "responsibilities": ("rows", "component")}
+
+    def __init__(self, x: Data, components: int = 2, concentration: float = 1.0, shape: float = 1.0):
+        super().__init__()
+        x = check_table(x, self.label)
+        if components < 2:
+            raise ZooError(f"expected at least 2 components for bayesian_gmm; got {components}; raise --components")
+        if min(concentration, shape) <= 0:
+            raise ZooError(f"expected a positive concentration and shape; got {concentration}, {shape}; raise them")
+        self.components, self.concentration, self.shape = components, concentration, shape
+        self.register_buffer("centre", x.mean(0))
+        self.register_buffer("spread", x.std(0))
+        self.register_buffer("labels", cluster(x, components))
+
+    def forward(self, x: Tensor) -> None:
+        one = torch.ones_like(self.centre)
+        weights = pyro.sample("weights", dist.Dirichlet(self.concentration * one[:1].expand(self.components)))
+        with pyro.plate("component", self.components):
+            means = pyro.sample("means", dist.Normal(self.centre, self.spread).to_event(1))
+            typical = (self.spread / self.components**0.5).log()
+            scales = pyro.sample("scales", dist.LogNormal(typical, 0.5 * one).to_event(1))
+            factors = torch.diag_embed(scales)
+            if len(self.centre) > 1:
+                lkj = dist.LKJCholesky(len(self.centre), self.shape * one[0])
+                factors = factors @ pyro.sample("corr_cholesky", lkj)
+        with pyro.plate("rows", len(x)):
+            mixture = dist.MixtureSameFamily(
+                dist.Categorical(weights), dist.MultivariateNormal(means, scale_tril=factors))
+            pyro.sample("x", mixture, obs=x)
+
+    def start(self, x: Data) -> dict[str, Tensor]:
+        """Return the k-means clusters' shares, means and standard deviations, without correlation."""
+        x = check_table(x, self.label)
+        if len(x) != len(self.labels):
+            return {}
+        r = torch.nn.functional.one_hot(self.labels, self.components).to(x)
+        means = (r.T @ x) / r.sum(0)[:, None]
+        variances = (r.T @ x.square()) / r.sum(0)[:, None] - means.square()
+        floor = 1e-2 * self.spread
+        eye = torch.eye(len(self.centre)).to(x).expand(self.components, -1, -1)
+        return {
+            "weights": r.mean(0), "means": means, "scales": variances.clamp(min=0).sqrt().clamp(min=floor),
+            "corr_cholesky": eye}
+
+    def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``responsibilities``, p(assignment_i = k | x_i, parameters), (draws, rows, K)."""
+        factors = torch.diag_embed(values["scales"])
+        if "corr_cholesky" in values:
+            factors = factors @ values["corr_cholesky"]
+        rows = check_table(x, self.label)[:, None]
+        normal = dist.MultivariateNormal(values["means"][:, None], scale_tril=factors[:, None], validate_args=False)
+        log_joint = values["weights"].log()[:, None] + normal.log_prob(rows)
+        return {"responsibilities": log_joint.softmax(-1)}
+
+    def extra_repr(self) -> str:
+        return f"components={self.components}, columns={len(self.centre)}"

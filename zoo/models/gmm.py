@@ -1,0 +1,192 @@
+"""Gaussian mixtures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroParam
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from zoo.data import Data, check_table
+from zoo.enumerated import Enumerated
+from zoo.errors import ZooError, ZooWarning, nearest
+from zoo.model import Model
+
+#: The smallest eigenvalue of a component's covariance, in units of the columns' variances.
+FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """A covariance structure: what θ holds, the Cholesky factors it stands for, and its M-step.
+
+    ``expand(scale, k, d)`` gives the (k, d, d) factors; ``estimate(scatter, weights)`` the structure's maximiser,
+    (k, d, d), from the components' scatter matrices (k, d, d) and weights (k,); ``reduce(factors)`` is what θ keeps.
+    """
+
+    constraint: constraints.Constraint
+    expand: Callable[[Tensor, int, int], Tensor]
+    estimate: Callable[[Tensor, Tensor], Tensor]
+    reduce: Callable[[Tensor], Tensor]
+
+
+def _pool(scatter: Tensor, weights: Tensor) -> Tensor:
+    return torch.einsum("k,kij->ij", weights / weights.sum(), scatter).expand_as(scatter)
+
+
+def _diagonal(scatter: Tensor, weights: Tensor) -> Tensor:
+    return torch.diag_embed(scatter.diagonal(dim1=-2, dim2=-1))
+
+
+def _isotropic(scatter: Tensor, weights: Tensor) -> Tensor:
+    mean = scatter.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return mean[:, None, None] * torch.eye(scatter.shape[-1]).to(scatter)
+
+
+COVARIANCES: Mapping[str, Covariance] = {
+    "full": Covariance(
+        constraints.lower_cholesky, lambda s, k, d: s, lambda scatter, weights: scatter, lambda factors: factors),
+    "tied": Covariance(
+        constraints.lower_cholesky, lambda s, k, d: s.expand(k, d, d), _pool, lambda factors: factors[0]),
+    "diag": Covariance(
+        constraints.positive, lambda s, k, d: torch.diag_embed(s), _diagonal,
+        lambda factors: factors.diagonal(dim1=-2, dim2=-1)),
+    "spherical": Covariance(
+        constraints.positive, lambda s, k, d: torch.diag_embed(s[:, None].expand(k, d)), _isotropic,
+        lambda factors: factors[:, 0, 0]),
+}
+
+
+class GMM(Model):
+    """Gaussian mixture: z_i ~ Categorical(π), x_i | z_i = k ~ N(μ_k, Σ_k).
+
+    Each row is a unit. The posterior p(z | x) (the responsibilities) and the log evidence
+    log Σ_k π_k N(x | μ_k, Σ_k) follow by enumeration; the M-step is closed.
+
+    θ: ``weights`` (K,), ``means`` (K, D), ``scale`` (the Cholesky factors Σ = L Lᵀ, or the standard deviations).
+    The M-step maximises under Σ_k ⪰ 1e-6 diag(column variances), so no component can collapse onto a point and
+    EM still never lowers the likelihood; a :class:`zoo.ZooWarning` says when the bound is met. A component that no row
+    supports is re-seeded at the row that the mixture explains worst, with a warning.
+
+    Args:
+        x: (rows, D). Sizes the model and starts it, by k-means on the standardised columns (torch's generator).
+        components: K.
+        covariance: ``full``, ``tied``, ``diag`` or ``spherical``.
+
+    Raises:
+        ZooError: fewer distinct rows than components, a constant column, an unknown covariance.
+
+    Source: Bishop (2006), Pattern Recognition and Machine Learning, §9.2;
+    https://www.microsoft.com/en-us/research/people/cmbishop/prml-book/
+
+    >>> x = torch.cat([torch.randn(50, 2, dtype=torch.double), torch.randn(50, 2, dtype=torch.double) + 6])
+    >>> model = GMM(x, components=2)
+    >>> model.posterior(x).probs.shape, model.log_evidence(x).shape
+    (torch.Size([100, 2]), torch.Size([100]))
+    """
+
+    dims = {"means": ("component", "column")}  # noqa: RUF012
+
+    def __init__(self, x: Data, components: int = 2, covariance: str = "full"):
+        super().__init__()
+        if covariance not in COVARIANCES:
+            raise ZooError(
+                f"expected covariance to be one of {', '.join(COVARIANCES)}; got '{covariance}'"
+                f"{nearest(covariance, COVARIANCES) or '; choose one'}")
+        x = check_table(x, self.label)
+        labels = cluster(x, components)
+        self.components, self.covariance = components, COVARIANCES[covariance]
+        self._name = covariance
+        self.register_buffer("floor", FLOOR * x.var(0, unbiased=False))
+        r = torch.nn.functional.one_hot(labels, components).to(x)
+        weights, means, scatter = moments(x, r)
+        self.weights = PyroParam(weights / len(x), constraints.simplex)
+        self.means = torch.nn.Parameter(means)
+        self.scale = PyroParam(self._scale(scatter, weights), self.covariance.constraint)
+
+    def forward(self, x: Tensor) -> None:
+        scale_tril = self.covariance.expand(self.scale, *self.means.shape)
+        weights, means = self.weights, self.means
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.MultivariateNormal(means[z], scale_tril=scale_tril[z]), obs=x)
+
+    def maximise(self, x: Data, q: Distribution) -> None:
+        if not isinstance(q, Enumerated):
+            raise ZooError(f"expected q over the {self.components} components; got {type(q).__name__}; use a discrete guide")
+        x = check_table(x, self.label)
+        with torch.no_grad():
+            r = self._reseed(x, q.probs)
+            weights, means, scatter = moments(x, r)
+            self.weights = weights / weights.sum()
+            self.means.copy_(means)
+            self.scale = self._scale(scatter, weights)
+
+    def _scale(self, scatter: Tensor, weights: Tensor) -> Tensor:
+        """Return θ's scale at the maximiser under Σ_k ⪰ diag(floor): eigenvalues clamped in the floor's metric."""
+        covariance = self.covariance.estimate(scatter, weights)
+        if self._name == "spherical":  # one variance for all columns: the floor that keeps it so
+            root = self.floor.max().sqrt().expand_as(self.floor)
+        else:
+            root = self.floor.sqrt()
+        metric = covariance / (root[:, None] * root)
+        values, vectors = torch.linalg.eigh(metric)
+        if bool((values < 1).any()):
+            which = (values < 1).any(-1).nonzero().flatten().tolist()
+            warnings.warn(ZooWarning(
+                f"mixture component(s) {', '.join(map(str, which))} collapsed onto few rows: covariance held at "
+                f"{FLOOR:g} of the columns' variances; use fewer components or a simpler covariance"), stacklevel=2)
+            metric = vectors @ torch.diag_embed(values.clamp(min=1.0)) @ vectors.mT
+            covariance = metric * (root[:, None] * root)
+        return self.covariance.reduce(torch.linalg.cholesky(covariance))
+
+    def _reseed(self, x: Tensor, r: Tensor) -> Tensor:
+        """Give each component that no row supports the row that the mixture explains worst, with half its weight."""
+        empty = (r.sum(0) < 1e-8).nonzero().flatten()
+        if not len(empty):
+            return r
+        warnings.warn(ZooWarning(
+            f"mixture component(s) {', '.join(map(str, empty.tolist()))} lost all rows and were re-seeded at the rows "
+            "explained worst; use fewer components if this repeats"), stacklevel=2)
+        worst = self.log_evidence(x).argsort()[: len(empty)]
+        r = r.clone()
+        r[worst] *= 0.5
+        r[worst, empty] += 0.5
+        return r
+
+    def extra_repr(self) -> str:
+        return f"components={self.components}, covariance={self._name}, columns={self.means.shape[1]}"
+
+
+def moments(x: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the components' weights Σ_i r_ik (K,), means (K, D) and scatter matrices about them (K, D, D)."""
+    weights = r.sum(0)
+    means = (r.T @ x) / weights[:, None]
+    centred = x - means[:, None]
+    scatter = torch.einsum("ik,kid,kie->kde", r, centred, centred) / weights[:, None, None]
+    return weights, means, scatter
+
+
+def cluster(x: Tensor, components: int) -> Tensor:
+    """Return k-means labels (rows,) of the standardised columns of ``x``, every label used.
+
+    Raises:
+        ZooError: if ``x`` has fewer distinct rows than components.
+    """
+    distinct = len(torch.unique(x, dim=0))
+    if components < 1 or distinct < components:
+        raise ZooError(
+            f"expected between 1 component and as many as the {distinct} distinct rows; got {components}; "
+            "lower --components or add data")
+    scaled: Any = ((x - x.mean(0)) / x.std(0)).detach().cpu().numpy()
+    seed = int(torch.randint(2**31 - 1, ()))
+    labels = KMeans(components, n_init=4, random_state=seed).fit_predict(scaled)
+    return torch.as_tensor(labels, dtype=torch.long, device=x.device)

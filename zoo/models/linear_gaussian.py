@@ -1,0 +1,163 @@
+"""Linear-Gaussian latent-variable models: probabilistic PCA and factor analysis."""
+
+from __future__ import annotations
+
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroParam
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from zoo.data import Data, check_table
+from zoo.errors import ZooError, ZooWarning
+from zoo.model import Model
+
+#: The smallest noise variance, in units of the column's variance.
+FLOOR = 1e-9
+
+
+class LinearGaussian(Model):
+    """z_i ~ N(0, I_d), x_i | z_i ~ N(W z_i + μ, Ψ), Ψ diagonal. Each row is a unit.
+
+    Exact: p(z | x) = N(M⁻¹ Wᵀ Ψ⁻¹ (x − μ), M⁻¹) with M = I + Wᵀ Ψ⁻¹ W, and x ~ N(μ, W Wᵀ + Ψ). The M-step is a least-
+    squares regression of x on z, with E_q[z] and E_q[z zᵀ] for the unknown z: it is right for any q, not only the exact.
+
+    Subclasses say what Ψ is: ``noise`` is its diagonal, ``average`` how the M-step pools the columns' residuals.
+    """
+
+    dims = {"z": ("latent",)}  # noqa: RUF012
+    varying = True
+
+    def __init__(self, x: Data, latent: int = 2):
+        super().__init__()
+        x = check_table(x, self.label, varying=self.varying)
+        columns = x.shape[1]
+        if not 1 <= latent < columns:
+            raise ZooError(
+                f"expected 1 to {columns - 1} latent dimensions for {columns} columns; got {latent}; set --latent")
+        variance = x.var(0, unbiased=False)
+        self.register_buffer("floor", FLOOR * variance.clamp(min=float(variance.mean()) * 1e-6))
+        self.loc = torch.nn.Parameter(x.mean(0))
+        loadings = torch.randn(columns, latent).to(x)
+        self.loadings = torch.nn.Parameter(loadings * (variance.mean() / (2 * latent)).sqrt())
+        self.variance = PyroParam(self.average(variance) / 2, constraints.positive)
+
+    def average(self, residual: Tensor) -> Tensor:
+        """Return what θ keeps of the columns' residual variances (D,)."""
+        raise NotImplementedError("a subclass says how Ψ is pooled")
+
+    @property
+    def noise(self) -> Tensor:
+        """Diagonal of Ψ, (D,)."""
+        variance: Tensor = self.variance
+        return variance.expand(len(self.loc))
+
+    def forward(self, x: Tensor) -> None:
+        loadings, loc, scale = self.loadings, self.loc, self.noise.sqrt()
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(loc.new_zeros(()), 1.0).expand([loadings.shape[1]]).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loadings.T + loc, scale).to_event(1), obs=x)
+
+    def posterior(self, x: Data) -> dist.MultivariateNormal:
+        weighted = self.loadings / self.noise[:, None]
+        precision = torch.eye(self.loadings.shape[1]).to(weighted) + weighted.T @ self.loadings
+        factor = torch.linalg.cholesky(precision)
+        loc = torch.cholesky_solve(weighted.T @ (_rows(x) - self.loc).T, factor).T
+        covariance = torch.cholesky_inverse(factor)
+        return dist.MultivariateNormal(loc, covariance.expand(len(loc), -1, -1))
+
+    def log_evidence(self, x: Data) -> Tensor:
+        evidence: Tensor = dist.LowRankMultivariateNormal(self.loc, self.loadings, self.noise).log_prob(_rows(x))
+        return evidence
+
+    def maximise(self, x: Data, q: Distribution) -> None:
+        x = _rows(x)
+        with torch.no_grad():
+            mean = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], 1)
+            second = mean.T @ mean
+            second[:-1, :-1] += covariances(q).sum(0)
+            cross = x.T @ mean
+            weights = torch.linalg.solve(second, cross.T).T
+            centred = x - mean @ weights.T
+            spread = torch.einsum("pd,nde,pe->p", weights[:, :-1], covariances(q), weights[:, :-1])
+            residual = (centred.square().sum(0) + spread) / len(x)
+            self.loadings.copy_(weights[:, :-1])
+            self.loc.copy_(weights[:, -1])
+            self.variance = self._floored(self.average(residual))
+
+    def _floored(self, variance: Tensor) -> Tensor:
+        floor = self.average(self.floor)
+        if bool((variance < floor).any()):
+            which = ", ".join(map(str, (variance < floor).reshape(-1).nonzero().flatten().tolist()))
+            warnings.warn(ZooWarning(
+                f"noise variance of column(s) {which} held at {FLOOR:g} of the column's (a Heywood case); "
+                "use fewer latent dimensions"), stacklevel=2)
+        return torch.maximum(variance, floor)
+
+    def extra_repr(self) -> str:
+        return f"latent={self.loadings.shape[1]}, columns={self.loadings.shape[0]}"
+
+
+class PPCA(LinearGaussian):
+    """Probabilistic PCA: :class:`LinearGaussian` with Ψ = σ² I. Its maximum spans the principal subspace.
+
+    θ: ``loadings`` W (D, d), ``loc`` μ (D,), ``variance`` σ² ().
+
+    Args:
+        x: (rows, D). Sizes the model; W starts at random (torch's generator).
+        latent: d, from 1 to D − 1.
+
+    Raises:
+        ZooError: x is no table, or d is out of range.
+
+    Source: Tipping and Bishop (1999), Probabilistic principal component analysis, JRSS B 61;
+    https://doi.org/10.1111/1467-9868.00196
+
+    >>> x = torch.randn(100, 5, dtype=torch.double)
+    >>> PPCA(x, latent=2).posterior(x).event_shape
+    torch.Size([2])
+    """
+
+    varying = False  # σ² pools the columns, so a constant one does no harm
+
+    def average(self, residual: Tensor) -> Tensor:
+        return residual.mean()
+
+
+class FactorAnalysis(LinearGaussian):
+    """Factor analysis: :class:`LinearGaussian` with Ψ = diag(ψ_1 … ψ_D).
+
+    θ: ``loadings`` W (D, d), ``loc`` μ (D,), ``variance`` ψ (D,).
+
+    Args:
+        x: (rows, D), no column constant. Sizes the model; W starts at random (torch's generator).
+        latent: d, from 1 to D − 1.
+
+    Raises:
+        ZooError: x is no table, a column is constant, or d is out of range.
+
+    Source: Rubin and Thayer (1982), EM algorithms for ML factor analysis, Psychometrika 47;
+    https://doi.org/10.1007/BF02293851
+
+    >>> x = torch.randn(100, 5, dtype=torch.double)
+    >>> FactorAnalysis(x, latent=2).noise.shape
+    torch.Size([5])
+    """
+
+    def average(self, residual: Tensor) -> Tensor:
+        return residual
+
+
+def covariances(q: Distribution) -> Tensor:
+    """Return the covariance of each unit under ``q``, (units, d, d): diagonal where q says only its variance."""
+    full: Tensor | None = getattr(q, "covariance_matrix", None)
+    return torch.diag_embed(q.variance) if full is None else full
+
+
+def _rows(x: Data) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise ZooError(f"expected a tensor of shape (rows, columns); got a mapping of {', '.join(x)}; pass the tensor")
+    return x

@@ -1,0 +1,49 @@
+"""``pyro.param`` statements of bare programs, kept in the model and not in Pyro's global store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import constraints, transform_to
+
+
+class LocalParams(Messenger):  # type: ignore[misc]
+    """Serve ``pyro.param`` statements from the module ``owner``, whose parameters they become.
+
+    Names with a dot, which modules can't have, are kept with a slash.
+    """
+
+    def __init__(self, owner: nn.Module):
+        super().__init__()
+        self.owner = owner
+
+    @property
+    def params(self) -> Any:
+        return self.owner.__dict__["_modules"].get("params", {})
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *rest = msg["args"]
+        init = rest[0] if rest else msg["kwargs"].get("init_tensor")
+        key = name.replace(".", "/")
+        if key not in self.params:
+            if init is None:
+                return  # a PyroParam's, already in the scope that isolated() opened
+            if any(init is p for p in self.owner.parameters()):
+                msg["value"], msg["done"] = init, True  # a PyroModule's own; the store could not take it under vmap
+                return
+            constraint = rest[1] if len(rest) > 1 else msg["kwargs"].get("constraint", constraints.real)
+            self._adopt(key, init, constraint)
+        value: Tensor = transform_to(self.owner.param_constraints[key])(self.params[key])  # type: ignore[index, operator]
+        msg["value"], msg["done"] = value, True
+
+    def _adopt(self, key: str, init: Any, constraint: Any) -> None:
+        if not self.params:
+            self.owner.params = nn.ParameterDict()
+            self.owner.__dict__["param_constraints"] = {}
+        value = init if isinstance(init, Tensor) else init()
+        if not isinstance(value, nn.Parameter):
+            value = nn.Parameter(transform_to(constraint).inv(value.detach()).clone())
+        self.params[key] = value
+        self.owner.param_constraints[key] = constraint  # type: ignore[index, operator]

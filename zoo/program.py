@@ -1,0 +1,190 @@
+"""Running a Pyro program: at a point, from its prior, and to learn its layout.
+
+Nothing here touches Pyro's global state for longer than the run: validation and the parameter store are set in
+:func:`isolated` and restored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.latents import Latents, Packing, Site, Substitute, is_deterministic, is_discrete, support_values
+
+Program = Callable[[Data], Any]
+
+
+@contextmanager
+def isolated(params: Messenger) -> Iterator[None]:
+    """Run programs with their own parameters and without validation, which vmap can't run; restore both after.
+
+    PyroModules write their parameters to the global store as they run. The scope throws that away: the module holds
+    them anyway. ``params`` serves the ``pyro.param`` statements of bare functions.
+    """
+    with pyro.validation_enabled(False), pyro.get_param_store().scope(), params:
+        yield
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Run with torch's generator at ``seed`` (or where it is, for ``None``) and put it back as it was.
+
+    >>> before = torch.get_rng_state()
+    >>> with seeded(3): _ = torch.rand(2)
+    >>> bool((torch.get_rng_state() == before).all())
+    True
+    """
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+def run(program: Program, x: Data, *handlers: Messenger) -> dict[str, Any]:
+    """Run ``program`` under ``handlers`` and return its sample sites by name, with their log-probabilities."""
+    with ExitStack() as stack:
+        tracer = stack.enter_context(poutine.trace())
+        for handler in handlers:
+            stack.enter_context(handler)
+        program(x)
+    tracer.trace.compute_log_prob()
+    return {
+        name: site for name, site in tracer.trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    }
+
+
+def log_terms(program: Program, x: Data, z: Tensor, unit: str | None) -> tuple[Tensor, Tensor]:
+    """Return log p(z) with its Jacobian, and log p(x | z), for one draw z (units, d): each (units,)."""
+    substitute = Substitute(z, unit)
+    sites = run(program, x, substitute)
+    if substitute.taken != z.shape[1]:
+        raise ZooError(f"expected {substitute.taken} coordinates per unit; got {z.shape[1]}; rebuild the guide for this x")
+    prior, likelihood = z.new_zeros(z.shape[0]), z.new_zeros(z.shape[0])
+    for name, site in sites.items():
+        if is_deterministic(site):
+            continue
+        if site["is_observed"]:
+            likelihood = likelihood + by_unit(site["log_prob"], site, unit)
+        else:
+            prior = prior + by_unit(latent_log_prob(name, site, substitute), site, unit)
+    return prior, likelihood
+
+
+def latent_log_prob(name: str, site: Any, substitute: Substitute) -> Tensor:
+    """Return a latent site's log-probability in unconstrained coordinates.
+
+    With ``obs_mask``, Pyro makes a latent ``…_unobserved`` of the full shape and masks the observed entries out: these
+    have no density at all. They get a standard normal, which integrates to one: the evidence is unchanged, and the
+    guide has something to match.
+    """
+    log_prob: Tensor = site["log_prob"]
+    if name not in substitute.log_abs_det:
+        return log_prob
+    log_prob = log_prob + substitute.log_abs_det[name]
+    if not (name.endswith("_unobserved") and isinstance(site["mask"], Tensor)):
+        return log_prob
+    u = substitute.unconstrained[name]
+    normal = -0.5 * (u.square() + math.log(2 * math.pi))
+    normal = normal.reshape(*log_prob.shape, -1).sum(-1)
+    return torch.where(site["mask"], log_prob, normal)
+
+
+def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
+    """Sum a site's log-probabilities over every dimension but the unit plate's: (units,)."""
+    frame = next((f for f in site["cond_indep_stack"] if f.name == unit), None) if unit else None
+    if frame is None:
+        return log_prob.sum().reshape(1)
+    shape = [1] * max(0, -frame.dim - log_prob.ndim) + list(log_prob.shape)
+    shape[frame.dim] = frame.size
+    return log_prob.expand(shape).movedim(frame.dim, 0).reshape(frame.size, -1).sum(1)
+
+
+def layout(program: Program, x: Data) -> Latents:
+    """Run ``program`` once from its prior and return what its latents are and which plate owns them.
+
+    Raises:
+        ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
+            infinite support, or an observation outside its distribution's support.
+    """
+    sites = [site for site in run(program, x).values() if not is_deterministic(site)]
+    latent = [site for site in sites if not site["is_observed"]]
+    observed = [site for site in sites if site["is_observed"]]
+    check_structure(latent, observed)
+    unit = unit_plate(sites)
+    rows: list[Site] = []
+    for site in latent:
+        rows.append(describe(site, unit, sum(row.size for row in rows)))
+    frame = next((f for f in sites[0]["cond_indep_stack"] if f.name == unit), None)
+    return Latents(
+        tuple(rows), tuple(describe(site, None, 0) for site in observed), unit,
+        frame.dim if frame else None, int(frame.size) if frame else 1)
+
+
+def describe(site: Any, unit: str | None, start: int) -> Site:
+    plates: list[str | None] = [None] * len(site["fn"].batch_shape)
+    for frame in site["cond_indep_stack"]:
+        if frame.vectorized:
+            plates[frame.dim] = frame.name
+    size, values = 0, None
+    if not site["is_observed"]:
+        size = Packing.of(site, unit).size
+        values = support_values(site) if is_discrete(site) else None
+    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), start, size, values)
+
+
+def unit_plate(sites: list[Any]) -> str | None:
+    """Return the outermost vectorised plate that holds every one of ``sites``."""
+    for frame in sites[0]["cond_indep_stack"]:
+        if frame.vectorized and all(frame in site["cond_indep_stack"] for site in sites):
+            return str(frame.name)
+    return None
+
+
+def check_structure(latent: list[Any], observed: list[Any]) -> None:
+    if not latent:
+        raise ZooError("expected a program with latent sites; got none; give one pyro.sample no obs=")
+    if not observed:
+        raise ZooError("expected a program with observed sites; got none; pass the data as obs=")
+    for site in [*latent, *observed]:
+        for frame in site["cond_indep_stack"]:
+            if frame.full_size is not None and frame.full_size != frame.size:
+                raise ZooError(
+                    f"expected plate '{frame.name}' to hold all its rows; got {frame.size} of {frame.full_size}; "
+                    "drop subsample_size: fit(method='svi', batch_size=...) makes the minibatches")
+    discrete = [site["name"] for site in latent if is_discrete(site)]
+    continuous = [site["name"] for site in latent if not is_discrete(site)]
+    if discrete and continuous:
+        raise ZooError(
+            f"expected all latents continuous or all discrete; got discrete '{discrete[0]}' beside continuous "
+            f"'{continuous[0]}'; marginalise '{discrete[0]}', e.g. with MixtureSameFamily as bayesian_gmm does")
+    for site in observed:
+        check_support(site)
+
+
+def check_support(site: Any) -> None:
+    """Raise unless every observed value lies in its distribution's support; name the first that does not."""
+    try:
+        valid = site["fn"].support.check(site["value"])
+    except NotImplementedError:
+        return
+    if site["mask"] is not None and isinstance(site["mask"], Tensor):
+        valid = valid | ~site["mask"]
+    if bool(torch.as_tensor(valid).all()):
+        return
+    first = (~valid).nonzero()[0].tolist()
+    raise ZooError(
+        f"expected observations at site '{site['name']}' in the support {site['fn'].support} of "
+        f"{type(site['fn']).__name__}; got {int((~valid).sum())} outside it, the first at {first}; check the data")

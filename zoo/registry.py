@@ -1,0 +1,118 @@
+"""What there is: models and data sets, by name.
+
+Both registries are literal dicts of plain data, so that listing them imports nothing heavy. A new model is one
+file and one line in ``MODELS``; a new data set is one file (a table, or a loader) and one line in ``DATASETS``.
+Every command, every contract test and every page of the documentation reads these two.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from zoo.errors import ZooError, nearest
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What must be known of a model to say which guides fit it.
+
+    Attributes:
+        latents: ``"continuous"`` or ``"discrete"`` (finite support, enumerated).
+        units: ``"rows"`` where each row of x owns its latents, ``"dataset"`` where all rows share them.
+        exact: whether p(z | x, θ) is known in closed form or by enumeration.
+        name: how errors call the model.
+    """
+
+    latents: str
+    units: str
+    exact: bool
+    name: str = "this model"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One registered model. ``path`` is ``module:class``; ``takes`` is the kind of data its program reads."""
+
+    path: str
+    summary: str
+    takes: str
+    latents: str
+    units: str
+    exact: bool
+    standardise: bool = False
+
+    def facts(self, name: str) -> Facts:
+        return Facts(self.latents, self.units, self.exact, name)
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """One registered data set. ``path`` is ``module:function``; ``gives`` lists the kinds of data it can serve as."""
+
+    path: str
+    summary: str
+    gives: tuple[str, ...]
+
+
+#: The kinds of data a model may take, and what a file must hold to be one.
+KINDS: Mapping[str, str] = {
+    "table": "numeric columns",
+    "regression": "numeric columns and a numeric target",
+    "binary": "numeric columns and a target of two classes",
+    "effects": "columns y and sigma: estimates with standard errors",
+}
+
+MODELS: Mapping[str, ModelEntry] = {
+    "gmm": ModelEntry("zoo.models.gmm:GMM", "Gaussian mixture", "table", "discrete", "rows", True),
+    "bayesian_gmm": ModelEntry(
+        "zoo.models.bayesian_gmm:BayesianGMM", "Gaussian mixture with priors on its parameters", "table",
+        "continuous", "dataset", False),
+    "ppca": ModelEntry("zoo.models.linear_gaussian:PPCA", "probabilistic PCA", "table", "continuous", "rows", True),
+    "factor_analysis": ModelEntry(
+        "zoo.models.linear_gaussian:FactorAnalysis", "factor analysis", "table", "continuous", "rows", True),
+    "linear_regression": ModelEntry(
+        "zoo.models.regression:LinearRegression", "conjugate linear regression", "regression",
+        "continuous", "dataset", True, standardise=True),
+    "logistic_regression": ModelEntry(
+        "zoo.models.regression:LogisticRegression", "Bayesian logistic regression", "binary",
+        "continuous", "dataset", False, standardise=True),
+    "eight_schools": ModelEntry(
+        "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects", "continuous", "dataset", False),
+}
+
+DATASETS: Mapping[str, DataEntry] = {
+    "faithful": DataEntry("zoo.datasets.tables:faithful", "Old Faithful eruptions, 272 × 2", ("table",)),
+    "eight_schools": DataEntry("zoo.datasets.tables:eight_schools", "SAT coaching effects, 8 schools", ("effects",)),
+    "iris": DataEntry("zoo.datasets.sklearn:iris", "Fisher's irises, 150 × 4", ("table",)),
+    "wine": DataEntry("zoo.datasets.sklearn:wine", "chemistry of Italian wines, 178 × 13", ("table",)),
+    "digits": DataEntry("zoo.datasets.sklearn:digits", "handwritten digits, 1797 × 64, in [0, 1]", ("table",)),
+    "breast_cancer": DataEntry(
+        "zoo.datasets.sklearn:breast_cancer", "breast tumours, 569 × 30, two classes", ("table", "binary")),
+    "diabetes": DataEntry(
+        "zoo.datasets.sklearn:diabetes", "disease progression, 442 × 10, numeric target", ("table", "regression")),
+}
+
+
+def lookup(registry: Mapping[str, E], name: str, kind: str) -> E:
+    """Return the entry ``name``, or raise a :class:`ZooError` that offers the nearest name.
+
+    >>> lookup(MODELS, "gmn", "model")
+    Traceback (most recent call last):
+    ...
+    zoo.errors.ZooError: unknown model 'gmn'; did you mean 'gmm'? 'zoo list' shows all
+    """
+    if name in registry:
+        return registry[name]
+    hint = nearest(name, registry)
+    raise ZooError(f"unknown {kind} '{name}'{hint or ';'} 'zoo list' shows all")
+
+
+def load(path: str) -> Any:
+    """Import ``module:attribute``."""
+    module, attribute = path.split(":")
+    return getattr(importlib.import_module(module), attribute)
