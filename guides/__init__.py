@@ -1,0 +1,40 @@
+"""Variational families q(z | x; φ) for the models of the zoo. Names load when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, GuideSpec, all_guides, parse
+from zoo.registry import load
+
+if TYPE_CHECKING:
+    from guides.amortisation import Amortisation, Encoder, Free
+    from guides.construct import build
+    from guides.family import Family, NormalBase, Start
+    from guides.guide import BaseGuide, Guide
+    from guides.whole import Exact, Prior
+
+_LAZY = {
+    "Amortisation": "guides.amortisation:Amortisation",
+    "BaseGuide": "guides.guide:BaseGuide",
+    "Encoder": "guides.amortisation:Encoder",
+    "Exact": "guides.whole:Exact",
+    "Family": "guides.family:Family",
+    "Free": "guides.amortisation:Free",
+    "Guide": "guides.guide:Guide",
+    "NormalBase": "guides.family:NormalBase",
+    "Prior": "guides.whole:Prior",
+    "Start": "guides.family:Start",
+    "build": "guides.construct:build",
+}
+
+__all__ = [
+    "AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free", "Guide",
+    "GuideSpec", "NormalBase", "Prior", "Start", "all_guides", "build", "parse",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'guides' has no attribute '{name}'")
+    return load(_LAZY[name])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -91,7 +92,7 @@ class Packing:
     def pack(self, value: Tensor) -> Tensor:
         """The site's unconstrained value → (units, size)."""
         value = value.expand(self.shape)
-        return value.reshape(1, -1) if self.axis is None else value.movedim(self.axis, 0).flatten(1)
+        return value.reshape(1, -1) if self.axis is None else value.movedim(self.axis, 0).reshape(value.shape[self.axis], -1)
 
 
 class Substitute(Messenger):  # type: ignore[misc]
@@ -132,22 +133,41 @@ class Substitute(Messenger):  # type: ignore[misc]
 
 
 class Pack(Messenger):  # type: ignore[misc]
-    """Set the latent sites to ``values`` (one draw) and collect their unconstrained coordinates, (units, size) each."""
+    """Collect the latent sites' unconstrained coordinates, (units, size) each, in ``parts``.
 
-    def __init__(self, values: Mapping[str, Tensor], unit: str | None):
+    The sites are set to ``values`` (one draw) where given, and drawn by the program where not.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor] | None, unit: str | None):
         super().__init__()
         self.values, self.unit = values, unit
         self.parts: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg) or msg["is_observed"] or msg["value"] is not None:
+        if self.values is None or site_is_subsample(msg) or msg["is_observed"] or msg["value"] is not None:
             return
         if msg["name"] not in self.values:
             raise ZooError(f"expected a value for latent site '{msg['name']}'; got {', '.join(self.values)}; add it")
-        packing = Packing.of(msg, self.unit)
-        value = self.values[msg["name"]].expand(msg["fn"].shape())
-        msg["value"] = value
+        msg["value"] = self.values[msg["name"]].expand(msg["fn"].shape())
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) or msg["is_observed"] or msg["infer"].get("was_observed", False):
+            return
+        packing, value = Packing.of(msg, self.unit), msg["value"]
         self.parts.append(packing.pack(value if packing.transform is None else packing.transform.inv(value)))
+
+
+class Unobserve(Messenger):  # type: ignore[misc]
+    """Draw the observed sites afresh, marked ``was_observed``.
+
+    Unlike Pyro's own ``uncondition`` it leaves deterministic sites alone (redrawn in a plate, they would grow a dimension)
+    and factors, which are no observations.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not is_deterministic(msg) and not isinstance(msg["fn"], Unit):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+            msg["infer"] = {**msg["infer"], "was_observed": True}
 
 
 def sum_right(value: Tensor, dims: int) -> Tensor:

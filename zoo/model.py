@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -16,9 +15,9 @@ from torch.distributions import Distribution
 from zoo.data import Data, reference, tensors
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
-from zoo.latents import Latents, Pack, Substitute, is_deterministic
+from zoo.latents import Latents, Pack, Substitute, Unobserve, is_deterministic
 from zoo.params import LocalParams
-from zoo.program import Program, isolated, layout, log_terms, run, seeded
+from zoo.program import Program, isolated, latent_log_prob, layout, log_terms, run, seeded
 from zoo.registry import MODELS, Facts
 
 
@@ -112,22 +111,32 @@ class Model(PyroModule):  # type: ignore[misc]
         prior, likelihood = self.log_terms(x, z)
         return prior + likelihood
 
-    def log_likelihood(self, x: Data, z: Tensor) -> dict[str, Tensor]:
-        """Return log p(x_i | z, θ) of each observation by site: (draws, *batch shape of the site)."""
+    def log_probs(self, x: Data, z: Tensor) -> dict[str, Tensor]:
+        """Return every site's log-probability at z (draws, units, d): {site: (draws, *batch shape of the site)}.
+
+        Those of latent sites include log|det J|. Their sums are :meth:`log_terms`.
+        """
         unit = self._unit(x)
 
         def one(row: Tensor) -> dict[str, Tensor]:
-            sites = run(self._program, x, Substitute(row, unit)).items()
-            return {k: s["log_prob"] for k, s in sites if s["is_observed"] and not is_deterministic(s)}
+            substitute = Substitute(row, unit)
+            sites = run(self._program, x, substitute).items()
+            return {k: latent_log_prob(k, s, substitute) for k, s in sites if not is_deterministic(s)}
 
-        return self._over_draws(one, z)
+        result: dict[str, Tensor] = self._over_draws(one, z)
+        return result
+
+    def log_likelihood(self, x: Data, z: Tensor) -> dict[str, Tensor]:
+        """Return log p(x_i | z, θ) of each observation by site: {site: (draws, *batch shape of the site)}."""
+        observed = {site.name for site in self.latents(x).observed}
+        return {k: v for k, v in self.log_probs(x, z).items() if k in observed}
 
     def constrain(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Return the latent and deterministic sites' values at z (draws, units, d), each (draws, *shape)."""
         unit = self._unit(x)
 
         def one(row: Tensor) -> dict[str, Tensor]:
-            sites = run(self._program, x, Substitute(row, unit)).items()
+            sites = run(self._program, x, Substitute(row, unit), density=False).items()
             return {k: s["value"] for k, s in sites if not s["is_observed"] or is_deterministic(s)}
 
         return self._over_draws(one, z)
@@ -136,7 +145,7 @@ class Model(PyroModule):  # type: ignore[misc]
         """Return each continuous latent site's log|det ∂value/∂z| at one draw z (units, d), over its batch shape."""
         substitute = Substitute(z, self._unit(x))
         with self._isolated():
-            run(self._program, x, substitute)
+            run(self._program, x, substitute, density=False)
         return substitute.log_abs_det
 
     def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
@@ -145,7 +154,7 @@ class Model(PyroModule):  # type: ignore[misc]
 
         def one(row: Mapping[str, Tensor]) -> Tensor:
             pack = Pack(row, unit)
-            run(self._program, x, pack)
+            run(self._program, x, pack, density=False)
             return torch.cat(pack.parts, 1)
 
         return self._over_draws(one, dict(values))
@@ -166,8 +175,8 @@ class Model(PyroModule):  # type: ignore[misc]
         with torch.no_grad(), self._isolated():
             rows = []
             for _ in range(draws):
-                pack = Pack(_fresh(self._program, x)[0], unit)
-                run(self._program, x, pack)
+                pack = Pack(None, unit)
+                run(self._program, x, Unobserve(), pack, density=False)
                 rows.append(torch.cat(pack.parts, 1))
         return torch.stack(rows).to(reference(x).dtype)
 
@@ -182,7 +191,7 @@ class Model(PyroModule):  # type: ignore[misc]
         """
         observed = {site.name: site.shape for site in self.latents(x).observed}
         with seeded(seed), torch.no_grad(), self._isolated():
-            before = {k: s["value"] for k, s in run(self._program, x).items() if k in observed}
+            before = {k: s["value"] for k, s in run(self._program, x, density=False).items() if k in observed}
             latent, fresh = _fresh(self._program, x)
         if isinstance(x, Tensor):
             if len(fresh) == 1 and before[(name := next(iter(fresh)))].shape == x.shape:
@@ -306,7 +315,7 @@ class _Seen(Messenger):  # type: ignore[misc]
 
 def _fresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Run ``program`` with nothing observed; return the latent values and the fresh observations."""
-    sites = run(program, x, poutine.uncondition(), *handlers)
+    sites = run(program, x, Unobserve(), *handlers, density=False)
     fresh = {k: s for k, s in sites.items() if not is_deterministic(s) and not s["is_observed"]}
     observed = {k: s["value"] for k, s in fresh.items() if s["infer"].get("was_observed", False)}
     return {k: s["value"] for k, s in fresh.items() if k not in observed}, observed

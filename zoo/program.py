@@ -30,9 +30,10 @@ def isolated(params: Messenger) -> Iterator[None]:
     """Run programs with their own parameters and without validation, which vmap can't run; restore both after.
 
     PyroModules write their parameters to the global store as they run. The scope throws that away: the module holds
-    them anyway. ``params`` serves the ``pyro.param`` statements of bare functions.
+    them anyway. ``params`` serves the ``pyro.param`` statements of bare functions. Handlers around the caller (a guide
+    of ours asks its model while stock Pyro traces it) see nothing.
     """
-    with pyro.validation_enabled(False), pyro.get_param_store().scope(), params:
+    with pyro.validation_enabled(False), pyro.get_param_store().scope(), poutine.block(), params:
         yield
 
 
@@ -52,14 +53,15 @@ def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[Non
         yield
 
 
-def run(program: Program, x: Data, *handlers: Messenger) -> dict[str, Any]:
-    """Run ``program`` under ``handlers`` and return its sample sites by name, with their log-probabilities."""
+def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:
+    """Run ``program`` under ``handlers`` and return its sample sites by name, with their log-probabilities (``density``)."""
     with ExitStack() as stack:
         tracer = stack.enter_context(poutine.trace())
         for handler in handlers:
             stack.enter_context(handler)
         program(x)
-    tracer.trace.compute_log_prob()
+    if density:
+        tracer.trace.compute_log_prob()
     return {
         name: site for name, site in tracer.trace.nodes.items()
         if site["type"] == "sample" and not site_is_subsample(site)

@@ -42,7 +42,8 @@ class LinearGaussian(Model):
         self.register_buffer("floor", FLOOR * variance.clamp(min=float(variance.mean()) * 1e-6))
         self.loc = torch.nn.Parameter(x.mean(0))
         loadings = torch.randn(columns, latent).to(x)
-        self.loadings = torch.nn.Parameter(loadings * (variance.mean() / (2 * latent)).sqrt())
+        scale = (self.average(variance).expand(columns) / (2 * latent)).sqrt()
+        self.loadings = torch.nn.Parameter(loadings * scale[:, None])
         self.variance = PyroParam(self.average(variance) / 2, constraints.positive)
 
     def average(self, residual: Tensor) -> Tensor:

@@ -1,0 +1,217 @@
+"""Comparing guides on one model: same data, same θ, same draws' seed; one row a guide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.engine import frozen
+from experiments.evaluation import Evaluation, Gap, evaluate, summarise
+from experiments.fitting import Fit, default_method, fit
+from experiments.marginal import Evidence, evidence
+from experiments.weights import Estimate, LogWeights, log_weights
+from guides.construct import build
+from guides.guide import BaseGuide
+from guides.registry import parse
+from zoo.bare import as_model
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.program import Program
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The columns of the table, in order, with the words of its header.
+COLUMNS: Mapping[str, str] = {
+    "elbo": "ELBO", "kl_gap": "KL gap", "reconstruction": "reconstruction", "kl_prior": "KL(q‖prior)", "khat": "k̂",
+    "ess": "ESS", "parameters": "parameters", "steps": "steps", "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One guide: how it was fitted and what came of it."""
+
+    fit: Fit
+    evaluation: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain numbers: totals over units, in nats and seconds."""
+        e = self.evaluation
+        return {
+            "guide": e.guide, "elbo": _estimate(e.elbo), "kl_gap": _gap(e.kl_gap),
+            "reconstruction": _estimate(e.reconstruction), "kl_prior": _estimate(e.kl_prior), "khat": e.khat, "ess": e.ess,
+            "draws": e.draws, "parameters": self.fit.guide.size, "method": self.fit.method, "steps": self.fit.steps,
+            "seconds": round(self.fit.seconds, 3), "converged": self.fit.converged, "stopped": self.fit.stopped}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table of :func:`compare`. Printing it shows the table; ``to_dict`` is what ``--json`` prints.
+
+    Attributes:
+        model: with the θ on which all guides were compared.
+        x: the data.
+        data: what the data is called.
+        evidence: log p(x | θ), of the best kind there is.
+        rows: one a guide, in the order asked.
+        theta: the fit of θ; ``None`` where the model has none.
+    """
+
+    model: Model
+    x: Data
+    data: str
+    units: int
+    seed: int
+    evidence: Evidence
+    rows: tuple[Row, ...]
+    theta: Fit | None
+
+    def guide(self, text: str) -> BaseGuide:
+        """Return the fitted guide written ``text``.
+
+        Raises:
+            ZooError: if it was not compared.
+        """
+        for row in self.rows:
+            if row.fit.guide.text == text:
+                return row.fit.guide
+        raise ZooError(f"expected a guide of this comparison; got '{text}'; it has {', '.join(r.evaluation.guide for r in self.rows)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain data, ready for JSON."""
+        e = self.evidence
+        found = {"kind": e.kind, "value": e.value, "se": e.se, "lower": e.lower, "upper": e.upper, "guide": e.source or None}
+        theta = None if self.theta is None else {
+            "method": self.theta.method, "guide": self.theta.guide.text, "steps": self.theta.steps,
+            "seconds": round(self.theta.seconds, 3), "converged": self.theta.converged, "stopped": self.theta.stopped}
+        return {
+            "model": self.model.label, "data": self.data, "units": self.units, "seed": self.seed, "log_evidence": found,
+            "theta": theta, "guides": [row.to_dict() for row in self.rows]}
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table as a data frame, a row a guide; nats, totals and (``…_per_unit``) per unit."""
+        import pandas as pd
+
+        rows = []
+        for row in self.rows:
+            flat: dict[str, Any] = {}
+            for key, value in row.to_dict().items():
+                if isinstance(value, dict):
+                    flat[key] = value["value"]
+                    flat.update({f"{key}_{k}": v for k, v in value.items() if k not in ("value",)})
+                    flat[f"{key}_per_unit"] = value["value"] / self.units
+                else:
+                    flat[key] = value
+            flat["log_evidence"], flat["log_evidence_kind"] = self.evidence.value, self.evidence.kind
+            rows.append(flat)
+        return pd.DataFrame(rows).set_index("guide")
+
+    def __str__(self) -> str:
+        from experiments.render import plain
+
+        return plain(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        html: str = self.to_frame().to_html()
+        return html
+
+
+def compare(
+    model: Model | Program, x: Data, guides: Sequence[str | BaseGuide], *, seed: int = 0, method: str | None = None,
+    train_with: str | None = None, steps: int | None = None, draws: int | None = None, data: str = "data",
+    progress: bool | None = None,
+) -> Comparison:
+    """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
+
+    θ is fitted by EM where the model knows its posterior; else jointly with a guide: the one that ``train_with`` names, or
+    the first amortised one, or the first. A model without parameters is taken as it is.
+
+    Args:
+        model: a model or a bare Pyro program.
+        x: the data.
+        guides: as written, or built.
+        seed: of all that is drawn.
+        method: of the guides' fits; ``None``: each family's own.
+        train_with: the guide to fit θ with; ``exact`` for EM.
+        steps: of every fit, at most.
+        draws: of the evaluation, per unit.
+        data: what to call the data in the table.
+        progress: show bars on standard error; ``None``: on a terminal only.
+
+    Raises:
+        ZooError: no guides, one twice, one that does not fit the model (all are checked before anything is fitted), or
+            any error of :func:`fit` and :func:`evaluate`.
+
+    >>> import zoo
+    >>> x = zoo.dataset("faithful").x
+    >>> table = compare(zoo.build("gmm", x), x, ["exact", "categorical"])
+    >>> table.evidence.kind, round(table.evidence.value, 2)
+    ('exact', -1130.26)
+    """
+    model = as_model(model)
+    built = _build(model, x, guides, seed)
+    theta = _fit_theta(model, x, built, train_with, steps, seed, progress)
+    with frozen(model):
+        # θ has moved since the guides were built: those we built ourselves start afresh at this θ.
+        built = _build(model, x, guides, seed) if theta is not None else built
+        fits = [
+            fit(model, guide, x, method=_method(method, model, guide), train_model=False, steps=steps, seed=seed,
+                progress=progress)
+            for guide in built]
+        weights = [log_weights(model, guide, x, draws, seed) for guide in built]
+        found = evidence(model, x, _tightest(built, weights), seed=seed)
+        rows = tuple(
+            Row(done, summarise(weight, done.guide.text, found)) for done, weight in zip(fits, weights, strict=True))
+    return Comparison(model, x, data, model.latents(x).units, seed, found, rows, theta)
+
+
+def _build(model: Model, x: Data, guides: Sequence[str | BaseGuide], seed: int) -> list[BaseGuide]:
+    if not guides:
+        raise ZooError("expected at least one guide to compare; got none; name some, e.g. mean_field")
+    texts = [g if isinstance(g, str) else g.text for g in guides]
+    twice = next((t for t in texts if texts.count(t) > 1), None)
+    if twice is not None:
+        raise ZooError(f"expected each guide once; got '{twice}' twice; drop one")
+    facts = model.facts(x)
+    for text in texts:
+        parse(text).check(facts)
+    return [build(g, model, x, seed=seed) if isinstance(g, str) else g for g in guides]
+
+
+def _fit_theta(
+    model: Model, x: Data, built: list[BaseGuide], train_with: str | None, steps: int | None, seed: int,
+    progress: bool | None,
+) -> Fit | None:
+    if not any(p.requires_grad and p.numel() for p in model.parameters()):
+        return None
+    if train_with is None:
+        amortised = [g.text for g in built if parse(g.text).amortisation not in ("", "free")]
+        train_with = "exact" if model.facts(x).exact else (amortised or [built[0].text])[0]
+    return fit(model, build(train_with, model, x, seed=seed), x, steps=steps, seed=seed, progress=progress)
+
+
+def _method(method: str | None, model: Model, guide: BaseGuide) -> str | None:
+    # A guide without parameters has nothing to fit, whatever the method asked for the others.
+    return method if method is not None and guide.size and default_method(model, guide) != "em" else None
+
+
+def _tightest(built: list[BaseGuide], weights: list[LogWeights]) -> BaseGuide:
+    """Return the guide whose importance-weighted bound is highest; the bound is drawn afresh, so the choice adds no bias."""
+    bounds = [float(weight.importance_bound().sum()) for weight in weights]
+    return built[max(range(len(built)), key=bounds.__getitem__)]
+
+
+def _estimate(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "se": estimate.se}
+
+
+def _gap(gap: Gap) -> dict[str, float | None]:
+    return {"value": gap.value, "se": gap.se, "lower": gap.lower, "upper": gap.upper}
+
+
+__all__ = ["COLUMNS", "Comparison", "Row", "compare", "evaluate"]

@@ -1,0 +1,140 @@
+"""Expectation–maximisation, as coordinate ascent on the ELBO."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from experiments.engine import Outcome, non_finite_site
+from experiments.fixed_draws import normal_noise
+from experiments.optimise import ascend
+from guides.guide import BaseGuide
+from guides.whole import Exact
+from zoo.data import Data
+from zoo.enumerated import Enumerated
+from zoo.errors import ZooError, ZooWarning
+from zoo.model import Model
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration of EM, all in nats, summed over units.
+
+    ``elbo_before`` ≤ ``elbo_after`` ≤ ``log_evidence``: the E-step makes ``elbo_before`` equal to log p(x | θ_old), the
+    M-step raises it, and the new log p(x | θ) lies above by ``gap`` = KL(q_old ‖ new posterior).
+    """
+
+    step: int
+    elbo_before: float
+    elbo_after: float
+    log_evidence: float
+
+    @property
+    def gap(self) -> float:
+        return self.log_evidence - self.elbo_after
+
+
+def e_step(model: Model, x: Data) -> Distribution:
+    """Return q(z) = p(z | x, θ): the maximiser of the ELBO over all q, at which the gap is zero."""
+    with torch.no_grad():
+        return model.posterior(x)
+
+
+def m_step(model: Model, x: Data, q: Distribution, iterations: int = 20) -> None:
+    """Move θ to raise E_q[log p(x, z | θ)]: to its maximiser where the model knows it, else by L-BFGS steps."""
+    try:
+        model.maximise(x, q)
+    except NotImplementedError:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        ascend(lambda: expected_log_joint(model, x, q), parameters, iterations)
+
+
+def expected_log_joint(model: Model, x: Data, q: Distribution) -> Tensor:
+    """Return Q(θ) = E_q[log p(x, z | θ)], summed over units.
+
+    An exact sum where q enumerates; else the mean over held quasi-random draws with q's own mean and covariance, which
+    is exact where log p(x, z) is quadratic in z, as in every linear-Gaussian model.
+    """
+    if isinstance(q, Enumerated):
+        share = q.probs.movedim(-1, 0)
+        log_joint = model.log_joint(x, q.enumerate_support())
+        return torch.where(share > 0, share * log_joint, 0.0).sum()
+    return model.log_joint(x, _held(q)).mean(0).sum()
+
+
+def elbo(model: Model, x: Data, q: Distribution) -> Tensor:
+    """Return Q(θ) + H(q), summed over units."""
+    return expected_log_joint(model, x, q) + q.entropy().sum()
+
+
+def em(
+    model: Model, guide: BaseGuide, x: Data, *, steps: int, report: Callable[[int, float], None],
+    iterations: list[Iteration] | None = None, tolerance: float = 1e-9,
+) -> Outcome:
+    """Alternate :func:`e_step` and :func:`m_step` until log p(x | θ) rises by under ``tolerance`` nats per unit.
+
+    Each iteration is appended to ``iterations``. θ that turns non-finite stops the fit at the last finite θ.
+
+    Raises:
+        ZooError: the guide is not exact, the model has no θ, or log p(x | θ) is not finite at the start.
+
+    Source: Dempster, Laird and Rubin (1977), https://doi.org/10.1111/j.2517-6161.1977.tb01600.x; Neal and Hinton (1998),
+    A view of the EM algorithm that justifies incremental, sparse, and other variants,
+    https://doi.org/10.1007/978-94-011-5014-9_12
+    """
+    if not isinstance(guide, Exact):
+        raise ZooError(f"expected guide 'exact' for method em, whose E-step is the exact posterior; got '{guide.text}'; use it")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ZooError(f"expected a model with parameters for method em; got {model.label}, which has none; nothing to fit")
+    evidence = _log_evidence(model, x)
+    if not torch.isfinite(torch.tensor(evidence)):
+        site = non_finite_site(model, x, _points(e_step(model, x)))
+        raise ZooError(
+            f"expected a finite log p(x) where EM starts; got {evidence} at site '{site}' of {model.label}; check the data")
+    record = [] if iterations is None else iterations
+    units = model.latents(x).units
+    for step in range(1, steps + 1):
+        kept = {name: value.clone() for name, value in model.state_dict().items()}
+        q = e_step(model, x)
+        before = float(elbo(model, x, q).detach())
+        m_step(model, x, q)
+        after, new = float(elbo(model, x, q).detach()), _log_evidence(model, x)
+        if not torch.isfinite(torch.tensor([after, new])).all():
+            site = non_finite_site(model, x, _points(q))
+            model.load_state_dict(kept)
+            reason = f"iteration {step} turned non-finite at site '{site}'; the parameters before it are kept"
+            warnings.warn(ZooWarning(f"EM on {model.label} stopped: {reason}"), stacklevel=3)
+            return Outcome(step - 1, evidence, False, reason)
+        record.append(Iteration(step, before, after, new))
+        report(step, new)
+        if abs(new - evidence) < tolerance * units:
+            return Outcome(step, new, True)
+        evidence = new
+    return Outcome(steps, evidence, False)
+
+
+def _log_evidence(model: Model, x: Data) -> float:
+    with torch.no_grad():
+        return float(model.log_evidence(x).sum())
+
+
+def _points(q: Distribution) -> Tensor:
+    return q.enumerate_support() if isinstance(q, Enumerated) else _held(q)
+
+
+def _held(q: Distribution) -> Tensor:
+    """Return draws (draws, units, d) whose mean and covariance are q's own, exactly."""
+    size = q.event_shape[0]
+    draws = max(16, 2 ** (4 * size - 1).bit_length())
+    covariance = getattr(q, "covariance_matrix", None)
+    if covariance is None:
+        raise ZooError(
+            f"expected a normal or discrete posterior for EM's E-step; got {type(q).__name__}; give the model maximise()")
+    factor = torch.linalg.cholesky(covariance)
+    noise = normal_noise(draws, size, 0, q.mean)
+    return (q.mean + (factor @ noise[..., None])[..., 0]).detach()

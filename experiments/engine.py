@@ -1,0 +1,79 @@
+"""What the three optimisers share: the parameters they move, and what they say of numbers that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from experiments.weights import draw
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.model import Model
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an optimiser ended: steps taken, the ELBO it last saw, whether it settled, and why it stopped early if so."""
+
+    steps: int
+    elbo: float
+    converged: bool
+    stopped: str = ""
+
+
+Optimiser = Callable[..., Outcome]
+
+
+def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Parameter]:
+    """Return φ, and θ with ``train_model``, as far as they take gradients.
+
+    Raises:
+        ZooError: if there is nothing to train.
+    """
+    found = [p for p in guide.parameters() if p.requires_grad and p.numel()]
+    if train_model:
+        found += [p for p in model.parameters() if p.requires_grad and p.numel()]
+    if not found:
+        raise ZooError(f"expected parameters to fit; got none in '{guide.text}' and {model.label}; evaluate them as they are")
+    return found
+
+
+def check_start(model: Model, guide: BaseGuide, x: Data) -> None:
+    """Raise a :class:`ZooError` that names the first site with a non-finite log-probability, if there is one."""
+    with torch.no_grad():
+        z, _ = draw(guide.posterior(x), 8)
+        if bool(z.isfinite().all()) and bool(model.log_joint(x, z).isfinite().any(0).all()):
+            return
+        site = non_finite_site(model, x, z)
+    raise ZooError(
+        f"expected a finite ELBO where the fit starts; got a non-finite log-probability at site '{site}' of {model.label}; "
+        "check the data and the model's scales")
+
+
+def non_finite_site(model: Model, x: Data, z: Tensor) -> str:
+    """Return the first site, in the program's order, whose log-probability is not finite at z (draws, units, d)."""
+    with torch.no_grad():
+        if not bool(z.isfinite().all()):
+            return model.latents(x).sites[0].name
+        for name, value in model.log_probs(x, z).items():
+            if not bool(value.isfinite().all()):
+                return name
+    return "none: the guide's own log-density"
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Hold a module's parameters fixed, and put their ``requires_grad`` back after."""
+    before = [(p, p.requires_grad) for p in module.parameters()]
+    for p, _ in before:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p, flag in before:
+            p.requires_grad_(flag)

@@ -1,0 +1,102 @@
+"""How good a guide is: its ELBO, what that splits into, and how far it is from the posterior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from experiments.marginal import Evidence, evidence
+from experiments.weights import Z95, Estimate, LogWeights, log_weights
+from guides.guide import BaseGuide
+from zoo.bare import as_model
+from zoo.data import Data
+from zoo.model import Model
+from zoo.program import Program
+
+
+@dataclass(frozen=True)
+class Gap:
+    """KL(q ‖ posterior) = log p(x | θ) − ELBO, in nats, summed over units, with a 95% interval cut at 0.
+
+    ``value`` is the plain difference, which noise may take a little below 0. Where the evidence is only bounded from below, so is the gap: ``upper`` is ``None``.
+    """
+
+    value: float
+    se: float
+    lower: float
+    upper: float | None
+
+    @classmethod
+    def between(cls, log_evidence: Evidence, elbo: Estimate) -> Gap:
+        """Combine the evidence's interval with the ELBO's error; the two come from independent draws."""
+        value, se = log_evidence.value - elbo.value, math.hypot(log_evidence.se, elbo.se)
+        below, above = log_evidence.value - log_evidence.lower, (log_evidence.upper or 0.0) - log_evidence.value
+        lower = max(0.0, value - math.hypot(below, Z95 * elbo.se))
+        upper = None if log_evidence.upper is None else max(lower, value + above + Z95 * elbo.se)
+        return cls(value, se, lower, upper)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of one guide on one θ. Numbers are totals over units, in nats; ``units`` says how many there are.
+
+    Attributes:
+        elbo: E_q[log p(x, z) − log q(z)] = ``reconstruction`` − ``kl_prior``.
+        evidence: log p(x | θ) and its kind.
+        kl_gap: evidence − ELBO = KL(q ‖ posterior).
+        reconstruction: E_q[log p(x | z)].
+        kl_prior: KL(q ‖ prior).
+        khat: PSIS k̂ of the worst unit; ``None`` where q was enumerated or its weights are constant.
+        ess: effective sample size of the worst unit, of ``draws``; ``None`` where q was enumerated.
+        draws: how many draws of z per unit; the size of the support where q was enumerated.
+    """
+
+    guide: str
+    units: int
+    draws: int
+    elbo: Estimate
+    evidence: Evidence
+    kl_gap: Gap
+    reconstruction: Estimate
+    kl_prior: Estimate
+    khat: float | None
+    ess: float | None
+
+
+def evaluate(
+    model: Model | Program, guide: BaseGuide, x: Data, *, draws: int | None = None, seed: int = 0,
+    log_evidence: Evidence | None = None,
+) -> Evaluation:
+    """Evaluate ``guide`` on ``model`` with θ as it is.
+
+    Args:
+        model: a model or a bare Pyro program.
+        guide: the guide, fitted or not.
+        x: the data.
+        draws: of z, per unit; 4,096 for one unit, at least 512 for many.
+        seed: of the draws: the same seed gives the same numbers.
+        log_evidence: of the model, where it is known already.
+
+    Raises:
+        ZooError: fewer than 2 draws, or log weights that are not numbers.
+
+    >>> import zoo, guides
+    >>> x = zoo.dataset("faithful").x
+    >>> model = zoo.build("gmm", x)
+    >>> abs(evaluate(model, guides.build("exact", model, x), x).kl_gap.value) < 1e-6
+    True
+    """
+    model = as_model(model)
+    weights = log_weights(model, guide, x, draws, seed)
+    found = log_evidence if log_evidence is not None else evidence(model, x, guide, seed=seed)
+    return summarise(weights, guide.text, found)
+
+
+def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:
+    """Reduce log weights to an :class:`Evaluation`."""
+    elbo, khat, ess = weights.elbo(), weights.khat(), weights.ess()
+    worst = None if khat is None or bool(khat.isnan().all()) else float(khat[~khat.isnan()].max())
+    return Evaluation(
+        guide=text, units=weights.log_q.shape[1], draws=len(weights.log_q), elbo=elbo, evidence=found,
+        kl_gap=Gap.between(found, elbo), reconstruction=weights.reconstruction(), kl_prior=weights.kl_prior(),
+        khat=worst, ess=None if ess is None else float(ess.min()))

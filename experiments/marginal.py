@@ -1,0 +1,112 @@
+"""log p(x | θ): the best there is, and it says which."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from experiments.quadrature import NODES, integrate
+from experiments.weights import Z95, log_weights, work
+from guides.guide import BaseGuide
+from guides.whole import Prior
+from zoo.bare import as_model
+from zoo.data import Data
+from zoo.errors import ZooError, ZooWarning
+from zoo.model import Model
+from zoo.program import Program
+
+#: The importance-weighted bound is averaged over this many independent groups of draws.
+GROUPS = 16
+#: A quadrature whose grids differ by more than this many nats per unit is not trusted.
+MAX_QUADRATURE_ERROR = 1e-3
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """log p(x | θ), or a bound on it, in nats, summed over units.
+
+    Attributes:
+        kind: ``exact`` (closed form or enumeration), ``quadrature`` (d ≤ 2), or ``lower_bound`` (importance-weighted:
+            its *expectation* is at most log p(x | θ)).
+        value: total over units.
+        se: Monte-Carlo standard error of ``value``; 0 where nothing was drawn.
+        lower, upper: an interval for log p(x | θ): exact, ± the quadrature's error, or from the bound's 95% limit up.
+            ``upper`` is ``None`` where nothing is known from above.
+        units: the units' own values, (units,).
+        source: the guide that gave the bound, empty for other kinds.
+    """
+
+    kind: str
+    value: float
+    se: float
+    lower: float
+    upper: float | None
+    units: Tensor
+    source: str = ""
+
+
+def evidence(
+    model: Model | Program, x: Data, guide: BaseGuide | None = None, *, draws: int | None = None, seed: int = 0,
+) -> Evidence:
+    """Return the best available log p(x | θ), and of which kind it is.
+
+    Exact where the model knows it; by quadrature where a unit has one or two latents; else the importance-weighted
+    lower bound of ``guide``, with its standard error.
+
+    Args:
+        model: a model or a bare Pyro program.
+        x: the data.
+        guide: whose draws the bound takes; needed where there is no other way.
+        draws: K, per group, of the bound; there are 16 groups.
+        seed: of the draws.
+
+    Raises:
+        ZooError: only a bound is possible and there is no guide.
+
+    >>> import zoo
+    >>> x = zoo.dataset("faithful").x
+    >>> evidence(zoo.build("gmm", x), x).kind
+    'exact'
+    """
+    model = as_model(model)
+    try:
+        with torch.no_grad():
+            units = model.log_evidence(x)
+        total = float(units.sum())
+        return Evidence("exact", total, 0.0, total, total, units)
+    except NotImplementedError:
+        pass
+    if model.latents(x).size in NODES:
+        result = _by_quadrature(model, x)
+        if result is not None:
+            return result
+    if guide is None:
+        raise ZooError(
+            f"expected a guide to bound the evidence of {model.label}, which knows none exactly; got none; pass guide=")
+    return _bound(model, guide, x, draws, seed)
+
+
+def _by_quadrature(model: Model, x: Data) -> Evidence | None:
+    integral = integrate(model, x)
+    total, error = float(integral.value.sum()), float(integral.error.sum())
+    if not math.isfinite(total) or error > MAX_QUADRATURE_ERROR * len(integral.value):
+        warnings.warn(ZooWarning(
+            f"quadrature of {model.label} did not settle ({error:.2g} nats between grids); "
+            "using the importance-weighted bound"), stacklevel=3)
+        return None
+    return Evidence("quadrature", total, 0.0, total - error, total + error, integral.value)
+
+
+def _bound(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: int) -> Evidence:
+    latents = model.latents(x)
+    most = 256 if isinstance(guide, Prior) else 2048  # the prior is drawn by running the program, one by one
+    draws = draws or int(min(most, max(128, 2**25 // GROUPS // work(x, latents.units, latents.size))))
+    groups = torch.stack([
+        log_weights(model, guide, x, draws, seed=seed + 7919 * (group + 1)).importance_bound() for group in range(GROUPS)])
+    units = groups.mean(0)
+    total, se = float(units.sum()), float(groups.sum(1).std()) / math.sqrt(GROUPS)
+    return Evidence("lower_bound", total, se, total - Z95 * se, None, units, guide.text)

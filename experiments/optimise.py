@@ -1,0 +1,74 @@
+"""Deterministic ascent by L-BFGS, shared by fixed-draw optimisation and gradient M-steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Where an ascent ended: the objective there, iterations taken, and whether it converged."""
+
+    value: float
+    iterations: int
+    converged: bool
+
+
+def ascend(
+    objective: Callable[[], Tensor], parameters: Sequence[nn.Parameter], iterations: int,
+    report: Callable[[float], None] | None = None, tolerance: float = 1e-11,
+) -> Ascent:
+    """Maximise a deterministic ``objective`` over ``parameters``, in place, by SciPy's L-BFGS-B in float64.
+
+    A trial step that leaves the finite numbers is treated as a very low value, so the line search shortens it: the
+    parameters end at the best finite point. ``tolerance`` is the relative rise below which it stops.
+
+    Source: Zhu, Byrd, Lu and Nocedal (1997), Algorithm 778: L-BFGS-B, https://doi.org/10.1145/279232.279236
+    """
+    best = -np.inf
+    best_point = _flatten(parameters)
+
+    def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal best, best_point
+        _assign(parameters, point)
+        try:
+            value = objective()
+            gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
+        except torch.linalg.LinAlgError:  # a covariance that is no longer positive definite in floating point
+            return -best + 1e3 * (1 + abs(best)), np.zeros_like(point)
+        gradient = np.concatenate([
+            (torch.zeros_like(p) if g is None else g).detach().cpu().double().numpy().ravel()
+            for p, g in zip(parameters, gradients, strict=True)])
+        number = float(value.detach())
+        if not np.isfinite(number) or not np.isfinite(gradient).all():
+            return -best + 1e3 * (1 + abs(best)), np.zeros_like(gradient)
+        if number > best:
+            best, best_point = number, point.copy()
+        return -number, -gradient
+
+    result = minimize(
+        loss, best_point.copy(), jac=True, method="L-BFGS-B",
+        callback=None if report is None else lambda intermediate_result: report(-float(intermediate_result.fun)),
+        options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": tolerance, "gtol": 1e-7, "maxcor": 20,
+                 "maxls": 40})
+    _assign(parameters, best_point)
+    return Ascent(best, int(result.nit), result.status != 1)
+
+
+def _flatten(parameters: Sequence[nn.Parameter]) -> np.ndarray:
+    return np.concatenate([p.detach().cpu().double().numpy().ravel() for p in parameters])
+
+
+def _assign(parameters: Sequence[nn.Parameter], point: np.ndarray) -> None:
+    start = 0
+    with torch.no_grad():
+        for p in parameters:
+            part = torch.from_numpy(point[start : start + p.numel()])
+            p.copy_(part.reshape(p.shape))
+            start += p.numel()

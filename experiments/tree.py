@@ -1,0 +1,166 @@
+"""The posterior as an ArviZ tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guides.construct import build
+from guides.guide import BaseGuide
+from zoo.bare import as_model
+from zoo.data import Data, tensors
+from zoo.errors import ZooError
+from zoo.latents import Latents, Site
+from zoo.model import Model
+from zoo.program import Program, seeded
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+#: Every group that :func:`posterior` can make.
+GROUPS = (
+    "posterior", "prior", "posterior_predictive", "log_likelihood", "sample_stats", "observed_data", "constant_data")
+
+
+def posterior(
+    model: Model | Program, guide: BaseGuide | str, x: Data, *, draws: int = 1000, seed: int = 0,
+    groups: Sequence[str] = GROUPS, coords: Mapping[str, Sequence[Any]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+) -> DataTree:
+    """Return draws of the guide as an ArviZ ``DataTree``.
+
+    Values are constrained, under the program's site names; deterministic sites and quantities that the model recovers
+    are with them. Batch dimensions are named after their plates, event dimensions as the model or ``dims`` says, else
+    ``<site>_dim_<i>``. There is one chain: the draws are independent.
+
+    ========================  ==========================================================================
+    ``posterior``             z ~ q(z | x)
+    ``prior``                 z ~ p(z)
+    ``posterior_predictive``  x_new ~ p(x | z), z ~ q
+    ``log_likelihood``        log p(x_i | z) of each observation, in nats
+    ``sample_stats``          ``log_p`` = log p(x, z), ``log_q``, ``log_weight``, of each unit, in nats
+    ``observed_data``         the observations; ``constant_data``: the other entries of x
+    ========================  ==========================================================================
+
+    Args:
+        model: a model or a bare Pyro program.
+        guide: a fitted guide, or how one without parameters is written (``exact``, ``prior``).
+        x: the data.
+        draws: how many.
+        seed: of the draws.
+        groups: which groups to make; predictive draws run the program draw by draw, so leave them out where not needed.
+        coords: labels of dimensions, e.g. ``{"school": [...]}``.
+        dims: names of sites' event dimensions, over the model's own.
+
+    Raises:
+        ZooError: fewer than 1 draw, an unknown group, or labels of another length than their dimension.
+
+    With one unit, ``arviz_stats.loo_approximate_posterior(tree, log_p, log_q)`` takes ``sample_stats`` as it is.
+
+    >>> import zoo, guides
+    >>> x = zoo.dataset("faithful").x
+    >>> tree = posterior(zoo.build("gmm", x), "exact", x, draws=10, groups=["posterior"])
+    >>> dict(tree["posterior"]["z"].sizes)
+    {'chain': 1, 'draw': 10, 'rows': 272}
+    """
+    import arviz_base as azb
+
+    model = as_model(model)
+    if draws < 1:
+        raise ZooError(f"expected 1 or more draws; got {draws}; ask for more")
+    unknown = [g for g in groups if g not in GROUPS]
+    if unknown:
+        raise ZooError(f"unknown group '{unknown[0]}'; choose from {', '.join(GROUPS)}")
+    if isinstance(guide, str):
+        guide = build(guide, model, x, seed=seed)
+    latents = model.latents(x)
+    with seeded(seed), torch.no_grad():
+        q = guide.posterior(x)
+        z = q.sample((draws,))
+        data: dict[str, dict[str, Tensor]] = {}
+        if "posterior" in groups:
+            data["posterior"] = _values(model, x, z)
+        if "prior" in groups:
+            data["prior"] = _values(model, x, model.sample_prior(x, draws))
+        if "posterior_predictive" in groups:
+            data["posterior_predictive"] = model.predict(x, z)
+        if "log_likelihood" in groups:
+            data["log_likelihood"] = model.log_likelihood(x, z)
+        if "sample_stats" in groups:
+            log_p, log_q = model.log_joint(x, z), q.log_prob(z)
+            stats = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
+            data["sample_stats"] = stats if latents.unit else {k: v[:, 0] for k, v in stats.items()}
+    named = _names(model, latents, data, dict(dims or {}))
+    arrays: dict[str, dict[str, np.ndarray]] = {
+        group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in data.items()}
+    for group, values in _given(model, x, latents).items():
+        if group in groups and values:
+            arrays[group] = {k: v.detach().cpu().numpy() for k, v in values.items()}
+    labels = _labels(named, arrays, dict(coords or {}))
+    return azb.from_dict(arrays, dims=named, coords=labels)
+
+
+def _values(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
+    values = model.constrain(x, z)
+    return {**values, **model.recover(x, values)}
+
+
+def _given(model: Model, x: Data, latents: Latents) -> dict[str, dict[str, Tensor]]:
+    """Split x into observations, under their sites' names, and the rest."""
+    sites = {site.name: site for site in latents.observed}
+    named = tensors(x)
+    if isinstance(x, Tensor):
+        only = next(iter(sites))
+        return {"observed_data": {only: x} if len(sites) == 1 and sites[only].shape == x.shape else {}}
+    return {
+        "observed_data": {k: v for k, v in named.items() if k in sites},
+        "constant_data": {k: v for k, v in named.items() if k not in sites}}
+
+
+def _names(
+    model: Model, latents: Latents, data: Mapping[str, Mapping[str, Tensor]], dims: dict[str, Sequence[str]],
+) -> dict[str, list[str]]:
+    """Name the dimensions (after chain and draw) of every variable."""
+    sites = {site.name: site for site in (*latents.sites, *latents.observed)}
+    own = {**model.dims, **dims}
+    named: dict[str, list[str]] = {}
+    for group, values in data.items():
+        for name, value in values.items():
+            if group == "sample_stats":
+                named[name] = [latents.unit] if latents.unit else []
+                continue
+            site, count = sites.get(name), value.ndim - 1
+            batch = _batch(site)[:count] if site is not None else []
+            if site is None and name not in own and latents.observed:
+                # A deterministic site lies, as far as its shape tells, in the plates of the observations.
+                plates, shape = _batch(latents.observed[0]), tuple(latents.observed[0].shape)
+                batch = plates if tuple(value.shape[1:]) == shape[: len(plates)] else []
+            events = list(own.get(name, ()))[-(count - len(batch)) or count :] if count > len(batch) else []
+            rest = [f"{name}_dim_{i}" for i in range(count - len(batch) - len(events))]
+            named[name] = [*batch, *rest, *events]
+    return named
+
+
+def _batch(site: Site) -> list[str]:
+    batch = len(site.shape) - site.event_dim
+    return [plate or f"{site.name}_batch_{i}" for i, plate in enumerate(site.plates[:batch])]
+
+
+def _labels(
+    named: Mapping[str, list[str]], arrays: Mapping[str, Mapping[str, np.ndarray]], coords: dict[str, Sequence[Any]],
+) -> dict[str, Sequence[Any]]:
+    """Return the labels whose dimension is in use; raise where a length differs."""
+    sizes: dict[str, int] = {}
+    for group, values in arrays.items():
+        skip = 0 if group in ("observed_data", "constant_data") else 2
+        for name, value in values.items():
+            if name in named and len(named[name]) == value.ndim - skip:
+                sizes.update(zip(named[name], value.shape[skip:], strict=True))
+    for dim, labels in coords.items():
+        if dim in sizes and len(labels) != sizes[dim]:
+            raise ZooError(f"expected {sizes[dim]} labels of dimension '{dim}'; got {len(labels)}; match them")
+    return {dim: list(labels) for dim, labels in coords.items() if dim in sizes}

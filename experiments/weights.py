@@ -1,0 +1,208 @@
+"""Log importance weights, and everything that is a reduction over them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from guides.guide import BaseGuide
+from zoo.data import Data, tensors
+from zoo.enumerated import Enumerated
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.program import seeded
+
+#: Numbers held at once while a density is evaluated; more draws go in chunks.
+CHUNK = 2**23
+#: Two-sided 95% of a standard normal.
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its Monte-Carlo standard error, in nats, summed over units.
+
+    Attributes:
+        value: total over units.
+        se: standard error of ``value`` from the draws alone: 0 where it is exact.
+        units: the units' own values, (units,).
+    """
+
+    value: float
+    se: float
+    units: Tensor
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the 95% interval."""
+        return self.value - Z95 * self.se, self.value + Z95 * self.se
+
+
+@dataclass(frozen=True)
+class LogWeights:
+    """The log-densities at z ~ q(z | x): each (draws, units), in nats.
+
+    ``log_weight`` = log p(x, z) − log q(z). ``log_measure`` is the log of each draw's share in an expectation under q:
+    −log draws where z was drawn, log q(z) where the draws are all values of a finite support, and every expectation is
+    an exact sum. The reductions below are the same for both.
+    """
+
+    log_prior: Tensor
+    log_likelihood: Tensor
+    log_q: Tensor
+    log_measure: Tensor
+    enumerated: bool
+
+    @property
+    def log_joint(self) -> Tensor:
+        return self.log_prior + self.log_likelihood
+
+    @property
+    def log_weight(self) -> Tensor:
+        return self.log_joint - self.log_q
+
+    def expectation(self, values: Tensor) -> Estimate:
+        """Return E_q[values] for values (draws, units).
+
+        The standard error is that of the per-draw totals, so it holds however the units' draws depend on each other.
+        """
+        share = self.log_measure.exp()
+        # A value of probability zero counts nothing, whatever its log-density: 0 · (−∞) is 0 here.
+        weighted = torch.where(share > 0, share * values, 0.0)
+        units = weighted.sum(0)
+        se = 0.0
+        if not self.enumerated and len(values) > 1:
+            se = float(values.sum(1).std()) / math.sqrt(len(values))
+        return Estimate(float(units.sum()), se, units)
+
+    def elbo(self) -> Estimate:
+        """Return E_q[log p(x, z) − log q(z)], the evidence lower bound."""
+        return self.expectation(self.log_weight)
+
+    def reconstruction(self) -> Estimate:
+        """Return E_q[log p(x | z)]."""
+        return self.expectation(self.log_likelihood)
+
+    def kl_prior(self) -> Estimate:
+        """Return E_q[log q(z) − log p(z)] = KL(q ‖ prior). ELBO = reconstruction − this."""
+        return self.expectation(self.log_q - self.log_prior)
+
+    def importance_bound(self) -> Tensor:
+        """Return log Σ_s share_s w_s of each unit, (units,): in expectation at most log p(x), and tighter than the ELBO.
+
+        Source: Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders,
+        https://arxiv.org/abs/1509.00519. With q = prior it is naive Monte Carlo.
+        """
+        return (self.log_measure + self.log_weight).logsumexp(0)
+
+    def khat(self) -> Tensor | None:
+        """Return each unit's PSIS shape k̂, (units,): above 0.7, q misses mass that matters.
+
+        ``None`` where nothing was drawn; NaN for units whose weights are constant (q is the posterior).
+
+        Source: Yao, Vehtari, Simpson and Gelman (2018), Yes, but did it work?, https://arxiv.org/abs/1802.02538
+        """
+        if self.enumerated:
+            return None
+        log_weight = np.sort(self.log_weight.detach().cpu().double().T.numpy(), axis=1)
+        return torch.as_tensor(np.array([_khat(row) for row in log_weight]))
+
+    def ess(self) -> Tensor | None:
+        """Return each unit's effective sample size (Σ w)² / Σ w², (units,); ``None`` where nothing was drawn."""
+        if self.enumerated:
+            return None
+        w = self.log_weight
+        return (2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp()
+
+
+def _khat(log_weight: np.ndarray) -> float:
+    """Return the PSIS shape of one unit's sorted log weights; NaN where they are equal up to rounding."""
+    from arviz_stats.base import array_stats
+
+    if log_weight[-1] - log_weight[0] <= 1e-9 * (1 + np.abs(log_weight).max()):
+        return math.nan
+    tail = math.ceil(min(0.2 * len(log_weight), 3 * math.sqrt(len(log_weight))))
+    excess = log_weight[-tail:] - log_weight[-tail - 1]
+    if excess[-1] - excess[tail // 4] > 600:
+        # Most of the tail underflows beside the largest weight, and a fit to the rest looks perfect. Hill's estimator
+        # (1975, https://doi.org/10.1214/aos/1176343247) needs no exponentials; for shapes this large the two agree.
+        return float(excess.mean())
+    # array_stats.psislw expects −log weights: it negates its input. With the wrong sign every guide looks perfect.
+    with np.errstate(all="ignore"):
+        return float(array_stats.psislw(-log_weight)[1])
+
+
+def draw(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
+    """Return z (draws, units, d) and log_measure (draws, units): all values where q enumerates, else ``draws`` of q.
+
+    Gradients flow to q's parameters where q is reparameterised.
+    """
+    if isinstance(q, Enumerated):
+        return q.enumerate_support(), q.logits.movedim(-1, 0)
+    z = q.rsample((draws,)) if q.has_rsample else q.sample((draws,))
+    return z, torch.full(z.shape[:2], -math.log(draws), dtype=z.dtype, device=z.device)
+
+
+def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = None, seed: int | None = 0) -> LogWeights:
+    """Evaluate the log-densities of ``guide`` and ``model`` at draws of the guide, without gradients.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        x: the data.
+        draws: how many; ``None``: see :func:`default_draws`. A finite support is enumerated instead.
+        seed: of the draws; ``None`` uses torch's generator as it is.
+
+    Raises:
+        ZooError: fewer than 2 draws, or a log weight that is NaN or +∞.
+    """
+    units, size = (latents := model.latents(x)).units, latents.size
+    draws = default_draws(units, size) if draws is None else draws
+    if draws < 2:
+        raise ZooError(f"expected at least 2 draws; got {draws}; a standard error needs them")
+    with seeded(seed, next(iter(tensors(x).values())).device), torch.no_grad():
+        q = guide.posterior(x)
+        enumerated = isinstance(q, Enumerated)
+        parts = []
+        for count in [draws] if enumerated else chunks(draws, work(x, units, size)):
+            z, _ = draw(q, count)
+            prior, likelihood = model.log_terms(x, z)
+            parts.append((prior, likelihood, q.log_prob(z).expand_as(prior)))
+    prior, likelihood, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
+    measure = log_q if enumerated else torch.full_like(log_q, -math.log(draws))
+    result = LogWeights(prior, likelihood, log_q, measure, enumerated)
+    bad = result.log_weight.isnan() | (result.log_weight == torch.inf)
+    if bool((bad & (measure > -torch.inf)).any()):
+        raise ZooError(
+            f"expected finite log weights of '{guide.text}' on {model.label}; got {int(bad.sum())} NaN or +inf; "
+            "refit the guide, or check the model's densities")
+    return result
+
+
+def default_draws(units: int, size: int) -> int:
+    """Return how many draws an evaluation takes: 4,096 for one unit, at least 512 for many.
+
+    >>> default_draws(1, 10), default_draws(1797, 64)
+    (4096, 512)
+    """
+    return int(min(4096, max(512, 2**20 // (units * size) // 512 * 512)))
+
+
+def work(x: Data, units: int, size: int) -> int:
+    """Return about how many numbers one draw's density touches."""
+    return max(units * size, sum(value.numel() for value in tensors(x).values()))
+
+
+def chunks(draws: int, each: int) -> list[int]:
+    """Split ``draws`` so that no part touches more than ``CHUNK`` numbers.
+
+    >>> chunks(10, 2**21)
+    [4, 4, 2]
+    """
+    most = max(1, CHUNK // max(1, each))
+    return [most] * (draws // most) + ([draws % most] if draws % most else [])

@@ -1,0 +1,52 @@
+"""Guides by their written form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, parse
+from zoo.errors import ZooError
+from zoo.registry import load
+
+if TYPE_CHECKING:
+    from guides.guide import BaseGuide
+    from zoo.data import Data
+    from zoo.model import Model
+
+
+def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation: Any) -> BaseGuide:
+    """Build the guide written ``text`` for ``model`` on ``x``, with all its parameters at their start.
+
+    Args:
+        text: ``family[:amortisation]``, e.g. ``mean_field`` or ``low_rank(4):encoder``.
+        model: the model.
+        x: the data: a ``free`` guide has parameters for each of its units.
+        seed: of what the start draws at random; ``None`` uses torch's generator as it is.
+        amortisation: more arguments for the amortisation, e.g. ``network=`` for an encoder.
+
+    Raises:
+        ZooError: unknown family or amortisation, wrong arguments, or a guide that does not fit the model.
+
+    >>> import zoo
+    >>> x = zoo.dataset("eight_schools").x
+    >>> build("low_rank(3)", zoo.build("eight_schools", x), x).size
+    50
+    """
+    from guides.family import Start
+    from guides.guide import Guide
+    from zoo.program import seeded
+
+    spec = parse(text)
+    spec.check(model.facts(x))
+    if spec.family in WHOLE:
+        whole: BaseGuide = load(WHOLE[spec.family].path)(model, text)
+        return whole
+    positional, named = spec.amortisation_arguments
+    with seeded(seed):
+        try:
+            family = load(FAMILIES[spec.family].path)(*spec.family_arguments[0], **spec.family_arguments[1])
+            initial = family.initial(Start.of(model, x))
+            part = load(AMORTISATIONS[spec.amortisation].path)(initial, x, *positional, **named, **amortisation)
+        except TypeError as error:
+            raise ZooError(f"expected arguments that '{text}' takes; got others: {error}") from error
+    return Guide(model, family, part, text)

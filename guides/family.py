@@ -1,0 +1,72 @@
+"""The variational family: the shapes of φ, and how φ becomes a distribution over a unit's latent vector."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+if TYPE_CHECKING:
+    from zoo.data import Data
+    from zoo.model import Model
+
+Phi = Mapping[str, Tensor]
+
+PRIOR_DRAWS = 64
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where fits begin: ``loc`` and ``scale`` (units, d), and the support (K, d) of discrete latents.
+
+    The scale is a tenth of the prior's: draws then lie close together at first, whatever the coordinates' units.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    values: Tensor | None
+
+    @classmethod
+    def of(cls, model: Model, x: Data) -> Start:
+        """Take the model's own start, or the prior's median. Uses torch's generator."""
+        from zoo.data import reference
+
+        latents, like = model.latents(x), reference(x)
+        if latents.discrete:
+            empty = like.new_zeros(latents.units, latents.size)
+            return cls(empty, empty, latents.support().to(like))
+        draws = model.sample_prior(x, PRIOR_DRAWS)
+        quartiles = torch.quantile(draws, torch.tensor([0.25, 0.5, 0.75]).to(draws), 0)
+        scale = 0.1 * ((quartiles[2] - quartiles[0]) / 1.349).clamp(1e-3, 1e3)
+        own = model.start(x)
+        loc = model.unconstrain(x, {k: v[None] for k, v in own.items()})[0] if own else quartiles[1]
+        return cls(loc.detach(), scale, None)
+
+
+class Family(abc.ABC):
+    """A family of distributions, without any network: φ is a dict of unconstrained tensors (units, *shape)."""
+
+    @abc.abstractmethod
+    def initial(self, start: Start) -> dict[str, Tensor]:
+        """Return φ at the start of a fit; its keys and shapes are the family's."""
+
+    @abc.abstractmethod
+    def distribution(self, phi: Phi) -> Distribution:
+        """Return q(z; φ): batch shape (units,), event shape (d,)."""
+
+
+class NormalBase(Family):
+    """A family whose draws are a map of standard normal noise, so that draws can be held fixed while φ moves."""
+
+    @abc.abstractmethod
+    def noise_size(self, size: int) -> int:
+        """Return how many standard normals a draw of d = ``size`` coordinates takes."""
+
+    @abc.abstractmethod
+    def transform(self, phi: Phi, noise: Tensor) -> Tensor:
+        """Return z (draws, units, d) from ``noise`` (draws, units or 1, noise_size)."""

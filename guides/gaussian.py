@@ -1,0 +1,118 @@
+"""Normal families: independent, full covariance, and diagonal plus low rank."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from guides.family import NormalBase, Phi, Start
+from guides.low_rank_normal import LowRankNormal
+from zoo.errors import ZooError
+
+
+class MeanField(NormalBase):
+    """q(z) = Π_j N(z_j | loc_j, scale_j²).
+
+    φ: ``loc`` (d,), ``log_scale`` (d,).
+
+    Source: Blei, Kucukelbir and McAuliffe (2017), Variational inference: a review for statisticians,
+    https://arxiv.org/abs/1601.00670
+
+    >>> phi = {"loc": torch.zeros(5, 2), "log_scale": torch.zeros(5, 2)}
+    >>> MeanField().distribution(phi).batch_shape
+    torch.Size([5])
+    """
+
+    def initial(self, start: Start) -> dict[str, Tensor]:
+        return {"loc": start.loc.clone(), "log_scale": start.scale.log()}
+
+    def distribution(self, phi: Phi) -> dist.Independent:
+        return dist.Normal(phi["loc"], phi["log_scale"].exp(), validate_args=False).to_event(1)
+
+    def noise_size(self, size: int) -> int:
+        return size
+
+    def transform(self, phi: Phi, noise: Tensor) -> Tensor:
+        return phi["loc"] + phi["log_scale"].exp() * noise
+
+
+class FullRank(NormalBase):
+    """q(z) = N(z | loc, L Lᵀ), L lower triangular with a positive diagonal.
+
+    φ: ``loc`` (d,), ``tril`` (d (d + 1) / 2,): L row by row, its diagonal in logarithms.
+
+    Source: Kucukelbir et al. (2017), Automatic differentiation variational inference, https://arxiv.org/abs/1603.00788
+
+    >>> phi = {"loc": torch.zeros(5, 2), "tril": torch.zeros(5, 3)}
+    >>> FullRank().distribution(phi).covariance_matrix[0]
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+
+    def initial(self, start: Start) -> dict[str, Tensor]:
+        size = start.loc.shape[-1]
+        rows, columns = torch.tril_indices(size, size)
+        tril = start.loc.new_zeros(*start.loc.shape[:-1], len(rows))
+        tril[..., rows == columns] = start.scale.log()
+        return {"loc": start.loc.clone(), "tril": tril}
+
+    def scale_tril(self, phi: Phi) -> Tensor:
+        """Return L, (units, d, d)."""
+        size = phi["loc"].shape[-1]
+        rows, columns = torch.tril_indices(size, size, device=phi["tril"].device)
+        entries = torch.where(rows == columns, phi["tril"].exp(), phi["tril"])
+        scale_tril = entries.new_zeros(*entries.shape[:-1], size, size)
+        scale_tril[..., rows, columns] = entries
+        return scale_tril
+
+    def distribution(self, phi: Phi) -> dist.MultivariateNormal:
+        return dist.MultivariateNormal(phi["loc"], scale_tril=self.scale_tril(phi), validate_args=False)
+
+    def noise_size(self, size: int) -> int:
+        return size
+
+    def transform(self, phi: Phi, noise: Tensor) -> Tensor:
+        return phi["loc"] + torch.einsum("uij,nuj->nui", self.scale_tril(phi), noise)
+
+
+class LowRank(NormalBase):
+    """q(z) = N(z | loc, diag(scale²) + F Fᵀ), F of ``rank`` columns.
+
+    φ: ``loc`` (d,), ``log_scale`` (d,), ``factor`` (d, rank).
+
+    Args:
+        rank: columns of F, at least 1.
+
+    Raises:
+        ZooError: the rank is no whole number above 0.
+
+    Source: Ong, Nott and Smith (2018), Gaussian variational approximation with a factor covariance structure,
+    https://arxiv.org/abs/1701.03208
+
+    >>> phi = {"loc": torch.zeros(5, 3), "log_scale": torch.zeros(5, 3), "factor": torch.ones(5, 3, 1)}
+    >>> LowRank(1).distribution(phi).variance[0]
+    tensor([2., 2., 2.])
+    """
+
+    def __init__(self, rank: int = 2):
+        if not isinstance(rank, int) or rank < 1:
+            raise ZooError(f"expected the rank of low_rank to be a whole number above 0; got {rank}; write e.g. low_rank(2)")
+        self.rank = rank
+
+    def initial(self, start: Start) -> dict[str, Tensor]:
+        # F = 0 is a stationary point of the ELBO, so the factor starts off it.
+        noise = torch.randn(*start.loc.shape, self.rank, dtype=start.loc.dtype).to(start.loc.device)
+        factor = 0.3 * start.scale[..., None] * noise
+        return {"loc": start.loc.clone(), "log_scale": start.scale.log(), "factor": factor}
+
+    def distribution(self, phi: Phi) -> LowRankNormal:
+        return LowRankNormal(phi["loc"], phi["factor"], phi["log_scale"].exp())
+
+    def noise_size(self, size: int) -> int:
+        return size + self.rank
+
+    def transform(self, phi: Phi, noise: Tensor) -> Tensor:
+        size = phi["loc"].shape[-1]
+        own, shared = noise[..., :size], noise[..., size:]
+        return phi["loc"] + phi["log_scale"].exp() * own + torch.einsum("uij,nuj->nui", phi["factor"], shared)

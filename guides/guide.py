@@ -1,0 +1,135 @@
+"""The guide: a variational distribution q(z | x; φ) over the latents of a model."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+from torch.distributions import Distribution
+
+from guides.amortisation import Amortisation, Free
+from guides.family import Family
+from zoo.data import Data
+from zoo.enumerated import Enumerated
+from zoo.errors import ZooError
+from zoo.latents import Site
+from zoo.model import Model
+
+
+class BaseGuide(PyroModule):  # type: ignore[misc]
+    """What every guide is: :meth:`posterior`, and from it an ordinary Pyro guide.
+
+    Called on ``x`` it is a Pyro guide for the same model: it samples every latent site under the model's names, so that
+    stock ``pyro.infer.SVI``, ``Trace_ELBO``, ``TraceEnum_ELBO`` and ``Predictive`` run on the pair.
+
+    Attributes:
+        text: how the guide is written, e.g. ``full_rank:encoder``.
+        model: the model it is for. Not a submodule: a guide's parameters are φ alone.
+    """
+
+    def __init__(self, model: Model, text: str):
+        super().__init__()
+        self.__dict__["model"] = model
+        self.text = text
+
+    def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
+        """Return q(z | x; φ), a distribution over each unit's latent vector.
+
+        Args:
+            x: the data, or some units of it.
+            index: for a minibatch, which of the fitted units these are.
+
+        Returns:
+            batch shape (units,), event shape (d,), in the model's unconstrained coordinates.
+
+        Raises:
+            ZooError: a guide with its own φ for each unit meets another number of units.
+        """
+        raise NotImplementedError("a guide says what its posterior is")
+
+    def forward(self, x: Data) -> None:
+        q, latents = self.posterior(x), self.model.latents(x)
+        if isinstance(q, Enumerated) and len(latents.sites) == 1 and latents.sites[0].size == 1:
+            return _sample_discrete(q, latents.sites[0])
+        z = pyro.sample("_z", q.to_event(1), infer={"is_auxiliary": True})
+        with poutine.block():
+            values = self.model.constrain(x, z[None])
+            log_abs_det = self.model.log_abs_det(x, z)
+        plates: dict[str, pyro.plate] = {}
+        for site in latents.sites:
+            log_density = -log_abs_det[site.name] if site.name in log_abs_det else 0.0
+            with ExitStack() as stack:
+                _enter_plates(stack, site, plates)
+                value = values[site.name][0]
+                pyro.sample(site.name, dist.Delta(value, log_density=log_density, event_dim=site.event_dim))
+
+    @property
+    def size(self) -> int:
+        """How many numbers φ holds."""
+        return sum(p.numel() for p in self.parameters())
+
+    def extra_repr(self) -> str:
+        return f"{self.text}, model={self.model.label}"
+
+
+class Guide(BaseGuide):
+    """A variational family with an amortisation: q(z | x; φ), φ = amortisation(x).
+
+    Args:
+        model: the model.
+        family: shapes of φ, and how φ becomes a distribution.
+        amortisation: how x becomes φ.
+        text: how the guide is written.
+
+    Use :func:`guides.build` to make one from its written form.
+
+    >>> import zoo, guides
+    >>> x = zoo.dataset("wine", standardise=True).x
+    >>> guide = guides.build("mean_field", zoo.build("ppca", x), x)
+    >>> guide.posterior(x).batch_shape, guide.posterior(x).event_shape
+    (torch.Size([178]), torch.Size([2]))
+    """
+
+    def __init__(self, model: Model, family: Family, amortisation: Amortisation, text: str):
+        super().__init__(model, text)
+        self.family, self.amortisation = family, amortisation
+
+    def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
+        if index is None and isinstance(self.amortisation, Free):
+            units = self.model.latents(x).units
+            if units != self.amortisation.units:
+                raise ZooError(
+                    f"expected the {self.amortisation.units} units that '{self.text}' has parameters for; got {units}; "
+                    "fit a new guide to this x, or use an encoder")
+        return self.family.distribution(self.amortisation(x, index))
+
+
+def _enter_plates(stack: ExitStack, site: Site, plates: dict[str, pyro.plate]) -> None:
+    """Enter the plates of ``site``; sites that share one enter the same object, as Pyro asks."""
+    batch = site.shape[: len(site.shape) - site.event_dim]
+    for dim in range(-1, -len(batch) - 1, -1):
+        name = site.plates[dim]
+        if name is not None:
+            if name not in plates:
+                plates[name] = pyro.plate(name, batch[dim], dim=dim)
+            stack.enter_context(plates[name])
+
+
+def _sample_discrete(q: Enumerated, site: Site) -> None:
+    """Sample one discrete site from its own distribution, marked for enumeration, as TraceEnum_ELBO wants it."""
+    batch = site.shape[: len(site.shape) - site.event_dim]
+    logits = q.logits.reshape(*batch, -1)
+    fn = dist.Categorical(logits=logits)
+    if site.values is not None and site.values.is_floating_point():
+        if not torch.equal(site.values.flatten(), torch.arange(2.0).to(site.values)):
+            raise ZooError(
+                f"expected values 0 … K − 1 at discrete site '{site.name}' for Pyro's own inference; got others; use experiments.fit")
+        fn = dist.Bernoulli(logits=logits[..., 1] - logits[..., 0])
+    with ExitStack() as stack:
+        _enter_plates(stack, site, {})
+        pyro.sample(site.name, fn, infer={"enumerate": "parallel"})

@@ -1,0 +1,147 @@
+"""What guides there are, how one is written, and what fits what.
+
+A guide is written ``family[:amortisation]``, ``free`` where unsaid; either part may take arguments in parentheses:
+``exact``, ``mean_field``, ``low_rank(4)``, ``full_rank:encoder(hidden=(32, 32))``. Python, the command line and files
+read the same literal dicts. A new family is one file and one line in ``FAMILIES``.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.registry import Facts, lookup
+
+
+@dataclass(frozen=True)
+class FamilyEntry:
+    """A family of distributions over a unit's latent vector, and the kind of latents it is for."""
+
+    path: str
+    summary: str
+    latents: str
+
+
+@dataclass(frozen=True)
+class AmortisationEntry:
+    """A map from x to a family's parameters, and the units it can serve."""
+
+    path: str
+    summary: str
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WholeEntry:
+    """A guide that has neither family nor amortisation: it asks the model. ``exact``: only one that knows p(z | x)."""
+
+    path: str
+    summary: str
+    exact: bool
+
+
+FAMILIES: Mapping[str, FamilyEntry] = {
+    "mean_field": FamilyEntry("guides.gaussian:MeanField", "independent normals", "continuous"),
+    "full_rank": FamilyEntry("guides.gaussian:FullRank", "multivariate normal", "continuous"),
+    "low_rank": FamilyEntry("guides.gaussian:LowRank", "multivariate normal, diagonal plus rank r", "continuous"),
+    "categorical": FamilyEntry("guides.categorical:CategoricalFamily", "any distribution on a finite support", "discrete"),
+}
+
+AMORTISATIONS: Mapping[str, AmortisationEntry] = {
+    "free": AmortisationEntry("guides.amortisation:Free", "its own parameters for every unit", ("rows", "dataset")),
+    "encoder": AmortisationEntry("guides.amortisation:Encoder", "a network from x to the parameters", ("rows",)),
+}
+
+WHOLE: Mapping[str, WholeEntry] = {
+    "exact": WholeEntry("guides.whole:Exact", "the exact posterior p(z | x)", True),
+    "prior": WholeEntry("guides.whole:Prior", "the prior p(z): naive Monte Carlo", False),
+}
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class GuideSpec:
+    """A guide as written. ``amortisation`` is empty for a whole guide."""
+
+    text: str
+    family: str
+    amortisation: str
+    family_arguments: Arguments = field(default=((), {}), hash=False)
+    amortisation_arguments: Arguments = field(default=((), {}), hash=False)
+
+    @property
+    def needs(self) -> str:
+        """Say in words what latents and units the guide is for."""
+        if not self.amortisation:
+            return "a model that knows p(z | x)" if WHOLE[self.family].exact else "any model"
+        units = AMORTISATIONS[self.amortisation].units
+        of = "rows that own their latents" if units == ("rows",) else "any units"
+        return f"{FAMILIES[self.family].latents} latents and {of}"
+
+    def misfit(self, facts: Facts) -> str | None:
+        """Return why the guide can't serve a model with these ``facts``, or ``None`` where it can."""
+        if not self.amortisation:
+            return "knows no exact posterior" if WHOLE[self.family].exact and not facts.exact else None
+        if FAMILIES[self.family].latents != facts.latents:
+            return f"has {facts.latents} latents"
+        if facts.units not in AMORTISATIONS[self.amortisation].units:
+            return "has latents that all rows share: one unit, nothing to amortise over"
+        return None
+
+    def check(self, facts: Facts) -> None:
+        """Raise a :class:`ZooError` that names both sides unless the guide fits a model with these ``facts``."""
+        reason = self.misfit(facts)
+        if reason is not None:
+            fitting = ", ".join(spec for spec in all_guides() if parse(spec).misfit(facts) is None)
+            raise ZooError(
+                f"guide '{self.text}' does not fit model '{facts.name}': it needs {self.needs}; {facts.name} {reason}; "
+                f"choose from {fitting}")
+
+
+def all_guides() -> list[str]:
+    """Return every guide in the registry, ``free`` unsaid.
+
+    >>> all_guides()[:4]
+    ['exact', 'prior', 'mean_field', 'mean_field:encoder']
+    """
+    pairs = [f if a == "free" else f"{f}:{a}" for f in FAMILIES for a in AMORTISATIONS]
+    return [*WHOLE, *pairs]
+
+
+def parse(text: str) -> GuideSpec:
+    """Read ``family[:amortisation]``.
+
+    Raises:
+        ZooError: unknown family or amortisation (with the nearest name), or arguments that are no Python literals.
+
+    >>> parse("low_rank(4):encoder").family_arguments
+    ((4,), {})
+    """
+    family_text, colon, amortisation_text = text.partition(":")
+    family, family_arguments = _call(family_text, text)
+    if family in WHOLE:
+        if colon or family_arguments != ((), {}):
+            raise ZooError(f"expected '{family}' alone; got '{text}'; it takes no amortisation and no arguments")
+        return GuideSpec(text, family, "")
+    lookup({**WHOLE, **FAMILIES}, family, "guide")
+    amortisation, amortisation_arguments = _call(amortisation_text if colon else "free", text)
+    lookup(AMORTISATIONS, amortisation, "amortisation")
+    return GuideSpec(text, family, amortisation, family_arguments, amortisation_arguments)
+
+
+def _call(text: str, whole: str) -> tuple[str, Arguments]:
+    """Split ``name(1, a=2)`` into the name and its arguments."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, ((), {})
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            arguments = tuple(ast.literal_eval(a) for a in node.args)
+            return node.func.id, (arguments, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
+    except (SyntaxError, ValueError):
+        pass
+    raise ZooError(f"expected a guide as family[:amortisation], e.g. low_rank(4):encoder; got '{whole}'; 'zoo list' shows all")
