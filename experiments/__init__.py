@@ -1,0 +1,44 @@
+"""Fit, evaluate and compare guides; the posterior as an ArviZ tree. Names load when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.registry import load
+
+if TYPE_CHECKING:
+    from experiments.comparison import Comparison, Row, compare
+    from experiments.evaluation import Evaluation, Gap, evaluate
+    from experiments.fitting import METHODS, Fit, fit
+    from experiments.marginal import Evidence, evidence
+    from experiments.tree import posterior
+    from experiments.weights import Estimate, LogWeights, log_weights
+
+_LAZY = {
+    "METHODS": "experiments.fitting:METHODS",
+    "Comparison": "experiments.comparison:Comparison",
+    "Estimate": "experiments.weights:Estimate",
+    "Evaluation": "experiments.evaluation:Evaluation",
+    "Evidence": "experiments.marginal:Evidence",
+    "Fit": "experiments.fitting:Fit",
+    "Gap": "experiments.evaluation:Gap",
+    "LogWeights": "experiments.weights:LogWeights",
+    "Row": "experiments.comparison:Row",
+    "compare": "experiments.comparison:compare",
+    "evaluate": "experiments.evaluation:evaluate",
+    "evidence": "experiments.marginal:evidence",
+    "fit": "experiments.fitting:fit",
+    "log_weights": "experiments.weights:log_weights",
+    "posterior": "experiments.tree:posterior",
+}
+
+__all__ = [
+    "METHODS", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "LogWeights", "Row", "compare",
+    "evaluate", "evidence", "fit", "log_weights", "posterior",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'experiments' has no attribute '{name}'")
+    return load(_LAZY[name])

@@ -23,13 +23,6 @@ from zoo.program import Program
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The columns of the table, in order, with the words of its header.
-COLUMNS: Mapping[str, str] = {
-    "elbo": "ELBO", "kl_gap": "KL gap", "reconstruction": "reconstruction", "kl_prior": "KL(q‖prior)", "khat": "k̂",
-    "ess": "ESS", "parameters": "parameters", "steps": "steps", "seconds": "seconds",
-}
-
-
 @dataclass(frozen=True)
 class Row:
     """One guide: how it was fitted and what came of it."""
@@ -170,6 +163,17 @@ def compare(
     return Comparison(model, x, data, model.latents(x).units, seed, found, rows, theta)
 
 
+def fit_one(
+    model: Model | Program, x: Data, guide: str | BaseGuide, *, data: str = "data", draws: int | None = None, seed: int = 0,
+    **options: Any,
+) -> Comparison:
+    """Fit θ and one guide together, and return the pair's row as a :class:`Comparison`; ``options`` are those of ``fit``."""
+    done = fit(model, guide, x, seed=seed, **options)
+    evaluation = evaluate(done.model, done.guide, x, draws=draws, seed=seed)
+    return Comparison(
+        done.model, x, data, evaluation.units, seed, evaluation.evidence, (Row(done, evaluation),), None)
+
+
 def _build(model: Model, x: Data, guides: Sequence[str | BaseGuide], seed: int) -> list[BaseGuide]:
     if not guides:
         raise ZooError("expected at least one guide to compare; got none; name some, e.g. mean_field")
@@ -213,5 +217,3 @@ def _estimate(estimate: Estimate) -> dict[str, float]:
 def _gap(gap: Gap) -> dict[str, float | None]:
     return {"value": gap.value, "se": gap.se, "lower": gap.lower, "upper": gap.upper}
 
-
-__all__ = ["COLUMNS", "Comparison", "Row", "compare", "evaluate"]

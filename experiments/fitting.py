@@ -25,7 +25,7 @@ from zoo.model import Model
 from zoo.program import Program, seeded
 
 #: Steps that each method takes at most, where unsaid.
-METHODS: Mapping[str, int] = {"em": 1000, "fixed_draws": 1000, "svi": 3000}
+METHODS: Mapping[str, int] = {"em": 1000, "fixed_draws": 1000, "svi": 2000}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def fit(
         x: the data.
         method: ``em``, ``fixed_draws`` or ``svi``; ``None``: what :func:`default_method` says.
         train_model: move θ too. A model without parameters has nothing to move.
-        steps: at most; ``None``: 1,000 iterations of em and fixed_draws, 3,000 steps of svi.
+        steps: at most; ``None``: 1,000 iterations of em and fixed_draws, 2,000 steps of svi.
         draws: of z per unit: of fixed_draws at the start and the end, of svi per step.
         batch_size: units per step of svi.
         learning_rate: of svi.

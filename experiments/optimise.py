@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
+
+#: Iterations over which the rise is measured.
+WINDOW = 20
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,13 @@ class Ascent:
 
 def ascend(
     objective: Callable[[], Tensor], parameters: Sequence[nn.Parameter], iterations: int,
-    report: Callable[[float], None] | None = None, tolerance: float = 1e-11,
+    report: Callable[[float], None] | None = None, tolerance: float = 1e-6,
 ) -> Ascent:
     """Maximise a deterministic ``objective`` over ``parameters``, in place, by SciPy's L-BFGS-B in float64.
 
     A trial step that leaves the finite numbers is treated as a very low value, so the line search shortens it: the
-    parameters end at the best finite point. ``tolerance`` is the relative rise below which it stops.
+    parameters end at the best finite point. It has converged when ``WINDOW`` iterations raise the objective by under
+    ``tolerance`` nats.
 
     Source: Zhu, Byrd, Lu and Nocedal (1997), Algorithm 778: L-BFGS-B, https://doi.org/10.1145/279232.279236
     """
@@ -52,10 +56,18 @@ def ascend(
             best, best_point = number, point.copy()
         return -number, -gradient
 
+    seen: list[float] = []
+
+    def watch(intermediate_result: OptimizeResult) -> None:
+        seen.append(-float(intermediate_result.fun))
+        if report is not None:
+            report(seen[-1])
+        if len(seen) > WINDOW and seen[-1] - seen[-1 - WINDOW] < tolerance:
+            raise StopIteration
+
     result = minimize(
-        loss, best_point.copy(), jac=True, method="L-BFGS-B",
-        callback=None if report is None else lambda intermediate_result: report(-float(intermediate_result.fun)),
-        options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": tolerance, "gtol": 1e-7, "maxcor": 20,
+        loss, best_point.copy(), jac=True, method="L-BFGS-B", callback=watch,
+        options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 100,
                  "maxls": 40})
     _assign(parameters, best_point)
     return Ascent(best, int(result.nit), result.status != 1)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from experiments.comparison import Comparison
     from experiments.fitting import Fit
 
 KINDS = {
     "exact": "exact", "quadrature": "by quadrature",
-    "lower_bound": "importance-weighted lower bound, so gaps are lower bounds too",
+    "lower_bound": "an importance-weighted lower bound, so gaps are lower bounds too",
 }
 
 
@@ -52,25 +54,47 @@ def interval(gap: dict[str, float | None]) -> str:
     return ends[0] if ends[0] == ends[1] else " … ".join(ends)
 
 
-def comparison(table: Comparison, console: Console) -> None:
-    """Print the table on ``console``."""
+def console() -> Console:
+    """Return a console on standard output: colours and its width on a terminal, plain and wide where it is piped."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=200, color_system=None, force_terminal=False)
+
+
+def grid(title: str, out: Console) -> Table:
+    """Return an empty table: ruled on a terminal, bare columns where it is piped."""
+    from rich import box
     from rich.table import Table
 
+    return Table(
+        title=title, title_justify="left", title_style="bold", caption_justify="left", caption_style="dim",
+        box=box.ROUNDED if out.is_terminal else None, pad_edge=out.is_terminal)
+
+
+def comparison(table: Comparison, out: Console) -> None:
+    """Print the table on ``out``."""
     data = table.to_dict()
     units, found = data["units"], data["log_evidence"]
-    grid = Table(title=_title(data), caption=_caption(table), title_justify="left", caption_justify="left")
-    grid.add_column("guide", no_wrap=True)
+    shown = grid(_title(data), out)
+    shown.add_column("guide", no_wrap=True)
     for head in ("ELBO", "KL(q‖posterior), 95%", "reconstruction", "KL(q‖prior)", "k̂", "ESS", "param.", "steps", "sec."):
-        grid.add_column(head, justify="right", no_wrap=True)
+        shown.add_column(head, justify="right")
     for row in data["guides"]:
-        grid.add_row(*_cells(row, 1))
+        shown.add_row(*_cells(row, 1))
     if units > 1:
-        grid.add_section()
-        grid.add_row(f"per unit (of {units})", style="dim")
+        shown.add_section()
+        shown.add_row(f"per unit (of {units})", style="dim")
         for row in data["guides"]:
-            grid.add_row(*_cells(row, units))
-    console.print(f"log p(x | θ) = {number(found['value'], found['se'])} nats, {KINDS[found['kind']]}", highlight=False)
-    console.print(grid)
+            shown.add_row(*_cells(row, units))
+    out.print(shown)
+    each = f" ({found['value'] / units:.3f} per unit)" if units > 1 else ""
+    source = f" from '{found['guide']}'" if found["guide"] else ""
+    kind = KINDS[found["kind"]].replace(", so", f"{source}, so")
+    out.print(f"log p(x | θ) = {number(found['value'], found['se'])} nats{each}, {kind}", markup=False)
+    for line in _remarks(table):
+        out.print(line, style="dim", markup=False)
 
 
 def _cells(row: dict[str, Any], units: int) -> list[str]:
@@ -90,36 +114,25 @@ def _title(data: dict[str, Any]) -> str:
     return f"{data['model']} on {data['data']}: {data['units']} unit{'s' if data['units'] > 1 else ''}, seed {data['seed']}"
 
 
-def _caption(table: Comparison) -> str:
-    lines = ["nats, totals over units ± Monte-Carlo standard error; k̂ and ESS of the worst unit"]
+def _remarks(table: Comparison) -> list[str]:
+    lines = ["nats, totals over units, ± Monte-Carlo standard error; k̂ and ESS are the worst unit's"]
     if table.theta is not None:
         t = table.theta
         lines.append(f"θ by {t.method} with '{t.guide.text}': {t.steps} steps, {t.seconds:.2f} s{_ended(t)}")
     stopped = [row.fit for row in table.rows if row.fit.stopped or not row.fit.converged]
-    lines += [f"'{f.guide.text}'{_ended(f)}" for f in stopped]
-    return "\n".join(lines)
+    return lines + [f"'{f.guide.text}'{_ended(f)}" for f in stopped]
 
 
 def _ended(fit: Fit) -> str:
     if fit.stopped:
         return f"; stopped: {fit.stopped}"
-    return "" if fit.converged else "; not converged (more --steps would go on)"
-
-
-def fitted(fit: Fit, data: str, console: Console) -> None:
-    """Print what a fit came to."""
-    console.print(
-        f"{fit.model.label} on {data} with '{fit.guide.text}', method {fit.method}: {fit.steps} steps in "
-        f"{fit.seconds:.2f} s{_ended(fit)}", highlight=False)
+    return "" if fit.converged else "; not converged (more steps would go on)"
 
 
 def plain(table: Comparison) -> str:
-    """Return the table as plain text, 160 columns wide."""
+    """Return the table as plain text."""
     from rich.console import Console
 
     out = io.StringIO()
-    comparison(table, Console(file=out, width=160, force_terminal=False, color_system=None))
-    return out.getvalue().rstrip()
-
-
-__all__ = ["comparison", "fitted", "interval", "number", "plain"]
+    comparison(table, Console(file=out, width=200, force_terminal=False, color_system=None, highlight=False))
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())

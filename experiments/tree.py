@@ -94,10 +94,11 @@ def posterior(
             log_p, log_q = model.log_joint(x, z), q.log_prob(z)
             stats = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
             data["sample_stats"] = stats if latents.unit else {k: v[:, 0] for k, v in stats.items()}
-    named = _names(model, latents, data, dict(dims or {}))
+    given = _given(x, latents)
+    named = {**_constant_names(given.get("constant_data", {}), latents), **_names(model, latents, data, dict(dims or {}))}
     arrays: dict[str, dict[str, np.ndarray]] = {
         group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in data.items()}
-    for group, values in _given(model, x, latents).items():
+    for group, values in given.items():
         if group in groups and values:
             arrays[group] = {k: v.detach().cpu().numpy() for k, v in values.items()}
     labels = _labels(named, arrays, dict(coords or {}))
@@ -109,7 +110,7 @@ def _values(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
     return {**values, **model.recover(x, values)}
 
 
-def _given(model: Model, x: Data, latents: Latents) -> dict[str, dict[str, Tensor]]:
+def _given(x: Data, latents: Latents) -> dict[str, dict[str, Tensor]]:
     """Split x into observations, under their sites' names, and the rest."""
     sites = {site.name: site for site in latents.observed}
     named = tensors(x)
@@ -119,6 +120,15 @@ def _given(model: Model, x: Data, latents: Latents) -> dict[str, dict[str, Tenso
     return {
         "observed_data": {k: v for k, v in named.items() if k in sites},
         "constant_data": {k: v for k, v in named.items() if k not in sites}}
+
+
+def _constant_names(values: Mapping[str, Tensor], latents: Latents) -> dict[str, list[str]]:
+    """Name the first dimension of each covariate after the observations' first plate, where it is as long."""
+    site = latents.observed[0]
+    plate, size = (_batch(site) or [""])[0], site.shape[0] if site.shape else 0
+    return {
+        name: [plate, *(f"{name}_dim_{i}" for i in range(1, value.ndim))]
+        for name, value in values.items() if plate and value.ndim and value.shape[0] == size}
 
 
 def _names(

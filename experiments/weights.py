@@ -175,6 +175,7 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
             parts.append((prior, likelihood, q.log_prob(z).expand_as(prior)))
     prior, likelihood, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
     measure = log_q if enumerated else torch.full_like(log_q, -math.log(draws))
+    _check_density(q, log_q, guide.text)
     result = LogWeights(prior, likelihood, log_q, measure, enumerated)
     bad = result.log_weight.isnan() | (result.log_weight == torch.inf)
     if bool((bad & (measure > -torch.inf)).any()):
@@ -182,6 +183,25 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
             f"expected finite log weights of '{guide.text}' on {model.label}; got {int(bad.sum())} NaN or +inf; "
             "refit the guide, or check the model's densities")
     return result
+
+
+def _check_density(q: Distribution, log_q: Tensor, text: str) -> None:
+    """Raise unless −log q averages to q's entropy, where that is known: a singular covariance shows here first.
+
+    Everything else rests on log q. A density that rounding has spoilt would give bounds above log p(x).
+    """
+    try:
+        entropy = float(q.entropy().sum())
+    except NotImplementedError:
+        return
+    if isinstance(q, Enumerated):
+        return
+    totals = -log_q.sum(1)
+    error = float(totals.std()) / math.sqrt(len(totals))
+    if not abs(float(totals.mean()) - entropy) <= 8 * error + 1e-3 * log_q.shape[1]:
+        raise ZooError(
+            f"expected −log q of '{text}' to average to its entropy {entropy:.6g}; got {float(totals.mean()):.6g} ± {error:.2g}; "
+            "its covariance is singular in floating point: use float64 data or another family")
 
 
 def default_draws(units: int, size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, GuideSpec, all_guides, parse
+from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, GuideSpec, all_guides, default_guides, fitting_guides, parse
 from zoo.registry import load
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ _LAZY = {
 
 __all__ = [
     "AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free", "Guide",
-    "GuideSpec", "NormalBase", "Prior", "Start", "all_guides", "build", "parse",
+    "GuideSpec", "NormalBase", "Prior", "Start", "all_guides", "build", "default_guides",
+    "fitting_guides", "parse",
 ]
 
 

@@ -77,12 +77,13 @@ class FullRank(NormalBase):
 
 
 class LowRank(NormalBase):
-    """q(z) = N(z | loc, diag(scale²) + F Fᵀ), F of ``rank`` columns.
+    """q(z) = N(z | loc, S (I + B Bᵀ) S), S = diag(scale), B of ``rank`` columns.
 
-    φ: ``loc`` (d,), ``log_scale`` (d,), ``factor`` (d, rank).
+    φ: ``loc`` (d,), ``log_scale`` (d,), ``loadings`` B (d, rank). The low-rank part is in units of the scale, so that it
+    is as easy to fit whatever the coordinates' units, and the density stays computable where a scale nearly vanishes.
 
     Args:
-        rank: columns of F, at least 1.
+        rank: columns of B, at least 1.
 
     Raises:
         ZooError: the rank is no whole number above 0.
@@ -90,7 +91,7 @@ class LowRank(NormalBase):
     Source: Ong, Nott and Smith (2018), Gaussian variational approximation with a factor covariance structure,
     https://arxiv.org/abs/1701.03208
 
-    >>> phi = {"loc": torch.zeros(5, 3), "log_scale": torch.zeros(5, 3), "factor": torch.ones(5, 3, 1)}
+    >>> phi = {"loc": torch.zeros(5, 3), "log_scale": torch.zeros(5, 3), "loadings": torch.ones(5, 3, 1)}
     >>> LowRank(1).distribution(phi).variance[0]
     tensor([2., 2., 2.])
     """
@@ -101,13 +102,12 @@ class LowRank(NormalBase):
         self.rank = rank
 
     def initial(self, start: Start) -> dict[str, Tensor]:
-        # F = 0 is a stationary point of the ELBO, so the factor starts off it.
+        # B = 0 is a stationary point of the ELBO, so the loadings start off it.
         noise = torch.randn(*start.loc.shape, self.rank, dtype=start.loc.dtype).to(start.loc.device)
-        factor = 0.3 * start.scale[..., None] * noise
-        return {"loc": start.loc.clone(), "log_scale": start.scale.log(), "factor": factor}
+        return {"loc": start.loc.clone(), "log_scale": start.scale.log(), "loadings": 0.1 * noise}
 
     def distribution(self, phi: Phi) -> LowRankNormal:
-        return LowRankNormal(phi["loc"], phi["factor"], phi["log_scale"].exp())
+        return LowRankNormal(phi["loc"], phi["loadings"], phi["log_scale"].exp())
 
     def noise_size(self, size: int) -> int:
         return size + self.rank
@@ -115,4 +115,4 @@ class LowRank(NormalBase):
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         size = phi["loc"].shape[-1]
         own, shared = noise[..., :size], noise[..., size:]
-        return phi["loc"] + phi["log_scale"].exp() * own + torch.einsum("uij,nuj->nui", phi["factor"], shared)
+        return phi["loc"] + phi["log_scale"].exp() * (own + torch.einsum("uij,nuj->nui", phi["loadings"], shared))

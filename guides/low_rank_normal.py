@@ -12,44 +12,44 @@ from torch.distributions import constraints
 
 
 class LowRankNormal(dist.TorchDistribution):  # type: ignore[misc]
-    """N(loc, D² + F Fᵀ), D = diag(scale).
+    """N(loc, S (I + B Bᵀ) S), S = diag(scale).
 
-    With A = D⁻¹ F and the QR factorisation [A; I] = [Q₁; Q₂] R: log|D² + F Fᵀ| = 2 log|D| + 2 log|R|, and the
-    Mahalanobis distance of y = D⁻¹ (z − loc) is the squared residual of [y; 0] after projection on Q. Torch's own class
-    factorises I + Aᵀ A and subtracts, which loses all digits where A is large: an optimiser then finds the rounding
-    error instead of the optimum.
+    With the QR factorisation [B; I] = [Q₁; Q₂] R: log|S (I + B Bᵀ) S| = 2 log|S| + 2 log|R|, and the Mahalanobis distance
+    of y = S⁻¹ (z − loc) is the squared residual of [y; 0] after projection on Q. Torch's own class factorises
+    I + Bᵀ B and subtracts, which loses all digits where B is large: an optimiser then finds the rounding error instead
+    of the optimum.
 
     Args:
         loc: (..., d).
-        factor: F, (..., d, r).
+        loadings: B, (..., d, r).
         scale: (..., d), positive.
 
     Batch shape (...), event shape (d,).
 
-    >>> q = LowRankNormal(torch.zeros(2), torch.ones(2, 1), torch.ones(2))
+    >>> q = LowRankNormal(torch.zeros(2), torch.ones(2, 1), torch.tensor([1.0, 3.0]))
     >>> torch.allclose(q.log_prob(torch.ones(2)), dist.MultivariateNormal(q.loc, q.covariance_matrix).log_prob(torch.ones(2)))
     True
     """
 
     arg_constraints = {  # noqa: RUF012
-        "loc": constraints.real_vector, "factor": constraints.independent(constraints.real, 2),
+        "loc": constraints.real_vector, "loadings": constraints.independent(constraints.real, 2),
         "scale": constraints.independent(constraints.positive, 1)}
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, loc: Tensor, factor: Tensor, scale: Tensor, validate_args: bool | None = False):
-        self.loc, self.factor, self.scale = loc, factor, scale
+    def __init__(self, loc: Tensor, loadings: Tensor, scale: Tensor, validate_args: bool | None = False):
+        self.loc, self.loadings, self.scale = loc, loadings, scale
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
-        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        stacked = torch.cat([factor / scale[..., None], eye.expand(*factor.shape[:-2], -1, -1)], -2)
+        eye = torch.eye(loadings.shape[-1], dtype=loadings.dtype, device=loadings.device)
+        stacked = torch.cat([loadings, eye.expand(*loadings.shape[:-2], -1, -1)], -2)
         self._q, r = torch.linalg.qr(stacked)
         self._log_det = scale.log().sum(-1) + r.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         own = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        shared = torch.randn(*shape[:-1], self.factor.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + self.scale * own + torch.einsum("...ij,...j->...i", self.factor, shared)
+        shared = torch.randn(*shape[:-1], self.loadings.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + self.scale * (own + torch.einsum("...ij,...j->...i", self.loadings, shared))
 
     def log_prob(self, value: Tensor) -> Tensor:
         y = (value - self.loc) / self.scale
@@ -68,13 +68,14 @@ class LowRankNormal(dist.TorchDistribution):  # type: ignore[misc]
 
     @property
     def covariance_matrix(self) -> Tensor:
-        return torch.diag_embed(self.scale.square()) + self.factor @ self.factor.mT
+        inner = torch.eye(self.loc.shape[-1]).to(self.loc) + self.loadings @ self.loadings.mT
+        return self.scale[..., :, None] * inner * self.scale[..., None, :]
 
     @property
     def variance(self) -> Tensor:
-        return self.scale.square() + self.factor.square().sum(-1)
+        return self.scale.square() * (1 + self.loadings.square().sum(-1))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> LowRankNormal:
         shape = torch.Size(batch_shape)
         return LowRankNormal(
-            self.loc.expand(*shape, -1), self.factor.expand(*shape, -1, -1), self.scale.expand(*shape, -1))
+            self.loc.expand(*shape, -1), self.loadings.expand(*shape, -1, -1), self.scale.expand(*shape, -1))

@@ -96,10 +96,9 @@ class GuideSpec:
         """Raise a :class:`ZooError` that names both sides unless the guide fits a model with these ``facts``."""
         reason = self.misfit(facts)
         if reason is not None:
-            fitting = ", ".join(spec for spec in all_guides() if parse(spec).misfit(facts) is None)
             raise ZooError(
                 f"guide '{self.text}' does not fit model '{facts.name}': it needs {self.needs}; {facts.name} {reason}; "
-                f"choose from {fitting}")
+                f"choose from {', '.join(fitting_guides(facts))}")
 
 
 def all_guides() -> list[str]:
@@ -110,6 +109,22 @@ def all_guides() -> list[str]:
     """
     pairs = [f if a == "free" else f"{f}:{a}" for f in FAMILIES for a in AMORTISATIONS]
     return [*WHOLE, *pairs]
+
+
+def fitting_guides(facts: Facts) -> list[str]:
+    """Return the registered guides that fit a model with these ``facts``.
+
+    >>> fitting_guides(Facts("discrete", "rows", True))
+    ['exact', 'prior', 'categorical', 'categorical:encoder']
+    """
+    return [guide for guide in all_guides() if parse(guide).misfit(facts) is None]
+
+
+def default_guides(facts: Facts) -> list[str]:
+    """Return the guides worth comparing where none is named: exact, each free family, and one encoder."""
+    fitting = [g for g in fitting_guides(facts) if g != "prior"]
+    first = next((g for g in fitting if ":" in g), None)
+    return [g for g in fitting if ":" not in g or g == first]
 
 
 def parse(text: str) -> GuideSpec:

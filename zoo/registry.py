@@ -36,11 +36,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One registered model. ``path`` is ``module:class``; ``takes`` is the kind of data its program reads."""
+    """One registered model.
+
+    ``path`` is ``module:class``; ``takes`` the kind of data its program reads; ``data`` the data set it is shown on where
+    none is named; ``standardise`` whether its priors expect standardised columns.
+    """
 
     path: str
     summary: str
     takes: str
+    data: str
     latents: str
     units: str
     exact: bool
@@ -68,21 +73,22 @@ KINDS: Mapping[str, str] = {
 }
 
 MODELS: Mapping[str, ModelEntry] = {
-    "gmm": ModelEntry("zoo.models.gmm:GMM", "Gaussian mixture", "table", "discrete", "rows", True),
+    "gmm": ModelEntry("zoo.models.gmm:GMM", "Gaussian mixture", "table", "faithful", "discrete", "rows", True),
     "bayesian_gmm": ModelEntry(
-        "zoo.models.bayesian_gmm:BayesianGMM", "Gaussian mixture with priors on its parameters", "table",
+        "zoo.models.bayesian_gmm:BayesianGMM", "Gaussian mixture with priors on its parameters", "table", "faithful",
         "continuous", "dataset", False),
-    "ppca": ModelEntry("zoo.models.linear_gaussian:PPCA", "probabilistic PCA", "table", "continuous", "rows", True),
+    "ppca": ModelEntry("zoo.models.linear_gaussian:PPCA", "probabilistic PCA", "table", "wine", "continuous", "rows", True),
     "factor_analysis": ModelEntry(
-        "zoo.models.linear_gaussian:FactorAnalysis", "factor analysis", "table", "continuous", "rows", True),
+        "zoo.models.linear_gaussian:FactorAnalysis", "factor analysis", "table", "wine", "continuous", "rows", True),
     "linear_regression": ModelEntry(
-        "zoo.models.regression:LinearRegression", "conjugate linear regression", "regression",
+        "zoo.models.regression:LinearRegression", "conjugate linear regression", "regression", "diabetes",
         "continuous", "dataset", True, standardise=True),
     "logistic_regression": ModelEntry(
-        "zoo.models.regression:LogisticRegression", "Bayesian logistic regression", "binary",
+        "zoo.models.regression:LogisticRegression", "Bayesian logistic regression", "binary", "breast_cancer",
         "continuous", "dataset", False, standardise=True),
     "eight_schools": ModelEntry(
-        "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects", "continuous", "dataset", False),
+        "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects",
+        "eight_schools", "continuous", "dataset", False),
 }
 
 DATASETS: Mapping[str, DataEntry] = {

@@ -44,7 +44,7 @@ class BayesianGMM(Model):
 
     dims = {  # noqa: RUF012
         "weights": ("component",), "means": ("column",), "scales": ("column",), "corr_cholesky": ("row", "column"),
-        "responsibilities": ("rows", "component")}
+        "responsibilities": ("rows", "component"), "x": ("column",)}
 
     def __init__(self, x: Data, components: int = 2, concentration: float = 1.0, shape: float = 1.0):
         super().__init__()

@@ -93,7 +93,7 @@ class GMM(Model):
     (torch.Size([100, 2]), torch.Size([100]))
     """
 
-    dims = {"means": ("component", "column")}  # noqa: RUF012
+    dims = {"x": ("column",)}  # noqa: RUF012
 
     def __init__(self, x: Data, components: int = 2, covariance: str = "full"):
         super().__init__()

@@ -28,7 +28,7 @@ class LinearGaussian(Model):
     Subclasses say what Ψ is: ``noise`` is its diagonal, ``average`` how the M-step pools the columns' residuals.
     """
 
-    dims = {"z": ("latent",)}  # noqa: RUF012
+    dims = {"z": ("latent",), "x": ("column",)}  # noqa: RUF012
     varying = True
 
     def __init__(self, x: Data, latent: int = 2):

@@ -1,0 +1,221 @@
+"""Figures of a comparison and of a posterior. Each returns a Matplotlib figure; :func:`save` writes PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.comparison import Comparison
+from experiments.fitting import Fit
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.program import seeded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from xarray import DataTree
+
+#: Okabe and Ito's colours, told apart by all kinds of sight. https://jfly.uni-koeln.de/color/
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+LINES = ("-", "--", "-.", ":")
+
+
+def elbo_trace(table: Comparison) -> Figure:
+    """ELBO per unit against seconds, a line a guide, with log p(x | θ) (or its bound) as the level to reach."""
+    figure, axes = _figure(6.4, 4.0)
+    fits = [row.fit for row in table.rows if len(row.fit.history) > 1]
+    for i, fit in enumerate(fits):
+        seconds, elbo = _trace(fit, table.units)
+        axes.plot(seconds, elbo, color=COLOURS[i % 8], linestyle=LINES[i % 4], label=fit.guide.text, linewidth=1.6)
+    level = table.evidence.value / table.units
+    exact = "log p(x | θ)" if table.evidence.upper is not None else "log p(x | θ), lower bound"
+    axes.axhline(level, color="0.35", linewidth=1, label=exact)
+    finals = [_trace(fit, table.units)[1] for fit in fits]
+    if finals:
+        # The first steps may be thousands of nats below: show the part where guides can be told apart.
+        low = min(float(np.quantile(trace, 0.15)) for trace in finals)
+        axes.set_ylim(low - 0.05 * (level - low) - 1e-3, level + 0.08 * (level - low) + 1e-3)
+        if max(fit.seconds for fit in fits) > 20 * min(fit.seconds for fit in fits):
+            axes.set_xscale("log")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("ELBO (nats per unit)")
+    axes.set_title(f"{table.model.label} on {table.data}", loc="left")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def gap_bars(table: Comparison) -> Figure:
+    """KL(q ‖ posterior) per unit by guide, with its 95% interval; an arrow where it is only a lower bound."""
+    rows = [row.evaluation for row in table.rows][::-1]
+    figure, axes = _figure(6.4, 1.3 + 0.42 * len(rows))
+    units = table.units
+    values = np.array([max(0.0, row.kl_gap.value) / units for row in rows])
+    at = np.arange(len(rows))
+    axes.barh(at, values, color=COLOURS[0], height=0.6)
+    positive = values[values > 1e-6]
+    wide = len(positive) > 1 and positive.max() > 50 * positive.min()
+    if wide:
+        axes.set_xscale("symlog", linthresh=float(positive.min()))
+    for i, row in enumerate(rows):
+        gap, upper = row.kl_gap, row.kl_gap.upper
+        low, high = gap.lower / units, (gap.value + 1.96 * gap.se if upper is None else upper) / units
+        axes.plot([low, max(low, high)], [i, i], color="black", linewidth=1.4)
+        mark = " ≥ " if upper is None else " "
+        axes.text(max(high, values[i]), i, f"{mark}{values[i]:.3g}", va="center", ha="left", fontsize=9)
+    axes.set_yticks(at, [row.guide for row in rows])
+    axes.margins(x=0.18)
+    axes.set_xlim(left=0)
+    bound = ", lower bound" if table.evidence.upper is None else ""
+    axes.set_xlabel(f"KL(q ‖ posterior), nats per unit{bound}" + (" (logarithmic above the first tick)" if wide else ""))
+    axes.set_title(f"{table.model.label} on {table.data}", loc="left")
+    return figure
+
+
+def forest(tree: DataTree, most: int = 24) -> Figure:
+    """Medians with 50% and 94% intervals of the posterior's first ``most`` scalars, by ArviZ."""
+    import arviz_plots as azp
+
+    plot = azp.plot_forest(
+        _scalars(tree, most), combined=True, ci_kind="eti", ci_probs=(0.5, 0.94), point_estimate="median",
+        backend="matplotlib")
+    return _of(plot)
+
+
+def pair(tree: DataTree, most: int = 4) -> Figure:
+    """The posterior's first ``most`` scalars against each other, by ArviZ."""
+    import arviz_plots as azp
+
+    plot = azp.plot_pair(
+        _scalars(tree, most), marginal=True, marginal_kind="kde", triangle="lower", backend="matplotlib",
+        visuals={"scatter": {"alpha": 0.15}})
+    return _of(plot)
+
+
+def predictive_check(tree: DataTree) -> Figure:
+    """Observations against 50 data sets drawn from the posterior predictive, marginally, by ArviZ."""
+    import arviz_plots as azp
+
+    values = tree["observed_data"].dataset
+    binary = all(bool(np.isin(values[name].values, (0, 1)).all()) for name in values.data_vars)
+    plot = azp.plot_ppc_dist(tree, kind="ecdf" if binary else "kde", num_samples=50, backend="matplotlib")
+    return _of(plot)
+
+
+def density(model: Model, x: Data, guide: BaseGuide, columns: Sequence[str] = (), seed: int = 0) -> Figure:
+    """The density of a new row over the data, for one or two columns.
+
+    p(x | θ) where rows own their latents and the model knows it; else the posterior predictive mean of p(x | z) under q.
+
+    Raises:
+        ZooError: data of another shape, or a density that can't be had row by row.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] > 2:
+        raise ZooError("expected a table of 1 or 2 columns for a density figure; got other data; choose columns")
+    low, high = x.min(0).values, x.max(0).values
+    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+    names = list(columns) or [f"column {i}" for i in range(x.shape[1])]
+    axis = [torch.linspace(float(a), float(b), 160 if x.shape[1] == 2 else 600) for a, b in zip(low, high, strict=True)]
+    points = torch.cartesian_prod(*axis).reshape(-1, x.shape[1]).to(x)
+    value = _row_density(model, x, points, guide, seed).cpu().numpy()
+    figure, axes = _figure(6.0, 4.4)
+    if x.shape[1] == 1:
+        axes.hist(x[:, 0].cpu().numpy(), bins="auto", density=True, color="0.8", label="data")
+        axes.plot(axis[0].numpy(), value, color=COLOURS[0], label="density")
+        axes.set_ylabel(f"density (per unit of {names[0]})")
+        axes.legend(frameon=False)
+    else:
+        surface = value.reshape(len(axis[0]), -1).T
+        levels = _mass_levels(surface)
+        axes.contourf(axis[0].numpy(), axis[1].numpy(), surface, levels=[*levels, surface.max()], cmap="Blues")
+        contours = axes.contour(axis[0].numpy(), axis[1].numpy(), surface, levels=levels, colors="0.3", linewidths=0.7)
+        axes.clabel(contours, fmt=dict(zip(contours.levels, ("95%", "75%", "50%", "25%"), strict=False)), fontsize=8)
+        axes.plot(*x.T.cpu().numpy(), ".", color=COLOURS[1], markersize=3.5)
+        axes.set_ylabel(names[1])
+    axes.set_xlabel(names[0])
+    axes.set_title(f"{model.label}: density of a row" + (", with the mass inside each line" if x.shape[1] == 2 else ""), loc="left")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write ``path`` with the endings .png and .svg, each whole or not at all, and close the figure."""
+    import matplotlib.pyplot as plt
+
+    written = []
+    for ending in (".png", ".svg"):
+        target, part = path.with_suffix(ending), path.with_suffix(f".part{ending}")
+        figure.savefig(part, dpi=160, bbox_inches="tight", metadata={"Date": None} if ending == ".svg" else None)
+        part.replace(target)
+        written.append(target)
+    plt.close(figure)
+    return written
+
+
+def _row_density(model: Model, x: Tensor, points: Tensor, guide: BaseGuide, seed: int) -> Tensor:
+    latents = model.latents(x)
+    with seeded(seed), torch.no_grad():
+        if latents.unit:
+            return model.log_evidence(points).exp()
+        z = guide.posterior(x).sample((200,))
+        log_likelihood = model.log_likelihood(points, z)
+        (value,) = log_likelihood.values()
+        if value.shape != (200, len(points)):
+            raise ZooError(f"expected a log-likelihood per row for a density figure; got shape {tuple(value.shape)}")
+        return value.exp().mean(0)
+
+
+def _mass_levels(surface: np.ndarray) -> list[float]:
+    """Return the densities whose upper level sets hold 95, 75, 50 and 25% of the mass on the grid, ascending."""
+    order = np.sort(surface.ravel())[::-1]
+    mass = np.cumsum(order) / order.sum()
+    return [float(order[np.searchsorted(mass, share)]) for share in (0.95, 0.75, 0.5, 0.25)]
+
+
+def _trace(fit: Fit, units: int) -> tuple[np.ndarray, np.ndarray]:
+    _, elbo, seconds = map(np.array, zip(*fit.history, strict=True))
+    if fit.method == "svi":  # single steps are noisy: show the mean of each fiftieth of the run
+        blocks = max(1, len(elbo) // 50)
+        keep = len(elbo) // blocks * blocks
+        elbo, seconds = elbo[:keep].reshape(-1, blocks).mean(1), seconds[:keep].reshape(-1, blocks).max(1)
+    return seconds, elbo / units
+
+
+def _scalars(tree: DataTree, most: int) -> Any:
+    """Return the posterior's first ``most`` scalars as a tree of their own, named like ``theta[Choate]``."""
+    import arviz_base as azb
+
+    flat: dict[str, np.ndarray] = {}
+    posterior = tree["posterior"].dataset
+    for name in sorted(posterior.data_vars, key=lambda n: posterior[n].ndim):
+        variable = posterior[name]
+        if variable.dtype.kind not in "f" or name == "responsibilities":
+            continue
+        for index in np.ndindex(*variable.shape[2:]):
+            if len(flat) == most:
+                break
+            labels = [str(variable[d].values[i]) for d, i in zip(variable.dims[2:], index, strict=True) if d in variable.coords]
+            values = variable.values[(slice(None), slice(None), *index)]
+            if values.std() > 0:
+                flat[f"{name}[{', '.join(labels or map(str, index))}]" if index else str(name)] = values
+    if not flat:
+        raise ZooError("expected continuous variables in the posterior for this figure; got none")
+    return azb.from_dict({"posterior": flat})
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _of(plot: Any) -> Figure:
+    figure: Figure = plot.viz["figure"].item()
+    return figure

@@ -1,0 +1,60 @@
+"""What ``zoo list`` shows: the registries, read without importing anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from experiments.render import console, grid
+from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
+from zoo.errors import ZooError
+from zoo.registry import DATASETS, KINDS, MODELS, lookup
+
+
+def show(name: str | None = None) -> None:
+    """Print all registries, or one model with its options."""
+    if name is not None:
+        return show_model(name)
+    out = console()
+    data = {kind: [d for d, entry in DATASETS.items() if kind in entry.gives] for kind in KINDS}
+    _table("models", ("model", "what", "latents", "data that fits", "guides that fit"), (
+        (model, e.summary, f"{e.latents}, {'per row' if e.units == 'rows' else 'shared'}", " ".join(data[e.takes]),
+         " ".join(fitting_guides(e.facts(model))))
+        for model, e in MODELS.items()))
+    _table("guides, written family[:amortisation]", ("guide", "what", "for"), [
+        *((n, e.summary, "models that know p(z | x)" if e.exact else "any model") for n, e in WHOLE.items()),
+        *((n, e.summary, f"{e.latents} latents") for n, e in FAMILIES.items()),
+        *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())])
+    _table("data sets", ("data", "what", "serves as"), (
+        (n, e.summary, ", ".join(e.gives)) for n, e in DATASETS.items()))
+    out.print("A CSV, NPY or Parquet file serves as any kind: " + "; ".join(f"{k}: {v}" for k, v in KINDS.items()) + ".")
+    out.print("'zoo list MODEL' shows a model's options.")
+
+
+def show_model(name: str) -> None:
+    """Print one model's documentation and options."""
+    if name in DATASETS or name in FAMILIES or name in WHOLE:
+        what = "data set" if name in DATASETS else "guide"
+        raise ZooError(f"expected a model; got the {what} '{name}'; 'zoo list' shows it")
+    entry = lookup(MODELS, name, "model")
+    import inspect
+
+    from zoo.construct import options
+    from zoo.registry import load
+
+    out = console()
+    text = (inspect.getdoc(load(entry.path)) or "").split("\n>>>")[0].rstrip()
+    out.print(f"{name}: {entry.summary}\n\n{text}\n", markup=False, highlight=False)
+    _table("options", ("option", "default"), (
+        (f"--{key.replace('_', '-')}", str(p.default)) for key, p in options(name).items()))
+    out.print(f"guides that fit: {' '.join(fitting_guides(entry.facts(name)))}", markup=False, highlight=False)
+    out.print(f"data that fits: {' '.join(d for d, e in DATASETS.items() if entry.takes in e.gives)}", highlight=False)
+
+
+def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    out = console()
+    table = grid(title, out)
+    for i, head in enumerate(heads):
+        table.add_column(head, no_wrap=i == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
