@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,8 @@ class Comparison:
         for row in self.rows:
             if row.fit.guide.text == text:
                 return row.fit.guide
-        raise ZooError(f"expected a guide of this comparison; got '{text}'; it has {', '.join(r.evaluation.guide for r in self.rows)}")
+        known = ", ".join(row.fit.guide.text for row in self.rows)
+        raise ZooError(f"expected a guide of this comparison; got '{text}'; it has {known}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data, ready for JSON."""

@@ -137,4 +137,5 @@ def _held(q: Distribution) -> Tensor:
             f"expected a normal or discrete posterior for EM's E-step; got {type(q).__name__}; give the model maximise()")
     factor = torch.linalg.cholesky(covariance)
     noise = normal_noise(draws, size, 0, q.mean)
-    return (q.mean + (factor @ noise[..., None])[..., 0]).detach()
+    held: Tensor = (q.mean + (factor @ noise[..., None])[..., 0]).detach()
+    return held

@@ -18,7 +18,8 @@ from zoo.program import Program
 class Gap:
     """KL(q ‖ posterior) = log p(x | θ) − ELBO, in nats, summed over units, with a 95% interval cut at 0.
 
-    ``value`` is the plain difference, which noise may take a little below 0. Where the evidence is only bounded from below, so is the gap: ``upper`` is ``None``.
+    ``value`` is the plain difference, which noise may take a little below 0.
+    Where the evidence is only bounded from below, so is the gap: ``upper`` is ``None``.
     """
 
     value: float

@@ -28,22 +28,30 @@ LINES = ("-", "--", "-.", ":")
 
 
 def elbo_trace(table: Comparison) -> Figure:
-    """ELBO per unit against seconds, a line a guide, with log p(x | θ) (or its bound) as the level to reach."""
+    """ELBO per unit against seconds, a line a fit, with log p(x | θ) (or its bound) as the level to reach.
+
+    Raises:
+        ZooError: if no fit took more than one step.
+    """
+    named = [("θ, " + table.theta.guide.text, table.theta)] if table.theta is not None else []
+    named += [(row.fit.guide.text, row.fit) for row in table.rows]
+    named = [(name, fit) for name, fit in named if len(fit.history) > 1]
+    if not named:
+        raise ZooError("expected a fit of more than one step for the ELBO figure; got none")
+    fits = [fit for _, fit in named]
     figure, axes = _figure(6.4, 4.0)
-    fits = [row.fit for row in table.rows if len(row.fit.history) > 1]
-    for i, fit in enumerate(fits):
+    axes.ticklabel_format(useOffset=False)
+    for i, (name, fit) in enumerate(named):
         seconds, elbo = _trace(fit, table.units)
-        axes.plot(seconds, elbo, color=COLOURS[i % 8], linestyle=LINES[i % 4], label=fit.guide.text, linewidth=1.6)
+        axes.plot(seconds, elbo, color=COLOURS[i % 8], linestyle=LINES[i % 4], label=name, linewidth=1.6)
     level = table.evidence.value / table.units
     exact = "log p(x | θ)" if table.evidence.upper is not None else "log p(x | θ), lower bound"
     axes.axhline(level, color="0.35", linewidth=1, label=exact)
-    finals = [_trace(fit, table.units)[1] for fit in fits]
-    if finals:
-        # The first steps may be thousands of nats below: show the part where guides can be told apart.
-        low = min(float(np.quantile(trace, 0.15)) for trace in finals)
-        axes.set_ylim(low - 0.05 * (level - low) - 1e-3, level + 0.08 * (level - low) + 1e-3)
-        if max(fit.seconds for fit in fits) > 20 * min(fit.seconds for fit in fits):
-            axes.set_xscale("log")
+    # The first steps may be thousands of nats below: show the part where guides can be told apart.
+    low = min(float(np.quantile(_trace(fit, table.units)[1], 0.15)) for fit in fits)
+    axes.set_ylim(low - 0.05 * (level - low) - 1e-3, level + 0.08 * (level - low) + 1e-3)
+    if max(fit.seconds for fit in fits) > 20 * min(fit.seconds for fit in fits):
+        axes.set_xscale("log")
     axes.set_xlabel("seconds")
     axes.set_ylabel("ELBO (nats per unit)")
     axes.set_title(f"{table.model.label} on {table.data}", loc="left")
@@ -85,7 +93,7 @@ def forest(tree: DataTree, most: int = 24) -> Figure:
     plot = azp.plot_forest(
         _scalars(tree, most), combined=True, ci_kind="eti", ci_probs=(0.5, 0.94), point_estimate="median",
         backend="matplotlib")
-    return _of(plot)
+    return _titled(_of(plot), "posterior: median, 50% and 94% intervals")
 
 
 def pair(tree: DataTree, most: int = 4) -> Figure:
@@ -98,14 +106,34 @@ def pair(tree: DataTree, most: int = 4) -> Figure:
     return _of(plot)
 
 
-def predictive_check(tree: DataTree) -> Figure:
-    """Observations against 50 data sets drawn from the posterior predictive, marginally, by ArviZ."""
+def predictive_check(tree: DataTree, most: int = 6) -> Figure:
+    """Observations against 50 data sets drawn from the posterior predictive, by ArviZ: a panel a column, ``most`` of them."""
+    import arviz_base as azb
     import arviz_plots as azp
 
-    values = tree["observed_data"].dataset
-    binary = all(bool(np.isin(values[name].values, (0, 1)).all()) for name in values.data_vars)
-    plot = azp.plot_ppc_dist(tree, kind="ecdf" if binary else "kde", num_samples=50, backend="matplotlib")
-    return _of(plot)
+    observed = _columns(tree["observed_data"].dataset, 0, most)
+    predicted = _columns(tree["posterior_predictive"].dataset, 2, most)
+    binary = all(bool(np.isin(value, (0, 1)).all()) for value in observed.values())
+    if binary:
+        # Curves of zeros and ones tell nothing: show how often ones come where they are predicted with probability p.
+        figure = _of(azp.plot_ppc_pava(tree, data_type="binary", backend="matplotlib"))
+        return _titled(figure, "calibration: share of ones against their predicted probability")
+    panels = azb.from_dict({"posterior_predictive": predicted, "observed_data": observed})
+    plot = azp.plot_ppc_dist(panels, kind="kde", num_samples=50, backend="matplotlib", col_wrap=3)
+    return _titled(_of(plot), "observed (black) and 50 posterior predictive data sets (blue)")
+
+
+def _columns(values: Any, skip: int, most: int) -> dict[str, np.ndarray]:
+    """Split a variable of a table's shape into its columns; ``skip`` dimensions come before the rows."""
+    found: dict[str, np.ndarray] = {}
+    for name, variable in values.data_vars.items():
+        if variable.ndim - skip != 2:
+            found[str(name)] = variable.values
+            continue
+        dim = variable.dims[-1]
+        labels = variable[dim].values if dim in variable.coords else [f"{name}[{i}]" for i in range(variable.shape[-1])]
+        found.update({str(label): variable.values[..., i] for i, label in enumerate(labels)})
+    return dict(list(found.items())[:most])
 
 
 def density(model: Model, x: Data, guide: BaseGuide, columns: Sequence[str] = (), seed: int = 0) -> Figure:
@@ -136,10 +164,11 @@ def density(model: Model, x: Data, guide: BaseGuide, columns: Sequence[str] = ()
         axes.contourf(axis[0].numpy(), axis[1].numpy(), surface, levels=[*levels, surface.max()], cmap="Blues")
         contours = axes.contour(axis[0].numpy(), axis[1].numpy(), surface, levels=levels, colors="0.3", linewidths=0.7)
         axes.clabel(contours, fmt=dict(zip(contours.levels, ("95%", "75%", "50%", "25%"), strict=False)), fontsize=8)
-        axes.plot(*x.T.cpu().numpy(), ".", color=COLOURS[1], markersize=3.5)
+        axes.plot(*x.T.cpu().numpy(), ".", color=COLOURS[1], markersize=3.5, alpha=0.7)
         axes.set_ylabel(names[1])
     axes.set_xlabel(names[0])
-    axes.set_title(f"{model.label}: density of a row" + (", with the mass inside each line" if x.shape[1] == 2 else ""), loc="left")
+    inside = ", with the mass inside each line" if x.shape[1] == 2 else ""
+    axes.set_title(f"{model.label}: density of a row{inside}", loc="left")
     return figure
 
 
@@ -214,6 +243,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _titled(figure: Figure, title: str) -> Figure:
+    figure.set_layout_engine("constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
 
 
 def _of(plot: Any) -> Figure:

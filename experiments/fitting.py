@@ -59,10 +59,8 @@ def default_method(model: Model, guide: BaseGuide) -> str:
     """Return ``em`` for exact, ``fixed_draws`` for free normal and free categorical families, else ``svi``."""
     if isinstance(guide, Exact):
         return "em"
-    if isinstance(guide, Guide) and isinstance(guide.amortisation, Free):
-        if isinstance(guide.family, NormalBase | CategoricalFamily):
-            return "fixed_draws"
-    return "svi"
+    free = isinstance(guide, Guide) and isinstance(guide.amortisation, Free)
+    return "fixed_draws" if free and isinstance(guide.family, NormalBase | CategoricalFamily) else "svi"
 
 
 def fit(
@@ -119,7 +117,7 @@ def fit(
         elif chosen == "fixed_draws":
             outcome = fixed_draws(model, guide, x, train_model=has_theta, draws=draws, seed=seed, **options)
         else:
-            given = {} if learning_rate is None else {"learning_rate": learning_rate}
+            given: dict[str, Any] = {} if learning_rate is None else {"learning_rate": learning_rate}
             outcome = svi(model, guide, x, train_model=has_theta, draws=draws, batch_size=batch_size, **given, **options)
     return Fit(
         model, guide, chosen, outcome.steps, time.perf_counter() - begun, outcome.elbo, outcome.converged, outcome.stopped,

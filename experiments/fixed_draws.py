@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
     noise = torch.cat([half, -half])
     factor = torch.linalg.cholesky(noise.T @ noise / len(noise) + 1e-12 * torch.eye(size, dtype=torch.float64))
     noise = torch.linalg.solve_triangular(factor, noise.T, upper=False).T
-    return noise[:, None].to(like)
+    result: Tensor = noise[:, None].to(like)
+    return result
 
 
 def fixed_draws(
@@ -88,13 +90,14 @@ def _discrete(
     unit that overshoots into a wrong corner stays there.
     """
     free = isinstance(guide.amortisation, Free) and isinstance(guide.family, CategoricalFamily)
+    logits = guide.amortisation.phi["logits"] if isinstance(guide.amortisation, Free) else torch.empty(0)
     own = {id(p) for p in guide.parameters()}
     value, taken, converged = -math.inf, 0, False
     while taken < steps:
         if free:
             with torch.no_grad():
                 log_joint = model.log_joint(x, guide.posterior(x).enumerate_support()).movedim(0, -1)
-                guide.amortisation.phi["logits"].copy_(log_joint - log_joint.logsumexp(-1, keepdim=True))
+                logits.copy_(log_joint - log_joint.logsumexp(-1, keepdim=True))
                 start = float(_exact_elbo(model, guide, x))
             taken += 1
             count(start)
@@ -121,8 +124,8 @@ def _doubling(
         noise = normal_noise(held, size, seed + 2 * attempt, like)
         other = normal_noise(held, size, seed + 2 * attempt + 1, like)
         for stop in (1e-3 * latents.units, 1e-6 * latents.units):  # rough while the draws may still be doubled, then fine
-            done = ascend(
-                lambda noise=noise: held_elbo(model, guide, x, noise), parameters, max(1, steps - taken), count, stop)
+            held_noise = partial(held_elbo, model, guide, x, noise)
+            done = ascend(held_noise, parameters, max(1, steps - taken), count, stop)
             taken += done.iterations
             with torch.no_grad():
                 fresh = float(held_elbo(model, guide, x, other))

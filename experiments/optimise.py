@@ -10,6 +10,8 @@ import torch
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 
+LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+
 #: Iterations over which the rise is measured.
 WINDOW = 20
 
@@ -44,7 +46,7 @@ def ascend(
         try:
             value = objective()
             gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
-        except torch.linalg.LinAlgError:  # a covariance that is no longer positive definite in floating point
+        except LinAlgError:  # a covariance that is no longer positive definite in floating point
             return -best + 1e3 * (1 + abs(best)), np.zeros_like(point)
         gradient = np.concatenate([
             (torch.zeros_like(p) if g is None else g).detach().cpu().double().numpy().ravel()

@@ -35,7 +35,8 @@ class Output:
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
-            raise ZooError(f"expected a directory to write to; got --out {path}: {error.strerror or error}; choose another") from error
+            raise ZooError(
+                f"expected a directory to write to; got --out {path}: {error.strerror or error}; choose another") from error
 
     def write(self, table: Comparison, data_set: Dataset) -> None:
         """Write comparison.json, comparison.csv, posterior.nc of the first guide, and the figures."""

@@ -33,7 +33,7 @@ def integrate(model: Model, x: Data) -> Integral:
 
     The trapezoidal rule on whitened coordinates converges faster than any power of the step for smooth integrands that
     die off. The grid's centre and axes are the posterior's mean and covariance, found by fixed-point iteration from
-    the prior. The error is the larger of two differences: to the grid of half the step's fineness, and to one 1.7 times as wide.
+    the prior. The error is the larger of two differences: to every second node, and to a grid 1.7 times as wide.
 
     Raises:
         ZooError: d > 2, or discrete latents (they are enumerated).

@@ -28,7 +28,7 @@ def number(value: float | None, se: float | None = None) -> str:
     """
     if value is None or math.isnan(value):
         return "—"
-    if not se or not math.isfinite(se):
+    if not se or not math.isfinite(se) or se < 1e-9 * (1 + abs(value)):
         text = f"{value:.3f}" if abs(value) < 1e7 else f"{value:.3e}"
         return "0.000" if text == "-0.000" else text
     digits = min(6, max(0, 1 - math.floor(math.log10(se))))
@@ -45,7 +45,7 @@ def interval(gap: dict[str, float | None]) -> str:
     """
     lower, upper, se = gap["lower"], gap["upper"], gap["se"]
     assert lower is not None, "a gap always has a lower end"
-    digits = min(6, max(0, 1 - math.floor(math.log10(se)))) if se else 3
+    digits = min(6, max(0, 1 - math.floor(math.log10(se)))) if se and se > 1e-9 * (1 + abs(lower)) else 3
     if abs(lower) >= 1e7:
         return f"{lower:.2e} …" if upper is None else f"{lower:.2e} … {upper:.2e}"
     if upper is None:
@@ -120,7 +120,7 @@ def _remarks(table: Comparison) -> list[str]:
         t = table.theta
         lines.append(f"θ by {t.method} with '{t.guide.text}': {t.steps} steps, {t.seconds:.2f} s{_ended(t)}")
     stopped = [row.fit for row in table.rows if row.fit.stopped or not row.fit.converged]
-    return lines + [f"'{f.guide.text}'{_ended(f)}" for f in stopped]
+    return [*lines, *(f"'{f.guide.text}': {_ended(f).removeprefix('; ')}" for f in stopped)]
 
 
 def _ended(fit: Fit) -> str:

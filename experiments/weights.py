@@ -197,11 +197,11 @@ def _check_density(q: Distribution, log_q: Tensor, text: str) -> None:
     if isinstance(q, Enumerated):
         return
     totals = -log_q.sum(1)
-    error = float(totals.std()) / math.sqrt(len(totals))
-    if not abs(float(totals.mean()) - entropy) <= 8 * error + 1e-3 * log_q.shape[1]:
+    mean, error = float(totals.mean()), float(totals.std()) / math.sqrt(len(totals))
+    if not abs(mean - entropy) <= 8 * error + 1e-3 * log_q.shape[1]:
         raise ZooError(
-            f"expected −log q of '{text}' to average to its entropy {entropy:.6g}; got {float(totals.mean()):.6g} ± {error:.2g}; "
-            "its covariance is singular in floating point: use float64 data or another family")
+            f"expected −log q of '{text}' to average to its entropy {entropy:.6g}; got {mean:.6g} ± {error:.2g}; its "
+            "covariance is singular in floating point: use float64 data or another family")
 
 
 def default_draws(units: int, size: int) -> int:

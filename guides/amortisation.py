@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,9 @@ class Encoder(Amortisation):
     torch.Size([9, 2])
     """
 
+    centre: Tensor
+    spread: Tensor
+
     def __init__(
         self, initial: dict[str, Tensor], x: Data, hidden: Sequence[int] = (64, 64), network: nn.Module | None = None,
     ):
@@ -105,7 +109,7 @@ def features(x: Data, units: int | None = None) -> Tensor:
 def _mlp(columns: int, hidden: tuple[int, ...], bias: Tensor) -> nn.Sequential:
     widths = (columns, *hidden)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.SiLU()]
     last = nn.Linear(widths[-1], len(bias))
     with torch.no_grad():

@@ -28,7 +28,8 @@ class MeanField(NormalBase):
         return {"loc": start.loc.clone(), "log_scale": start.scale.log()}
 
     def distribution(self, phi: Phi) -> dist.Independent:
-        return dist.Normal(phi["loc"], phi["log_scale"].exp(), validate_args=False).to_event(1)
+        q: dist.Independent = dist.Normal(phi["loc"], phi["log_scale"].exp(), validate_args=False).to_event(1)
+        return q
 
     def noise_size(self, size: int) -> int:
         return size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -21,7 +22,7 @@ from zoo.latents import Site
 from zoo.model import Model
 
 
-class BaseGuide(PyroModule):  # type: ignore[misc]
+class BaseGuide(PyroModule):
     """What every guide is: :meth:`posterior`, and from it an ordinary Pyro guide.
 
     Called on ``x`` it is a Pyro guide for the same model: it samples every latent site under the model's names, so that
@@ -53,7 +54,8 @@ class BaseGuide(PyroModule):  # type: ignore[misc]
         raise NotImplementedError("a guide says what its posterior is")
 
     def forward(self, x: Data) -> None:
-        q, latents = self.posterior(x), self.model.latents(x)
+        q: Any = self.posterior(x)
+        latents = self.model.latents(x)
         if isinstance(q, Enumerated) and len(latents.sites) == 1 and latents.sites[0].size == 1:
             return _sample_discrete(q, latents.sites[0])
         z = pyro.sample("_z", q.to_event(1), infer={"is_auxiliary": True})
@@ -128,7 +130,8 @@ def _sample_discrete(q: Enumerated, site: Site) -> None:
     if site.values is not None and site.values.is_floating_point():
         if not torch.equal(site.values.flatten(), torch.arange(2.0).to(site.values)):
             raise ZooError(
-                f"expected values 0 … K − 1 at discrete site '{site.name}' for Pyro's own inference; got others; use experiments.fit")
+                f"expected values 0 … K − 1 at discrete site '{site.name}' for Pyro's own inference; got others; "
+                "use experiments.fit")
         fn = dist.Bernoulli(logits=logits[..., 1] - logits[..., 0])
     with ExitStack() as stack:
         _enter_plates(stack, site, {})

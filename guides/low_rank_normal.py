@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-class LowRankNormal(dist.TorchDistribution):  # type: ignore[misc]
+class LowRankNormal(dist.TorchDistribution):
     """N(loc, S (I + B Bᵀ) S), S = diag(scale).
 
     With the QR factorisation [B; I] = [Q₁; Q₂] R: log|S (I + B Bᵀ) S| = 2 log|S| + 2 log|R|, and the Mahalanobis distance
@@ -31,7 +31,7 @@ class LowRankNormal(dist.TorchDistribution):  # type: ignore[misc]
     True
     """
 
-    arg_constraints = {  # noqa: RUF012
+    arg_constraints = {
         "loc": constraints.real_vector, "loadings": constraints.independent(constraints.real, 2),
         "scale": constraints.independent(constraints.positive, 1)}
     support = constraints.real_vector
@@ -57,10 +57,12 @@ class LowRankNormal(dist.TorchDistribution):  # type: ignore[misc]
         along = torch.einsum("...ij,...i->...j", self._q[..., :size, :], y)
         projected = torch.einsum("...ij,...j->...i", self._q, along)
         residual = (y - projected[..., :size]).square().sum(-1) + projected[..., size:].square().sum(-1)
-        return -0.5 * (size * math.log(2 * math.pi) + residual) - self._log_det
+        result: Tensor = -0.5 * (size * math.log(2 * math.pi) + residual) - self._log_det
+        return result
 
     def entropy(self) -> Tensor:
-        return self._log_det + 0.5 * self.loc.shape[-1] * (1 + math.log(2 * math.pi))
+        result: Tensor = self._log_det + 0.5 * self.loc.shape[-1] * (1 + math.log(2 * math.pi))
+        return result
 
     @property
     def mean(self) -> Tensor:

@@ -24,7 +24,8 @@ class Exact(BaseGuide):
     """
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
-        return self.model.posterior(x)
+        q: Distribution = self.model.posterior(x)
+        return q
 
 
 class Prior(BaseGuide):
@@ -39,10 +40,10 @@ class Prior(BaseGuide):
         return Enumerated(log_prior.T, values, validate_args=False)
 
 
-class PriorDistribution(dist.TorchDistribution):  # type: ignore[misc]
+class PriorDistribution(dist.TorchDistribution):
     """The prior of a model's program over its unconstrained latent vectors: batch shape (units,), event shape (d,)."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    arg_constraints: dict[str, Any] = {}
     support = constraints.real_vector
 
     def __init__(self, model: Model, x: Data):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-class Enumerated(dist.TorchDistribution):  # type: ignore[misc]
+class Enumerated(dist.TorchDistribution):
     """Probabilities for the K rows of a table of values.
 
     q(z = values_k) = softmax(logits)_k.

@@ -95,7 +95,7 @@ class Packing:
         return value.reshape(1, -1) if self.axis is None else value.movedim(self.axis, 0).reshape(value.shape[self.axis], -1)
 
 
-class Substitute(Messenger):  # type: ignore[misc]
+class Substitute(Messenger):
     """Give the latent sites, in the program's order, the consecutive coordinates of one draw ``z`` (units, d).
 
     ``log_abs_det[name]`` is then log|det ∂value/∂z| over the site's batch shape, and ``reference[name]`` the standard
@@ -132,7 +132,7 @@ class Substitute(Messenger):  # type: ignore[misc]
         self.unconstrained[msg["name"]] = value
 
 
-class Pack(Messenger):  # type: ignore[misc]
+class Pack(Messenger):
     """Collect the latent sites' unconstrained coordinates, (units, size) each, in ``parts``.
 
     The sites are set to ``values`` (one draw) where given, and drawn by the program where not.
@@ -157,7 +157,7 @@ class Pack(Messenger):  # type: ignore[misc]
         self.parts.append(packing.pack(value if packing.transform is None else packing.transform.inv(value)))
 
 
-class Unobserve(Messenger):  # type: ignore[misc]
+class Unobserve(Messenger):
     """Draw the observed sites afresh, marked ``was_observed``.
 
     Unlike Pyro's own ``uncondition`` it leaves deterministic sites alone (redrawn in a plate, they would grow a dimension)

@@ -21,7 +21,7 @@ from zoo.program import Program, isolated, latent_log_prob, layout, log_terms, r
 from zoo.registry import MODELS, Facts
 
 
-class Model(PyroModule):  # type: ignore[misc]
+class Model(PyroModule):
     """A latent-variable model p(x, z | θ), defined by one plain Pyro program.
 
     A subclass writes ``forward(x)`` as in any Pyro tutorial: for one draw, with no thought of batching. θ lives in
@@ -67,7 +67,7 @@ class Model(PyroModule):  # type: ignore[misc]
         self._vectorised = True
         self._last: tuple[Any, Latents] | None = None
 
-    def forward(self, x: Data) -> Any:
+    def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
 
     @property
@@ -139,7 +139,8 @@ class Model(PyroModule):  # type: ignore[misc]
             sites = run(self._program, x, Substitute(row, unit), density=False).items()
             return {k: s["value"] for k, s in sites if not s["is_observed"] or is_deterministic(s)}
 
-        return self._over_draws(one, z)
+        result: dict[str, Tensor] = self._over_draws(one, z)
+        return result
 
     def log_abs_det(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Return each continuous latent site's log|det ∂value/∂z| at one draw z (units, d), over its batch shape."""
@@ -157,7 +158,8 @@ class Model(PyroModule):  # type: ignore[misc]
             run(self._program, x, pack, density=False)
             return torch.cat(pack.parts, 1)
 
-        return self._over_draws(one, dict(values))
+        result: Tensor = self._over_draws(one, dict(values))
+        return result
 
     def predict(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Draw observations from p(x | z, θ) at each draw of z (draws, units, d): {site: (draws, *shape)}.
@@ -306,7 +308,7 @@ class Model(PyroModule):  # type: ignore[misc]
         return seen.name
 
 
-class _Seen(Messenger):  # type: ignore[misc]
+class _Seen(Messenger):
     name = "the first site"
 
     def _pyro_sample(self, msg: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Gamma, constraints
 
 
-class NormalInverseGamma(dist.TorchDistribution):  # type: ignore[misc]
+class NormalInverseGamma(dist.TorchDistribution):
     """(log σ², β) with σ² ~ InverseGamma(a, b) and β | σ² ~ N(loc, σ² Λ⁻¹), Λ = L Lᵀ.
 
     Over the *unconstrained* vector (log σ², β): the Jacobian of the logarithm is in the density.
@@ -30,7 +30,7 @@ class NormalInverseGamma(dist.TorchDistribution):  # type: ignore[misc]
     (torch.Size([3, 1, 3]), torch.Size([1]))
     """
 
-    arg_constraints = {  # noqa: RUF012
+    arg_constraints = {
         "loc": constraints.real_vector, "precision_factor": constraints.lower_cholesky,
         "concentration": constraints.positive, "rate": constraints.positive}
     support = constraints.real_vector

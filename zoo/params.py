@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 
-class LocalParams(Messenger):  # type: ignore[misc]
+class LocalParams(Messenger):
     """Serve ``pyro.param`` statements from the module ``owner``, whose parameters they become.
 
     Names with a dot, which modules can't have, are kept with a slash.
@@ -35,7 +35,7 @@ class LocalParams(Messenger):  # type: ignore[misc]
                 return
             constraint = rest[1] if len(rest) > 1 else msg["kwargs"].get("constraint", constraints.real)
             self._adopt(key, init, constraint)
-        value: Tensor = transform_to(self.owner.param_constraints[key])(self.params[key])  # type: ignore[index, operator]
+        value: Tensor = transform_to(self.owner.param_constraints[key])(self.params[key])  # type: ignore[index]
         msg["value"], msg["done"] = value, True
 
     def _adopt(self, key: str, init: Any, constraint: Any) -> None:

@@ -60,7 +60,8 @@ def read_file(path: Path) -> Frame:
             f"expected a readable {path.suffix[1:]} file; got '{path.name}', which fails with: "
             f"{text[0][:160] if text else type(error).__name__}; mend the file") from error
     if data.columns.duplicated().any():
-        raise ZooError(f"expected distinct column names in {path.name}; got '{data.columns[data.columns.duplicated()][0]}' twice")
+        twice = data.columns[data.columns.duplicated()][0]
+        raise ZooError(f"expected distinct column names in {path.name}; got '{twice}' twice; rename one")
     data.columns = data.columns.map(str)
     return Frame(data)
 

@@ -71,7 +71,7 @@ class Frame:
                 f"expected two classes in column '{self.target_name}' of {label}; got {len(values)}; "
                 "choose another with --target")
         names = self.classes or tuple(map(str, values))
-        return codes.astype(float), (names[0], names[1])
+        return np.asarray(codes, dtype=np.float64), (names[0], names[1])
 
 
 def is_number(column: pd.Series) -> bool:
@@ -83,7 +83,7 @@ def numeric(column: pd.Series, name: str, label: str) -> np.ndarray:
     if pd.api.types.is_complex_dtype(column):
         raise ZooError(f"expected real numbers in column '{name}' of {label}; got complex ones; take a part")
     values = pd.to_numeric(column, errors="coerce") if not is_number(column) else column
-    array = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    array: np.ndarray = values.to_numpy(dtype=np.float64, na_value=np.nan)
     text = np.isnan(array) & ~column.isna().to_numpy()
     if not is_number(column) and text.any():
         row = int(np.flatnonzero(text)[0])

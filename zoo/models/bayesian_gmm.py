@@ -42,7 +42,7 @@ class BayesianGMM(Model):
     11
     """
 
-    dims = {  # noqa: RUF012
+    dims = {
         "weights": ("component",), "means": ("column",), "scales": ("column",), "corr_cholesky": ("row", "column"),
         "responsibilities": ("rows", "component"), "x": ("column",)}
 

@@ -93,7 +93,10 @@ class GMM(Model):
     (torch.Size([100, 2]), torch.Size([100]))
     """
 
-    dims = {"x": ("column",)}  # noqa: RUF012
+    dims = {"x": ("column",)}
+    weights: Any
+    scale: Any
+    floor: Tensor
 
     def __init__(self, x: Data, components: int = 2, covariance: str = "full"):
         super().__init__()
@@ -133,10 +136,8 @@ class GMM(Model):
     def _scale(self, scatter: Tensor, weights: Tensor) -> Tensor:
         """Return θ's scale at the maximiser under Σ_k ⪰ diag(floor): eigenvalues clamped in the floor's metric."""
         covariance = self.covariance.estimate(scatter, weights)
-        if self._name == "spherical":  # one variance for all columns: the floor that keeps it so
-            root = self.floor.max().sqrt().expand_as(self.floor)
-        else:
-            root = self.floor.sqrt()
+        # One variance for all columns has one floor for all, or the floor would break the structure.
+        root = (self.floor.max().expand_as(self.floor) if self._name == "spherical" else self.floor).sqrt()
         metric = covariance / (root[:, None] * root)
         values, vectors = torch.linalg.eigh(metric)
         if bool((values < 1).any()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -19,6 +21,29 @@ from zoo.model import Model
 FLOOR = 1e-9
 
 
+def _principal(x: Tensor, latent: int, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return W = U (Λ − σ² I)^½ and the residual variances: the maximum of PPCA (Tipping and Bishop 1999, eqs 7, 8).
+
+    Columns are scaled by their own ``variance`` where the model gives each its own noise, so that units do not matter.
+    """
+    scale = variance.sqrt()
+    _, singular, directions = torch.linalg.svd(x / scale, full_matrices=False)
+    values = singular.square() / len(x)
+    noise = values[latent:].sum() / (x.shape[1] - latent)
+    loadings = scale[:, None] * directions[:latent].T * (values[:latent] - noise).clamp(min=0).sqrt()
+    return loadings, x.square().mean(0) - loadings.square().sum(1)
+
+
+def _random(x: Tensor, latent: int, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return normal loadings that explain half of each column's variance, and the other half as noise."""
+    loadings = torch.randn(x.shape[1], latent).to(x)
+    return loadings * (variance / (2 * latent)).sqrt()[:, None], variance / 2
+
+
+#: Where W and Ψ start: functions of the centred rows, d and the columns' pooled variances.
+STARTS: Mapping[str, Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]]] = {"principal": _principal, "random": _random}
+
+
 class LinearGaussian(Model):
     """z_i ~ N(0, I_d), x_i | z_i ~ N(W z_i + μ, Ψ), Ψ diagonal. Each row is a unit.
 
@@ -28,23 +53,26 @@ class LinearGaussian(Model):
     Subclasses say what Ψ is: ``noise`` is its diagonal, ``average`` how the M-step pools the columns' residuals.
     """
 
-    dims = {"z": ("latent",), "x": ("column",)}  # noqa: RUF012
+    dims = {"z": ("latent",), "x": ("column",)}
     varying = True
+    variance: Any
+    floor: Tensor
 
-    def __init__(self, x: Data, latent: int = 2):
+    def __init__(self, x: Data, latent: int = 2, start: str = "principal"):
         super().__init__()
         x = check_table(x, self.label, varying=self.varying)
         columns = x.shape[1]
         if not 1 <= latent < columns:
             raise ZooError(
                 f"expected 1 to {columns - 1} latent dimensions for {columns} columns; got {latent}; set --latent")
+        if start not in STARTS:
+            raise ZooError(f"expected start to be one of {', '.join(STARTS)}; got '{start}'; choose one")
         variance = x.var(0, unbiased=False)
         self.register_buffer("floor", FLOOR * variance.clamp(min=float(variance.mean()) * 1e-6))
         self.loc = torch.nn.Parameter(x.mean(0))
-        loadings = torch.randn(columns, latent).to(x)
-        scale = (self.average(variance).expand(columns) / (2 * latent)).sqrt()
-        self.loadings = torch.nn.Parameter(loadings * scale[:, None])
-        self.variance = PyroParam(self.average(variance) / 2, constraints.positive)
+        loadings, noise = STARTS[start](x - x.mean(0), latent, self.average(variance).expand(columns))
+        self.loadings = torch.nn.Parameter(loadings)
+        self.variance = PyroParam(torch.maximum(self.average(noise), self.average(self.floor)), constraints.positive)
 
     def average(self, residual: Tensor) -> Tensor:
         """Return what θ keeps of the columns' residual variances (D,)."""
@@ -108,8 +136,10 @@ class PPCA(LinearGaussian):
     θ: ``loadings`` W (D, d), ``loc`` μ (D,), ``variance`` σ² ().
 
     Args:
-        x: (rows, D). Sizes the model; W starts at random (torch's generator).
+        x: (rows, D). Sizes and starts the model.
         latent: d, from 1 to D − 1.
+        start: ``principal``, the maximum of the likelihood in closed form, or ``random`` (torch's generator), for EM to
+            climb from.
 
     Raises:
         ZooError: x is no table, or d is out of range.
@@ -134,8 +164,9 @@ class FactorAnalysis(LinearGaussian):
     θ: ``loadings`` W (D, d), ``loc`` μ (D,), ``variance`` ψ (D,).
 
     Args:
-        x: (rows, D), no column constant. Sizes the model; W starts at random (torch's generator).
+        x: (rows, D), no column constant. Sizes and starts the model.
         latent: d, from 1 to D − 1.
+        start: ``principal`` components, or ``random`` (torch's generator).
 
     Raises:
         ZooError: x is no table, a column is constant, or d is out of range.

@@ -40,7 +40,7 @@ class LinearRegression(Model):
     (torch.Size([1]), torch.Size([4]))
     """
 
-    dims = {"weights": ("coefficient",)}  # noqa: RUF012
+    dims = {"weights": ("coefficient",)}
 
     def __init__(self, x: Data, concentration: float = 1.0, rate: float = 1.0, precision: float = 1.0):
         super().__init__()
@@ -103,7 +103,7 @@ class LogisticRegression(Model):
     3
     """
 
-    dims = {"weights": ("coefficient",)}  # noqa: RUF012
+    dims = {"weights": ("coefficient",)}
 
     def __init__(self, x: Data, scale: float = 1.0):
         super().__init__()
@@ -132,5 +132,5 @@ def check_design(x: Data, name: str) -> dict[str, Tensor]:
 
 def design(x: dict[str, Tensor] | Data) -> Tensor:
     """Return (1, X): the intercept's column first."""
-    covariates: Tensor = x["X"]  # type: ignore[call-overload, index]
+    covariates: Tensor = x["X"]  # type: ignore[index]
     return torch.cat([torch.ones_like(covariates[:, :1]), covariates], 1)

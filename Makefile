@@ -1,0 +1,42 @@
+# Everything runs in .venv, which is made on first use. `make demo` and `make test` are all a newcomer needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types docs dist clean
+
+demo: .venv/.installed
+	$(BIN)/zoo compare gmm --data faithful
+
+test: .venv/.tested
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: .venv/.tested
+	$(BIN)/ruff check .
+
+types: .venv/.tested
+	$(BIN)/mypy
+
+docs: .venv/.tested
+	$(BIN)/python docs/make_table.py
+
+dist: .venv/.tested
+	$(BIN)/python -m build
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: expected Python 3.11 or later; got $$($(PYTHON) --version); set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.installed: .venv/.python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/.tested: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
