@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from experiments.em import Iteration, em
 from experiments.engine import Outcome
 from experiments.fixed_draws import fixed_draws
@@ -104,7 +106,7 @@ def fit(
     history: list[tuple[int, float, float]] = []
     iterations: list[Iteration] = []
     begun = time.perf_counter()
-    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed, reference(x).device):
+    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed, reference(x).device), torch.enable_grad():
 
         def report(step: int, elbo: float) -> None:
             history.append((step, elbo, time.perf_counter() - begun))

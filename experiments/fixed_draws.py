@@ -118,7 +118,9 @@ def _doubling(
     assert isinstance(guide.family, NormalBase)
     size = guide.family.noise_size(latents.size)
     most = max(64, MAX_WORK // work(x, latents.units, latents.size))
-    held = draws or min(_power_of_two(max(64, 8 * size)), _power_of_two(most))
+    # One unit's weights may have a long tail, which few draws miss and φ then ignores: small data can afford many.
+    cheap = min(2048, 2**16 // work(x, 1, latents.size)) if latents.units == 1 else 0
+    held = draws or min(_power_of_two(max(64, 8 * size, cheap)), _power_of_two(most))
     taken = 0
     for attempt in range(12):
         noise = normal_noise(held, size, seed + 2 * attempt, like)

@@ -159,7 +159,7 @@ class Model(PyroModule):
             return torch.cat(pack.parts, 1)
 
         result: Tensor = self._over_draws(one, dict(values))
-        return result
+        return result.to(reference(x).dtype)
 
     def predict(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Draw observations from p(x | z, θ) at each draw of z (draws, units, d): {site: (draws, *shape)}.

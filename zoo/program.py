@@ -29,12 +29,30 @@ Program = Callable[[Data], Any]
 def isolated(params: Messenger) -> Iterator[None]:
     """Run programs with their own parameters and without validation, which vmap can't run; restore both after.
 
-    PyroModules write their parameters to the global store as they run. The scope throws that away: the module holds
-    them anyway. ``params`` serves the ``pyro.param`` statements of bare functions. Handlers around the caller (a guide
+    PyroModules write their parameters to the global store as they run. An empty store takes that and is thrown away: the
+    module holds them anyway. ``params`` serves the ``pyro.param`` statements of bare functions. Handlers around the caller (a guide
     of ours asks its model while stock Pyro traces it) see nothing.
     """
-    with pyro.validation_enabled(False), pyro.get_param_store().scope(), poutine.block(), params:
+    with pyro.validation_enabled(False), _empty_store(), poutine.block(), params:
         yield
+
+
+@contextmanager
+def _empty_store() -> Iterator[None]:
+    """Swap an empty parameter store in.
+
+    Pyro's own ``scope()`` would do, but it strips the parameters outside of the attribute by which SVI finds them.
+    """
+    store: Any = pyro.get_param_store()
+    names = ("_params", "_constraints", "_param_to_name")
+    before = {name: getattr(store, name) for name in names}
+    try:
+        for name in names:
+            setattr(store, name, {})
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(store, name, value)
 
 
 @contextmanager

@@ -1,0 +1,56 @@
+"""Every registered model with every guide that fits it, on the data it is shown on: the contract tests run over these."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+import guides
+import zoo
+from experiments.fitting import fit
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.model import Model
+
+#: Rows kept, so that one test takes no more than seconds. Models of one unit keep theirs.
+ROWS = 120
+
+
+@cache
+def case(name: str) -> tuple[Model, Data]:
+    """Return a registered model with θ near its maximum, and its data. Shared between tests: do not move θ."""
+    entry = zoo.MODELS[name]
+    x = zoo.dataset(entry.data, entry.takes, standardise=entry.standardise).x
+    if entry.takes == "table":
+        x = x[:ROWS]
+    model = zoo.build(name, x)
+    if list(model.parameters()):
+        fit(model, "exact", x, steps=20)
+    return model, x
+
+
+@cache
+def fitted(name: str, text: str) -> BaseGuide:
+    """Return a guide after a short fit to a case's θ. Shared between tests: do not move φ."""
+    model, x = case(name)
+    guide = guides.build(text, model, x)
+    if guide.size:
+        fit(model, guide, x, train_model=False, steps=80 if ":" not in text else 250)
+    return guide
+
+
+PAIRS = [
+    (model, guide) for model, entry in zoo.MODELS.items() for guide in guides.fitting_guides(entry.facts(model))]
+TRAINED = [pair for pair in PAIRS if pair[1] not in ("exact", "prior")]
+EXACT = [name for name, entry in zoo.MODELS.items() if entry.exact]
+
+
+def points(model: Model, guide: BaseGuide, x: Data, draws: int = 64, seed: int = 0) -> tuple[torch.Tensor, Any]:
+    """Return z (draws, units, d) from the guide and its distribution."""
+    from experiments.weights import draw
+
+    with zoo.seeded(seed), torch.no_grad():
+        q = guide.posterior(x)
+        return draw(q, draws)[0], q

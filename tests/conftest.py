@@ -1,0 +1,21 @@
+"""Every test leaves the process as it found it: nothing of ours is global."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyro
+import pytest
+import torch
+from torch.distributions import Distribution
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_global() -> Iterator[None]:
+    before = (torch.get_default_dtype(), Distribution._validate_args, pyro.settings.get())
+    pyro.clear_param_store()
+    yield
+    after = (torch.get_default_dtype(), Distribution._validate_args, pyro.settings.get())
+    assert before == after, "a default was changed behind the user's back"
