@@ -74,7 +74,7 @@ class GMM(Model):
     θ: ``weights`` (K,), ``means`` (K, D), ``scale`` (the Cholesky factors Σ = L Lᵀ, or the standard deviations).
     The M-step maximises under Σ_k ⪰ 1e-6 diag(column variances), so no component can collapse onto a point and
     EM still never lowers the likelihood; a :class:`zoo.ZooWarning` says when the bound is met. A component that no row
-    supports is re-seeded at the row that the mixture explains worst, with a warning.
+    supports is re-seeded around the row that the mixture explains worst, with a warning.
 
     Args:
         x: (rows, D). Sizes the model and starts it, by k-means on the standardised columns (torch's generator).
@@ -127,8 +127,7 @@ class GMM(Model):
             raise ZooError(f"expected q over the {self.components} components; got {type(q).__name__}; use a discrete guide")
         x = check_table(x, self.label)
         with torch.no_grad():
-            r = self._reseed(x, q.probs)
-            weights, means, scatter = moments(x, r)
+            weights, means, scatter = moments(x, self._reseed(x, q.probs))
             self.weights = weights / weights.sum()
             self.means.copy_(means)
             self.scale = self._scale(scatter, weights)
@@ -150,17 +149,21 @@ class GMM(Model):
         return self.covariance.reduce(torch.linalg.cholesky(covariance))
 
     def _reseed(self, x: Tensor, r: Tensor) -> Tensor:
-        """Give each component that no row supports the row that the mixture explains worst, with half its weight."""
+        """Give each component that no row supports up to half of the rows around the one that the mixture explains worst.
+
+        A row at distance s standard deviations from it gives ½ exp(−s²/2): one row alone would make the component collapse.
+        """
         empty = (r.sum(0) < 1e-8).nonzero().flatten()
         if not len(empty):
             return r
         warnings.warn(ZooWarning(
-            f"mixture component(s) {', '.join(map(str, empty.tolist()))} lost all rows and were re-seeded at the rows "
+            f"mixture component(s) {', '.join(map(str, empty.tolist()))} lost all rows and were re-seeded around the rows "
             "explained worst; use fewer components if this repeats"), stacklevel=2)
-        worst = self.log_evidence(x).argsort()[: len(empty)]
-        r = r.clone()
-        r[worst] *= 0.5
-        r[worst, empty] += 0.5
+        worst = x[self.log_evidence(x).argsort()[: len(empty)]]
+        scaled = (x[:, None] - worst) / (self.floor / FLOOR).sqrt()
+        share = 0.5 * (-0.5 * scaled.square().mean(-1)).exp() / len(empty)
+        r = r * (1 - share.sum(1, keepdim=True))
+        r[:, empty] += share
         return r
 
     def extra_repr(self) -> str:
