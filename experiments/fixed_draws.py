@@ -60,7 +60,8 @@ def fixed_draws(
     draws are doubled until it is under ``tolerance`` nats per unit. Discrete guides are summed exactly: no doubling.
 
     Raises:
-        ZooError: the guide's family has no standard-normal base, or the ELBO is not finite at the start.
+        ZooError: the guide's family has no standard-normal base, fewer draws than twice the dimensions, or an ELBO that
+            is not finite at the start.
     """
     if not isinstance(guide, Guide):
         raise ZooError(f"expected a guide with parameters for method fixed_draws; got '{guide.text}'; use method em")
@@ -117,6 +118,9 @@ def _doubling(
     latents, like = model.latents(x), parameters[0]
     assert isinstance(guide.family, NormalBase)
     size = guide.family.noise_size(latents.size)
+    if draws is not None and draws < 2 * size:
+        raise ZooError(
+            f"expected at least {2 * size} fixed draws for '{guide.text}', twice its {size} dimensions; got {draws}; raise them")
     most = max(64, MAX_WORK // work(x, latents.units, latents.size))
     # One unit's weights may have a long tail, which few draws miss and φ then ignores: small data can afford many.
     cheap = min(2048, 2**16 // work(x, 1, latents.size)) if latents.units == 1 else 0
@@ -139,7 +143,8 @@ def _doubling(
             break
         held *= 2
     flattery, error = done.value - fresh, _noise_error(model, guide, x, other)
-    if not agrees and flattery > tolerance * latents.units + 2 * error:
+    # Noise may hide a small flattery, but not excuse one that can't be told: half a nat per unit is the most.
+    if not agrees and flattery > min(tolerance * latents.units + 2 * error, 0.5 * latents.units):
         warnings.warn(ZooWarning(
             f"fixed draws of '{guide.text}' flatter it by {flattery / latents.units:.2g} nats per unit at {held} draws; "
             "pass more draws=, or use method svi"), stacklevel=4)

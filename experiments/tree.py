@@ -94,15 +94,20 @@ def posterior(
             log_p, log_q = model.log_joint(x, z), q.log_prob(z)
             stats = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
             data["sample_stats"] = stats if latents.unit else {k: v[:, 0] for k, v in stats.items()}
-    given = _given(x, latents)
-    named = {**_constant_names(given.get("constant_data", {}), latents), **_names(model, latents, data, dict(dims or {}))}
+    given = {group: values for group, values in _given(x, latents).items() if group in groups and values}
+    named = {
+        group: _names(model, latents, group, values, 0 if group in given else 1, dict(dims or {}))
+        for group, values in {**data, **given}.items()}
     arrays: dict[str, dict[str, np.ndarray]] = {
         group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in data.items()}
-    for group, values in given.items():
-        if group in groups and values:
-            arrays[group] = {k: v.detach().cpu().numpy() for k, v in values.items()}
+    arrays.update({group: {k: v.detach().cpu().numpy() for k, v in values.items()} for group, values in given.items()})
     labels = _labels(named, arrays, dict(coords or {}))
-    return azb.from_dict(arrays, dims=named, coords=labels)
+    # One group at a time: a site's dimensions differ between groups (an observation, and its log-likelihood).
+    parts = [azb.from_dict({group: values}, dims=named[group], coords=labels) for group, values in arrays.items()]
+    tree: DataTree = parts[0]
+    for part in parts[1:]:
+        tree.update(part)
+    return tree
 
 
 def _values(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
@@ -122,37 +127,35 @@ def _given(x: Data, latents: Latents) -> dict[str, dict[str, Tensor]]:
         "constant_data": {k: v for k, v in named.items() if k not in sites}}
 
 
-def _constant_names(values: Mapping[str, Tensor], latents: Latents) -> dict[str, list[str]]:
-    """Name the first dimension of each covariate after the observations' first plate, where it is as long."""
-    site = latents.observed[0]
-    plate, size = (_batch(site) or [""])[0], site.shape[0] if site.shape else 0
-    return {
-        name: [plate, *(f"{name}_dim_{i}" for i in range(1, value.ndim))]
-        for name, value in values.items() if plate and value.ndim and value.shape[0] == size}
-
-
 def _names(
-    model: Model, latents: Latents, data: Mapping[str, Mapping[str, Tensor]], dims: dict[str, Sequence[str]],
+    model: Model, latents: Latents, group: str, values: Mapping[str, Tensor], skip: int, dims: dict[str, Sequence[str]],
 ) -> dict[str, list[str]]:
-    """Name the dimensions (after chain and draw) of every variable."""
+    """Name the dimensions of a group's variables, after the ``skip`` first ones (draws)."""
+    if group == "sample_stats":
+        return {name: [latents.unit] if latents.unit else [] for name in values}
     sites = {site.name: site for site in (*latents.sites, *latents.observed)}
     own = {**model.dims, **dims}
     named: dict[str, list[str]] = {}
-    for group, values in data.items():
-        for name, value in values.items():
-            if group == "sample_stats":
-                named[name] = [latents.unit] if latents.unit else []
-                continue
-            site, count = sites.get(name), value.ndim - 1
-            batch = _batch(site)[:count] if site is not None else []
-            if site is None and name not in own and latents.observed:
-                # A deterministic site lies, as far as its shape tells, in the plates of the observations.
-                plates, shape = _batch(latents.observed[0]), tuple(latents.observed[0].shape)
-                batch = plates if tuple(value.shape[1:]) == shape[: len(plates)] else []
-            events = list(own.get(name, ()))[-(count - len(batch)) or count :] if count > len(batch) else []
-            rest = [f"{name}_dim_{i}" for i in range(count - len(batch) - len(events))]
-            named[name] = [*batch, *rest, *events]
+    for name, value in values.items():
+        shape = tuple(value.shape[skip:])
+        batch = _batch(sites[name])[: len(shape)] if name in sites else _plates_of(shape, latents, group, name in own)
+        left = len(shape) - len(batch)
+        events = list(own.get(name, ()))[-left:] if left else []
+        rest = [f"{name}_dim_{i}" for i in range(left - len(events))]
+        named[name] = [*batch, *rest, *events]
     return named
+
+
+def _plates_of(shape: tuple[int, ...], latents: Latents, group: str, known: bool) -> list[str]:
+    """Return the plates of a variable that is no random site, as far as its shape tells.
+
+    A deterministic site or a covariate of the shape of the observations' plates is taken to lie in them.
+    """
+    site = latents.observed[0]
+    plates, sizes = _batch(site), tuple(site.shape)
+    if group == "constant_data":
+        return plates[:1] if shape and sizes and shape[0] == sizes[0] else []
+    return plates if not known and shape == sizes[: len(plates)] else []
 
 
 def _batch(site: Site) -> list[str]:
@@ -161,15 +164,15 @@ def _batch(site: Site) -> list[str]:
 
 
 def _labels(
-    named: Mapping[str, list[str]], arrays: Mapping[str, Mapping[str, np.ndarray]], coords: dict[str, Sequence[Any]],
-) -> dict[str, Sequence[Any]]:
+    named: Mapping[str, Mapping[str, list[str]]], arrays: Mapping[str, Mapping[str, np.ndarray]],
+    coords: dict[str, Sequence[Any]],
+) -> dict[str, list[Any]]:
     """Return the labels whose dimension is in use; raise where a length differs."""
     sizes: dict[str, int] = {}
     for group, values in arrays.items():
-        skip = 0 if group in ("observed_data", "constant_data") else 2
         for name, value in values.items():
-            if name in named and len(named[name]) == value.ndim - skip:
-                sizes.update(zip(named[name], value.shape[skip:], strict=True))
+            names = named[group][name]
+            sizes.update(zip(names, value.shape[value.ndim - len(names):], strict=True))
     for dim, labels in coords.items():
         if dim in sizes and len(labels) != sizes[dim]:
             raise ZooError(f"expected {sizes[dim]} labels of dimension '{dim}'; got {len(labels)}; match them")
