@@ -261,6 +261,46 @@ def test_quadrature_finds_a_posterior_far_from_the_prior_and_with_two_modes() ->
     assert experiments.evidence(two, y).value == pytest.approx(math.log(2 * half * left), abs=1e-5)
 
 
+@pytest.mark.parametrize(("prior", "noise", "x"), [(10.0, 0.01, 20.0), (1.0, 0.05, 2.0), (3.0, 1.0, 1.5)])
+def test_quadrature_misses_no_mode(prior: float, noise: float, x: float) -> None:
+    """x ~ N(|m|, noise): two modes, some far narrower than the first grid's step, some that overlap. By SciPy's quad."""
+    from scipy.integrate import quad
+
+    def two(x: torch.Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(torch.zeros((), dtype=torch.double), prior))
+        pyro.sample("x", dist.Normal((m * m + 1e-4).sqrt(), noise), obs=x)
+
+    def density(m: float) -> float:
+        return stats.norm(0, prior).pdf(m) * stats.norm(math.sqrt(m * m + 1e-4), noise).pdf(x)
+
+    half, _ = quad(density, 0, x + 40 * noise, points=[x], epsabs=1e-14, limit=500)
+    found = experiments.evidence(two, torch.tensor(x, dtype=torch.double))
+    assert found.kind == "quadrature"
+    assert found.value == pytest.approx(math.log(2 * half), abs=1e-5)
+
+
+def test_quadrature_in_two_dimensions_misses_no_mode() -> None:
+    def four(x: torch.Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(torch.zeros((), dtype=torch.double), 10.0).expand([2]).to_event(1))
+        pyro.sample("x", dist.Normal(m.abs(), 0.3).to_event(1), obs=x)
+
+    total = experiments.evidence(four, torch.tensor([20.0, 20.0], dtype=torch.double))
+    each = math.log(2) + stats.norm(0, math.sqrt(100.09)).logpdf(20.0)
+    assert total.value == pytest.approx(2 * each, abs=1e-5)
+
+
+def test_a_quadrature_that_does_not_settle_says_so_and_gives_the_bound() -> None:
+    def banana(x: torch.Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(torch.zeros((), dtype=torch.double), 2.0))
+        b = pyro.sample("b", dist.Normal(a**2, 0.02))
+        pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    x = torch.tensor(1.0, dtype=torch.double)
+    guide = experiments.fit(banana, "full_rank", x).guide
+    with pytest.warns(zoo.ZooWarning, match="quadrature of banana did not settle"):
+        assert experiments.evidence(guide.model, x, guide).kind == "lower_bound"
+
+
 # -- diagnostics ---------------------------------------------------------------------------------------------------------
 
 

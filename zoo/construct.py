@@ -19,6 +19,18 @@ def options(name: str) -> dict[str, inspect.Parameter]:
     return {key: value for key, value in parameters.items() if key not in ("self", "x")}
 
 
+#: What an option annotated so may be, and how an error calls it.
+TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"), "float": ((int, float), "a number"), "str": ((str,), "a word"),
+    "bool": ((bool,), "true or false")}
+
+
+def _check_type(option: inspect.Parameter, value: Any, name: str) -> None:
+    kinds, words = TYPES[str(option.annotation)]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ZooError(f"expected option '{option.name}' of {name} to be {words}; got {value!r}; the default is {option.default}")
+
+
 def build(name: str, x: Data, seed: int | None = 0, **given: Any) -> Model:
     """Build the registered model ``name``, sized by and started from ``x``.
 
@@ -42,6 +54,7 @@ def build(name: str, x: Data, seed: int | None = 0, **given: Any) -> Model:
         if key not in known:
             hint = nearest(key, known) or f"; it has {', '.join(known) or 'none'}"
             raise ZooError(f"unknown option '{key}' of {name}{hint}")
+        _check_type(known[key], given[key], name)
     with seeded(seed):
         model: Model = load(MODELS[name].path)(x, **given)
     return model

@@ -1,0 +1,84 @@
+"""What is public, and that every example in the documentation runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import experiments
+import guides
+import zoo
+
+ROOT = Path(__file__).parent.parent
+
+PUBLIC = {
+    zoo: ["DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
+          "dataset", "seeded"],
+    guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free", "Guide",
+             "GuideSpec", "NormalBase", "Prior", "Start", "all_guides", "build", "default_guides", "fitting_guides", "parse"],
+    experiments: ["METHODS", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "LogWeights", "Row", "compare",
+                  "evaluate", "evidence", "fit", "log_weights", "posterior"],
+}
+
+
+@pytest.mark.parametrize("package", PUBLIC, ids=lambda p: p.__name__)
+def test_public_names(package: object) -> None:
+    assert package.__all__ == PUBLIC[package]
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError):
+        package.nothing_of_the_kind  # noqa: B018
+
+
+def test_layers_import_downwards_only() -> None:
+    """zoo ← guides ← experiments, and no import the other way."""
+    above = {"zoo": ("guides", "experiments"), "guides": ("experiments",), "experiments": ()}
+    for layer, forbidden in above.items():
+        for path in (ROOT / layer).rglob("*.py"):
+            for name in forbidden:
+                assert not re.search(rf"^\s*(from|import) {name}\b", path.read_text(), re.MULTILINE), path
+
+
+def test_registry_paths_load() -> None:
+    from guides.registry import AMORTISATIONS, FAMILIES, WHOLE
+    from zoo.registry import load
+
+    for registry in (zoo.MODELS, zoo.DATASETS, FAMILIES, AMORTISATIONS, WHOLE):
+        for entry in registry.values():
+            assert callable(load(entry.path))
+
+
+def test_import_is_light() -> None:
+    code = ("import sys, zoo, guides, experiments; "
+            "sys.exit(bool({'torch', 'pyro', 'matplotlib', 'arviz_base', 'pandas'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_readme_examples_run() -> None:
+    """Each Python block of the README, in order, in one process that treats warnings as errors."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 4
+    done = subprocess.run(
+        [sys.executable, "-W", "error::zoo.errors.ZooWarning", "-c", "\n".join(blocks)], capture_output=True, text=True,
+        timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_readme_names_every_model_guide_and_data_set() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in (*zoo.MODELS, *zoo.DATASETS, *guides.WHOLE, *guides.FAMILIES, *guides.AMORTISATIONS):
+        assert f"`{name}`" in text, name
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("not a git checkout")
+    for path in listed.stdout.split():
+        if Path(path).suffix in (".py", ".md", ".toml", ".txt", "") and path != "tests/test_api.py":
+            text = (ROOT / path).read_text(errors="ignore")
+            assert not re.search(r"/work/|/root/|pypi\.org/simple|files\.pythonhosted", text), path

@@ -1,0 +1,252 @@
+"""The command: what it prints, where, and what it does with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import zoo
+from experiments.cli import run
+from experiments.comparison import Comparison
+from experiments.spec import Spec
+
+ZOO = str(Path(sys.executable).parent / "zoo")
+
+
+def command(*words: str, code: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.cli", *words], capture_output=True, text=True, timeout=120, check=False, **options)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def faithful_csv(path: Path, rows: int = 60) -> Path:
+    frame = pd.DataFrame(zoo.dataset("faithful").x[:rows].numpy(), columns=["eruptions", "waiting"])
+    frame.to_csv(path, index=False)
+    return path
+
+
+# -- what it prints -----------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_every_entry_and_imports_nothing_heavy() -> None:
+    code = ("import sys; from experiments.cli import run; run(['list']); "
+            "sys.exit(bool({'torch', 'pyro', 'pandas', 'sklearn', 'matplotlib', 'arviz_base'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, "zoo list imports something heavy"
+    from guides.registry import AMORTISATIONS, FAMILIES, WHOLE
+
+    for name in [*zoo.MODELS, *zoo.DATASETS, *FAMILIES, *AMORTISATIONS, *WHOLE]:
+        assert name in done.stdout
+    assert not any(ord(c) in range(0x2500, 0x2580) for c in done.stdout), "piped output is plain"
+
+
+def test_list_of_a_model_shows_its_options() -> None:
+    text = command("list", "gmm").stdout
+    assert "--components" in text
+    assert "--covariance" in text
+
+
+def test_compare_json_has_the_documented_shape(tmp_path: Path) -> None:
+    done = command("compare", "gmm", "--data", "faithful", "-g", "exact", "-g", "categorical", "--json")
+    table = json.loads(done.stdout)
+    assert list(table)[:5] == ["model", "data", "units", "seed", "log_evidence"]
+    assert (table["model"], table["data"], table["units"], table["seed"]) == ("gmm", "faithful", 272, 0)
+    assert table["log_evidence"]["kind"] == "exact"
+    assert table["log_evidence"]["value"] == pytest.approx(-1130.264, abs=1e-3)
+    assert table["log_evidence"]["lower"] == table["log_evidence"]["upper"] == table["log_evidence"]["value"]
+    row = table["guides"][0]
+    assert row["guide"] == "exact"
+    assert {"value", "se"} <= set(row["elbo"])
+    assert {"value", "lower", "upper"} <= set(row["kl_gap"])
+    assert {"reconstruction", "kl_prior", "khat", "ess", "parameters", "steps", "seconds"} <= set(row)
+    again = json.loads(command("compare", "gmm", "-g", "exact", "-g", "categorical", "--json").stdout)
+    for one in (table, again):
+        for row in [*one["guides"], one["theta"]]:
+            row.pop("seconds")
+    assert table == again
+
+
+def test_compare_of_a_file_with_options(tmp_path: Path) -> None:
+    path = faithful_csv(tmp_path / "my data.csv")
+    table = json.loads(command("compare", "gmm", "--data", str(path), "--components", "4", "-g", "exact", "--json").stdout)
+    assert (table["data"], table["units"]) == ("my data.csv", 60)
+
+
+def test_fit_and_summary(tmp_path: Path) -> None:
+    done = command("fit", "ppca", "--data", "wine", "-g", "exact", "--method", "em", "--seed", "1")
+    assert "log p(x | θ) = -5195.746 nats" in done.stdout
+    assert done.stderr == ""
+    done = command("summary", "eight_schools", "-g", "full_rank")
+    assert "theta[Choate]" in done.stdout
+    assert "k̂ = " in done.stderr
+    table = json.loads(command("summary", "eight_schools", "-g", "mean_field", "--json").stdout)
+    assert table["summary"]["mu"]["mean"] == pytest.approx(4.4, abs=0.5)
+
+
+def test_out_writes_results_and_figures(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    command("compare", "gmm", "--data", str(faithful_csv(tmp_path / "f.csv")), "-g", "exact", "-g", "categorical:encoder",
+            "--steps", "30", "--out", str(out))
+    written = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    figures = {f"figures/{name}.{ending}" for name in ("elbo", "gap", "density", "predictive") for ending in ("png", "svg")}
+    assert written == {"comparison.json", "comparison.csv", *figures}
+    assert json.loads((out / "comparison.json").read_text())["units"] == 60
+    assert pd.read_csv(out / "comparison.csv", index_col="guide").loc["exact", "kl_gap"] == pytest.approx(0, abs=1e-6)
+    out = tmp_path / "schools"
+    command("fit", "eight_schools", "-g", "mean_field", "--out", str(out))
+    assert {p.stem for p in (out / "figures").iterdir()} == {"elbo", "gap", "forest", "pair", "predictive"}
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
+    words = ["fit", "eight_schools", "-g", "mean_field", "--method", "svi", "--steps", "600"]
+    assert command(*words).stderr == ""
+    master, slave = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "experiments.cli", *words], stdout=subprocess.DEVNULL, stderr=slave,
+                          env={**os.environ, "TERM": "xterm", "COLUMNS": "140"}) as process:
+        os.close(slave)
+        text = b""
+        while True:
+            try:
+                part = os.read(master, 65536)
+            except OSError:
+                break
+            if not part:
+                break
+            text += part
+    os.close(master)
+    assert process.returncode == 0
+    assert b"ELBO" in text
+    assert b"steps/s" in text
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(f"{sys.executable} -m experiments.cli list | head -1", shell=True, capture_output=True, text=True,
+                          check=False)
+    assert done.stderr == ""
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run the command in this process; return its one line on standard error."""
+    assert run(list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+FILES = {
+    "empty.csv": "", "header.csv": "a,b\n", "text.csv": "a,b\n1,2\n3,four\n", "nan.csv": "a,b\n1,2\n,4\n5,6\n",
+    "inf.csv": "a,b\n1,2\n3,inf\n5,6\n", "constant.csv": "a,b\n1,7\n2,7\n3,7\n", "one.csv": "a,b\n1,2\n",
+    "twice.csv": "a,b\n1,2\n1,2\n3,2.5\n", "ragged.csv": "a,b\n1,2\n1,2,3,4\n", "classes.csv": "u,v\n1,a\n2,b\n3,c\n",
+}
+
+
+@pytest.mark.parametrize(("file", "words", "text"), [
+    ("missing.csv", (), "got no such file; check the path"),
+    ("empty.csv", (), "expected a readable csv file; got 'empty.csv'"),
+    ("header.csv", (), "expected rows of data in header.csv; got none"),
+    ("text.csv", (), "expected numbers in column 'b' of text.csv; got 'four' in row 1"),
+    ("nan.csv", (), "got NaN or infinity in column 'a', row(s) 1 (from 0)"),
+    ("inf.csv", (), "got NaN or infinity in column 'b', row(s) 1 (from 0)"),
+    ("constant.csv", (), "got constant column(s) b; drop them (--drop-constant"),
+    ("one.csv", (), "expected at least 2 rows for gmm; got 1"),
+    ("twice.csv", ("--components", "3"), "expected between 1 component and as many as the 2 distinct rows; got 3"),
+    ("ragged.csv", (), "expected a readable csv file"),
+    ("odd.txt", (), "expected a file ending in .csv, .npy, .parquet, .pq; got 'odd.txt'"),
+])
+def test_bad_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str, words: tuple[str, ...], text: str) -> None:
+    if file in FILES:
+        (tmp_path / file).write_text(FILES[file])
+    assert text in refused(capsys, "compare", "gmm", "--data", str(tmp_path / file), *words)
+
+
+def test_bad_arrays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.save(tmp_path / "three.npy", np.zeros((2, 2, 2)))
+    assert "expected a numeric array of shape (rows, columns)" in refused(
+        capsys, "compare", "gmm", "--data", str(tmp_path / "three.npy"))
+    np.save(tmp_path / "object.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert "expected a readable npy file" in refused(capsys, "fit", "gmm", "--data", str(tmp_path / "object.npy"))
+    (tmp_path / "fake.parquet").write_text("not parquet")
+    assert "expected a readable parquet file" in refused(capsys, "fit", "gmm", "--data", str(tmp_path / "fake.parquet"))
+
+
+@pytest.mark.parametrize(("words", "text"), [
+    (("compare", "gnm"), "unknown model 'gnm'; did you mean 'gmm'?"),
+    (("compare", "gmm", "--data", "faithfull"), "did you mean 'faithful'?"),
+    (("compare", "gmm", "-g", "catgorical"), "unknown guide 'catgorical'; did you mean 'categorical'?"),
+    (("compare", "gmm", "-g", "mean_field"), "guide 'mean_field' does not fit model 'gmm': it needs continuous latents"),
+    (("compare", "eight_schools", "--data", "wine"), "expected data that gives effects"),
+    (("fit", "gmm", "--steps", "-3"), "--steps: input should be greater than or equal to 1; got -3"),
+    (("fit", "gmm", "--steps", "many"), "'--steps': Input should be a valid integer"),
+    (("fit", "gmm", "--seed", "-1"), "--seed: input should be greater than or equal to 0"),
+    (("fit", "gmm", "--draws", "0"), "--draws: input should be greater than or equal to 2"),
+    (("fit", "gmm", "--method", "sgd"), "--method: input should be 'em', 'fixed_draws' or 'svi'"),
+    (("fit", "gmm", "--componets", "3"), "unknown option 'componets' of gmm; did you mean 'components'?"),
+    (("fit", "gmm", "--components", "three"), "expected option 'components' of gmm to be a whole number; got 'three'"),
+    (("fit", "gmm", "--components", "2.5"), "to be a whole number; got 2.5"),
+    (("fit", "eight_schools", "--centred", "7"), "to be true or false; got 7"),
+    (("fit", "gmm", "--components", "0"), "expected between 1 component"),
+    (("fit", "gmm", "--covariance", "ful"), "did you mean 'full'?"),
+    (("fit", "ppca", "--latent", "13"), "expected 1 to 12 latent dimensions for 13 columns; got 13"),
+    (("fit", "gmm", "--data", "digits"), "constant column(s) 0, 32, 39"),
+    (("fit", "gmm", "extra"), "expected an option; got 'extra'"),
+    (("list", "gnm"), "unknown model 'gnm'"),
+    (("list", "faithful"), "expected a model; got the data set 'faithful'"),
+    (("frobnicate",), "No such command 'frobnicate'"),
+    (("compare",), "Missing argument 'model'"),
+    (("compare", "eight_schools", "-g", "mean_field", "--out", "/proc/none/here"), "expected a directory to write to"),
+])
+def test_bad_words(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text: str) -> None:
+    assert text in refused(capsys, *words)
+
+
+def test_binary_targets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "classes.csv"
+    path.write_text(FILES["classes.csv"])
+    assert "expected two classes in column 'v' of classes.csv; got 3" in refused(
+        capsys, "fit", "logistic_regression", "--data", str(path))
+    assert "expected a target column of classes.csv; got 'w'" in refused(
+        capsys, "fit", "logistic_regression", "--data", str(path), "--target", "w")
+    path.write_text("y,sigma\n1,1\n2,-1\n")
+    assert "expected positive standard errors sigma; got -1.0 in row 1" in refused(
+        capsys, "fit", "eight_schools", "--data", str(path))
+
+
+def test_nothing_is_written_before_all_is_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    refused(capsys, "compare", "gmm", "-g", "nothing", "--out", str(tmp_path / "never"))
+    assert not (tmp_path / "never").exists()
+    (tmp_path / "file").write_text("mine")
+    assert "expected a directory to write to" in refused(capsys, "compare", "gmm", "--out", str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_defect_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Comparison) -> dict[str, object]:
+        raise RuntimeError("something\nlong")
+
+    monkeypatch.setattr(Comparison, "to_dict", broken)
+    assert run(["compare", "gmm", "-g", "exact", "--json"]) == 1
+    assert capsys.readouterr().err.startswith("error: unexpected RuntimeError: something; set ZOO_DEBUG=1")
+
+
+def test_spec_refuses_unknown_keys() -> None:
+    assert Spec(model="gmm", data="faithful").seed == 0
+    from experiments.spec import checked
+
+    with pytest.raises(zoo.ZooError, match="--sede: extra inputs are not permitted"):
+        checked(model="gmm", data="faithful", sede=3)
