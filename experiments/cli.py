@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -59,17 +60,17 @@ def compare(
     from experiments.comparison import compare as run
     from experiments.output import Output
 
-    output = Output(out)
-    table = run(
-        built, data_set.x, spec.guides, seed=seed, method=method, steps=steps, draws=draws, data=data_set.name)
-    _report(table, as_json)
-    output.write(table, data_set)
+    with Output(out) as output:
+        table = run(
+            built, data_set.x, spec.guides, seed=seed, method=method, steps=steps, draws=draws, data=data_set.name)
+        _report(table, as_json)
+        output.write(table, data_set)
 
 
 @app.command(context_settings=OWN)
 def fit(
     context: typer.Context, model: MODEL, data: DATA = None,
-    guide: Annotated[str | None, typer.Option("--guide", "-g", help="The guide to fit with.")] = None,
+    guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to fit with.")] = None,
     method: METHOD = None, seed: SEED = 0, steps: STEPS = None, draws: DRAWS = None,
     batch_size: Annotated[int | None, typer.Option(help="Units per step of svi.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of svi.")] = None,
@@ -78,37 +79,43 @@ def fit(
 ) -> None:
     """Fit θ and one guide together, and evaluate the pair."""
     spec, built, data_set = _prepare(
-        context, model, data, (guide,) if guide else (), method=method, seed=seed, steps=steps, draws=draws,
+        context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws,
         batch_size=batch_size, learning_rate=learning_rate, target=target, standardise=standardise,
         drop_constant=drop_constant)
     from experiments.comparison import fit_one
     from experiments.output import Output
 
-    output = Output(out)
-    table = fit_one(
-        built, data_set.x, spec.guides[0], method=method, seed=seed, steps=steps, draws=draws, batch_size=batch_size,
-        learning_rate=learning_rate, data=data_set.name)
-    _report(table, as_json)
-    output.write(table, data_set)
+    with Output(out) as output:
+        table = fit_one(
+            built, data_set.x, spec.guides[0], method=method, seed=seed, steps=steps, draws=draws, batch_size=batch_size,
+            learning_rate=learning_rate, data=data_set.name)
+        _report(table, as_json)
+        output.write(table, data_set)
 
 
 @app.command(context_settings=OWN)
 def summary(
     context: typer.Context, model: MODEL, data: DATA = None,
-    guide: Annotated[str | None, typer.Option("--guide", "-g", help="The guide to summarise.")] = None,
+    guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to summarise.")] = None,
     method: METHOD = None, seed: SEED = 0, steps: STEPS = None,
     draws: Annotated[int | None, typer.Option(help="Draws of the posterior; 4,000 where unsaid.")] = None,
     target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False, as_json: JSON = False,
 ) -> None:
     """Print ArviZ's summary of the guide's posterior, in the program's own (constrained) variables."""
     spec, built, data_set = _prepare(
-        context, model, data, (guide,) if guide else (), method=method, seed=seed, steps=steps, draws=draws, target=target,
+        context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws, target=target,
         standardise=standardise, drop_constant=drop_constant)
     from experiments.comparison import compare as run
     from experiments.output import print_summary
 
     table = run(built, data_set.x, spec.guides[:1], seed=seed, method=method, steps=steps, data=data_set.name)
     print_summary(table, data_set, draws or 4000, as_json)
+
+
+def _one(guides: list[str] | None) -> tuple[str, ...]:
+    if guides and len(guides) > 1:
+        raise ZooError(f"expected one guide; got {', '.join(guides)}; 'zoo compare' takes several")
+    return tuple(guides or ())
 
 
 def _prepare(
@@ -123,17 +130,22 @@ def _prepare(
     if given["standardise"] is None:
         given["standardise"] = entry.standardise
     guides = guides or tuple(default_guides(entry.facts(model)))
-    spec = checked(model=model, data=data or entry.data, guides=guides, options=read_options(context.args), **given)
+    data = entry.data if data is None else data
+    spec = checked(model=model, data=data, guides=guides, options=read_options(context.args), **given)
     for guide in guides:
         parse(guide).check(entry.facts(model))
-    from zoo.construct import build
+    from experiments.output import remark
+    from zoo.construct import build, check_options
     from zoo.datasets import dataset
+
+    check_options(model, spec.options)
 
     data_set = dataset(
         spec.data, entry.takes, target=spec.target, standardise=spec.standardise, drop_constant=spec.drop_constant)
-    for remark in data_set.remarks:
-        print(f"{data_set.name}: {remark}", file=sys.stderr)
-    return spec, build(model, data_set.x, seed=spec.seed, **spec.options), data_set
+    built = build(model, data_set.x, seed=spec.seed, **spec.options)
+    for text in data_set.remarks:
+        remark(f"{data_set.name}: {text}")
+    return spec, built, data_set
 
 
 def _report(table: Comparison, as_json: bool) -> None:
@@ -152,6 +164,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that lacks ‖ must not cost the numbers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", ZooWarning)
@@ -173,6 +188,9 @@ def run(arguments: list[str]) -> int:
 
 def _unexpected(error: Exception) -> int:
     message = getattr(error, "format_message", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and message is not None:
+        print(message())
+        return 0
     if message is not None:  # the command-line library's own: a missing argument, a word that is no number
         return _fail(str(message()).strip().rstrip("."), 2)
     if type(error).__name__ == "Abort":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,15 +76,17 @@ class Comparison:
         raise ZooError(f"expected a guide of this comparison; got '{text}'; it has {known}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as plain data, ready for JSON."""
+        """Return the comparison as plain data, ready for JSON: numbers that are infinite or undefined are ``None``."""
         e = self.evidence
-        found = {"kind": e.kind, "value": e.value, "se": e.se, "lower": e.lower, "upper": e.upper, "guide": e.source or None}
+        found: dict[str, Any] = {
+            "kind": e.kind, "value": e.value, "se": e.se, "lower": e.lower, "upper": e.upper, "guide": e.source or None}
         theta = None if self.theta is None else {
             "method": self.theta.method, "guide": self.theta.guide.text, "steps": self.theta.steps,
             "seconds": round(self.theta.seconds, 3), "converged": self.theta.converged, "stopped": self.theta.stopped}
-        return {
+        whole: dict[str, Any] = _finite({
             "model": self.model.label, "data": self.data, "units": self.units, "seed": self.seed, "log_evidence": found,
-            "theta": theta, "guides": [row.to_dict() for row in self.rows]}
+            "theta": theta, "guides": [row.to_dict() for row in self.rows]})
+        return whole
 
     def to_frame(self) -> pd.DataFrame:
         """Return the table as a data frame, a row a guide; nats, totals and (``…_per_unit``) per unit."""
@@ -116,8 +119,9 @@ class Comparison:
 
 
 def compare(
-    model: Model | Program, x: Data, guides: Sequence[str | BaseGuide], *, seed: int = 0, method: str | None = None,
-    train_with: str | None = None, steps: int | None = None, draws: int | None = None, data: str = "data",
+    model: Model | Program, x: Data, guides: str | BaseGuide | Sequence[str | BaseGuide], *, seed: int = 0,
+    method: str | None = None, train_with: str | None = None, steps: int | None = None, draws: int | None = None,
+    data: str = "data",
     progress: bool | None = None,
 ) -> Comparison:
     """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
@@ -148,6 +152,9 @@ def compare(
     ('exact', -1130.26)
     """
     model = as_model(model)
+    guides = [guides] if isinstance(guides, str | BaseGuide) else guides
+    if train_with is not None:
+        parse(train_with).check(model.facts(x))
     built = _build(model, x, guides, seed)
     theta = _fit_theta(model, x, built, train_with, steps, seed, progress)
     with frozen(model):
@@ -209,6 +216,14 @@ def _tightest(built: list[BaseGuide], weights: list[LogWeights]) -> BaseGuide:
     """Return the guide whose importance-weighted bound is highest; the bound is drawn afresh, so the choice adds no bias."""
     bounds = [float(weight.importance_bound().sum()) for weight in weights]
     return built[max(range(len(built)), key=bounds.__getitem__)]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _estimate(estimate: Estimate) -> dict[str, float]:

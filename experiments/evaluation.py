@@ -30,6 +30,8 @@ class Gap:
     @classmethod
     def between(cls, log_evidence: Evidence, elbo: Estimate) -> Gap:
         """Combine the evidence's interval with the ELBO's error; the two come from independent draws."""
+        if not math.isfinite(elbo.value):  # q has mass where p has none: the divergence is infinite, and no noise is in it
+            return cls(math.inf, 0.0, math.inf, math.inf)
         value, se = log_evidence.value - elbo.value, math.hypot(log_evidence.se, elbo.se)
         below, above = log_evidence.value - log_evidence.lower, (log_evidence.upper or 0.0) - log_evidence.value
         lower = max(0.0, value - math.hypot(below, Z95 * elbo.se))

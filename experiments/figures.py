@@ -132,7 +132,7 @@ def _columns(values: Any, skip: int, most: int) -> dict[str, np.ndarray]:
             continue
         dim = variable.dims[-1]
         labels = variable[dim].values if dim in variable.coords else [f"{name}[{i}]" for i in range(variable.shape[-1])]
-        found.update({str(label): variable.values[..., i] for i, label in enumerate(labels)})
+        found.update({_plain(str(label)): variable.values[..., i] for i, label in enumerate(labels)})
     return dict(list(found.items())[:most])
 
 
@@ -215,6 +215,11 @@ def _trace(fit: Fit, units: int) -> tuple[np.ndarray, np.ndarray]:
     return seconds, elbo / units
 
 
+def _plain(name: str) -> str:
+    """Return a variable's name without the slash, which trees keep for paths."""
+    return name.replace("/", "∕")
+
+
 def _scalars(tree: DataTree, most: int) -> Any:
     """Return the posterior's first ``most`` scalars as a tree of their own, named like ``theta[Choate]``."""
     import arviz_base as azb
@@ -231,7 +236,7 @@ def _scalars(tree: DataTree, most: int) -> Any:
             labels = [str(variable[d].values[i]) for d, i in zip(variable.dims[2:], index, strict=True) if d in variable.coords]
             values = variable.values[(slice(None), slice(None), *index)]
             if values.std() > 0:
-                flat[f"{name}[{', '.join(labels or map(str, index))}]" if index else str(name)] = values
+                flat[_plain(f"{name}[{', '.join(labels or map(str, index))}]" if index else str(name))] = values
     if not flat:
         raise ZooError("expected continuous variables in the posterior for this figure; got none")
     return azb.from_dict({"posterior": flat})

@@ -95,9 +95,15 @@ def fit(
     -1130.26
     """
     model = as_model(model)
+    _check_numbers(steps, draws, seed)
     if isinstance(guide, str):
         guide = build(guide, model, x, seed=seed)
-    chosen = _check(method or default_method(model, guide), steps, draws)
+    chosen = method or default_method(model, guide)
+    if chosen not in METHODS:
+        raise ZooError(f"unknown method '{chosen}'{nearest(chosen, METHODS) or ';'} choose from {', '.join(METHODS)}")
+    for name, value in (("batch_size", batch_size), ("learning_rate", learning_rate)):
+        if value is not None and chosen != "svi":
+            raise ZooError(f"expected method svi with {name}; got {chosen} for '{guide.text}'; choose svi or leave it out")
     model.latents(x)
     has_theta = train_model and any(p.requires_grad for p in model.parameters())
     if method is None and not has_theta and not any(p.numel() for p in guide.parameters()):
@@ -126,11 +132,9 @@ def fit(
         tuple(history), tuple(iterations))
 
 
-def _check(method: str, steps: int | None, draws: int | None) -> str:
-    if method not in METHODS:
-        raise ZooError(f"unknown method '{method}'{nearest(method, METHODS) or ';'} choose from {', '.join(METHODS)}")
-    if steps is not None and steps < 1:
-        raise ZooError(f"expected 1 or more steps; got {steps}; leave it out for the default")
-    if draws is not None and draws < 1:
-        raise ZooError(f"expected 1 or more draws; got {draws}; leave it out for the default")
-    return method
+def _check_numbers(steps: int | None, draws: int | None, seed: int) -> None:
+    for name, value in (("steps", steps), ("draws", draws)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ZooError(f"expected 1 or more {name}; got {value}; leave it out for the default")
+    if not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ZooError(f"expected a seed from 0 to 2**31 - 1; got {seed}; choose another")

@@ -120,7 +120,9 @@ def _doubling(
     size = guide.family.noise_size(latents.size)
     if draws is not None and draws < 2 * size:
         raise ZooError(
-            f"expected at least {2 * size} fixed draws for '{guide.text}', twice its {size} dimensions; got {draws}; raise them")
+            f"expected at least {2 * size} fixed draws for '{guide.text}', twice its {size} dimensions; got {draws}; "
+            "raise them")
+    draws = None if draws is None else draws + draws % 2  # antithetic: they come in pairs
     most = max(64, MAX_WORK // work(x, latents.units, latents.size))
     # One unit's weights may have a long tail, which few draws miss and φ then ignores: small data can afford many.
     cheap = min(2048, 2**16 // work(x, 1, latents.size)) if latents.units == 1 else 0

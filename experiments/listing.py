@@ -32,7 +32,7 @@ def show(name: str | None = None) -> None:
 
 def show_model(name: str) -> None:
     """Print one model's documentation and options."""
-    if name in DATASETS or name in FAMILIES or name in WHOLE:
+    if name not in MODELS and (name in DATASETS or name in FAMILIES or name in WHOLE):
         what = "data set" if name in DATASETS else "guide"
         raise ZooError(f"expected a model; got the {what} '{name}'; 'zoo list' shows it")
     entry = lookup(MODELS, name, "model")

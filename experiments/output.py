@@ -17,61 +17,76 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """A directory for results. It is made and tried before the work starts, and written when the work is done.
+    """A directory for results, as a context. It is made and tried on entry, before the work starts.
+
+    Where the work fails it is removed again, if it was made here and is still empty.
 
     Args:
         path: where; ``None`` writes nothing.
 
     Raises:
-        ZooError: if it can't be written to.
+        ZooError: on entry, if it can't be written to.
     """
 
     def __init__(self, path: Path | None):
         self.path = path
-        if path is None:
-            return
-        try:
-            (path / "figures").mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise ZooError(
-                f"expected a directory to write to; got --out {path}: {error.strerror or error}; choose another") from error
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Output:
+        if self.path is not None:
+            self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.path):
+                    pass
+            except OSError as error:
+                raise ZooError(
+                    f"expected a directory to write to; got --out {self.path}: {error.strerror or error}; choose another"
+                ) from error
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        for path in self._made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
     def write(self, table: Comparison, data_set: Dataset) -> None:
-        """Write comparison.json, comparison.csv, posterior.nc of the first guide, and the figures."""
+        """Write comparison.json, comparison.csv and the figures that have a meaning for this model."""
         if self.path is None:
             return
         import matplotlib as mpl
 
         whole(self.path / "comparison.json", json.dumps(table.to_dict(), indent=1, allow_nan=False, ensure_ascii=False))
         whole(self.path / "comparison.csv", table.to_frame().to_csv())
-        backend = mpl.get_backend()
-        mpl.use("agg")
-        try:
+        (self.path / "figures").mkdir(exist_ok=True)
+        with mpl.rc_context({"backend": "agg"}):
             self._figures(table, data_set)
-        finally:
-            mpl.use(backend)
-        print(f"wrote {self.path}", file=sys.stderr)
+        remark(f"wrote {self.path}")
 
     def _figures(self, table: Comparison, data_set: Dataset) -> None:
         from experiments import figures
 
         assert self.path is not None, "called by write() only"
-        folder, guide = self.path / "figures", best_guide(table)
-        tree = _tree(table, data_set, guide, draws=500)
-        columns = data_set.columns
+        guide = best_guide(table)
+        tree = _tree(table, data_set, guide, 500, ("posterior",))
+        drawn = _tree(table, data_set, guide, 60, ("posterior_predictive", "observed_data"))
         made: dict[str, Callable[[], Any]] = {
             "elbo": lambda: figures.elbo_trace(table), "gap": lambda: figures.gap_bars(table),
             "forest": lambda: figures.forest(tree), "pair": lambda: figures.pair(tree),
-            "predictive": lambda: figures.predictive_check(tree),
-            "density": lambda: figures.density(table.model, table.x, table.guide(guide), columns, table.seed)}
+            "predictive": lambda: figures.predictive_check(drawn),
+            "density": lambda: figures.density(table.model, table.x, table.guide(guide), data_set.columns, table.seed)}
         for name, make in made.items():
             try:
-                figure = make()
+                figures.save(make(), self.path / "figures" / name)
             except (ZooError, NotImplementedError):
                 continue  # not every figure has a meaning for every model: discrete latents have no forest
-            figures.save(figure, folder / name)
+            except Exception as error:  # a figure that fails must not take the numbers with it
+                remark(f"figure '{name}' could not be drawn: {(str(error).splitlines() or [type(error).__name__])[0][:160]}")
+
+
+def remark(text: str) -> None:
+    """Print a remark on standard error."""
+    print(f"remark: {text}", file=sys.stderr)
 
 
 def best_guide(table: Comparison) -> str:
@@ -88,18 +103,27 @@ def whole(path: Path, text: str) -> None:
 
 def labels(data_set: Dataset) -> dict[str, tuple[str, ...]]:
     """Return the labels a data set gives to dimensions: its columns, rows and coefficients."""
-    found = {"column": data_set.columns, "coefficient": ("intercept", *data_set.columns)}
+    found = {"column": distinct(data_set.columns), "coefficient": distinct(("intercept", *data_set.columns))}
     if data_set.rows:
-        found["school"] = data_set.rows
+        found["school"] = distinct(data_set.rows)
     return found
 
 
-def _tree(table: Comparison, data_set: Dataset, guide: str, draws: int, groups: tuple[str, ...] = ()) -> Any:
-    from experiments.tree import GROUPS, posterior
+def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Number the names that come more than once.
 
-    kept = tuple(g for g in GROUPS if g not in ("prior", "log_likelihood"))
+    >>> distinct(("a", "b", "a"))
+    ('a', 'b', 'a (2)')
+    """
+    return tuple(
+        f"{name} ({names[: i + 1].count(name)})" if names[:i].count(name) else name for i, name in enumerate(names))
+
+
+def _tree(table: Comparison, data_set: Dataset, guide: str, draws: int, groups: tuple[str, ...]) -> Any:
+    from experiments.tree import posterior
+
     return posterior(
-        table.model, table.guide(guide), table.x, draws=draws, seed=table.seed, groups=groups or kept, coords=labels(data_set))
+        table.model, table.guide(guide), table.x, draws=draws, seed=table.seed, groups=groups, coords=labels(data_set))
 
 
 def print_summary(table: Comparison, data_set: Dataset, draws: int, as_json: bool) -> None:
@@ -115,7 +139,7 @@ def print_summary(table: Comparison, data_set: Dataset, draws: int, as_json: boo
             "summary": json.loads(frame.to_json(orient="index"))}, indent=1, ensure_ascii=False))
         return
     print(frame.to_string(float_format=lambda value: f"{value:.3f}"))
-    print(verdict(row.khat, row.guide), file=sys.stderr)
+    remark(verdict(row.khat, row.guide))
 
 
 def verdict(khat: float | None, guide: str) -> str:

@@ -51,7 +51,7 @@ def integrate(model: Model, x: Data) -> Integral:
         modes = find_modes(model, x, NODES[latents.size])
         pieces = [_piece(model, x, modes, k) for k in range(modes.loc.shape[0])]
     value, coarse, wide = (torch.stack(part).logsumexp(0) for part in zip(*pieces, strict=True))
-    rounding = torch.finfo(value.dtype).eps * 1e4 * (1 + value.abs())
+    rounding = torch.finfo(value.dtype).eps * 64 * (1 + value.abs())
     return Integral(value, torch.maximum((value - coarse).abs(), (value - wide).abs()) + rounding)
 
 

@@ -20,6 +20,9 @@ KINDS = {
 }
 
 
+HEADS = ("ELBO", "KL(q‖posterior), 95%", "reconstruction", "KL(q‖prior)", "k̂", "ESS", "param.", "steps", "sec.")
+
+
 def number(value: float | None, se: float | None = None) -> str:
     """Write a number to the digits its error allows: two digits of the error, or three decimals where it is exact.
 
@@ -28,6 +31,8 @@ def number(value: float | None, se: float | None = None) -> str:
     """
     if value is None or math.isnan(value):
         return "—"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if not se or not math.isfinite(se) or se < 1e-9 * (1 + abs(value)):
         text = f"{value:.3f}" if abs(value) < 1e7 else f"{value:.3e}"
         return "0.000" if text == "-0.000" else text
@@ -41,10 +46,12 @@ def interval(gap: dict[str, float | None]) -> str:
     """Write a gap as its interval.
 
     >>> interval({"value": 0.2, "se": 0.01, "lower": 0.18, "upper": None})
-    '≥ 0.18'
+    '≥ 0.180'
     """
     lower, upper, se = gap["lower"], gap["upper"], gap["se"]
     assert lower is not None, "a gap always has a lower end"
+    if math.isinf(lower):
+        return "∞"
     digits = min(6, max(0, 1 - math.floor(math.log10(se)))) if se and se > 1e-9 * (1 + abs(lower)) else 3
     if abs(lower) >= 1e7:
         return f"{lower:.2e} …" if upper is None else f"{lower:.2e} … {upper:.2e}"
@@ -67,34 +74,46 @@ def grid(title: str, out: Console) -> Table:
     """Return an empty table: ruled on a terminal, bare columns where it is piped."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     return Table(
-        title=title, title_justify="left", title_style="bold", caption_justify="left", caption_style="dim",
+        title=Text(title), title_justify="left", title_style="bold", caption_justify="left", caption_style="dim",
         box=box.ROUNDED if out.is_terminal else None, pad_edge=out.is_terminal)
 
 
 def comparison(table: Comparison, out: Console) -> None:
-    """Print the table on ``out``."""
-    data = table.to_dict()
-    units, found = data["units"], data["log_evidence"]
-    shown = grid(_title(data), out)
+    """Print the table on ``out``; where it is too narrow for one, a block of lines a guide."""
+    units, found = table.units, table.evidence
+    rows = [row.to_dict() for row in table.rows]
+    shown = grid(_title(table), out)
     shown.add_column("guide", no_wrap=True)
-    for head in ("ELBO", "KL(q‖posterior), 95%", "reconstruction", "KL(q‖prior)", "k̂", "ESS", "param.", "steps", "sec."):
-        shown.add_column(head, justify="right")
-    for row in data["guides"]:
+    for head in HEADS:
+        shown.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
         shown.add_row(*_cells(row, 1))
     if units > 1:
         shown.add_section()
         shown.add_row(f"per unit (of {units})", style="dim")
-        for row in data["guides"]:
+        for row in rows:
             shown.add_row(*_cells(row, units))
-    out.print(shown)
-    each = f" ({found['value'] / units:.3f} per unit)" if units > 1 else ""
-    source = f" from '{found['guide']}'" if found["guide"] else ""
-    kind = KINDS[found["kind"]].replace(", so", f"{source}, so")
-    out.print(f"log p(x | θ) = {number(found['value'], found['se'])} nats{each}, {kind}", markup=False)
+    if out.measure(shown, options=out.options.update(max_width=10_000)).maximum > out.width:
+        _blocks(table, rows, out)
+    else:
+        out.print(shown)
+    each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
+    source = f" from '{found.source}'" if found.source else ""
+    kind = KINDS[found.kind].replace(", so", f"{source}, so")
+    out.print(f"log p(x | θ) = {number(found.value, found.se)} nats{each}, {kind}", markup=False)
     for line in _remarks(table):
         out.print(line, style="dim", markup=False)
+
+
+def _blocks(table: Comparison, rows: list[dict[str, Any]], out: Console) -> None:
+    out.print(_title(table), style="bold", markup=False)
+    for row in rows:
+        out.print(row["guide"], style="bold", markup=False)
+        for head, cell in zip(HEADS, _cells(row, 1)[1:], strict=True):
+            out.print(f"  {head + ':':<22}{cell}", markup=False)
 
 
 def _cells(row: dict[str, Any], units: int) -> list[str]:
@@ -106,12 +125,12 @@ def _cells(row: dict[str, Any], units: int) -> list[str]:
     if units > 1:
         return [*cells, "", "", "", "", ""]
     khat = "—" if row["khat"] is None else f"{row['khat']:.2f}" if row["khat"] < 1e4 else f"{row['khat']:.1e}"
-    ess = "—" if row["ess"] is None else f"{row['ess']:.0f} of {row['draws']}"
+    ess = "—" if row["ess"] is None or math.isnan(row["ess"]) else f"{row['ess']:.0f} of {row['draws']}"
     return [*cells, khat, ess, str(row["parameters"]), str(row["steps"]), f"{row['seconds']:.2f}"]
 
 
-def _title(data: dict[str, Any]) -> str:
-    return f"{data['model']} on {data['data']}: {data['units']} unit{'s' if data['units'] > 1 else ''}, seed {data['seed']}"
+def _title(table: Comparison) -> str:
+    return f"{table.model.label} on {table.data}: {table.units} unit{'s' if table.units > 1 else ''}, seed {table.seed}"
 
 
 def _remarks(table: Comparison) -> list[str]:

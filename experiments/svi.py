@@ -53,21 +53,27 @@ def svi(
     optimiser = torch.optim.Adam(parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps), eta_min=learning_rate / 100)
     order = torch.empty(0, dtype=torch.long)
-    elbo = -math.inf
+    elbo, kept = -math.inf, [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
         if len(order) < size:
             order = torch.cat([order, torch.randperm(units)])
         index, order = (order[:size].to(reference(x).device), order[size:]) if size < units else (None, order)
         batch = x if index is None else take(x, index, units)
+        if step == 1 and index is not None:
+            _check_batch(model, batch, size)
         value, z = minibatch_elbo(model, guide, batch, index, units, count)
         optimiser.zero_grad()
         (-value).backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not bool(value.isfinite()) or not all(bool(g.isfinite().all()) for g in gradients):
             site = non_finite_site(model, batch, z.detach())
-            reason = f"step {step} turned non-finite at site '{site}'; the parameters of step {step - 1} are kept"
+            with torch.no_grad():
+                torch._foreach_copy_([p.detach() for p in parameters], kept)
+            last = max(0, step - 2)
+            reason = f"step {step} turned non-finite at site '{site}'; the last finite parameters, after step {last}, are kept"
             warnings.warn(ZooWarning(f"fit of '{guide.text}' stopped: {reason}; lower the learning rate"), stacklevel=3)
-            return Outcome(step - 1, elbo, False, reason)
+            return Outcome(last, elbo, False, reason)
+        torch._foreach_copy_(kept, [p.detach() for p in parameters])
         optimiser.step()
         schedule.step()
         elbo = float(value.detach())
@@ -92,6 +98,19 @@ def minibatch_elbo(
     log_weight = model.log_joint(batch, z) - q.log_prob(z)
     total = (log_measure.exp() * log_weight).sum()
     return total * (units / log_weight.shape[1]), z
+
+
+def _check_batch(model: Model, batch: Data, size: int) -> None:
+    """Raise unless a program on ``size`` rows of x has ``size`` units: the units must be x's first dimension."""
+    try:
+        found = model.latents(batch).units
+    except (ValueError, RuntimeError) as error:
+        found, reason = None, str(error).splitlines()[0]
+    if found != size:
+        got = reason if found is None else f"{found} units"
+        raise ZooError(
+            f"expected {size} rows of x to make {size} units of {model.label}; got {got}; put the units along the first "
+            "dimension of x, with a plate of len(x), or leave batch_size out")
 
 
 def _batch_size(model: Model, x: Data, units: int, asked: int | None) -> int:

@@ -77,7 +77,8 @@ class LogWeights:
         units = weighted.sum(0)
         se = 0.0
         if not self.enumerated and len(values) > 1:
-            se = float(values.sum(1).std()) / math.sqrt(len(values))
+            totals = values.sum(1)
+            se = float(totals.std()) / math.sqrt(len(values)) if bool(totals.isfinite().all()) else math.inf
         return Estimate(float(units.sum()), se, units)
 
     def elbo(self) -> Estimate:

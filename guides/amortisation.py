@@ -71,6 +71,10 @@ class Encoder(Amortisation):
         self, initial: dict[str, Tensor], x: Data, hidden: Sequence[int] = (64, 64), network: nn.Module | None = None,
     ):
         super().__init__()
+        if network is not None and not isinstance(network, nn.Module):
+            raise ZooError(f"expected the encoder's network to be a torch module; got {type(network).__name__}; pass one")
+        if not all(isinstance(width, int) and width > 0 for width in hidden):
+            raise ZooError(f"expected the encoder's hidden widths to be whole numbers above 0; got {hidden}; e.g. (64, 64)")
         self.shapes = {name: value.shape[1:] for name, value in initial.items()}
         self.units = len(next(iter(initial.values())))
         rows = features(x, self.units)

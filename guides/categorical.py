@@ -17,6 +17,7 @@ class CategoricalFamily(Family):
     Source: Bishop (2006), Pattern Recognition and Machine Learning, §9.4;
     https://www.microsoft.com/en-us/research/people/cmbishop/prml-book/
 
+    >>> import torch
     >>> family = CategoricalFamily()
     >>> phi = family.initial(Start(torch.zeros(5, 1), torch.zeros(5, 1), torch.tensor([[0.0], [1.0]])))
     >>> family.distribution(phi).probs[0]

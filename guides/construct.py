@@ -37,10 +37,15 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     from zoo.program import seeded
 
     spec = parse(text)
-    spec.check(model.facts(x))
+    facts = model.facts(x)
+    spec.check(facts)
     if spec.family in WHOLE:
         whole: BaseGuide = load(WHOLE[spec.family].path)(model, text)
         return whole
+    if AMORTISATIONS[spec.amortisation].units == ("rows",) and not model.latents(x).rows_first:
+        raise ZooError(
+            f"expected the units of {facts.name} along the first dimension of its observations for '{text}'; got them along "
+            "another; transpose x and the program's plates")
     positional, named = spec.amortisation_arguments
     with seeded(seed):
         try:

@@ -84,7 +84,7 @@ class LowRank(NormalBase):
     is as easy to fit whatever the coordinates' units, and the density stays computable where a scale nearly vanishes.
 
     Args:
-        rank: columns of B, at least 1.
+        rank: columns of B, from 1 to d; ``None``: 2, or 1 where d is 1.
 
     Raises:
         ZooError: the rank is no whole number above 0.
@@ -97,12 +97,18 @@ class LowRank(NormalBase):
     tensor([2., 2., 2.])
     """
 
-    def __init__(self, rank: int = 2):
-        if not isinstance(rank, int) or rank < 1:
+    def __init__(self, rank: int | None = None):
+        if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
             raise ZooError(f"expected the rank of low_rank to be a whole number above 0; got {rank}; write e.g. low_rank(2)")
         self.rank = rank
 
     def initial(self, start: Start) -> dict[str, Tensor]:
+        if self.rank is None:
+            self.rank = min(2, start.loc.shape[-1])
+        if self.rank > start.loc.shape[-1]:
+            raise ZooError(
+                f"expected the rank of low_rank to be at most the {start.loc.shape[-1]} latent dimensions; got {self.rank}; "
+                "lower it, or use full_rank")
         # B = 0 is a stationary point of the ELBO, so the loadings start off it.
         noise = torch.randn(*start.loc.shape, self.rank, dtype=start.loc.dtype).to(start.loc.device)
         return {"loc": start.loc.clone(), "log_scale": start.scale.log(), "loadings": 0.1 * noise}
@@ -111,6 +117,7 @@ class LowRank(NormalBase):
         return LowRankNormal(phi["loc"], phi["loadings"], phi["log_scale"].exp())
 
     def noise_size(self, size: int) -> int:
+        assert self.rank is not None, "initial() comes first"
         return size + self.rank
 
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:

@@ -61,10 +61,10 @@ class BaseGuide(PyroModule):
         z = pyro.sample("_z", q.to_event(1), infer={"is_auxiliary": True})
         with poutine.block():
             values = self.model.constrain(x, z[None])
-            log_abs_det = self.model.log_abs_det(x, z)
+            volume = self.model.volume(x, z)
         plates: dict[str, pyro.plate] = {}
         for site in latents.sites:
-            log_density = -log_abs_det[site.name] if site.name in log_abs_det else 0.0
+            log_density = -volume[site.name] if site.name in volume else 0.0
             with ExitStack() as stack:
                 _enter_plates(stack, site, plates)
                 value = values[site.name][0]

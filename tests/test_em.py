@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -29,7 +31,7 @@ def test_em_never_lowers_the_likelihood(name: str, options: dict[str, object], s
     fit = experiments.fit(zoo.build(name, x, seed=seed, **options), "exact", x, steps=150)
     values = [fit.iterations[0].elbo_before, *(i.log_evidence for i in fit.iterations)]
     assert len(values) > 5
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in pairwise(values):
         assert after >= before - 1e-10 * abs(before)
 
 
@@ -81,7 +83,7 @@ def test_m_step_without_a_closed_form_climbs_by_gradient() -> None:
     fit = experiments.fit(mixture, "exact", x, steps=60)
     assert fit.elbo == pytest.approx(-1130.264, abs=1e-2)
     values = [i.log_evidence for i in fit.iterations]
-    assert all(b >= a - 1e-10 * abs(a) for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a - 1e-10 * abs(a) for a, b in pairwise(values))
     assert not pyro.get_param_store().keys()
 
 
@@ -89,12 +91,14 @@ def test_a_collapsing_component_is_held_and_said_so() -> None:
     """Two rows far out on one spot would take a component to variance zero and the likelihood to infinity."""
     with zoo.seeded(0):
         x = torch.cat([torch.randn(60, 2, dtype=torch.double), torch.full((3, 2), 30.0, dtype=torch.double)])
-    with pytest.warns(zoo.ZooWarning, match=r"component\(s\) \d collapsed onto few rows"):
+    match = r"component\(s\) \d collapsed onto few rows"
+    with pytest.warns(zoo.ZooWarning, match=match):
         model = zoo.build("gmm", x, components=2)
+    with pytest.warns(zoo.ZooWarning, match=match):
         fit = experiments.fit(model, "exact", x)
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     values = [i.log_evidence for i in fit.iterations]
-    assert all(b >= a - 1e-10 * abs(a) for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a - 1e-10 * abs(a) for a, b in pairwise(values))
 
 
 def test_an_empty_component_is_reseeded_and_said_so() -> None:

@@ -63,19 +63,19 @@ def test_a_fit_that_turns_non_finite_stops_names_the_site_and_keeps_the_last_fin
         guide.amortisation.phi["loc"].zero_()
         guide.amortisation.phi["log_scale"].fill_(-4.0)
         x = x * 0 + 1e10
-    with pytest.warns(zoo.ZooWarning, match=r"stopped: step \d+ turned non-finite at site 'x'; the parameters of step \d+ are kept"):
+    with pytest.warns(zoo.ZooWarning, match=r"stopped: step \d+ turned non-finite at site 'x'; the last finite"):
         fit = experiments.fit(model, guide, x, method="svi", learning_rate=30.0, steps=200)
     assert "site 'x'" in fit.stopped
     assert fit.steps < 200
     assert not fit.converged
     assert all(bool(p.isfinite().all()) for p in guide.parameters())
-    assert len(fit.history) == fit.steps
+    assert bool(experiments.log_weights(model, guide, x).log_weight.isfinite().all()), "the state kept has a finite ELBO"
 
 
 def test_a_fit_that_starts_non_finite_is_refused_and_names_the_site() -> None:
     x = torch.ones(3, dtype=torch.double)
     for method in ("fixed_draws", "svi"):
-        with pytest.raises(zoo.ZooError, match="expected a finite ELBO where the fit starts; .* at site 'x' of explosive"):
+        with pytest.raises(zoo.ZooError, match=r"expected a finite ELBO where the fit starts; .* at site 'x' of explosive"):
             experiments.fit(explosive, "mean_field", x, method=method)
 
 

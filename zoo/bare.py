@@ -10,6 +10,7 @@ from torch import nn
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.params import LocalParams
 from zoo.program import Program
 
 
@@ -24,7 +25,8 @@ class FunctionModel(Model):
             self._function = program
 
     def forward(self, x: Data) -> Any:
-        return self.module(x) if "module" in self._modules else self._function(x)
+        with LocalParams(self):  # stock Pyro, too, must run the program with this model's θ
+            return self.module(x) if "module" in self._modules else self._function(x)
 
     @property
     def label(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError, nearest
@@ -28,7 +29,18 @@ TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 def _check_type(option: inspect.Parameter, value: Any, name: str) -> None:
     kinds, words = TYPES[str(option.annotation)]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise ZooError(f"expected option '{option.name}' of {name} to be {words}; got {value!r}; the default is {option.default}")
+        raise ZooError(
+            f"expected option '{option.name}' of {name} to be {words}; got {value!r}; the default is {option.default}")
+
+
+def check_options(name: str, given: Mapping[str, Any]) -> None:
+    """Raise a :class:`ZooError` for the first of ``given`` that the model ``name`` does not have, or of the wrong type."""
+    known = options(name)
+    for key, value in given.items():
+        if key not in known:
+            hint = nearest(key, known) or f"; it has {', '.join(known) or 'none'}"
+            raise ZooError(f"unknown option '{key}' of {name}{hint}")
+        _check_type(known[key], value, name)
 
 
 def build(name: str, x: Data, seed: int | None = 0, **given: Any) -> Model:
@@ -49,12 +61,7 @@ def build(name: str, x: Data, seed: int | None = 0, **given: Any) -> Model:
     """
     from zoo.program import seeded
 
-    known = options(name)
-    for key in given:
-        if key not in known:
-            hint = nearest(key, known) or f"; it has {', '.join(known) or 'none'}"
-            raise ZooError(f"unknown option '{key}' of {name}{hint}")
-        _check_type(known[key], given[key], name)
+    check_options(name, given)
     with seeded(seed):
         model: Model = load(MODELS[name].path)(x, **given)
     return model

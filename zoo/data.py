@@ -64,6 +64,24 @@ def check_finite(x: Data) -> None:
         )
 
 
+def check_magnitude(x: Tensor, name: str) -> None:
+    """Raise a :class:`ZooError` where squares of ``x``, or of its spread, leave the floating-point numbers."""
+    info = torch.finfo(x.dtype)
+    most, least = info.max**0.25, info.tiny**0.25
+    spread = (x - x[0]).abs().amax(0)
+    if bool((x.abs() > most).any()) or bool(((spread > 0) & (spread < least)).any()):
+        raise ZooError(
+            f"expected columns of size and spread between {least:.0e} and {most:.0e} for {name}; got others; "
+            "rescale them (--standardise on the command line)")
+
+
+def check_positive(name: str, **options: float) -> None:
+    """Raise a :class:`ZooError` that names the first option that is not a positive finite number."""
+    for key, value in options.items():
+        if not 0 < value < float("inf"):
+            raise ZooError(f"expected a positive, finite {key} of {name}; got {value}; mend it")
+
+
 def check_table(x: Data, name: str, varying: bool = True) -> Tensor:
     """Return ``x`` as the (rows, columns) floating tensor that the model ``name`` needs.
 
@@ -75,6 +93,7 @@ def check_table(x: Data, name: str, varying: bool = True) -> Tensor:
             f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__)
         raise ZooError(f"expected a floating tensor of shape (rows, columns) for {name}; got {got}; reshape it")
     check_finite(tensors(x))
+    check_magnitude(x, name)
     if len(x) < 2:
         raise ZooError(f"expected at least 2 rows for {name}; got {len(x)}; add data")
     constant = (x == x[0]).all(0).nonzero().flatten().tolist()

@@ -219,6 +219,11 @@ class Latents:
         """Whether the latents are discrete (all of them are, or none is)."""
         return self.sites[0].values is not None
 
+    @property
+    def rows_first(self) -> bool:
+        """Whether the units run along the first dimension of every observed site."""
+        return all(site.plates[:1] == (self.unit,) for site in self.observed)
+
     def support(self) -> Tensor:
         """Return the (K, d) values of a discrete unit's vector: the product of its elements' supports.
 

@@ -17,7 +17,7 @@ from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Latents, Pack, Substitute, Unobserve, is_deterministic
 from zoo.params import LocalParams
-from zoo.program import Program, isolated, latent_log_prob, layout, log_terms, run, seeded
+from zoo.program import Program, isolated, latent_log_prob, layout, log_terms, run, seeded, volume
 from zoo.registry import MODELS, Facts
 
 
@@ -88,7 +88,14 @@ class Model(PyroModule):
         if self._last is not None and _same(self._last[0], key):
             return self._last[1]
         with seeded(0), self._isolated():
-            found = layout(self._program, x)
+            try:
+                found = layout(self._program, x)
+            except KeyError as error:
+                raise ZooError(f"expected every entry of x that {self.label} reads; got none for {error}; add it") from error
+            except NotImplementedError as error:
+                raise ZooError(
+                    f"expected latents that can be drawn from their prior and mapped to the reals in {self.label}; got one "
+                    f"that can't: {str(error).splitlines()[0]}; use another distribution") from error
         self._last = (key, found)
         return found
 
@@ -142,12 +149,15 @@ class Model(PyroModule):
         result: dict[str, Tensor] = self._over_draws(one, z)
         return result
 
-    def log_abs_det(self, x: Data, z: Tensor) -> dict[str, Tensor]:
-        """Return each continuous latent site's log|det ∂value/∂z| at one draw z (units, d), over its batch shape."""
+    def volume(self, x: Data, z: Tensor) -> dict[str, Tensor]:
+        """Return what each continuous latent site gains from its coordinates at one draw z (units, d): log|det ∂value/∂z|.
+
+        Over the site's batch shape. See :func:`zoo.program.volume` for what ``obs_mask`` adds.
+        """
         substitute = Substitute(z, self._unit(x))
         with self._isolated():
-            run(self._program, x, substitute, density=False)
-        return substitute.log_abs_det
+            sites = run(self._program, x, substitute, density=False)
+        return {name: volume(name, sites[name], substitute) for name in substitute.log_abs_det}
 
     def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
         """Return the (draws, units, d) coordinates of latent ``values``, each (draws, *shape): inverts ``constrain``."""
@@ -180,6 +190,10 @@ class Model(PyroModule):
                 pack = Pack(None, unit)
                 run(self._program, x, Unobserve(), pack, density=False)
                 rows.append(torch.cat(pack.parts, 1))
+        if len({row.shape for row in rows}) > 1:
+            raise ZooError(
+                f"expected the same latent sites in every run of {self.label}; got other ones from draw to draw; "
+                "sample all of them in every run and use what is needed")
         return torch.stack(rows).to(reference(x).dtype)
 
     def simulate(self, x: Data, seed: int | None = None) -> tuple[dict[str, Tensor], Data]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -36,6 +37,7 @@ class LocalParams(Messenger):
             constraint = rest[1] if len(rest) > 1 else msg["kwargs"].get("constraint", constraints.real)
             self._adopt(key, init, constraint)
         value: Tensor = transform_to(self.owner.param_constraints[key])(self.params[key])  # type: ignore[index]
+        value.unconstrained = weakref.ref(self.params[key])  # type: ignore[attr-defined]  # by which stock SVI finds it
         msg["value"], msg["done"] = value, True
 
     def _adopt(self, key: str, init: Any, constraint: Any) -> None:

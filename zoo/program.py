@@ -30,8 +30,8 @@ def isolated(params: Messenger) -> Iterator[None]:
     """Run programs with their own parameters and without validation, which vmap can't run; restore both after.
 
     PyroModules write their parameters to the global store as they run. An empty store takes that and is thrown away: the
-    module holds them anyway. ``params`` serves the ``pyro.param`` statements of bare functions. Handlers around the caller (a guide
-    of ours asks its model while stock Pyro traces it) see nothing.
+    module holds them anyway. ``params`` serves the ``pyro.param`` statements of bare functions. Handlers around the
+    caller (a guide of ours asks its model while stock Pyro traces it) see nothing.
     """
     with pyro.validation_enabled(False), _empty_store(), poutine.block(), params:
         yield
@@ -72,7 +72,7 @@ def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[Non
 
 
 def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:
-    """Run ``program`` under ``handlers`` and return its sample sites by name, with their log-probabilities (``density``)."""
+    """Run ``program`` under ``handlers``; return its sample sites by name, with their log-probabilities (``density``)."""
     with ExitStack() as stack:
         tracer = stack.enter_context(poutine.trace())
         for handler in handlers:
@@ -91,7 +91,8 @@ def log_terms(program: Program, x: Data, z: Tensor, unit: str | None) -> tuple[T
     substitute = Substitute(z, unit)
     sites = run(program, x, substitute)
     if substitute.taken != z.shape[1]:
-        raise ZooError(f"expected {substitute.taken} coordinates per unit; got {z.shape[1]}; rebuild the guide for this x")
+        raise ZooError(
+            f"expected {substitute.taken} coordinates per unit; got {z.shape[1]}; rebuild the guide for this x")
     prior, likelihood = z.new_zeros(z.shape[0]), z.new_zeros(z.shape[0])
     for name, site in sites.items():
         if is_deterministic(site):
@@ -111,15 +112,19 @@ def latent_log_prob(name: str, site: Any, substitute: Substitute) -> Tensor:
     guide has something to match.
     """
     log_prob: Tensor = site["log_prob"]
-    if name not in substitute.log_abs_det:
-        return log_prob
-    log_prob = log_prob + substitute.log_abs_det[name]
+    return log_prob + volume(name, site, substitute) if name in substitute.log_abs_det else log_prob
+
+
+def volume(name: str, site: Any, substitute: Substitute) -> Tensor:
+    """Return what a continuous latent site's log-density gains from its coordinates, over its batch shape.
+
+    log|det J|; and, of entries that ``obs_mask`` leaves without a density, the standard normal that stands in for it.
+    """
+    log_abs_det = substitute.log_abs_det[name]
     if not (name.endswith("_unobserved") and isinstance(site["mask"], Tensor)):
-        return log_prob
-    u = substitute.unconstrained[name]
-    normal = -0.5 * (u.square() + math.log(2 * math.pi))
-    normal = normal.reshape(*log_prob.shape, -1).sum(-1)
-    return torch.where(site["mask"], log_prob, normal)
+        return log_abs_det
+    normal = -0.5 * (substitute.unconstrained[name].square() + math.log(2 * math.pi))
+    return torch.where(site["mask"], log_abs_det, normal.reshape(*log_abs_det.shape, -1).sum(-1))
 
 
 def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
@@ -139,10 +144,11 @@ def layout(program: Program, x: Data) -> Latents:
         ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
             infinite support, or an observation outside its distribution's support.
     """
-    sites = [site for site in run(program, x).values() if not is_deterministic(site)]
+    sites = [site for site in run(program, x, density=False).values() if not is_deterministic(site)]
     latent = [site for site in sites if not site["is_observed"]]
     observed = [site for site in sites if site["is_observed"]]
     check_structure(latent, observed)
+    check_supports(program, x)
     unit = unit_plate(sites)
     rows: list[Site] = []
     for site in latent:
@@ -190,20 +196,34 @@ def check_structure(latent: list[Any], observed: list[Any]) -> None:
         raise ZooError(
             f"expected all latents continuous or all discrete; got discrete '{discrete[0]}' beside continuous "
             f"'{continuous[0]}'; marginalise '{discrete[0]}', e.g. with MixtureSameFamily as bayesian_gmm does")
-    for site in observed:
-        check_support(site)
 
 
-def check_support(site: Any) -> None:
-    """Raise unless every observed value lies in its distribution's support; name the first that does not."""
+def check_supports(program: Program, x: Data, attempts: int = 8) -> None:
+    """Raise unless, at some draw of the prior, every observation lies in its distribution's support.
+
+    A support may depend on the latents, so one draw that excludes the data proves nothing.
+    """
+    for attempt in range(attempts):
+        sites = run(program, x, density=False).values()
+        observed = [site for site in sites if site["is_observed"] and not is_deterministic(site)]
+        outside = [site for site in observed if not bool(inside_support(site).all())]
+        if not outside:
+            return
+        if attempt == attempts - 1:
+            refuse_outside(outside[0])
+
+
+def inside_support(site: Any) -> Tensor:
+    """Return which elements of an observed site lie in its support; masked ones count as inside."""
     try:
-        valid = site["fn"].support.check(site["value"])
+        valid = torch.as_tensor(site["fn"].support.check(site["value"]))
     except NotImplementedError:
-        return
-    if site["mask"] is not None and isinstance(site["mask"], Tensor):
-        valid = valid | ~site["mask"]
-    if bool(torch.as_tensor(valid).all()):
-        return
+        return torch.ones((), dtype=torch.bool)
+    return valid | ~site["mask"] if isinstance(site["mask"], Tensor) else valid
+
+
+def refuse_outside(site: Any) -> None:
+    valid = inside_support(site)
     first = (~valid).nonzero()[0].tolist()
     raise ZooError(
         f"expected observations at site '{site['name']}' in the support {site['fn'].support} of "

@@ -10,7 +10,7 @@ import torch
 
 from zoo.data import Data
 from zoo.datasets.files import read_file
-from zoo.datasets.frame import Frame, shorten
+from zoo.datasets.frame import Frame, is_number, shorten
 from zoo.errors import ZooError
 from zoo.registry import DATASETS, KINDS, load, lookup
 
@@ -71,6 +71,8 @@ def dataset(
             raise ZooError(
                 f"expected data that gives {kind} ({KINDS[kind]}); got '{name}', which gives {', '.join(entry.gives)}; "
                 "'zoo list' shows what fits")
+        if target is not None:
+            raise ZooError(f"expected --target with a file only; got '{target}' for '{name}', which has its own; leave it out")
         frame, label = load(entry.path)(), name
     return _assemble(frame, label, kind, standardise, drop_constant)
 
@@ -81,7 +83,7 @@ def _with_target(frame: Frame, kind: str, target: str | None, label: str) -> Fra
         if target is not None:
             raise ZooError(f"expected no target for a model of {kind} data; got --target {target}; leave it out")
         return frame
-    return frame.split(target or frame.columns[-1], label)
+    return frame.split(frame.columns[-1] if target is None else target, label)
 
 
 def _assemble(frame: Frame, label: str, kind: str, standardise: bool, drop_constant: bool) -> Dataset:
@@ -116,7 +118,7 @@ def _refuse_constant(frame: Frame, kind: str, label: str, drop_constant: bool) -
     """Raise for a constant column of a file: it tells nothing, and most densities are infinite on it."""
     if kind == "effects" or drop_constant:
         return
-    constant = [c for c in frame.columns if frame.data[c].nunique(dropna=False) == 1]
+    constant = [c for c in frame.columns if is_number(frame.data[c]) and frame.data[c].nunique(dropna=False) == 1]
     if constant and len(frame.data) > 1:
         raise ZooError(
             f"expected columns that vary in {label}; got constant column(s) {shorten(constant)}; "
@@ -124,6 +126,7 @@ def _refuse_constant(frame: Frame, kind: str, label: str, drop_constant: bool) -
 
 
 def _standardised(values: np.ndarray, columns: tuple[str, ...], label: str) -> np.ndarray:
+    values = values / np.abs(values).max(0).clip(min=np.finfo(float).tiny)  # squares of huge and tiny numbers still fit
     scale = values.std(0)
     constant = [c for c, s in zip(columns, scale, strict=True) if s == 0]
     if constant:

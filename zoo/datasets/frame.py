@@ -64,7 +64,8 @@ class Frame:
         target = pd.Series(self.target)
         if target.isna().any():
             rows = shorten([str(i) for i in np.flatnonzero(target.isna())])
-            raise ZooError(f"expected a class in every row of column '{self.target_name}' in {label}; got none in row {rows}")
+            raise ZooError(
+                f"expected a class in every row of column '{self.target_name}' in {label}; got none in row {rows}; drop them")
         codes, values = pd.factorize(target, sort=True)
         if len(values) != 2:
             raise ZooError(
@@ -82,7 +83,13 @@ def numeric(column: pd.Series, name: str, label: str) -> np.ndarray:
     """Return one column as float64, or say which of its rows can't be."""
     if pd.api.types.is_complex_dtype(column):
         raise ZooError(f"expected real numbers in column '{name}' of {label}; got complex ones; take a part")
-    values = pd.to_numeric(column, errors="coerce") if not is_number(column) else column
+    if column.dtype.kind in "mM":
+        raise ZooError(f"expected numbers in column '{name}' of {label}; got dates or durations; convert the column")
+    try:
+        values = pd.to_numeric(column, errors="coerce") if not is_number(column) else column
+    except TypeError as error:
+        got = type(column.iloc[0]).__name__
+        raise ZooError(f"expected numbers in column '{name}' of {label}; got {got}; drop the column") from error
     array: np.ndarray = values.to_numpy(dtype=np.float64, na_value=np.nan)
     text = np.isnan(array) & ~column.isna().to_numpy()
     if not is_number(column) and text.any():

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from zoo.data import Data, check_table
+from zoo.data import Data, check_positive, check_table
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.models.gmm import cluster
@@ -51,8 +51,7 @@ class BayesianGMM(Model):
         x = check_table(x, self.label)
         if components < 2:
             raise ZooError(f"expected at least 2 components for bayesian_gmm; got {components}; raise --components")
-        if min(concentration, shape) <= 0:
-            raise ZooError(f"expected a positive concentration and shape; got {concentration}, {shape}; raise them")
+        check_positive(self.label, concentration=concentration, shape=shape)
         self.components, self.concentration, self.shape = components, concentration, shape
         self.register_buffer("centre", x.mean(0))
         self.register_buffer("spread", x.std(0))

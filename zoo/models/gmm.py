@@ -186,10 +186,9 @@ def cluster(x: Tensor, components: int) -> Tensor:
         ZooError: if ``x`` has fewer distinct rows than components.
     """
     distinct = len(torch.unique(x, dim=0))
-    if components < 1 or distinct < components:
+    if not 1 <= components <= distinct:
         raise ZooError(
-            f"expected between 1 component and as many as the {distinct} distinct rows; got {components}; "
-            "lower --components or add data")
+            f"expected between 1 component and as many as the {distinct} distinct rows; got {components}; set --components")
     scaled: Any = ((x - x.mean(0)) / x.std(0)).detach().cpu().numpy()
     seed = int(torch.randint(2**31 - 1, ()))
     labels = KMeans(components, n_init=4, random_state=seed).fit_predict(scaled)

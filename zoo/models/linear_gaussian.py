@@ -62,6 +62,8 @@ class LinearGaussian(Model):
         super().__init__()
         x = check_table(x, self.label, varying=self.varying)
         columns = x.shape[1]
+        if columns < 2:
+            raise ZooError(f"expected at least 2 columns for {self.label}; got {columns}; add columns or use another model")
         if not 1 <= latent < columns:
             raise ZooError(
                 f"expected 1 to {columns - 1} latent dimensions for {columns} columns; got {latent}; set --latent")

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from zoo.data import Data, check_mapping, check_table
+from zoo.data import Data, check_magnitude, check_mapping, check_positive, check_table
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.normal_inverse_gamma import NormalInverseGamma
@@ -45,10 +45,7 @@ class LinearRegression(Model):
     def __init__(self, x: Data, concentration: float = 1.0, rate: float = 1.0, precision: float = 1.0):
         super().__init__()
         check_design(x, self.label)
-        if min(concentration, rate, precision) <= 0:
-            raise ZooError(
-                "expected a positive concentration, rate and precision; "
-                f"got {concentration}, {rate}, {precision}; raise the one that is not")
+        check_positive(self.label, concentration=concentration, rate=rate, precision=precision)
         self.concentration, self.rate, self.precision = concentration, rate, precision
 
     def forward(self, x: dict[str, Tensor]) -> None:
@@ -110,8 +107,7 @@ class LogisticRegression(Model):
         data = check_design(x, self.label)
         if not bool(((data["y"] == 0) | (data["y"] == 1)).all()):
             raise ZooError("expected y of 0 and 1 for logistic_regression; got other values; recode the classes")
-        if scale <= 0:
-            raise ZooError(f"expected a positive prior scale; got {scale}; raise it")
+        check_positive(self.label, scale=scale)
         self.scale = scale
 
     def forward(self, x: dict[str, Tensor]) -> None:
@@ -127,6 +123,7 @@ def check_design(x: Data, name: str) -> dict[str, Tensor]:
     check_table(data["X"], name)
     if data["y"].ndim != 1:
         raise ZooError(f"expected y of shape (rows,) for {name}; got {tuple(data['y'].shape)}; pass one column")
+    check_magnitude(data["y"], name)
     return data
 
 
