@@ -36,7 +36,7 @@ def number(value: float | None, se: float | None = None) -> str:
     if not se or not math.isfinite(se) or se < 1e-9 * (1 + abs(value)):
         text = f"{value:.3f}" if abs(value) < 1e7 else f"{value:.3e}"
         return "0.000" if text == "-0.000" else text
-    digits = min(6, max(0, 1 - math.floor(math.log10(se))))
+    digits = min(4, max(0, 1 - math.floor(math.log10(se))))
     if abs(value) >= 1e7:
         return f"{value:.3e} ± {se:.1e}"
     return f"{value:.{digits}f} ± {se:.{digits}f}"
@@ -52,12 +52,12 @@ def interval(gap: dict[str, float | None]) -> str:
     assert lower is not None, "a gap always has a lower end"
     if math.isinf(lower):
         return "∞"
-    digits = min(6, max(0, 1 - math.floor(math.log10(se)))) if se and se > 1e-9 * (1 + abs(lower)) else 3
+    digits = min(4, max(0, 1 - math.floor(math.log10(se)))) if se and se > 1e-9 * (1 + abs(lower)) else 3
     if abs(lower) >= 1e7:
         return f"{lower:.2e} …" if upper is None else f"{lower:.2e} … {upper:.2e}"
     if upper is None:
         return f"≥ {lower:.{digits}f}"
-    ends = [f"{end:.{digits}f}".replace("-0.000", "0.000") for end in (lower, upper)]
+    ends = [f"{end:.{digits}f}" for end in (lower, upper)]
     return ends[0] if ends[0] == ends[1] else " … ".join(ends)
 
 
@@ -77,29 +77,23 @@ def grid(title: str, out: Console) -> Table:
     from rich.text import Text
 
     return Table(
-        title=Text(title), title_justify="left", title_style="bold", caption_justify="left", caption_style="dim",
-        box=box.ROUNDED if out.is_terminal else None, pad_edge=out.is_terminal)
+        title=Text(title) if title else None, title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False)
 
 
 def comparison(table: Comparison, out: Console) -> None:
-    """Print the table on ``out``; where it is too narrow for one, a block of lines a guide."""
+    """Print the table on ``out``: whole where it fits, else in two, else as a block of lines a guide. No number is cut."""
     units, found = table.units, table.evidence
     rows = [row.to_dict() for row in table.rows]
-    shown = grid(_title(table), out)
-    shown.add_column("guide", no_wrap=True)
-    for head in HEADS:
-        shown.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*_cells(row, 1))
-    if units > 1:
-        shown.add_section()
-        shown.add_row(f"per unit (of {units})", style="dim")
-        for row in rows:
-            shown.add_row(*_cells(row, units))
-    if out.measure(shown, options=out.options.update(max_width=10_000)).maximum > out.width:
-        _blocks(table, rows, out)
+    whole = [_table(table, rows, out, slice(None))]
+    halves = [_table(table, rows, out, slice(0, 4)), _table(table, rows, out, slice(4, None))]
+    for parts in (whole, halves):
+        if all(out.measure(part, options=out.options.update(max_width=10_000)).maximum <= out.width for part in parts):
+            for part in parts:
+                out.print(part)
+            break
     else:
-        out.print(shown)
+        _blocks(table, rows, out)
     each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
     source = f" from '{found.source}'" if found.source else ""
     kind = KINDS[found.kind].replace(", so", f"{source}, so")
@@ -108,11 +102,27 @@ def comparison(table: Comparison, out: Console) -> None:
         out.print(line, style="dim", markup=False)
 
 
+def _table(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: slice) -> Table:
+    """Return the ``columns`` of the table, and below them the numbers per unit where there are several units."""
+    shown = grid(_title(table) if not columns.start else "", out)
+    shown.add_column("guide", no_wrap=True)
+    for head in HEADS[columns]:
+        shown.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(row["guide"], *_cells(row, 1)[columns])
+    if table.units > 1 and not columns.start:
+        shown.add_section()
+        shown.add_row(f"per unit (of {table.units})", style="dim")
+        for row in rows:
+            shown.add_row(row["guide"], *_cells(row, table.units)[columns])
+    return shown
+
+
 def _blocks(table: Comparison, rows: list[dict[str, Any]], out: Console) -> None:
     out.print(_title(table), style="bold", markup=False)
     for row in rows:
         out.print(row["guide"], style="bold", markup=False)
-        for head, cell in zip(HEADS, _cells(row, 1)[1:], strict=True):
+        for head, cell in zip(HEADS, _cells(row, 1), strict=True):
             out.print(f"  {head + ':':<22}{cell}", markup=False)
 
 
@@ -121,7 +131,7 @@ def _cells(row: dict[str, Any], units: int) -> list[str]:
         return number(row[key]["value"] / units, row[key]["se"] / units)
 
     gap = {k: None if v is None else v / units for k, v in row["kl_gap"].items()}
-    cells = [row["guide"], scaled("elbo"), interval(gap), scaled("reconstruction"), scaled("kl_prior")]
+    cells = [scaled("elbo"), interval(gap), scaled("reconstruction"), scaled("kl_prior")]
     if units > 1:
         return [*cells, "", "", "", "", ""]
     khat = "—" if row["khat"] is None else f"{row['khat']:.2f}" if row["khat"] < 1e4 else f"{row['khat']:.1e}"
