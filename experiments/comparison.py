@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.engine import frozen
 from experiments.evaluation import Evaluation, Gap, evaluate, summarise
-from experiments.fitting import Fit, default_method, fit
+from experiments.fitting import Fit, fit
 from experiments.marginal import Evidence, evidence
-from experiments.weights import Estimate, LogWeights, log_weights
+from experiments.weights import FRESH, Estimate, LogWeights, log_weights
 from guides.construct import build
-from guides.guide import BaseGuide
-from guides.registry import parse
-from zoo.bare import as_model
+from guides.guide import BaseGuide, paired
+from guides.registry import default_guides, parse
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
@@ -119,7 +118,7 @@ class Comparison:
 
 
 def compare(
-    model: Model | Program, x: Data, guides: str | BaseGuide | Sequence[str | BaseGuide], *, seed: int = 0,
+    model: Model | Program, x: Data, guides: str | BaseGuide | Sequence[str | BaseGuide] | None = None, *, seed: int = 0,
     method: str | None = None, train_with: str | None = None, steps: int | None = None, draws: int | None = None,
     data: str = "data",
     progress: bool | None = None,
@@ -132,7 +131,7 @@ def compare(
     Args:
         model: a model or a bare Pyro program.
         x: the data.
-        guides: as written, or built.
+        guides: as written, or built; ``None``: exact, each free family and one encoder, as far as they fit.
         seed: of all that is drawn.
         method: of the guides' fits; ``None``: each family's own.
         train_with: the guide to fit θ with; ``exact`` for EM.
@@ -151,8 +150,9 @@ def compare(
     >>> table.evidence.kind, round(table.evidence.value, 2)
     ('exact', -1130.26)
     """
-    model = as_model(model)
     guides = [guides] if isinstance(guides, str | BaseGuide) else guides
+    model = paired(model, next((g for g in guides or () if isinstance(g, BaseGuide)), None))
+    guides = default_guides(model.facts(x)) if guides is None else guides
     if train_with is not None:
         parse(train_with).check(model.facts(x))
     built = _build(model, x, guides, seed)
@@ -161,10 +161,10 @@ def compare(
         # θ has moved since the guides were built: those we built ourselves start afresh at this θ.
         built = _build(model, x, guides, seed) if theta is not None else built
         fits = [
-            fit(model, guide, x, method=_method(method, model, guide), train_model=False, steps=steps, seed=seed,
+            fit(model, guide, x, method=_method(method, guide), train_model=False, steps=steps, seed=seed,
                 progress=progress)
             for guide in built]
-        weights = [log_weights(model, guide, x, draws, seed) for guide in built]
+        weights = [log_weights(model, guide, x, draws, seed + FRESH) for guide in built]
         found = evidence(model, x, _tightest(built, weights), seed=seed)
         rows = tuple(
             Row(done, summarise(weight, done.guide.text, found)) for done, weight in zip(fits, weights, strict=True))
@@ -178,20 +178,23 @@ def fit_one(
     """Fit θ and one guide together, and return the pair's row as a :class:`Comparison`; ``options`` are those of ``fit``."""
     done = fit(model, guide, x, seed=seed, **options)
     evaluation = evaluate(done.model, done.guide, x, draws=draws, seed=seed)
+    theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
     return Comparison(
-        done.model, x, data, evaluation.units, seed, evaluation.evidence, (Row(done, evaluation),), None)
+        done.model, x, data, evaluation.units, seed, evaluation.evidence, (Row(done, evaluation),), theta)
 
 
 def _build(model: Model, x: Data, guides: Sequence[str | BaseGuide], seed: int) -> list[BaseGuide]:
     if not guides:
         raise ZooError("expected at least one guide to compare; got none; name some, e.g. mean_field")
     texts = [g if isinstance(g, str) else g.text for g in guides]
-    twice = next((t for t in texts if texts.count(t) > 1), None)
+    specs = [parse(text) for text in texts]
+    twice = next((spec.text for i, spec in enumerate(specs) if any(spec.same(other) for other in specs[:i])), None)
     if twice is not None:
         raise ZooError(f"expected each guide once; got '{twice}' twice; drop one")
     facts = model.facts(x)
-    for text in texts:
-        parse(text).check(facts)
+    for spec, guide in zip(specs, guides, strict=True):
+        spec.check(facts)
+        paired(model, guide)
     return [build(g, model, x, seed=seed) if isinstance(g, str) else g for g in guides]
 
 
@@ -207,15 +210,18 @@ def _fit_theta(
     return fit(model, build(train_with, model, x, seed=seed), x, steps=steps, seed=seed, progress=progress)
 
 
-def _method(method: str | None, model: Model, guide: BaseGuide) -> str | None:
+def _method(method: str | None, guide: BaseGuide) -> str | None:
     # A guide without parameters has nothing to fit, whatever the method asked for the others.
-    return method if method is not None and guide.size and default_method(model, guide) != "em" else None
+    return method if method is not None and guide.size else None
 
 
 def _tightest(built: list[BaseGuide], weights: list[LogWeights]) -> BaseGuide:
-    """Return the guide whose importance-weighted bound is highest; the bound is drawn afresh, so the choice adds no bias."""
-    bounds = [float(weight.importance_bound().sum()) for weight in weights]
-    return built[max(range(len(built)), key=bounds.__getitem__)]
+    """Return the guide with the most even weights: a bound on K draws lies below log p by about (1 / ESS share − 1) / 2K.
+
+    Not the one of the highest bound, which would prefer lucky draws. The bound itself is drawn afresh.
+    """
+    shares = [0.0 if (ess := weight.ess()) is None else float(ess.log().nan_to_num(-1e3).mean()) for weight in weights]
+    return built[max(range(len(built)), key=shares.__getitem__)]
 
 
 def _finite(value: Any) -> Any:

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.engine import Outcome, non_finite_site
-from experiments.fixed_draws import normal_noise
+from experiments.fixed_draws import normal_noise, power_of_two
 from experiments.optimise import ascend
 from guides.guide import BaseGuide
 from guides.whole import Exact
 from zoo.data import Data
-from zoo.enumerated import Enumerated
+from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
+from zoo.models.linear_gaussian import covariances
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ def expected_log_joint(model: Model, x: Data, q: Distribution) -> Tensor:
     is exact where log p(x, z) is quadratic in z, as in every linear-Gaussian model.
     """
     if isinstance(q, Enumerated):
-        share = q.probs.movedim(-1, 0)
-        log_joint = model.log_joint(x, q.enumerate_support())
-        return torch.where(share > 0, share * log_joint, 0.0).sum()
+        return expect(q.probs.movedim(-1, 0), model.log_joint(x, q.enumerate_support())).sum()
     return model.log_joint(x, _held(q)).mean(0).sum()
 
 
@@ -130,12 +129,8 @@ def _points(q: Distribution) -> Tensor:
 def _held(q: Distribution) -> Tensor:
     """Return draws (draws, units, d) whose mean and covariance are q's own, exactly."""
     size = q.event_shape[0]
-    draws = max(16, 2 ** (4 * size - 1).bit_length())
-    covariance = getattr(q, "covariance_matrix", None)
-    if covariance is None:
-        raise ZooError(
-            f"expected a normal or discrete posterior for EM's E-step; got {type(q).__name__}; give the model maximise()")
-    factor = torch.linalg.cholesky(covariance)
+    draws = power_of_two(max(16, 4 * size))
+    factor = torch.linalg.cholesky(covariances(q))
     noise = normal_noise(draws, size, 0, q.mean)
     held: Tensor = (q.mean + (factor @ noise[..., None])[..., 0]).detach()
     return held

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,9 +26,6 @@ class Outcome:
     stopped: str = ""
 
 
-Optimiser = Callable[..., Outcome]
-
-
 def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Parameter]:
     """Return φ, and θ with ``train_model``, as far as they take gradients.
 
@@ -46,8 +43,9 @@ def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Para
 def check_start(model: Model, guide: BaseGuide, x: Data) -> None:
     """Raise a :class:`ZooError` that names the first site with a non-finite log-probability, if there is one."""
     with torch.no_grad():
-        z, _ = draw(guide.posterior(x), 8)
-        if bool(z.isfinite().all()) and bool(model.log_joint(x, z).isfinite().any(0).all()):
+        z, log_measure = draw(guide.posterior(x), 8)
+        counts = log_measure > -torch.inf  # a value of a finite support that q rules out may be impossible
+        if bool(z.isfinite().all()) and bool((model.log_joint(x, z).isfinite() | ~counts).all()):
             return
         site = non_finite_site(model, x, z)
     raise ZooError(

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 
 from experiments.marginal import Evidence, evidence
-from experiments.weights import Z95, Estimate, LogWeights, log_weights
-from guides.guide import BaseGuide
-from zoo.bare import as_model
+from experiments.weights import FRESH, Z95, Estimate, LogWeights, log_weights
+from guides.guide import BaseGuide, paired
 from zoo.data import Data
 from zoo.model import Model
 from zoo.program import Program
@@ -33,10 +32,12 @@ class Gap:
         if not math.isfinite(elbo.value):  # q has mass where p has none: the divergence is infinite, and no noise is in it
             return cls(math.inf, 0.0, math.inf, math.inf)
         value, se = log_evidence.value - elbo.value, math.hypot(log_evidence.se, elbo.se)
-        below, above = log_evidence.value - log_evidence.lower, (log_evidence.upper or 0.0) - log_evidence.value
-        lower = max(0.0, value - math.hypot(below, Z95 * elbo.se))
-        upper = None if log_evidence.upper is None else max(lower, value + above + Z95 * elbo.se)
-        return cls(value, se, lower, upper)
+        below = log_evidence.value - log_evidence.lower
+        if log_evidence.upper is None:  # noise on both sides: it adds up in squares
+            return cls(value, se, max(0.0, value - math.hypot(below, Z95 * elbo.se)), None)
+        above = log_evidence.upper - log_evidence.value  # a quadrature's error is a bound: it adds up plainly
+        lower = max(0.0, value - below - Z95 * elbo.se)
+        return cls(value, se, lower, max(lower, value + above + Z95 * elbo.se))
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ class Evaluation:
     khat: float | None
     ess: float | None
 
+    @property
+    def misses_mass(self) -> bool:
+        """Whether q misses posterior mass that matters: k̂ > 0.7 with uneven weights.
+
+        Where the effective sample size is over nine tenths of the draws, the weights are all but equal, and the shape of
+        what little tail they have says nothing.
+        """
+        return self.khat is not None and self.khat > 0.7 and (self.ess or 0.0) < 0.9 * self.draws
+
 
 def evaluate(
     model: Model | Program, guide: BaseGuide, x: Data, *, draws: int | None = None, seed: int = 0,
@@ -89,8 +99,8 @@ def evaluate(
     >>> abs(evaluate(model, guides.build("exact", model, x), x).kl_gap.value) < 1e-6
     True
     """
-    model = as_model(model)
-    weights = log_weights(model, guide, x, draws, seed)
+    model = paired(model, guide)
+    weights = log_weights(model, guide, x, draws, seed + FRESH)
     found = log_evidence if log_evidence is not None else evidence(model, x, guide, seed=seed)
     return summarise(weights, guide.text, found)
 

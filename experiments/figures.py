@@ -12,6 +12,7 @@ from torch import Tensor
 
 from experiments.comparison import Comparison
 from experiments.fitting import Fit
+from experiments.weights import Z95
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError
@@ -73,7 +74,7 @@ def gap_bars(table: Comparison) -> Figure:
         axes.set_xscale("symlog", linthresh=float(positive.min()))
     for i, row in enumerate(rows):
         gap, upper = row.kl_gap, row.kl_gap.upper
-        low, high = gap.lower / units, (gap.value + 1.96 * gap.se if upper is None else upper) / units
+        low, high = gap.lower / units, (gap.value + Z95 * gap.se if upper is None else upper) / units
         axes.plot([low, max(low, high)], [i, i], color="black", linewidth=1.4)
         mark = " ≥ " if upper is None else " "
         axes.text(max(high, values[i]), i, f"{mark}{values[i]:.3g}", va="center", ha="left", fontsize=9)

@@ -15,13 +15,10 @@ from experiments.fixed_draws import fixed_draws
 from experiments.progress import Bar
 from experiments.svi import svi
 from guides.amortisation import Free
-from guides.categorical import CategoricalFamily
 from guides.construct import build
-from guides.family import NormalBase
-from guides.guide import BaseGuide, Guide
+from guides.guide import BaseGuide, Guide, paired
 from guides.whole import Exact
-from zoo.bare import as_model
-from zoo.data import Data, reference
+from zoo.data import Data
 from zoo.errors import ZooError, nearest
 from zoo.model import Model
 from zoo.program import Program, seeded
@@ -38,8 +35,10 @@ class Fit:
         method: ``em``, ``fixed_draws`` or ``svi``; ``none`` where there was nothing to fit.
         steps: iterations or gradient steps taken.
         seconds: of wall time.
-        elbo: the last that the optimiser saw, in nats, summed over units. Use ``evaluate`` for one with its error.
-        converged: whether the method's own rule for stopping was met (``svi``: all steps taken).
+        elbo: what the optimiser last saw, in nats, summed over units (``svi``: the mean of the last tenth of its steps). Use
+            ``evaluate`` for one with its error.
+        converged: whether the method's own rule for stopping was met (``svi``: the last tenth of the steps is, in noise, no
+            higher than the tenth before).
         stopped: why it stopped early, empty where it did not.
         history: (step, ELBO, seconds since the start).
         iterations: of EM: ELBO before and after the M-step, log p(x), gap.
@@ -57,12 +56,12 @@ class Fit:
     iterations: tuple[Iteration, ...] = field(default=(), repr=False)
 
 
-def default_method(model: Model, guide: BaseGuide) -> str:
-    """Return ``em`` for exact, ``fixed_draws`` for free normal and free categorical families, else ``svi``."""
+def default_method(guide: BaseGuide) -> str:
+    """Return ``em`` for exact, what the family says where each unit has its own φ, else ``svi``."""
     if isinstance(guide, Exact):
         return "em"
     free = isinstance(guide, Guide) and isinstance(guide.amortisation, Free)
-    return "fixed_draws" if free and isinstance(guide.family, NormalBase | CategoricalFamily) else "svi"
+    return guide.family.method if free else "svi"
 
 
 def fit(
@@ -94,25 +93,30 @@ def fit(
     >>> round(fit(zoo.build("gmm", x), "exact", x).elbo, 2)
     -1130.26
     """
-    model = as_model(model)
+    model = paired(model, guide)
     _check_numbers(steps, draws, seed)
     if isinstance(guide, str):
         guide = build(guide, model, x, seed=seed)
-    chosen = method or default_method(model, guide)
+    chosen = method or default_method(guide)
     if chosen not in METHODS:
         raise ZooError(f"unknown method '{chosen}'{nearest(chosen, METHODS) or ';'} choose from {', '.join(METHODS)}")
-    for name, value in (("batch_size", batch_size), ("learning_rate", learning_rate)):
-        if value is not None and chosen != "svi":
-            raise ZooError(f"expected method svi with {name}; got {chosen} for '{guide.text}'; choose svi or leave it out")
+    for name, value, methods in (
+            ("batch_size", batch_size, ("svi",)), ("learning_rate", learning_rate, ("svi",)),
+            ("draws", draws, ("svi", "fixed_draws"))):
+        if value is not None and chosen not in methods:
+            raise ZooError(
+                f"expected method {' or '.join(methods)} with {name}; got {chosen} for '{guide.text}'; leave {name} out")
     model.latents(x)
     has_theta = train_model and any(p.requires_grad for p in model.parameters())
     if method is None and not has_theta and not any(p.numel() for p in guide.parameters()):
         return Fit(model, guide, "none", 0, 0.0, None, True)
+    if chosen == "em" and not train_model:
+        raise ZooError("expected train_model for method em, which moves θ alone; got train_model=False; leave method out")
     limit = METHODS[chosen] if steps is None else steps
     history: list[tuple[int, float, float]] = []
     iterations: list[Iteration] = []
     begun = time.perf_counter()
-    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed, reference(x).device), torch.enable_grad():
+    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed), torch.enable_grad():
 
         def report(step: int, elbo: float) -> None:
             history.append((step, elbo, time.perf_counter() - begun))
@@ -127,6 +131,7 @@ def fit(
         else:
             given: dict[str, Any] = {} if learning_rate is None else {"learning_rate": learning_rate}
             outcome = svi(model, guide, x, train_model=has_theta, draws=draws, batch_size=batch_size, **given, **options)
+    guide.eval()
     return Fit(
         model, guide, chosen, outcome.steps, time.perf_counter() - begun, outcome.elbo, outcome.converged, outcome.stopped,
         tuple(history), tuple(iterations))

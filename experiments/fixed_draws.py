@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from experiments.engine import Outcome, check_start, trainable
-from experiments.optimise import ascend
+from experiments.optimise import Ascent, ascend
 from experiments.weights import work
 from guides.amortisation import Free
-from guides.categorical import CategoricalFamily
 from guides.family import NormalBase
 from guides.guide import BaseGuide, Guide
 from zoo.data import Data
-from zoo.enumerated import Enumerated
+from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 
@@ -36,10 +35,16 @@ def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
     Giordano, Ingram and Broderick (2024), Black box variational inference with a deterministic objective,
     https://arxiv.org/abs/2304.05527
 
+    Raises:
+        ZooError: fewer draws than twice the dimensions, so that the second moment can't be the identity.
+
     >>> noise = normal_noise(64, 3, 0, torch.zeros((), dtype=torch.double))[:, 0]
     >>> torch.allclose(noise.T @ noise / 64, torch.eye(3, dtype=torch.double))
     True
     """
+    if draws < 2 * size:
+        raise ZooError(
+            f"expected at least {2 * size} fixed draws, twice the noise's {size} dimensions; got {draws}; raise them")
     sobol = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed)
     uniform = sobol.draw(draws // 2, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
     half = torch.special.ndtri(uniform)
@@ -74,113 +79,147 @@ def fixed_draws(
         taken += 1
         report(taken, value)
 
-    if not isinstance(guide.family, NormalBase):
-        if not isinstance(guide.posterior(x), Enumerated):
-            raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
-        return _discrete(model, guide, x, parameters, steps, count)
-    return _doubling(model, guide, x, parameters, steps, draws, seed, count, tolerance)
+    if isinstance(guide.family, NormalBase):
+        held = _Held(model, guide, guide.family, x, parameters, seed)
+        return _doubling(held, steps, draws, tolerance, count)
+    if not isinstance(guide.posterior(x), Enumerated):
+        raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
+    return _discrete(model, guide, x, parameters, steps, count)
 
 
 def _discrete(
     model: Model, guide: Guide, x: Data, parameters: list[nn.Parameter], steps: int, count: Callable[[float], None],
 ) -> Outcome:
-    """Maximise the exact sum. Free logits first take a natural-gradient step of length one, again after each ascent.
+    """Maximise the exact sum. A free family that can solve for φ does so first, and again after each ascent.
 
-    The ELBO is −KL(q ‖ p(x, ·)) in each unit, so that step lands on its maximum, log p(x, z) (Amari 1998,
+    For free logits that is a natural-gradient step of length one (Amari 1998,
     https://doi.org/10.1162/089976698300017746). Plain gradients vanish where a softmax saturates: without the step a
     unit that overshoots into a wrong corner stays there.
     """
-    free = isinstance(guide.amortisation, Free) and isinstance(guide.family, CategoricalFamily)
-    logits = guide.amortisation.phi["logits"] if isinstance(guide.amortisation, Free) else torch.empty(0)
     own = {id(p) for p in guide.parameters()}
     value, taken, converged = -math.inf, 0, False
     while taken < steps:
-        if free:
-            with torch.no_grad():
-                log_joint = model.log_joint(x, guide.posterior(x).enumerate_support()).movedim(0, -1)
-                logits.copy_(log_joint - log_joint.logsumexp(-1, keepdim=True))
-                start = float(_exact_elbo(model, guide, x))
+        solved = _solve(model, guide, x)
+        if solved:
+            start = float(exact_elbo(model, guide, x).detach())
             taken += 1
             count(start)
             if all(id(p) in own for p in parameters) or start - value < 1e-9 * abs(start):
                 return Outcome(taken, start, True)
-        done = ascend(lambda: _exact_elbo(model, guide, x), parameters, steps - taken, count)
+        done = ascend(lambda: exact_elbo(model, guide, x), parameters, steps - taken, count)
         value, taken, converged = done.value, taken + done.iterations, done.converged
-        if not free:
+        if not solved:
             break
     return Outcome(taken, value, converged)
 
 
+def _solve(model: Model, guide: Guide, x: Data) -> bool:
+    """Set a free guide's φ to its family's closed-form maximum; return whether there is one."""
+    if not isinstance(guide.amortisation, Free):
+        return False
+    with torch.no_grad():
+        q = guide.posterior(x)
+        solution = guide.family.solve(model.log_joint(x, q.enumerate_support()))
+        for name, value in (solution or {}).items():
+            # Logits of values that are impossible stay finite, so that gradients do.
+            guide.amortisation.phi[name].copy_(value.clamp(min=-1e4))
+    return solution is not None
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The ELBO of a pair as a function of its parameters, on noise that is held."""
+
+    model: Model
+    guide: Guide
+    family: NormalBase
+    x: Data
+    parameters: list[nn.Parameter]
+    seed: int
+
+    def noise(self, draws: int, number: int) -> Tensor:
+        return normal_noise(draws, self.size, self.seed + number, self.parameters[0])
+
+    @property
+    def size(self) -> int:
+        return self.family.noise_size(self.guide.phi(self.x))
+
+    def elbo(self, noise: Tensor) -> Tensor:
+        return held_elbo(self.model, self.guide, self.x, noise)
+
+    def ascend(self, noise: Tensor, steps: int, count: Callable[[float], None], tolerance: float) -> Ascent:
+        return ascend(lambda: self.elbo(noise), self.parameters, steps, count, tolerance)
+
+    def noise_error(self, noise: Tensor) -> float:
+        """Return the standard error, in nats, of the difference between two ELBOs on as many independent draws."""
+        with torch.no_grad():
+            phi = self.guide.phi(self.x)
+            z = self.family.transform(phi, noise)
+            totals = (self.model.log_joint(self.x, z) - self.family.distribution(phi).log_prob(z)).sum(1)
+        return math.sqrt(2 / len(noise)) * float(totals.std())
+
+
 def _doubling(
-    model: Model, guide: Guide, x: Data, parameters: list[nn.Parameter], steps: int, draws: int | None, seed: int,
-    count: Callable[[float], None], tolerance: float,
+    held: _Held, steps: int, draws: int | None, tolerance: float, count: Callable[[float], None],
 ) -> Outcome:
-    latents, like = model.latents(x), parameters[0]
-    assert isinstance(guide.family, NormalBase)
-    size = guide.family.noise_size(latents.size)
-    if draws is not None and draws < 2 * size:
-        raise ZooError(
-            f"expected at least {2 * size} fixed draws for '{guide.text}', twice its {size} dimensions; got {draws}; "
-            "raise them")
-    draws = None if draws is None else draws + draws % 2  # antithetic: they come in pairs
-    most = max(64, MAX_WORK // work(x, latents.units, latents.size))
-    # One unit's weights may have a long tail, which few draws miss and φ then ignores: small data can afford many.
-    cheap = min(2048, 2**16 // work(x, 1, latents.size)) if latents.units == 1 else 0
-    held = draws or min(_power_of_two(max(64, 8 * size, cheap)), _power_of_two(most))
-    taken = 0
+    latents, size = held.model.latents(held.x), held.size
+    number, most = _draws_at_start(held, draws), max(64, MAX_WORK // work(held.x, latents.units, latents.size))
+    taken, enough = 0, tolerance * latents.units
     for attempt in range(12):
-        noise = normal_noise(held, size, seed + 2 * attempt, like)
-        other = normal_noise(held, size, seed + 2 * attempt + 1, like)
-        for stop in (1e-3 * latents.units, 1e-6 * latents.units):  # rough while the draws may still be doubled, then fine
-            held_noise = partial(held_elbo, model, guide, x, noise)
-            done = ascend(held_noise, parameters, max(1, steps - taken), count, stop)
+        noise, other = held.noise(number, 2 * attempt), held.noise(number, 2 * attempt + 1)
+        for stop in (1e-3 * latents.units, 1e-6 * latents.units):  # rough while draws may still be doubled, then fine
+            if taken >= steps:
+                break
+            done = held.ascend(noise, steps - taken, count, stop)
             taken += done.iterations
             with torch.no_grad():
-                fresh = float(held_elbo(model, guide, x, other))
-            if agrees := done.value - fresh <= tolerance * latents.units:
-                continue
+                fresh = float(held.elbo(other))
+            if not done.value - fresh <= enough:
+                break
+        if done.value - fresh <= enough or draws is not None or taken >= steps or 2 * number > max(most, 2 * size):
             break
-        last = draws is not None or taken >= steps or 2 * held > most
-        if agrees or last:
-            break
-        held *= 2
-    flattery, error = done.value - fresh, _noise_error(model, guide, x, other)
+        number *= 2
+    flattery = done.value - fresh
     # Noise may hide a small flattery, but not excuse one that can't be told: half a nat per unit is the most.
-    if not agrees and flattery > min(tolerance * latents.units + 2 * error, 0.5 * latents.units):
+    agrees = flattery <= max(enough, min(enough + 2 * held.noise_error(other), 0.5 * latents.units))
+    if not agrees:
         warnings.warn(ZooWarning(
-            f"fixed draws of '{guide.text}' flatter it by {flattery / latents.units:.2g} nats per unit at {held} draws; "
+            f"fixed draws of '{held.guide.text}' flatter it by {flattery / latents.units:.2g} nats per unit at {number} draws; "
             "pass more draws=, or use method svi"), stacklevel=4)
-    else:
-        agrees = True
-    converged = done.converged and agrees
-    return Outcome(taken, fresh, converged)
+    return Outcome(taken, fresh, done.converged and agrees)
+
+
+def _draws_at_start(held: _Held, draws: int | None) -> int:
+    """Return how many draws to begin with: as asked, else few, but more where small data affords them."""
+    if draws is not None:
+        return draws + draws % 2  # antithetic: they come in pairs
+    latents = held.model.latents(held.x)
+    # One unit's weights may have a long tail, which few draws miss and φ then ignores.
+    cheap = min(2048, 2**16 // work(held.x, 1, latents.size)) if latents.units == 1 else 0
+    return power_of_two(max(64, 8 * held.size, cheap))
 
 
 def held_elbo(model: Model, guide: Guide, x: Data, noise: Tensor) -> Tensor:
     """Return the ELBO, summed over units, with z = transform(φ, noise) and q's entropy in closed form."""
-    assert isinstance(guide.family, NormalBase)
-    phi = guide.amortisation(x)
+    assert isinstance(guide.family, NormalBase), "only a normal base has held noise"
+    phi = guide.phi(x)
     z = guide.family.transform(phi, noise)
     entropy: Tensor = guide.family.distribution(phi).entropy()
     return (model.log_joint(x, z).mean(0) + entropy).sum()
 
 
-def _noise_error(model: Model, guide: Guide, x: Data, noise: Tensor) -> float:
-    """Return the standard error, in nats, of the difference between two ELBOs on as many independent draws."""
-    assert isinstance(guide.family, NormalBase)
-    with torch.no_grad():
-        phi = guide.amortisation(x)
-        z = guide.family.transform(phi, noise)
-        totals = (model.log_joint(x, z) - guide.family.distribution(phi).log_prob(z)).sum(1)
-    return math.sqrt(2 / len(noise)) * float(totals.std())
-
-
-def _exact_elbo(model: Model, guide: BaseGuide, x: Data) -> Tensor:
+def exact_elbo(model: Model, guide: BaseGuide, x: Data) -> Tensor:
+    """Return the ELBO of a guide on a finite support, an exact sum, summed over units."""
     q = guide.posterior(x)
-    assert isinstance(q, Enumerated)
+    assert isinstance(q, Enumerated), "only a finite support can be summed"
     log_q = q.logits.movedim(-1, 0)
-    return (log_q.exp() * (model.log_joint(x, q.enumerate_support()) - log_q)).sum()
+    return expect(log_q.exp(), model.log_joint(x, q.enumerate_support()) - log_q).sum()
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
+    """Return the least power of two that is at least ``number``.
+
+    >>> power_of_two(65)
+    128
+    """
     return int(2 ** (number - 1).bit_length())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from experiments.render import console, grid
@@ -43,6 +44,7 @@ def show_model(name: str) -> None:
 
     out = console()
     text = (inspect.getdoc(load(entry.path)) or "").split("\n>>>")[0].rstrip()
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
     out.print(f"{name}: {entry.summary}\n\n{text}\n", markup=False, highlight=False)
     _table("options", ("option", "default"), (
         (f"--{key.replace('_', '-')}", str(p.default)) for key, p in options(name).items()))

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from experiments.quadrature import NODES, integrate
-from experiments.weights import Z95, log_weights, work
-from guides.guide import BaseGuide
+from experiments.weights import log_weights, work
+from guides.guide import BaseGuide, paired
 from guides.whole import Prior
-from zoo.bare import as_model
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
@@ -21,6 +20,8 @@ from zoo.program import Program
 
 #: The importance-weighted bound is averaged over this many independent groups of draws.
 GROUPS = 16
+#: Two-sided 95% of Student's t with GROUPS − 1 degrees of freedom.
+T95 = 2.131449545559323
 #: A quadrature whose grids differ by more than this many nats per unit is not trusted.
 MAX_QUADRATURE_ERROR = 1e-3
 
@@ -72,7 +73,7 @@ def evidence(
     >>> evidence(zoo.build("gmm", x), x).kind
     'exact'
     """
-    model = as_model(model)
+    model = paired(model, guide)
     try:
         with torch.no_grad():
             units = model.log_evidence(x)
@@ -109,4 +110,4 @@ def _bound(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: int
         log_weights(model, guide, x, draws, seed=seed + 7919 * (group + 1)).importance_bound() for group in range(GROUPS)])
     units = groups.mean(0)
     total, se = float(units.sum()), float(groups.sum(1).std()) / math.sqrt(GROUPS)
-    return Evidence("lower_bound", total, se, total - Z95 * se, None, units, guide.text)
+    return Evidence("lower_bound", total, se, total - T95 * se, None, units, guide.text)

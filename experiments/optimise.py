@@ -59,12 +59,15 @@ def ascend(
         return -number, -gradient
 
     seen: list[float] = []
+    settled = False
 
     def watch(intermediate_result: OptimizeResult) -> None:
+        nonlocal settled
         seen.append(-float(intermediate_result.fun))
         if report is not None:
             report(seen[-1])
         if len(seen) > WINDOW and seen[-1] - seen[-1 - WINDOW] < tolerance:
+            settled = True
             raise StopIteration
 
     result = minimize(
@@ -72,7 +75,8 @@ def ascend(
         options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 100,
                  "maxls": 40})
     _assign(parameters, best_point)
-    return Ascent(best, int(result.nit), result.status != 1)
+    # Status 0: no gradient left, or no rise that floating point can show. A line search that gave up has not converged.
+    return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0))
 
 
 def _flatten(parameters: Sequence[nn.Parameter]) -> np.ndarray:

@@ -13,6 +13,7 @@ from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from experiments.comparison import Comparison
+    from experiments.evaluation import Evaluation
     from zoo.datasets import Dataset
 
 
@@ -139,17 +140,13 @@ def print_summary(table: Comparison, data_set: Dataset, draws: int, as_json: boo
             "summary": json.loads(frame.to_json(orient="index"))}, indent=1, ensure_ascii=False))
         return
     print(frame.to_string(float_format=lambda value: f"{value:.3f}"))
-    remark(verdict(row.khat, row.guide))
+    remark(verdict(row))
 
 
-def verdict(khat: float | None, guide: str) -> str:
-    """Say what k̂ means for means and intervals under the guide.
-
-    >>> verdict(0.9, "mean_field")
-    "k̂ = 0.90 > 0.7: 'mean_field' misses posterior mass that matters; read its intervals with care"
-    """
-    if khat is None:
-        return f"'{guide}' was enumerated or is exact: k̂ does not apply"
-    if khat > 0.7:
-        return f"k̂ = {khat:.2f} > 0.7: '{guide}' misses posterior mass that matters; read its intervals with care"
-    return f"k̂ = {khat:.2f} ≤ 0.7: importance weights of '{guide}' have the moments they need"
+def verdict(row: Evaluation) -> str:
+    """Say what k̂ means for means and intervals under the guide."""
+    if row.khat is None:
+        return f"'{row.guide}' was enumerated or is exact: k̂ does not apply"
+    if row.misses_mass:
+        return f"k̂ = {row.khat:.2f} > 0.7: '{row.guide}' misses posterior mass that matters; read its intervals with care"
+    return f"k̂ = {row.khat:.2f}, ESS {row.ess:.0f} of {row.draws}: nothing speaks against '{row.guide}'"

@@ -148,6 +148,9 @@ def _remarks(table: Comparison) -> list[str]:
     if table.theta is not None:
         t = table.theta
         lines.append(f"θ by {t.method} with '{t.guide.text}': {t.steps} steps, {t.seconds:.2f} s{_ended(t)}")
+    poor = [f"'{row.evaluation.guide}'" for row in table.rows if row.evaluation.misses_mass]
+    if poor:
+        lines.append(f"k̂ > 0.7: {', '.join(poor)} misses posterior mass that matters; read its intervals with care")
     stopped = [row.fit for row in table.rows if row.fit.stopped or not row.fit.converged]
     return [*lines, *(f"'{f.guide.text}': {_ended(f).removeprefix('; ')}" for f in stopped)]
 

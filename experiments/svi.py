@@ -13,7 +13,7 @@ from experiments.engine import Outcome, check_start, non_finite_site, trainable
 from experiments.weights import draw
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
-from zoo.enumerated import Enumerated
+from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 
@@ -44,7 +44,7 @@ def svi(
     Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980
     """
     units = model.latents(x).units
-    size = _batch_size(model, x, units, batch_size)
+    size = _batch_size(model, units, batch_size)
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ZooError(f"expected a positive learning rate; got {learning_rate}; the default is 0.02")
     count = draws or (16 if units == 1 else 4)
@@ -53,7 +53,9 @@ def svi(
     optimiser = torch.optim.Adam(parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps), eta_min=learning_rate / 100)
     order = torch.empty(0, dtype=torch.long)
-    elbo, kept = -math.inf, [p.detach().clone() for p in parameters]
+    guide.train()
+    values: list[float] = []
+    kept = [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
         if len(order) < size:
             order = torch.cat([order, torch.randperm(units)])
@@ -72,13 +74,23 @@ def svi(
             last = max(0, step - 2)
             reason = f"step {step} turned non-finite at site '{site}'; the last finite parameters, after step {last}, are kept"
             warnings.warn(ZooWarning(f"fit of '{guide.text}' stopped: {reason}; lower the learning rate"), stacklevel=3)
-            return Outcome(last, elbo, False, reason)
+            return Outcome(last, _settled(values)[0], False, reason)
         torch._foreach_copy_(kept, [p.detach() for p in parameters])
         optimiser.step()
         schedule.step()
-        elbo = float(value.detach())
-        report(step, elbo)
-    return Outcome(steps, elbo, True)
+        values.append(float(value.detach()))
+        report(step, values[-1])
+    return Outcome(steps, *_settled(values))
+
+
+def _settled(values: list[float]) -> tuple[float, bool]:
+    """Return the mean of the last tenth of the steps' ELBOs, and whether it is no higher than the tenth before, in noise."""
+    count = max(1, len(values) // 10)
+    last, before = torch.tensor(values[-count:]).double(), torch.tensor(values[-2 * count : -count]).double()
+    if count < 2 or len(before) < 2:
+        return float(last.mean()) if values else -math.inf, False
+    error = math.sqrt(float(last.var() + before.var()) / count)
+    return float(last.mean()), float(last.mean() - before.mean()) <= 3 * error
 
 
 def minibatch_elbo(
@@ -95,8 +107,9 @@ def minibatch_elbo(
     if not isinstance(q, Enumerated) and not q.has_rsample:
         raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
     z, log_measure = draw(q, draws)
-    log_weight = model.log_joint(batch, z) - q.log_prob(z)
-    total = (log_measure.exp() * log_weight).sum()
+    log_q = log_measure if isinstance(q, Enumerated) else q.log_prob(z)
+    log_weight = model.log_joint(batch, z) - log_q
+    total = expect(log_measure.exp(), log_weight).sum()
     return total * (units / log_weight.shape[1]), z
 
 
@@ -113,7 +126,7 @@ def _check_batch(model: Model, batch: Data, size: int) -> None:
             "dimension of x, with a plate of len(x), or leave batch_size out")
 
 
-def _batch_size(model: Model, x: Data, units: int, asked: int | None) -> int:
+def _batch_size(model: Model, units: int, asked: int | None) -> int:
     if asked is None:
         return min(units, 256)
     if units == 1:

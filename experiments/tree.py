@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from guides.construct import build
-from guides.guide import BaseGuide
-from zoo.bare import as_model
+from guides.guide import BaseGuide, paired
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.latents import Latents, Site
@@ -69,7 +68,7 @@ def posterior(
     """
     import arviz_base as azb
 
-    model = as_model(model)
+    model = paired(model, guide)
     if draws < 1:
         raise ZooError(f"expected 1 or more draws; got {draws}; ask for more")
     unknown = [g for g in groups if g not in GROUPS]

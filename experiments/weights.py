@@ -12,13 +12,15 @@ from torch.distributions import Distribution
 
 from guides.guide import BaseGuide
 from zoo.data import Data, tensors
-from zoo.enumerated import Enumerated
+from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program import seeded
 
 #: Numbers held at once while a density is evaluated; more draws go in chunks.
 CHUNK = 2**23
+#: Added to a fit's seed for its evaluation, whose draws must not be the ones that the guide was trained on.
+FRESH = 104729
 #: Two-sided 95% of a standard normal.
 Z95 = 1.959963984540054
 
@@ -71,10 +73,7 @@ class LogWeights:
 
         The standard error is that of the per-draw totals, so it holds however the units' draws depend on each other.
         """
-        share = self.log_measure.exp()
-        # A value of probability zero counts nothing, whatever its log-density: 0 · (−∞) is 0 here.
-        weighted = torch.where(share > 0, share * values, 0.0)
-        units = weighted.sum(0)
+        units = expect(self.log_measure.exp(), values).sum(0)
         se = 0.0
         if not self.enumerated and len(values) > 1:
             totals = values.sum(1)
@@ -99,7 +98,8 @@ class LogWeights:
         Source: Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders,
         https://arxiv.org/abs/1509.00519. With q = prior it is naive Monte Carlo.
         """
-        return (self.log_measure + self.log_weight).logsumexp(0)
+        # Of a support that is summed over, q's share cancels: Σ_z q (p / q), also where q is 0.
+        return self.log_joint.logsumexp(0) if self.enumerated else (self.log_measure + self.log_weight).logsumexp(0)
 
     def khat(self) -> Tensor | None:
         """Return each unit's PSIS shape k̂, (units,): above 0.7, q misses mass that matters.
@@ -111,7 +111,10 @@ class LogWeights:
         if self.enumerated:
             return None
         log_weight = np.sort(self.log_weight.detach().cpu().double().T.numpy(), axis=1)
-        return torch.as_tensor(np.array([_khat(row) for row in log_weight]))
+        # Weights are differences of two densities: equal up to this, they have no tail to fit.
+        size = 1 + torch.maximum(self.log_joint.abs(), self.log_q.abs()).nan_to_num(posinf=0.0).amax(0)
+        rounding = (64 * torch.finfo(self.log_q.dtype).eps * size).detach().cpu().double().numpy()
+        return torch.as_tensor(np.array([_khat(row, float(least)) for row, least in zip(log_weight, rounding, strict=True)]))
 
     def ess(self) -> Tensor | None:
         """Return each unit's effective sample size (Σ w)² / Σ w², (units,); ``None`` where nothing was drawn."""
@@ -121,21 +124,25 @@ class LogWeights:
         return (2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp()
 
 
-def _khat(log_weight: np.ndarray) -> float:
-    """Return the PSIS shape of one unit's sorted log weights; NaN where they are equal up to rounding."""
+def _khat(log_weight: np.ndarray, rounding: float) -> float:
+    """Return the PSIS shape of one unit's sorted log weights; NaN where they are equal up to ``rounding``."""
     from arviz_stats.base import array_stats
 
-    if log_weight[-1] - log_weight[0] <= 1e-9 * (1 + np.abs(log_weight).max()):
+    if log_weight[-1] - log_weight[0] <= rounding:
         return math.nan
     tail = math.ceil(min(0.2 * len(log_weight), 3 * math.sqrt(len(log_weight))))
+    if not np.isfinite(log_weight[-tail - 1]):
+        return math.inf  # hardly a draw has any weight
     excess = log_weight[-tail:] - log_weight[-tail - 1]
     if excess[-1] - excess[tail // 4] > 600:
         # Most of the tail underflows beside the largest weight, and a fit to the rest looks perfect. Hill's estimator
         # (1975, https://doi.org/10.1214/aos/1176343247) needs no exponentials; for shapes this large the two agree.
         return float(excess.mean())
+    if excess[-1] - excess[0] <= rounding:
+        return math.nan
     # array_stats.psislw expects −log weights: it negates its input. With the wrong sign every guide looks perfect.
     with np.errstate(all="ignore"):
-        return float(array_stats.psislw(-log_weight)[1])
+        return float(array_stats.psislw(-np.maximum(log_weight, log_weight[-1] - 1e5))[1])
 
 
 def draw(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
@@ -166,14 +173,14 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
     draws = default_draws(units, size) if draws is None else draws
     if draws < 2:
         raise ZooError(f"expected at least 2 draws; got {draws}; a standard error needs them")
-    with seeded(seed, next(iter(tensors(x).values())).device), torch.no_grad():
+    with seeded(seed), torch.no_grad():
         q = guide.posterior(x)
         enumerated = isinstance(q, Enumerated)
         parts = []
         for count in [draws] if enumerated else chunks(draws, work(x, units, size)):
-            z, _ = draw(q, count)
+            z, log_measure = draw(q, count)
             prior, likelihood = model.log_terms(x, z)
-            parts.append((prior, likelihood, q.log_prob(z).expand_as(prior)))
+            parts.append((prior, likelihood, log_measure if enumerated else q.log_prob(z).expand_as(prior)))
     prior, likelihood, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
     measure = log_q if enumerated else torch.full_like(log_q, -math.log(draws))
     _check_density(q, log_q, guide.text)

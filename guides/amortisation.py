@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.family import Phi
-from zoo.data import Data, tensors
+from zoo.data import Data, reference, tensors
 from zoo.errors import ZooError
 
 
@@ -19,15 +19,15 @@ class Amortisation(nn.Module, abc.ABC):
     """A map from x to φ, built from φ's start (units, *shape) and the data."""
 
     @abc.abstractmethod
-    def forward(self, x: Data, index: Tensor | None = None) -> Phi:
-        """Return φ, (units, *shape) each, for the units of ``x``; ``index`` says which of the fitted units they are."""
+    def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
+        """Return φ, (units, *shape) each, for the ``units`` of ``x``; ``index`` says which of the fitted units they are."""
 
 
 class Free(Amortisation):
     """Every unit has its own φ: the best the family can do, unit by unit, and of no use for a new unit.
 
     >>> free = Free({"loc": torch.zeros(4, 2)}, torch.zeros(4, 3))
-    >>> free(torch.zeros(2, 3), torch.tensor([0, 3]))["loc"].shape
+    >>> free(torch.zeros(2, 3), 2, torch.tensor([0, 3]))["loc"].shape
     torch.Size([2, 2])
     """
 
@@ -36,9 +36,13 @@ class Free(Amortisation):
         self.units = len(next(iter(initial.values())))
         self.phi = nn.ParameterDict({name: nn.Parameter(value.detach().clone()) for name, value in initial.items()})
 
-    def forward(self, x: Data, index: Tensor | None = None) -> Phi:
+    def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
         if index is not None:
             return {name: value[index] for name, value in self.phi.items()}
+        if units != self.units:
+            raise ZooError(
+                f"expected the {self.units} units that this free guide has parameters for; got {units}; fit a new guide to "
+                "this x, or use an encoder")
         return dict(self.phi.items())
 
 
@@ -60,7 +64,7 @@ class Encoder(Amortisation):
     Source: Kingma and Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114
 
     >>> encoder = Encoder({"loc": torch.zeros(4, 2)}, torch.randn(4, 3))
-    >>> encoder(torch.randn(9, 3))["loc"].shape
+    >>> encoder(torch.randn(9, 3), 9)["loc"].shape
     torch.Size([9, 2])
     """
 
@@ -83,30 +87,32 @@ class Encoder(Amortisation):
         self.register_buffer("spread", torch.where(spread > 0, spread, torch.ones_like(spread)))
         bias = torch.cat([value.mean(0).flatten() for value in initial.values()])
         self.network = network if network is not None else _mlp(rows.shape[1], tuple(hidden), bias)
-        self.network.to(rows)
-        outputs = self.network(rows[:2]).shape
+        self.network.to(rows).eval()
+        with torch.no_grad():
+            outputs = self.network(rows[:2]).shape
         if outputs != (len(rows[:2]), len(bias)):
             raise ZooError(
                 f"expected an encoder network from (units, {rows.shape[1]}) to (units, {len(bias)}); got an output of shape "
                 f"{tuple(outputs)} for 2 units; change its last layer")
 
-    def forward(self, x: Data, index: Tensor | None = None) -> Phi:
-        rows = features(x, None if index is None else len(index))
+    def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
+        rows = features(x, units)
         output = self.network((rows - self.centre) / self.spread)
         parts = output.split([math.prod(shape) for shape in self.shapes.values()], 1)
         return {
             name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 
-def features(x: Data, units: int | None = None) -> Tensor:
-    """Return the per-unit entries of ``x`` side by side, (units, columns)."""
-    if isinstance(x, Tensor):
-        return x.flatten(1) if x.ndim > 1 else x[:, None]
-    if units is None:
-        units = max(len(v) for v in x.values() if v.ndim)
-    named = [v for v in tensors(x).values() if v.ndim and len(v) == units and v.is_floating_point()]
+def features(x: Data, units: int) -> Tensor:
+    """Return the per-unit entries of ``x`` side by side as floating numbers, (units, columns).
+
+    Raises:
+        ZooError: no entry of x has a row for each unit.
+    """
+    like = reference(x)
+    named = [v.to(like) for v in tensors(x).values() if v.ndim and len(v) == units]
     if not named:
-        raise ZooError("expected a floating entry of x with a row for each unit; got none; an encoder needs one")
+        raise ZooError(f"expected an entry of x with a row for each of the {units} units; got none; an encoder needs one")
     return torch.cat([v.flatten(1) if v.ndim > 1 else v[:, None] for v in named], 1)
 
 

@@ -24,6 +24,7 @@ class CategoricalFamily(Family):
     tensor([0.5000, 0.5000])
     """
 
+    method = "fixed_draws"
     values: Tensor
 
     def initial(self, start: Start) -> dict[str, Tensor]:
@@ -33,4 +34,8 @@ class CategoricalFamily(Family):
         return {"logits": start.loc.new_zeros(len(start.loc), len(start.values))}
 
     def distribution(self, phi: Phi) -> Enumerated:
-        return Enumerated(phi["logits"], self.values, validate_args=False)
+        return Enumerated(phi["logits"], self.values.to(phi["logits"]), validate_args=False)
+
+    def solve(self, log_joint: Tensor) -> dict[str, Tensor]:
+        """Return log p(z | x): in each unit the ELBO is −KL(q ‖ p(x, ·)), whose maximum this family holds."""
+        return {"logits": (log_joint - log_joint.logsumexp(0)).movedim(0, -1)}

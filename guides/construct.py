@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, parse
@@ -47,11 +48,13 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
             f"expected the units of {facts.name} along the first dimension of its observations for '{text}'; got them along "
             "another; transpose x and the program's plates")
     positional, named = spec.amortisation_arguments
+    make_family, make_part = load(FAMILIES[spec.family].path), load(AMORTISATIONS[spec.amortisation].path)
+    try:
+        inspect.signature(make_family).bind(*spec.family_arguments[0], **spec.family_arguments[1])
+        inspect.signature(make_part).bind(None, None, *positional, **named, **amortisation)
+    except TypeError as error:
+        raise ZooError(f"expected arguments that '{text}' takes; got others: {error}; 'zoo list' shows guides") from error
     with seeded(seed):
-        try:
-            family = load(FAMILIES[spec.family].path)(*spec.family_arguments[0], **spec.family_arguments[1])
-            initial = family.initial(Start.of(model, x))
-            part = load(AMORTISATIONS[spec.amortisation].path)(initial, x, *positional, **named, **amortisation)
-        except TypeError as error:
-            raise ZooError(f"expected arguments that '{text}' takes; got others: {error}") from error
-    return Guide(model, family, part, text)
+        family = make_family(*spec.family_arguments[0], **spec.family_arguments[1])
+        part = make_part(family.initial(Start.of(model, x)), x, *positional, **named, **amortisation)
+    return Guide(model, family, part, text).eval()

@@ -51,6 +51,9 @@ class Start:
 class Family(abc.ABC):
     """A family of distributions, without any network: φ is a dict of unconstrained tensors (units, *shape)."""
 
+    #: The method that fits the family best where each unit has its own φ.
+    method = "svi"
+
     @abc.abstractmethod
     def initial(self, start: Start) -> dict[str, Tensor]:
         """Return φ at the start of a fit; its keys and shapes are the family's."""
@@ -60,12 +63,22 @@ class Family(abc.ABC):
         """Return q(z; φ): batch shape (units,), event shape (d,)."""
 
 
+    def solve(self, log_joint: Tensor) -> dict[str, Tensor] | None:
+        """Return the φ that maximises the ELBO where that is known in closed form, from log p(x, z) at all values (K, units).
+
+        ``None`` where it is not: then φ is fitted.
+        """
+        return None
+
+
 class NormalBase(Family):
     """A family whose draws are a map of standard normal noise, so that draws can be held fixed while φ moves."""
 
+    method = "fixed_draws"
+
     @abc.abstractmethod
-    def noise_size(self, size: int) -> int:
-        """Return how many standard normals a draw of d = ``size`` coordinates takes."""
+    def noise_size(self, phi: Phi) -> int:
+        """Return how many standard normals a draw takes."""
 
     @abc.abstractmethod
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:

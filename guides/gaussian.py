@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from guides.family import NormalBase, Phi, Start
-from guides.low_rank_normal import LowRankNormal
 from zoo.errors import ZooError
+from zoo.low_rank_normal import LowRankNormal
 
 
 class MeanField(NormalBase):
@@ -31,8 +31,8 @@ class MeanField(NormalBase):
         q: dist.Independent = dist.Normal(phi["loc"], phi["log_scale"].exp(), validate_args=False).to_event(1)
         return q
 
-    def noise_size(self, size: int) -> int:
-        return size
+    def noise_size(self, phi: Phi) -> int:
+        return phi["loc"].shape[-1]
 
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + phi["log_scale"].exp() * noise
@@ -70,8 +70,8 @@ class FullRank(NormalBase):
     def distribution(self, phi: Phi) -> dist.MultivariateNormal:
         return dist.MultivariateNormal(phi["loc"], scale_tril=self.scale_tril(phi), validate_args=False)
 
-    def noise_size(self, size: int) -> int:
-        return size
+    def noise_size(self, phi: Phi) -> int:
+        return phi["loc"].shape[-1]
 
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + torch.einsum("uij,nuj->nui", self.scale_tril(phi), noise)
@@ -103,22 +103,20 @@ class LowRank(NormalBase):
         self.rank = rank
 
     def initial(self, start: Start) -> dict[str, Tensor]:
-        if self.rank is None:
-            self.rank = min(2, start.loc.shape[-1])
-        if self.rank > start.loc.shape[-1]:
+        rank = min(2, start.loc.shape[-1]) if self.rank is None else self.rank
+        if rank > start.loc.shape[-1]:
             raise ZooError(
-                f"expected the rank of low_rank to be at most the {start.loc.shape[-1]} latent dimensions; got {self.rank}; "
+                f"expected the rank of low_rank to be at most the {start.loc.shape[-1]} latent dimensions; got {rank}; "
                 "lower it, or use full_rank")
         # B = 0 is a stationary point of the ELBO, so the loadings start off it.
-        noise = torch.randn(*start.loc.shape, self.rank, dtype=start.loc.dtype).to(start.loc.device)
+        noise = torch.randn(*start.loc.shape, rank, dtype=start.loc.dtype, device=start.loc.device)
         return {"loc": start.loc.clone(), "log_scale": start.scale.log(), "loadings": 0.1 * noise}
 
     def distribution(self, phi: Phi) -> LowRankNormal:
         return LowRankNormal(phi["loc"], phi["loadings"], phi["log_scale"].exp())
 
-    def noise_size(self, size: int) -> int:
-        assert self.rank is not None, "initial() comes first"
-        return size + self.rank
+    def noise_size(self, phi: Phi) -> int:
+        return phi["loc"].shape[-1] + phi["loadings"].shape[-1]
 
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         size = phi["loc"].shape[-1]

@@ -13,13 +13,15 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from guides.amortisation import Amortisation, Free
-from guides.family import Family
+from guides.amortisation import Amortisation
+from guides.family import Family, Phi
+from zoo.bare import FunctionModel, as_model
 from zoo.data import Data
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.latents import Site
 from zoo.model import Model
+from zoo.program import Program
 
 
 class BaseGuide(PyroModule):
@@ -79,6 +81,23 @@ class BaseGuide(PyroModule):
         return f"{self.text}, model={self.model.label}"
 
 
+def paired(model: Model | Program, guide: BaseGuide | str | None) -> Model:
+    """Return the model that ``guide`` was built for, of which ``model`` must be it or its bare program.
+
+    A guide, and a program's fitted θ, belong to one model: another wrapping of the same program has its own θ.
+
+    Raises:
+        ZooError: if the guide was built for another model.
+    """
+    if not isinstance(guide, BaseGuide):
+        return as_model(model)
+    own: Model = guide.model
+    if model is own or (isinstance(own, FunctionModel) and own.program is model):
+        return own
+    raise ZooError(
+        f"expected a guide of this model; got '{guide.text}' built for another {own.label}; build it anew, or pass guide.model")
+
+
 class Guide(BaseGuide):
     """A variational family with an amortisation: q(z | x; φ), φ = amortisation(x).
 
@@ -102,13 +121,13 @@ class Guide(BaseGuide):
         self.family, self.amortisation = family, amortisation
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
-        if index is None and isinstance(self.amortisation, Free):
-            units = self.model.latents(x).units
-            if units != self.amortisation.units:
-                raise ZooError(
-                    f"expected the {self.amortisation.units} units that '{self.text}' has parameters for; got {units}; "
-                    "fit a new guide to this x, or use an encoder")
-        return self.family.distribution(self.amortisation(x, index))
+        return self.family.distribution(self.phi(x, index))
+
+    def phi(self, x: Data, index: Tensor | None = None) -> Phi:
+        """Return the family's parameters for the units of ``x``, (units, *shape) each."""
+        units = self.model.latents(x).units if index is None else len(index)
+        parameters: Phi = self.amortisation(x, units, index)
+        return parameters
 
 
 def _enter_plates(stack: ExitStack, site: Site, plates: dict[str, pyro.plate]) -> None:

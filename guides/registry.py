@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.errors import ZooError
@@ -72,6 +72,10 @@ class GuideSpec:
     amortisation: str
     family_arguments: Arguments = field(default=((), {}), hash=False)
     amortisation_arguments: Arguments = field(default=((), {}), hash=False)
+
+    def same(self, other: GuideSpec) -> bool:
+        """Whether ``other`` is the same guide, however written."""
+        return replace(self, text="") == replace(other, text="")
 
     @property
     def needs(self) -> str:

@@ -13,7 +13,7 @@ import guides
 import zoo
 from experiments.engine import frozen
 from experiments.optimise import ascend
-from guides.low_rank_normal import LowRankNormal
+from zoo.low_rank_normal import LowRankNormal
 
 ONE = torch.ones((), dtype=torch.double)
 
@@ -152,7 +152,7 @@ def test_fixed_draws_double_until_fresh_noise_agrees(monkeypatch: pytest.MonkeyP
 
 def test_fewer_fixed_draws_than_the_noise_has_dimensions_are_refused() -> None:
     x = zoo.dataset("eight_schools").x
-    with pytest.raises(zoo.ZooError, match="expected at least 20 fixed draws for 'mean_field', twice its 10 dimensions; got 8"):
+    with pytest.raises(zoo.ZooError, match="expected at least 20 fixed draws, twice the noise's 10 dimensions; got 8"):
         experiments.fit(zoo.build("eight_schools", x), "mean_field", x, draws=8)
 
 
@@ -245,7 +245,7 @@ def test_a_free_guide_serves_only_its_own_units() -> None:
     x = zoo.dataset("wine", standardise=True).x
     model = zoo.build("ppca", x)
     guide = guides.build("mean_field", model, x)
-    with pytest.raises(zoo.ZooError, match="expected the 178 units that 'mean_field' has parameters for; got 10"):
+    with pytest.raises(zoo.ZooError, match="expected the 178 units that this free guide has parameters for; got 10"):
         guide.posterior(x[:10])
     assert guides.build("mean_field:encoder", model, x).posterior(x[:10]).batch_shape == (10,)
 

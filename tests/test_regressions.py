@@ -139,7 +139,7 @@ def test_programs_that_cannot_be_are_refused(program: object, x: object, text: s
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    ({"draws": 1}, "expected at least 2 fixed draws"), ({"draws": 1.5}, "expected 1 or more draws; got 1.5"),
+    ({"draws": 0}, "expected 1 or more draws; got 0"), ({"draws": 1.5}, "expected 1 or more draws; got 1.5"),
     ({"seed": 2**64}, "expected a seed from 0"), ({"seed": -1}, "expected a seed from 0"),
     ({"batch_size": 2}, "expected method svi with batch_size; got fixed_draws")])
 def test_options_of_fit(options: dict[str, object], text: str) -> None:

@@ -24,14 +24,19 @@ class FunctionModel(Model):
         else:
             self._function = program
 
+    @property
+    def program(self) -> Program:
+        """The bare program."""
+        program: Program = self.module if "module" in self._modules else self._function
+        return program
+
     def forward(self, x: Data) -> Any:
         with LocalParams(self):  # stock Pyro, too, must run the program with this model's θ
-            return self.module(x) if "module" in self._modules else self._function(x)
+            return self.program(x)
 
     @property
     def label(self) -> str:
-        program = self.module if "module" in self._modules else self._function
-        return getattr(program, "__name__", type(program).__name__)
+        return getattr(self.program, "__name__", type(self.program).__name__)
 
 
 def as_model(program: Model | Program) -> Model:

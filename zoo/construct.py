@@ -27,7 +27,10 @@ TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 def _check_type(option: inspect.Parameter, value: Any, name: str) -> None:
-    kinds, words = TYPES[str(option.annotation)]
+    annotation = getattr(option.annotation, "__name__", str(option.annotation))
+    if annotation not in TYPES:
+        return
+    kinds, words = TYPES[annotation]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise ZooError(
             f"expected option '{option.name}' of {name} to be {words}; got {value!r}; the default is {option.default}")

@@ -111,6 +111,10 @@ def check_mapping(x: Data, keys: tuple[str, ...], name: str) -> Mapping[str, Ten
         got = f"a mapping of {', '.join(x)}" if isinstance(x, Mapping) else "a tensor"
         raise ZooError(f"expected a mapping with {' and '.join(keys)} for {name}; got {got}; name the entries so")
     check_finite(x)
+    for key in keys:
+        if not x[key].is_floating_point() or x[key].ndim < 1:
+            got = f"{x[key].dtype} of shape {tuple(x[key].shape)}"
+            raise ZooError(f"expected {key} to be a floating tensor with a row for each observation; got {got}; convert it")
     lengths = {key: len(x[key]) for key in keys}
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{n} of {key}" for key, n in lengths.items())

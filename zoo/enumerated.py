@@ -10,6 +10,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
+def expect(share: Tensor, values: Tensor) -> Tensor:
+    """Return share · values, where a value of share zero counts nothing, be it infinite: 0 · (−∞) is 0, gradient too."""
+    none = share == 0
+    return torch.where(none, 0.0, share * values.masked_fill(none, 0.0))
+
+
 class Enumerated(dist.TorchDistribution):
     """Probabilities for the K rows of a table of values.
 
@@ -48,13 +54,13 @@ class Enumerated(dist.TorchDistribution):
     def mean(self) -> Tensor:
         return self.probs @ self.values.to(self.logits.dtype)
 
-    def index(self, value: Tensor) -> Tensor:
+    def _index(self, value: Tensor) -> Tensor:
         """Return which row of ``values`` each (..., d) ``value`` is; K itself where it is none."""
         match = (value.unsqueeze(-2) == self.values).all(-1)
         return torch.where(match.any(-1), match.int().argmax(-1), len(self.values))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        index = self.index(value)
+        index = self._index(value)
         logits = torch.cat([self.logits, torch.full_like(self.logits[..., :1], -torch.inf)], -1)
         shape = torch.broadcast_shapes(index.shape, self.batch_shape)
         return logits.expand(*shape, -1).gather(-1, index.expand(shape).unsqueeze(-1)).squeeze(-1)
@@ -68,7 +74,7 @@ class Enumerated(dist.TorchDistribution):
         return values.expand(-1, *self.batch_shape, *self.event_shape) if expand else values
 
     def entropy(self) -> Tensor:
-        return -(self.probs * self.logits).sum(-1)
+        return -expect(self.probs, self.logits).sum(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Enumerated:
         return Enumerated(self.logits.expand(*batch_shape, -1), self.values)

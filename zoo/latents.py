@@ -42,9 +42,9 @@ def support_values(site: Any) -> Tensor:
     return values.reshape(values.shape[0], *values.shape[values.ndim - fn.event_dim:])
 
 
-def unit_dim(site: Any, unit: str | None) -> int | None:
-    """Return the (negative) batch dimension of ``site`` along which the plate ``unit`` runs."""
-    return next((f.dim for f in site["cond_indep_stack"] if f.name == unit), None) if unit else None
+def unit_frame(site: Any, unit: str | None) -> Any:
+    """Return the frame of the plate ``unit`` at ``site``: its (negative) ``dim`` and ``size``; ``None`` without one."""
+    return next((frame for frame in site["cond_indep_stack"] if frame.name == unit), None) if unit else None
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Packing:
 
     @classmethod
     def of(cls, site: Any, unit: str | None) -> Packing:
-        fn, dim = site["fn"], unit_dim(site, unit)
+        fn, frame = site["fn"], unit_frame(site, unit)
+        dim = None if frame is None else frame.dim
         if is_discrete(site):
             axis = None if dim is None else dim - fn.event_dim
             return cls(None, fn.shape(), axis, 0, support_values(site).dtype)

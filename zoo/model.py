@@ -19,6 +19,7 @@ from zoo.latents import Latents, Pack, Substitute, Unobserve, is_deterministic
 from zoo.params import LocalParams
 from zoo.program import Program, isolated, latent_log_prob, layout, log_terms, run, seeded, volume
 from zoo.registry import MODELS, Facts
+from zoo.vectorise import last_site, loop, over_draws
 
 
 class Model(PyroModule):
@@ -221,6 +222,20 @@ class Model(PyroModule):
             data[key] = value.to(data[key].dtype)
         return latent, data
 
+    def theta(self) -> dict[str, Tensor]:
+        """Return θ by name, constrained: e.g. the weights of a mixture on the simplex, not their logits."""
+        found: dict[str, Tensor] = {}
+        for prefix, module in self.named_modules():
+            dot = f"{prefix}." if prefix else ""
+            kinds = getattr(module, "_pyro_params", {})
+            found.update({dot + name: getattr(module, name).detach() for name in kinds})
+            plain = (n for n, p in module.named_parameters(recurse=False) if n.removesuffix("_unconstrained") not in kinds)
+            found.update({dot + name: module.get_parameter(name).detach() for name in plain})
+        kinds = self.__dict__.get("param_constraints", {})
+        for key, kind in kinds.items():  # the pyro.param statements of a bare program, under their own names
+            found[key.replace("/", ".")] = torch.distributions.transform_to(kind)(found.pop(f"params.{key}"))
+        return found
+
     def facts(self, x: Data) -> Facts:
         """Return what decides which guides fit: kind of latents, owner, and whether p(z | x, θ) is known."""
         found = self.latents(x)
@@ -246,12 +261,18 @@ class Model(PyroModule):
     def log_evidence(self, x: Data) -> Tensor:
         """Return the exact log p(x | θ) of each unit, (units,), in nats.
 
+        Known by enumeration for discrete latents, and as log p(x, z) − log p(z | x) at any one z where the posterior is.
+
         Raises:
             NotImplementedError: where it is not known.
         """
-        if not self.latents(x).discrete:
+        if self.latents(x).discrete:
+            return self._enumerate(x)[0].logsumexp(0)
+        if type(self).posterior is Model.posterior:
             raise NotImplementedError(f"{self.label} has no exact log evidence")
-        return self._enumerate(x)[0].logsumexp(0)
+        q = self.posterior(x)
+        evidence: Tensor = self.log_joint(x, q.mean[None])[0] - q.log_prob(q.mean)
+        return evidence
 
     def maximise(self, x: Data, q: Distribution) -> None:
         """Set θ to the maximiser of E_q[log p(x, z | θ)]: the M-step of EM, in closed form.
@@ -291,42 +312,19 @@ class Model(PyroModule):
         return self.log_joint(x, values[:, None].expand(-1, found.units, -1)), values
 
     def _over_draws(self, one: Callable[[Any], Any], rows: Any) -> Any:
-        """Map ``one`` over the first dimension of ``rows``: by vmap, or draw by draw where the program forbids it."""
+        """Map ``one`` over the first dimension of ``rows``; the first time that vmap can't, say so and why."""
         with self._isolated():
-            if self._vectorised:
-                try:
-                    return torch.func.vmap(one)(rows)
-                except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-                    failure = error
-            result = _loop(one, rows)
-        if self._vectorised:
-            self._vectorised = False
-            warnings.warn(ZooWarning(
-                f"{self.label} can't run under vmap and will be run draw by draw, which is slower: at or after site "
-                f"'{self._last_site(one, rows)}': {str(failure).splitlines()[0][:120]}"), stacklevel=3)
+            if not self._vectorised:
+                return loop(one, rows)
+            result, failure = over_draws(one, rows)
+            if failure is None:
+                return result
+            site = last_site(one, rows)
+        self._vectorised = False
+        warnings.warn(ZooWarning(
+            f"{self.label} can't run under vmap and will be run draw by draw, which is slower: at or after site "
+            f"'{site}': {str(failure).splitlines()[0][:120]}"), stacklevel=3)
         return result
-
-    def _last_site(self, one: Callable[[Any], Any], rows: Any) -> str:
-        """Return the site that the program had reached when vmap failed."""
-        seen = _Seen()
-
-        def watched(row: Any) -> Any:
-            with seen:
-                return one(row)
-
-        with self._isolated():
-            try:
-                torch.func.vmap(watched)(rows)
-            except Exception:
-                return seen.name
-        return seen.name
-
-
-class _Seen(Messenger):
-    name = "the first site"
-
-    def _pyro_sample(self, msg: Any) -> None:
-        self.name = msg["name"]
 
 
 def _fresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -335,17 +333,6 @@ def _fresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[str, T
     fresh = {k: s for k, s in sites.items() if not is_deterministic(s) and not s["is_observed"]}
     observed = {k: s["value"] for k, s in fresh.items() if s["infer"].get("was_observed", False)}
     return {k: s["value"] for k, s in fresh.items() if k not in observed}, observed
-
-
-def _loop(one: Callable[[Any], Any], rows: Any) -> Any:
-    count = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
-    results = [one({k: v[i] for k, v in rows.items()} if isinstance(rows, dict) else rows[i]) for i in range(count)]
-    first = results[0]
-    if isinstance(first, Tensor):
-        return torch.stack(results)
-    if isinstance(first, dict):
-        return {k: torch.stack([result[k] for result in results]) for k in first}
-    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
 
 
 def _same(old: list[Any], new: list[Any]) -> bool:

@@ -46,7 +46,7 @@ class NormalInverseGamma(dist.TorchDistribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         log_variance = -Gamma(self.concentration, self.rate).rsample(sample_shape).log()
-        noise = torch.randn(*log_variance.shape, self.loc.shape[-1]).to(self.loc)
+        noise = torch.randn(*log_variance.shape, self.loc.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
         step = torch.linalg.solve_triangular(self.precision_factor.mT, noise[..., None], upper=True)[..., 0]
         return torch.cat([log_variance[..., None], self.loc + (0.5 * log_variance).exp()[..., None] * step], -1)
 

@@ -45,7 +45,7 @@ class LocalParams(Messenger):
             self.owner.params = nn.ParameterDict()
             self.owner.__dict__["param_constraints"] = {}
         value = init if isinstance(init, Tensor) else init()
-        if not isinstance(value, nn.Parameter):
+        if not isinstance(value, nn.Parameter) or constraint is not constraints.real:
             value = nn.Parameter(transform_to(constraint).inv(value.detach()).clone())
         self.params[key] = value
         self.owner.param_constraints[key] = constraint  # type: ignore[index, operator]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.latents import Latents, Packing, Site, Substitute, is_deterministic, is_discrete, support_values
+from zoo.latents import Latents, Packing, Site, Substitute, is_deterministic, is_discrete, support_values, unit_frame
 
 Program = Callable[[Data], Any]
 
@@ -56,18 +56,20 @@ def _empty_store() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
-    """Run with torch's generator at ``seed`` (or where it is, for ``None``) and put it back as it was.
+def seeded(seed: int | None) -> Iterator[None]:
+    """Run with torch's generators at ``seed`` and put them back as they were; ``None`` uses them as they are.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(3): _ = torch.rand(2)
     >>> bool((torch.get_rng_state() == before).all())
     True
     """
-    cuda = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        if seed is not None:
-            torch.manual_seed(seed)
+    if seed is None:
+        yield
+        return
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
         yield
 
 
@@ -129,7 +131,7 @@ def volume(name: str, site: Any, substitute: Substitute) -> Tensor:
 
 def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
     """Sum a site's log-probabilities over every dimension but the unit plate's: (units,)."""
-    frame = next((f for f in site["cond_indep_stack"] if f.name == unit), None) if unit else None
+    frame = unit_frame(site, unit)
     if frame is None:
         return log_prob.sum().reshape(1)
     shape = [1] * max(0, -frame.dim - log_prob.ndim) + list(log_prob.shape)
@@ -144,16 +146,18 @@ def layout(program: Program, x: Data) -> Latents:
         ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
             infinite support, or an observation outside its distribution's support.
     """
-    sites = [site for site in run(program, x, density=False).values() if not is_deterministic(site)]
+    sites = [site for site in run(program, x).values() if not is_deterministic(site)]
     latent = [site for site in sites if not site["is_observed"]]
     observed = [site for site in sites if site["is_observed"]]
     check_structure(latent, observed)
+    for site in sites:
+        check_shape(site)
     check_supports(program, x)
     unit = unit_plate(sites)
     rows: list[Site] = []
     for site in latent:
         rows.append(describe(site, unit, sum(row.size for row in rows)))
-    frame = next((f for f in sites[0]["cond_indep_stack"] if f.name == unit), None)
+    frame = unit_frame(sites[0], unit)
     return Latents(
         tuple(rows), tuple(describe(site, None, 0) for site in observed), unit,
         frame.dim if frame else None, int(frame.size) if frame else 1)
@@ -196,6 +200,20 @@ def check_structure(latent: list[Any], observed: list[Any]) -> None:
         raise ZooError(
             f"expected all latents continuous or all discrete; got discrete '{discrete[0]}' beside continuous "
             f"'{continuous[0]}'; marginalise '{discrete[0]}', e.g. with MixtureSameFamily as bayesian_gmm does")
+
+
+def check_shape(site: Any) -> None:
+    """Raise where a site in plates has log-probabilities along a dimension that no plate declares.
+
+    It nearly always comes from broadcasting (rows,) against (rows, 1), and would be summed into a wrong number.
+    """
+    frames = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
+    shape = tuple(site["log_prob"].shape)
+    extra = [dim for dim in range(-len(shape), 0) if shape[dim] != frames.get(dim, 1)]
+    if frames and extra:
+        raise ZooError(
+            f"expected log-probabilities of site '{site['name']}' along its plates alone; got shape {shape} with plates "
+            f"{', '.join(f.name for f in site['cond_indep_stack'])} of {list(frames.values())}; reshape x, or use .to_event")
 
 
 def check_supports(program: Program, x: Data, attempts: int = 8) -> None:

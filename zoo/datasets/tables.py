@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib.resources import as_file, files
 
 from zoo.datasets.files import read_csv
@@ -24,6 +26,13 @@ def eight_schools() -> Frame:
     https://doi.org/10.3102/10769986006004377
     """
     return _table("eight_schools")
+
+
+def __getattr__(name: str) -> Callable[[], Frame]:
+    """Serve any other CSV file of ``zoo/datasets/csv`` under its name: a data set is a file and a registry line."""
+    if not (files("zoo.datasets") / "csv" / f"{name}.csv").is_file():
+        raise AttributeError(f"no table '{name}.csv' in zoo/datasets/csv")
+    return partial(_table, name)
 
 
 def _table(name: str) -> Frame:

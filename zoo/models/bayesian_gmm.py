@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.data import Data, check_positive, check_table
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.models.gmm import cluster
+from zoo.models.gmm import check_components, cluster, moments
 
 
 class BayesianGMM(Model):
@@ -55,7 +55,7 @@ class BayesianGMM(Model):
         self.components, self.concentration, self.shape = components, concentration, shape
         self.register_buffer("centre", x.mean(0))
         self.register_buffer("spread", x.std(0))
-        self.register_buffer("labels", cluster(x, components))
+        check_components(x, components)
 
     def forward(self, x: Tensor) -> None:
         one = torch.ones_like(self.centre)
@@ -74,18 +74,13 @@ class BayesianGMM(Model):
             pyro.sample("x", mixture, obs=x)
 
     def start(self, x: Data) -> dict[str, Tensor]:
-        """Return the k-means clusters' shares, means and standard deviations, without correlation."""
+        """Return the k-means clusters' shares, means and standard deviations, without correlation (torch's generator)."""
         x = check_table(x, self.label)
-        if len(x) != len(self.labels):
-            return {}
-        r = torch.nn.functional.one_hot(self.labels, self.components).to(x)
-        means = (r.T @ x) / r.sum(0)[:, None]
-        variances = (r.T @ x.square()) / r.sum(0)[:, None] - means.square()
-        floor = 1e-2 * self.spread
+        labels = cluster(x, self.components)
+        weights, means, scatter = moments(x, torch.nn.functional.one_hot(labels, self.components).to(x))
+        scales = scatter.diagonal(dim1=-2, dim2=-1).sqrt().clamp(min=1e-2 * self.spread)
         eye = torch.eye(len(self.centre)).to(x).expand(self.components, -1, -1)
-        return {
-            "weights": r.mean(0), "means": means, "scales": variances.clamp(min=0).sqrt().clamp(min=floor),
-            "corr_cholesky": eye}
+        return {"weights": weights / weights.sum(), "means": means, "scales": scales, "corr_cholesky": eye}
 
     def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``responsibilities``, p(assignment_i = k | x_i, parameters), (draws, rows, K)."""

@@ -72,9 +72,10 @@ class GMM(Model):
     log Σ_k π_k N(x | μ_k, Σ_k) follow by enumeration; the M-step is closed.
 
     θ: ``weights`` (K,), ``means`` (K, D), ``scale`` (the Cholesky factors Σ = L Lᵀ, or the standard deviations).
-    The M-step maximises under Σ_k ⪰ 1e-6 diag(column variances), so no component can collapse onto a point and
-    EM still never lowers the likelihood; a :class:`zoo.ZooWarning` says when the bound is met. A component that no row
-    supports is re-seeded around the row that the mixture explains worst, with a warning.
+    The M-step maximises under Σ_k ⪰ 1e-6 diag(column variances), so no component can collapse onto a point; a
+    :class:`zoo.ZooWarning` says when the bound is met. It is the exact constrained maximum: EM still never lowers the
+    likelihood. But for one step: a component that no row supports is re-seeded around the row that the mixture explains
+    worst, with a warning.
 
     Args:
         x: (rows, D). Sizes the model and starts it, by k-means on the standardised columns (torch's generator).
@@ -151,7 +152,8 @@ class GMM(Model):
     def _reseed(self, x: Tensor, r: Tensor) -> Tensor:
         """Give each component that no row supports up to half of the rows around the one that the mixture explains worst.
 
-        A row at distance s standard deviations from it gives ½ exp(−s²/2): one row alone would make the component collapse.
+        A row s standard deviations away (root mean square over columns) gives ½ exp(−s²/2): one row alone would make the
+        component collapse.
         """
         empty = (r.sum(0) < 1e-8).nonzero().flatten()
         if not len(empty):
@@ -185,11 +187,16 @@ def cluster(x: Tensor, components: int) -> Tensor:
     Raises:
         ZooError: if ``x`` has fewer distinct rows than components.
     """
-    distinct = len(torch.unique(x, dim=0))
-    if not 1 <= components <= distinct:
-        raise ZooError(
-            f"expected between 1 component and as many as the {distinct} distinct rows; got {components}; set --components")
+    check_components(x, components)
     scaled: Any = ((x - x.mean(0)) / x.std(0)).detach().cpu().numpy()
     seed = int(torch.randint(2**31 - 1, ()))
     labels = KMeans(components, n_init=4, random_state=seed).fit_predict(scaled)
     return torch.as_tensor(labels, dtype=torch.long, device=x.device)
+
+
+def check_components(x: Tensor, components: int) -> None:
+    """Raise a :class:`ZooError` unless ``x`` has as many distinct rows as ``components``, and there is at least one."""
+    distinct = len(torch.unique(x, dim=0))
+    if not 1 <= components <= distinct:
+        raise ZooError(
+            f"expected between 1 component and as many as the {distinct} distinct rows; got {components}; set --components")

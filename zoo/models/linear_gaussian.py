@@ -15,6 +15,7 @@ from torch.distributions import Distribution, constraints
 
 from zoo.data import Data, check_table
 from zoo.errors import ZooError, ZooWarning
+from zoo.low_rank_normal import LowRankNormal
 from zoo.model import Model
 
 #: The smallest noise variance, in units of the column's variance.
@@ -36,7 +37,7 @@ def _principal(x: Tensor, latent: int, variance: Tensor) -> tuple[Tensor, Tensor
 
 def _random(x: Tensor, latent: int, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Return normal loadings that explain half of each column's variance, and the other half as noise."""
-    loadings = torch.randn(x.shape[1], latent).to(x)
+    loadings = torch.randn(x.shape[1], latent, dtype=x.dtype, device=x.device)
     return loadings * (variance / (2 * latent)).sqrt()[:, None], variance / 2
 
 
@@ -67,6 +68,8 @@ class LinearGaussian(Model):
         if not 1 <= latent < columns:
             raise ZooError(
                 f"expected 1 to {columns - 1} latent dimensions for {columns} columns; got {latent}; set --latent")
+        if latent > len(x):
+            raise ZooError(f"expected at most as many latent dimensions as the {len(x)} rows; got {latent}; lower --latent")
         if start not in STARTS:
             raise ZooError(f"expected start to be one of {', '.join(STARTS)}; got '{start}'; choose one")
         variance = x.var(0, unbiased=False)
@@ -97,12 +100,12 @@ class LinearGaussian(Model):
         precision = torch.eye(self.loadings.shape[1]).to(weighted) + weighted.T @ self.loadings
         factor = torch.linalg.cholesky(precision)
         loc = torch.cholesky_solve(weighted.T @ (_rows(x) - self.loc).T, factor).T
-        covariance = torch.cholesky_inverse(factor)
-        return dist.MultivariateNormal(loc, covariance.expand(len(loc), -1, -1))
+        scale_tril = torch.linalg.cholesky(torch.cholesky_inverse(factor))
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril.expand(len(loc), -1, -1))
 
     def log_evidence(self, x: Data) -> Tensor:
-        evidence: Tensor = dist.LowRankMultivariateNormal(self.loc, self.loadings, self.noise).log_prob(_rows(x))
-        return evidence
+        scale = self.noise.sqrt()
+        return LowRankNormal(self.loc, self.loadings / scale[:, None], scale).log_prob(_rows(x))
 
     def maximise(self, x: Data, q: Distribution) -> None:
         x = _rows(x)
@@ -144,7 +147,7 @@ class PPCA(LinearGaussian):
             climb from.
 
     Raises:
-        ZooError: x is no table, or d is out of range.
+        ZooError: x is no table, has fewer rows than d, or d is out of range.
 
     Source: Tipping and Bishop (1999), Probabilistic principal component analysis, JRSS B 61;
     https://doi.org/10.1111/1467-9868.00196

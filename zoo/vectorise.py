@@ -1,0 +1,59 @@
+"""Mapping a run of a program over draws: by vmap, or one by one where the program forbids it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from zoo.errors import ZooError
+
+#: What a program does that vmap can't follow, and what goes wrong for other reasons and would in a loop too.
+FORBIDDEN = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
+OTHER = (ZooError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+
+
+def over_draws(one: Callable[[Any], Any], rows: Any) -> tuple[Any, Exception | None]:
+    """Map ``one`` over the first dimension of ``rows``; return the result, and why vmap failed if it did."""
+    try:
+        return torch.func.vmap(one)(rows), None
+    except OTHER:
+        raise
+    except FORBIDDEN as error:
+        return loop(one, rows), error
+
+
+def loop(one: Callable[[Any], Any], rows: Any) -> Any:
+    """Map ``one`` over ``rows``, a tensor or a dict of tensors, one by one; stack what it returns."""
+    count = len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+    results = [one({k: v[i] for k, v in rows.items()} if isinstance(rows, dict) else rows[i]) for i in range(count)]
+    first = results[0]
+    if isinstance(first, Tensor):
+        return torch.stack(results)
+    if isinstance(first, dict):
+        return {k: torch.stack([result[k] for result in results]) for k in first}
+    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+
+
+def last_site(one: Callable[[Any], Any], rows: Any) -> str:
+    """Return the site that the program had reached when vmap failed."""
+    seen = _Seen()
+
+    def watched(row: Any) -> Any:
+        with seen:
+            return one(row)
+
+    with suppress(*FORBIDDEN):
+        torch.func.vmap(watched)(rows)
+    return seen.name
+
+
+class _Seen(Messenger):
+    name = "the first site"
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.name = msg["name"]
