@@ -37,8 +37,8 @@ class Fit:
         seconds: of wall time.
         elbo: what the optimiser last saw, in nats, summed over units (``svi``: the mean of the last tenth of its steps). Use
             ``evaluate`` for one with its error.
-        converged: whether the method's own rule for stopping was met (``svi``: the last tenth of the steps is, in noise, no
-            higher than the tenth before).
+        converged: whether the method's own rule for stopping was met (``svi``: the second half of the run raised the
+            ELBO no more than noise or 0.02 nats per unit).
         stopped: why it stopped early, empty where it did not.
         history: (step, ELBO, seconds since the start).
         iterations: of EM: ELBO before and after the M-step, log p(x), gap.

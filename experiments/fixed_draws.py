@@ -71,7 +71,6 @@ def fixed_draws(
     if not isinstance(guide, Guide):
         raise ZooError(f"expected a guide with parameters for method fixed_draws; got '{guide.text}'; use method em")
     parameters = trainable(model, guide, train_model)
-    check_start(model, guide, x)
     taken = 0
 
     def count(value: float) -> None:
@@ -80,6 +79,7 @@ def fixed_draws(
         report(taken, value)
 
     if isinstance(guide.family, NormalBase):
+        check_start(model, guide, x)
         held = _Held(model, guide, guide.family, x, parameters, seed)
         return _doubling(held, steps, draws, tolerance, count)
     if not isinstance(guide.posterior(x), Enumerated):
@@ -106,6 +106,8 @@ def _discrete(
             count(start)
             if all(id(p) in own for p in parameters) or start - value < 1e-9 * abs(start):
                 return Outcome(taken, start, True)
+        else:
+            check_start(model, guide, x)
         done = ascend(lambda: exact_elbo(model, guide, x), parameters, steps - taken, count)
         value, taken, converged = done.value, taken + done.iterations, done.converged
         if not solved:
