@@ -75,8 +75,10 @@ def ascend(
         options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 100,
                  "maxls": 40})
     _assign(parameters, best_point)
-    # Status 0: no gradient left, or no rise that floating point can show. A line search that gave up has not converged.
-    return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0))
+    # Status 0: no gradient left, or no rise that floating point can show. A line search that gave up (2) has converged only
+    # if it gave up where the steps before it already rose by nothing.
+    still = result.status == 2 and len(seen) > 1 and seen[-1] - seen[-2] < tolerance
+    return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0 or still))
 
 
 def _flatten(parameters: Sequence[nn.Parameter]) -> np.ndarray:

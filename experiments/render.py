@@ -158,7 +158,7 @@ def _remarks(table: Comparison) -> list[str]:
 def _ended(fit: Fit) -> str:
     if fit.stopped:
         return f"; stopped: {fit.stopped}"
-    return "" if fit.converged else "; not converged (more steps would go on)"
+    return "" if fit.converged else "; not converged"
 
 
 def plain(table: Comparison) -> str:
