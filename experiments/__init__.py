@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zoo.registry import load
+from zoo.registry import lazy
 
 if TYPE_CHECKING:
     from experiments.comparison import Comparison, Row, compare
@@ -38,7 +38,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'experiments' has no attribute '{name}'")
-    return load(_LAZY[name])
+__getattr__ = lazy(__name__, _LAZY)

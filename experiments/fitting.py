@@ -97,21 +97,11 @@ def fit(
     _check_numbers(steps, draws, seed)
     if isinstance(guide, str):
         guide = build(guide, model, x, seed=seed)
-    chosen = method or default_method(guide)
-    if chosen not in METHODS:
-        raise ZooError(f"unknown method '{chosen}'{nearest(chosen, METHODS) or ';'} choose from {', '.join(METHODS)}")
-    for name, value, methods in (
-            ("batch_size", batch_size, ("svi",)), ("learning_rate", learning_rate, ("svi",)),
-            ("draws", draws, ("svi", "fixed_draws"))):
-        if value is not None and chosen not in methods:
-            raise ZooError(
-                f"expected method {' or '.join(methods)} with {name}; got {chosen} for '{guide.text}'; leave {name} out")
+    chosen = _chosen(method, guide, train_model, draws=draws, batch_size=batch_size, learning_rate=learning_rate)
     model.latents(x)
     has_theta = train_model and any(p.requires_grad for p in model.parameters())
-    if method is None and not has_theta and not any(p.numel() for p in guide.parameters()):
+    if method is None and not has_theta and not guide.size:
         return Fit(model, guide, "none", 0, 0.0, None, True)
-    if chosen == "em" and not train_model:
-        raise ZooError("expected train_model for method em, which moves θ alone; got train_model=False; leave method out")
     limit = METHODS[chosen] if steps is None else steps
     history: list[tuple[int, float, float]] = []
     iterations: list[Iteration] = []
@@ -135,6 +125,21 @@ def fit(
     return Fit(
         model, guide, chosen, outcome.steps, time.perf_counter() - begun, outcome.elbo, outcome.converged, outcome.stopped,
         tuple(history), tuple(iterations))
+
+
+def _chosen(method: str | None, guide: BaseGuide, train_model: bool, **options: float | None) -> str:
+    """Return the method to fit with, after checking that it is one and that it takes the options that were given."""
+    chosen = method or default_method(guide)
+    if chosen not in METHODS:
+        raise ZooError(f"unknown method '{chosen}'{nearest(chosen, METHODS) or ';'} choose from {', '.join(METHODS)}")
+    for name, value in options.items():
+        methods = ("svi", "fixed_draws") if name == "draws" else ("svi",)
+        if value is not None and chosen not in methods:
+            raise ZooError(
+                f"expected method {' or '.join(methods)} with {name}; got {chosen} for '{guide.text}'; leave {name} out")
+    if method == "em" and not train_model:
+        raise ZooError("expected train_model for method em, which moves θ alone; got train_model=False; leave method out")
+    return chosen
 
 
 def _check_numbers(steps: int | None, draws: int | None, seed: int) -> None:

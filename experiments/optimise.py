@@ -39,27 +39,18 @@ def ascend(
     """
     best = -np.inf
     best_point = _flatten(parameters)
+    seen: list[float] = []
+    settled = False
 
     def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal best, best_point
         _assign(parameters, point)
-        try:
-            value = objective()
-            gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
-        except LinAlgError:  # a covariance that is no longer positive definite in floating point
+        value, gradient = _value_and_gradient(objective, parameters)
+        if not np.isfinite(value) or not np.isfinite(gradient).all():
             return -best + 1e3 * (1 + abs(best)), np.zeros_like(point)
-        gradient = np.concatenate([
-            (torch.zeros_like(p) if g is None else g).detach().cpu().double().numpy().ravel()
-            for p, g in zip(parameters, gradients, strict=True)])
-        number = float(value.detach())
-        if not np.isfinite(number) or not np.isfinite(gradient).all():
-            return -best + 1e3 * (1 + abs(best)), np.zeros_like(gradient)
-        if number > best:
-            best, best_point = number, point.copy()
-        return -number, -gradient
-
-    seen: list[float] = []
-    settled = False
+        if value > best:
+            best, best_point = value, point.copy()
+        return -value, -gradient
 
     def watch(intermediate_result: OptimizeResult) -> None:
         nonlocal settled
@@ -79,6 +70,19 @@ def ascend(
     # if it gave up where the steps before it already rose by nothing.
     still = result.status == 2 and len(seen) > 1 and seen[-1] - seen[-2] < tolerance
     return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0 or still))
+
+
+def _value_and_gradient(objective: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> tuple[float, np.ndarray]:
+    """Return the objective and its gradient; NaN where a covariance is no longer positive definite in floating point."""
+    try:
+        value = objective()
+        gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
+    except LinAlgError:
+        return np.nan, np.zeros(0)
+    flat = [
+        (torch.zeros_like(p) if g is None else g).detach().cpu().double().numpy().ravel()
+        for p, g in zip(parameters, gradients, strict=True)]
+    return float(value.detach()), np.concatenate(flat)
 
 
 def _flatten(parameters: Sequence[nn.Parameter]) -> np.ndarray:

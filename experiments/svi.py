@@ -68,19 +68,24 @@ def svi(
         (-value).backward()
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not bool(value.isfinite()) or not all(bool(g.isfinite().all()) for g in gradients):
-            site = non_finite_site(model, batch, z.detach())
-            with torch.no_grad():
-                torch._foreach_copy_([p.detach() for p in parameters], kept)
-            last = max(0, step - 2)
-            reason = f"step {step} turned non-finite at site '{site}'; the last finite parameters, after step {last}, are kept"
-            warnings.warn(ZooWarning(f"fit of '{guide.text}' stopped: {reason}; lower the learning rate"), stacklevel=3)
-            return Outcome(last, _settled(values, units)[0], False, reason)
+            torch._foreach_copy_([p.detach() for p in parameters], kept)
+            reason = _stopped(model, guide, batch, z.detach(), step)
+            return Outcome(max(0, step - 2), _settled(values, units)[0], False, reason)
         torch._foreach_copy_(kept, [p.detach() for p in parameters])
         optimiser.step()
         schedule.step()
         values.append(float(value.detach()))
         report(step, values[-1])
     return Outcome(steps, *_settled(values, units))
+
+
+def _stopped(model: Model, guide: BaseGuide, batch: Data, z: Tensor, step: int) -> str:
+    """Say, and warn, at which site a step turned non-finite, and what is kept."""
+    site = non_finite_site(model, batch, z)
+    last = max(0, step - 2)
+    reason = f"step {step} turned non-finite at site '{site}'; the last finite parameters, after step {last}, are kept"
+    warnings.warn(ZooWarning(f"fit of '{guide.text}' stopped: {reason}; lower the learning rate"), stacklevel=4)
+    return reason
 
 
 def _settled(values: list[float], units: int) -> tuple[float, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,28 +77,12 @@ def posterior(
     if isinstance(guide, str):
         guide = build(guide, model, x, seed=seed)
     latents = model.latents(x)
-    with seeded(seed), torch.no_grad():
-        q = guide.posterior(x)
-        z = q.sample((draws,))
-        data: dict[str, dict[str, Tensor]] = {}
-        if "posterior" in groups:
-            data["posterior"] = _values(model, x, z)
-        if "prior" in groups:
-            data["prior"] = _values(model, x, model.sample_prior(x, draws))
-        if "posterior_predictive" in groups:
-            data["posterior_predictive"] = model.predict(x, z)
-        if "log_likelihood" in groups:
-            data["log_likelihood"] = model.log_likelihood(x, z)
-        if "sample_stats" in groups:
-            log_p, log_q = model.log_joint(x, z), q.log_prob(z)
-            stats = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
-            data["sample_stats"] = stats if latents.unit else {k: v[:, 0] for k, v in stats.items()}
+    data = _draw(model, guide, x, draws, seed, groups)
     given = {group: values for group, values in _given(x, latents).items() if group in groups and values}
     named = {
         group: _names(model, latents, group, values, 0 if group in given else 1, dict(dims or {}))
         for group, values in {**data, **given}.items()}
-    arrays: dict[str, dict[str, np.ndarray]] = {
-        group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in data.items()}
+    arrays = {group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in data.items()}
     arrays.update({group: {k: v.detach().cpu().numpy() for k, v in values.items()} for group, values in given.items()})
     labels = _labels(named, arrays, dict(coords or {}))
     # One group at a time: a site's dimensions differ between groups (an observation, and its log-likelihood).
@@ -107,6 +91,26 @@ def posterior(
     for part in parts[1:]:
         tree.update(part)
     return tree
+
+
+def _draw(
+    model: Model, guide: BaseGuide, x: Data, draws: int, seed: int, groups: Sequence[str],
+) -> dict[str, dict[str, Tensor]]:
+    """Return what is drawn, (draws, …) each, by group and variable."""
+    with seeded(seed), torch.no_grad():
+        q = guide.posterior(x)
+        z = q.sample((draws,))
+
+        def stats() -> dict[str, Tensor]:
+            log_p, log_q = model.log_joint(x, z), q.log_prob(z)
+            values = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
+            return values if model.latents(x).unit else {k: v[:, 0] for k, v in values.items()}
+
+        makers: dict[str, Callable[[], dict[str, Tensor]]] = {
+            "posterior": lambda: _values(model, x, z), "prior": lambda: _values(model, x, model.sample_prior(x, draws)),
+            "posterior_predictive": lambda: model.predict(x, z), "log_likelihood": lambda: model.log_likelihood(x, z),
+            "sample_stats": stats}
+        return {group: make() for group, make in makers.items() if group in groups}
 
 
 def _values(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, GuideSpec, all_guides, default_guides, fitting_guides, parse
-from zoo.registry import load
+from zoo.registry import lazy
 
 if TYPE_CHECKING:
     from guides.amortisation import Amortisation, Encoder, Free
@@ -35,7 +35,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'guides' has no attribute '{name}'")
-    return load(_LAZY[name])
+__getattr__ = lazy(__name__, _LAZY)

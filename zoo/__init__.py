@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.errors import ZooError, ZooWarning
-from zoo.registry import DATASETS, MODELS, load
+from zoo.registry import DATASETS, MODELS, lazy
 
 if TYPE_CHECKING:
     from zoo.bare import as_model
@@ -33,7 +33,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'zoo' has no attribute '{name}'")
-    return load(_LAZY[name])
+__getattr__ = lazy(__name__, _LAZY)

@@ -7,6 +7,7 @@ tensors whose first dimension equals the number of units are taken to be per uni
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -42,6 +43,48 @@ def take(x: Data, index: Tensor, units: int) -> Data:
     if isinstance(x, Tensor):
         return x[index]
     return {k: v[index] if v.ndim and v.shape[0] == units else v for k, v in x.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """Which tensors ``x`` holds, and which version of each: equal only for the very same data, unchanged in place.
+
+    It holds on to the tensors, so that another one can't take their place in memory.
+    """
+
+    entries: tuple[tuple[str, Tensor, int], ...]
+
+    @classmethod
+    def of(cls, x: Data) -> Identity:
+        return cls(tuple((name, value, value._version) for name, value in tensors(x).items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and len(self.entries) == len(other.entries) and all(
+            a[0] == b[0] and a[1] is b[1] and a[2] == b[2] for a, b in zip(self.entries, other.entries, strict=True))
+
+    def __hash__(self) -> int:
+        return hash(tuple((name, id(value), version) for name, value, version in self.entries))
+
+
+def put_back(x: Data, before: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Data:
+    """Return data like ``x`` with the observations ``before`` (by site) replaced by ``fresh`` ones.
+
+    Raises:
+        ZooError: an observed site is no entry of ``x``.
+    """
+    if isinstance(x, Tensor):
+        name = next(iter(fresh))
+        if len(fresh) == 1 and before[name].shape == x.shape:
+            return fresh[name].to(x.dtype)
+        got = ", ".join(f"{name} {tuple(value.shape)}" for name, value in fresh.items())
+        raise ZooError(f"expected one observed site of shape {tuple(x.shape)}; got {got}; pass a mapping")
+    data = dict(x)
+    for name, value in fresh.items():
+        key = next((k for k, v in x.items() if v is before[name]), name)
+        if key not in data:
+            raise ZooError(f"expected observed site '{name}' to be an entry of x; got {', '.join(x)}; name it so")
+        data[key] = value.to(data[key].dtype)
+    return data
 
 
 def reference(x: Data) -> Tensor:

@@ -25,10 +25,12 @@ MAX_VALUES = 4096
 
 
 def is_deterministic(site: Any) -> bool:
+    """Return whether a site comes from ``pyro.deterministic``."""
     return bool(site["infer"].get("_deterministic", False))
 
 
 def is_discrete(site: Any) -> bool:
+    """Return whether a site's support is discrete."""
     return bool(site["fn"].support.is_discrete)
 
 
@@ -172,6 +174,7 @@ class Unobserve(Messenger):
 
 
 def sum_right(value: Tensor, dims: int) -> Tensor:
+    """Sum over the last ``dims`` dimensions."""
     return value.flatten(-dims).sum(-1) if dims else value
 
 

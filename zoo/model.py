@@ -8,16 +8,15 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.nn import PyroModule
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo.data import Data, reference, tensors
+from zoo.data import Data, Identity, put_back, reference
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Latents, Pack, Substitute, Unobserve, is_deterministic
-from zoo.params import LocalParams
-from zoo.program import Program, isolated, latent_log_prob, layout, log_terms, run, seeded, volume
+from zoo.params import LocalParams, theta
+from zoo.program import draw_afresh, isolated, latent_log_prob, layout, log_terms, run, seeded, volume
 from zoo.registry import MODELS, Facts
 from zoo.vectorise import last_site, loop, over_draws
 
@@ -77,20 +76,18 @@ class Model(PyroModule):
         path = f"{type(self).__module__}:{type(self).__name__}"
         return next((name for name, entry in MODELS.items() if entry.path == path), type(self).__name__)
 
-    # -- from the program ---------------------------------------------------------------------------------------
-
     def latents(self, x: Data) -> Latents:
         """Return the latent sites of the program on ``x`` and how they pack into each unit's vector.
 
         Raises:
             ZooError: see :func:`zoo.program.layout`.
         """
-        key = [(name, value, value._version) for name, value in tensors(x).items()]
-        if self._last is not None and _same(self._last[0], key):
+        key = Identity.of(x)
+        if self._last is not None and self._last[0] == key:
             return self._last[1]
         with seeded(0), self._isolated():
             try:
-                found = layout(self._program, x)
+                found = layout(self, x)
             except KeyError as error:
                 raise ZooError(f"expected every entry of x that {self.label} reads; got none for {error}; add it") from error
             except NotImplementedError as error:
@@ -111,7 +108,7 @@ class Model(PyroModule):
             two tensors (draws, units). The first includes log|det J| of the constraining map.
         """
         unit = self._unit(x)
-        prior, likelihood = self._over_draws(lambda row: log_terms(self._program, x, row, unit), z)
+        prior, likelihood = self._over_draws(lambda row: log_terms(self, x, row, unit), z)
         return prior, likelihood
 
     def log_joint(self, x: Data, z: Tensor) -> Tensor:
@@ -128,7 +125,7 @@ class Model(PyroModule):
 
         def one(row: Tensor) -> dict[str, Tensor]:
             substitute = Substitute(row, unit)
-            sites = run(self._program, x, substitute).items()
+            sites = run(self, x, substitute).items()
             return {k: latent_log_prob(k, s, substitute) for k, s in sites if not is_deterministic(s)}
 
         result: dict[str, Tensor] = self._over_draws(one, z)
@@ -144,7 +141,7 @@ class Model(PyroModule):
         unit = self._unit(x)
 
         def one(row: Tensor) -> dict[str, Tensor]:
-            sites = run(self._program, x, Substitute(row, unit), density=False).items()
+            sites = run(self, x, Substitute(row, unit), density=False).items()
             return {k: s["value"] for k, s in sites if not s["is_observed"] or is_deterministic(s)}
 
         result: dict[str, Tensor] = self._over_draws(one, z)
@@ -157,7 +154,7 @@ class Model(PyroModule):
         """
         substitute = Substitute(z, self._unit(x))
         with self._isolated():
-            sites = run(self._program, x, substitute, density=False)
+            sites = run(self, x, substitute, density=False)
         return {name: volume(name, sites[name], substitute) for name in substitute.log_abs_det}
 
     def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
@@ -166,7 +163,7 @@ class Model(PyroModule):
 
         def one(row: Mapping[str, Tensor]) -> Tensor:
             pack = Pack(row, unit)
-            run(self._program, x, pack, density=False)
+            run(self, x, pack, density=False)
             return torch.cat(pack.parts, 1)
 
         result: Tensor = self._over_draws(one, dict(values))
@@ -179,7 +176,7 @@ class Model(PyroModule):
         """
         unit = self._unit(x)
         with torch.no_grad(), self._isolated():
-            rows = [_fresh(self._program, x, Substitute(row, unit))[1] for row in z]
+            rows = [draw_afresh(self, x, Substitute(row, unit))[1] for row in z]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def sample_prior(self, x: Data, draws: int) -> Tensor:
@@ -189,7 +186,7 @@ class Model(PyroModule):
             rows = []
             for _ in range(draws):
                 pack = Pack(None, unit)
-                run(self._program, x, Unobserve(), pack, density=False)
+                run(self, x, Unobserve(), pack, density=False)
                 rows.append(torch.cat(pack.parts, 1))
         if len({row.shape for row in rows}) > 1:
             raise ZooError(
@@ -208,33 +205,13 @@ class Model(PyroModule):
         """
         observed = {site.name: site.shape for site in self.latents(x).observed}
         with seeded(seed), torch.no_grad(), self._isolated():
-            before = {k: s["value"] for k, s in run(self._program, x, density=False).items() if k in observed}
-            latent, fresh = _fresh(self._program, x)
-        if isinstance(x, Tensor):
-            if len(fresh) == 1 and before[(name := next(iter(fresh)))].shape == x.shape:
-                return latent, fresh[name].to(x.dtype)
-            raise ZooError(f"expected one observed site of shape {tuple(x.shape)}; got {_shapes(fresh)}; pass a mapping")
-        data = dict(x)
-        for name, value in fresh.items():
-            key = next((k for k, v in x.items() if v is before[name]), name)
-            if key not in data:
-                raise ZooError(f"expected observed site '{name}' to be an entry of x; got {', '.join(x)}; name it so")
-            data[key] = value.to(data[key].dtype)
-        return latent, data
+            before = {k: s["value"] for k, s in run(self, x, density=False).items() if k in observed}
+            latent, fresh = draw_afresh(self, x)
+        return latent, put_back(x, before, fresh)
 
     def theta(self) -> dict[str, Tensor]:
         """Return θ by name, constrained: e.g. the weights of a mixture on the simplex, not their logits."""
-        found: dict[str, Tensor] = {}
-        for prefix, module in self.named_modules():
-            dot = f"{prefix}." if prefix else ""
-            kinds = getattr(module, "_pyro_params", {})
-            found.update({dot + name: getattr(module, name).detach() for name in kinds})
-            plain = (n for n, p in module.named_parameters(recurse=False) if n.removesuffix("_unconstrained") not in kinds)
-            found.update({dot + name: module.get_parameter(name).detach() for name in plain})
-        kinds = self.__dict__.get("param_constraints", {})
-        for key, kind in kinds.items():  # the pyro.param statements of a bare program, under their own names
-            found[key.replace("/", ".")] = torch.distributions.transform_to(kind)(found.pop(f"params.{key}"))
-        return found
+        return theta(self)
 
     def facts(self, x: Data) -> Facts:
         """Return what decides which guides fit: kind of latents, owner, and whether p(z | x, θ) is known."""
@@ -242,8 +219,6 @@ class Model(PyroModule):
         exact = found.discrete or type(self).posterior is not Model.posterior
         return Facts(
             "discrete" if found.discrete else "continuous", "rows" if found.unit else "dataset", exact, self.label)
-
-    # -- what a model may know about itself ----------------------------------------------------------------------
 
     def posterior(self, x: Data) -> Distribution:
         """Return the exact p(z | x, θ): batch shape (units,), event shape (d,), unconstrained coordinates.
@@ -294,11 +269,6 @@ class Model(PyroModule):
         """Return quantities that the program marginalises, for the posterior tree; ``values`` are (draws, *shape)."""
         return {}
 
-    # -- how ------------------------------------------------------------------------------------------------------
-
-    def _program(self, x: Data) -> Any:
-        return self(x)
-
     def _isolated(self) -> Any:
         return isolated(LocalParams(self))
 
@@ -325,21 +295,3 @@ class Model(PyroModule):
             f"{self.label} can't run under vmap and will be run draw by draw, which is slower: at or after site "
             f"'{site}': {str(failure).splitlines()[0][:120]}"), stacklevel=3)
         return result
-
-
-def _fresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Run ``program`` with nothing observed; return the latent values and the fresh observations."""
-    sites = run(program, x, Unobserve(), *handlers, density=False)
-    fresh = {k: s for k, s in sites.items() if not is_deterministic(s) and not s["is_observed"]}
-    observed = {k: s["value"] for k, s in fresh.items() if s["infer"].get("was_observed", False)}
-    return {k: s["value"] for k, s in fresh.items() if k not in observed}, observed
-
-
-def _same(old: list[Any], new: list[Any]) -> bool:
-    return len(old) == len(new) and all(
-        a[0] == b[0] and a[1] is b[1] and a[2] == b[2] for a, b in zip(old, new, strict=True))
-
-
-def _shapes(values: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
-

@@ -10,6 +10,21 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 
+def theta(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's parameters by name, constrained and detached."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        kinds = getattr(module, "_pyro_params", {})
+        found.update({dot + name: getattr(module, name).detach() for name in kinds})
+        plain = (n for n, p in module.named_parameters(recurse=False) if n.removesuffix("_unconstrained") not in kinds)
+        found.update({dot + name: module.get_parameter(name).detach() for name in plain})
+    for key, kind in model.__dict__.get("param_constraints", {}).items():
+        # The pyro.param statements of a bare program, under their own names.
+        found[key.replace("/", ".")] = transform_to(kind)(found.pop(f"params.{key}"))
+    return found
+
+
 class LocalParams(Messenger):
     """Serve ``pyro.param`` statements from the module ``owner``, whose parameters they become.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.latents import Latents, Packing, Site, Substitute, is_deterministic, is_discrete, support_values, unit_frame
+from zoo.latents import Latents, Packing, Site, Substitute, Unobserve, is_deterministic, is_discrete, support_values, unit_frame
 
 Program = Callable[[Data], Any]
 
@@ -86,6 +86,14 @@ def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -
         name: site for name, site in tracer.trace.nodes.items()
         if site["type"] == "sample" and not site_is_subsample(site)
     }
+
+
+def draw_afresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Run ``program`` with nothing observed; return the latent values and the fresh observations, by site."""
+    sites = run(program, x, Unobserve(), *handlers, density=False)
+    fresh = {k: s for k, s in sites.items() if not is_deterministic(s) and not s["is_observed"]}
+    observed = {k: s["value"] for k, s in fresh.items() if s["infer"].get("was_observed", False)}
+    return {k: s["value"] for k, s in fresh.items() if k not in observed}, observed
 
 
 def log_terms(program: Program, x: Data, z: Tensor, unit: str | None) -> tuple[Tensor, Tensor]:
@@ -164,6 +172,7 @@ def layout(program: Program, x: Data) -> Latents:
 
 
 def describe(site: Any, unit: str | None, start: int) -> Site:
+    """Return what is kept of a traced site; ``start`` is its first coordinate in the unit's vector."""
     plates: list[str | None] = [None] * len(site["fn"].batch_shape)
     for frame in site["cond_indep_stack"]:
         if frame.vectorized:
@@ -184,6 +193,7 @@ def unit_plate(sites: list[Any]) -> str | None:
 
 
 def check_structure(latent: list[Any], observed: list[Any]) -> None:
+    """Raise unless there are latent and observed sites, whole plates, and latents of one kind."""
     if not latent:
         raise ZooError("expected a program with latent sites; got none; give one pyro.sample no obs=")
     if not observed:
@@ -241,6 +251,7 @@ def inside_support(site: Any) -> Tensor:
 
 
 def refuse_outside(site: Any) -> None:
+    """Raise for the first observation outside its site's support."""
     valid = inside_support(site)
     first = (~valid).nonzero()[0].tolist()
     raise ZooError(

@@ -8,7 +8,7 @@ Every command, every contract test and every page of the documentation reads the
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -116,6 +116,17 @@ def lookup(registry: Mapping[str, E], name: str, kind: str) -> E:
         return registry[name]
     hint = nearest(name, registry)
     raise ZooError(f"unknown {kind} '{name}'{hint or ';'} 'zoo list' shows all")
+
+
+def lazy(package: str, paths: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that loads the names of ``paths`` when they are first used."""
+
+    def get(name: str) -> Any:
+        if name not in paths:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return load(paths[name])
+
+    return get
 
 
 def load(path: str) -> Any:

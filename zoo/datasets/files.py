@@ -48,6 +48,7 @@ def _refuse_twice(names: list[str], path: Path) -> None:
 
 
 def read_npy(path: Path) -> pd.DataFrame:
+    """Read a NumPy array of one or two dimensions; its columns are called ``column_0`` and so on."""
     values = np.load(path, allow_pickle=False)
     if values.ndim == 1:
         values = values[:, None]

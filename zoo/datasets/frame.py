@@ -76,6 +76,7 @@ class Frame:
 
 
 def is_number(column: pd.Series) -> bool:
+    """Return whether a column holds numbers or truth values."""
     return bool(pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column))
 
 

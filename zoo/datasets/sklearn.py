@@ -15,10 +15,12 @@ from zoo.datasets.frame import Frame
 
 
 def iris() -> Frame:
+    """Lengths and widths of sepals and petals, in cm."""
     return _frame(datasets.load_iris())
 
 
 def wine() -> Frame:
+    """Chemical analyses of wines of three growers."""
     return _frame(datasets.load_wine())
 
 
