@@ -67,8 +67,9 @@ def ascend(
                  "maxls": 40})
     _assign(parameters, best_point)
     # Status 0: no gradient left, or no rise that floating point can show. A line search that gave up (2) has converged only
-    # if it gave up where the steps before it already rose by nothing.
-    still = result.status == 2 and len(seen) > 1 and seen[-1] - seen[-2] < tolerance
+    # if it gave up on the top: where the gradient is nothing to speak of, or the steps before it rose by nothing.
+    flat = float(np.abs(result.jac).max()) < 1e-4 or (len(seen) > 1 and seen[-1] - seen[-2] < tolerance)
+    still = result.status == 2 and flat
     return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0 or still))
 
 

@@ -116,6 +116,12 @@ def test_a_search_that_gives_up_has_not_converged() -> None:
         experiments.fit(cliff, "mean_field", 1.5 * ONE)
 
 
+def test_every_free_fit_of_the_cases_converges() -> None:
+    x = zoo.dataset("eight_schools").x
+    for text in ("mean_field", "full_rank"):
+        assert experiments.fit(zoo.build("eight_schools", x), text, x).converged
+
+
 def test_seed_none_uses_the_generator_as_it_is() -> None:
     model = zoo.build("gmm", zoo.dataset("faithful").x)
     x = zoo.dataset("faithful").x
