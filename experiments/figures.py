@@ -34,7 +34,8 @@ def elbo_trace(table: Comparison) -> Figure:
     Raises:
         ZooError: if no fit took more than one step.
     """
-    named = [("θ, " + table.theta.guide.text, table.theta)] if table.theta is not None else []
+    own = table.theta is not None and all(row.fit is not table.theta for row in table.rows)
+    named = [("θ, " + table.theta.guide.text, table.theta)] if table.theta is not None and own else []
     named += [(row.fit.guide.text, row.fit) for row in table.rows]
     named = [(name, fit) for name, fit in named if len(fit.history) > 1]
     if not named:
@@ -48,15 +49,17 @@ def elbo_trace(table: Comparison) -> Figure:
     level = table.evidence.value / table.units
     exact = "log p(x | θ)" if table.evidence.upper is not None else "log p(x | θ), lower bound"
     axes.axhline(level, color="0.35", linewidth=1, label=exact)
-    # The first steps may be thousands of nats below: show the part where guides can be told apart.
-    low = min(float(np.quantile(_trace(fit, table.units)[1], 0.15)) for fit in fits)
-    axes.set_ylim(low - 0.05 * (level - low) - 1e-3, level + 0.08 * (level - low) + 1e-3)
+    # The first steps may be thousands of nats below: show the part where the fits' ends can be told apart.
+    traces = [_trace(fit, table.units)[1] for fit in fits]
+    depth = max(6 * max(level - float(trace[-1]), 0) for trace in traces)
+    depth = max(depth, *(level - float(np.quantile(trace, 0.3)) for trace in traces))
+    axes.set_ylim(level - depth - 1e-3, level + 0.08 * depth + 1e-3)
     if max(fit.seconds for fit in fits) > 20 * min(fit.seconds for fit in fits):
         axes.set_xscale("log")
     axes.set_xlabel("seconds")
     axes.set_ylabel("ELBO (nats per unit)")
     axes.set_title(f"{table.model.label} on {table.data}", loc="left")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="best")
     return figure
 
 
@@ -76,8 +79,8 @@ def gap_bars(table: Comparison) -> Figure:
         gap, upper = row.kl_gap, row.kl_gap.upper
         low, high = gap.lower / units, (gap.value + Z95 * gap.se if upper is None else upper) / units
         axes.plot([low, max(low, high)], [i, i], color="black", linewidth=1.4)
-        mark = " ≥ " if upper is None else " "
-        axes.text(max(high, values[i]), i, f"{mark}{values[i]:.3g}", va="center", ha="left", fontsize=9)
+        mark, shown = " ≥ " if upper is None else " ", values[i] if values[i] > 1e-9 else 0
+        axes.text(max(high, values[i]), i, f"{mark}{shown:.3g}", va="center", ha="left", fontsize=9)
     axes.set_yticks(at, [row.guide for row in rows])
     axes.margins(x=0.18)
     axes.set_xlim(left=0)
@@ -88,13 +91,26 @@ def gap_bars(table: Comparison) -> Figure:
 
 
 def forest(tree: DataTree, most: int = 24) -> Figure:
-    """Medians with 50% and 94% intervals of the posterior's first ``most`` scalars, by ArviZ."""
+    """Medians with 50% and 94% intervals of the posterior's first ``most`` scalars of like scale, by ArviZ."""
     import arviz_plots as azp
 
+    scalars, left_out = _of_one_scale(_scalars(tree, most))
     plot = azp.plot_forest(
-        _scalars(tree, most), combined=True, ci_kind="eti", ci_probs=(0.5, 0.94), point_estimate="median",
+        scalars, combined=True, ci_kind="eti", ci_probs=(0.5, 0.94), point_estimate="median",
         backend="matplotlib")
-    return _titled(_of(plot), "posterior: median, 50% and 94% intervals")
+    more = f"; of another scale, not shown: {', '.join(left_out)}" if left_out else ""
+    return _titled(_of(plot), f"posterior: median, 50% and 94% intervals{more}")
+
+
+def _of_one_scale(scalars: Any, factor: float = 20.0) -> tuple[Any, list[str]]:
+    """Leave out the variables that would squeeze the rest of a shared axis to points; return the rest and their names."""
+    values = {str(name): variable.values for name, variable in scalars["posterior"].dataset.data_vars.items()}
+    reach = {name: float(np.abs(value).max()) for name, value in values.items()}
+    typical = float(np.median(list(reach.values())))
+    left_out = [name for name in values if reach[name] > factor * typical]
+    import arviz_base as azb
+
+    return azb.from_dict({"posterior": {k: v for k, v in values.items() if k not in left_out}}), left_out
 
 
 def pair(tree: DataTree, most: int = 4) -> Figure:
