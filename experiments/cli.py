@@ -170,7 +170,14 @@ def run(arguments: list[str]) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", ZooWarning)
-        warnings.showwarning = lambda message, *rest, **named: print(f"remark: {message}", file=sys.stderr)
+        said: set[str] = set()
+
+        def say(message: Warning | str, *rest: Any, **named: Any) -> None:
+            if str(message) not in said:
+                print(f"remark: {message}", file=sys.stderr)
+            said.add(str(message))
+
+        warnings.showwarning = say
         try:
             code = app(arguments, standalone_mode=False)
             sys.stdout.flush()

@@ -15,6 +15,9 @@ from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
 
+#: Densities that touch fewer numbers per draw than this run on one thread.
+ONE_THREAD = 2**16
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -62,6 +65,23 @@ def non_finite_site(model: Model, x: Data, z: Tensor) -> str:
             if not bool(value.isfinite().all()):
                 return name
     return "none: the guide's own log-density"
+
+
+@contextmanager
+def threads_for(numbers: int) -> Iterator[None]:
+    """Run small densities on one thread, and put torch's setting back after.
+
+    A density that touches few ``numbers`` per draw is made of operations too short to share out: measured on two cores, two
+    threads took five to eight times as long as one below 20,000 numbers, and were a quarter faster at 115,000.
+    """
+    before = torch.get_num_threads()
+    if numbers < ONE_THREAD and before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from experiments.em import Iteration, em
-from experiments.engine import Outcome
+from experiments.engine import Outcome, threads_for
 from experiments.fixed_draws import fixed_draws
 from experiments.progress import Bar
 from experiments.svi import svi
+from experiments.weights import work
 from guides.amortisation import Free
 from guides.construct import build
 from guides.guide import BaseGuide, Guide, paired
@@ -98,7 +99,7 @@ def fit(
     if isinstance(guide, str):
         guide = build(guide, model, x, seed=seed)
     chosen = _chosen(method, guide, train_model, draws=draws, batch_size=batch_size, learning_rate=learning_rate)
-    model.latents(x)
+    latents = model.latents(x)
     has_theta = train_model and any(p.requires_grad for p in model.parameters())
     if method is None and not has_theta and not guide.size:
         return Fit(model, guide, "none", 0, 0.0, None, True)
@@ -106,7 +107,8 @@ def fit(
     history: list[tuple[int, float, float]] = []
     iterations: list[Iteration] = []
     begun = time.perf_counter()
-    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed), torch.enable_grad():
+    one = threads_for(work(x, latents.units, latents.size))
+    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed), torch.enable_grad(), one:
 
         def report(step: int, elbo: float) -> None:
             history.append((step, elbo, time.perf_counter() - begun))

@@ -147,7 +147,8 @@ def _remarks(table: Comparison) -> list[str]:
     lines = ["nats, totals over units, ± Monte-Carlo standard error; k̂ and ESS are the worst unit's"]
     if table.theta is not None:
         t = table.theta
-        lines.append(f"θ by {t.method} with '{t.guide.text}': {t.steps} steps, {t.seconds:.2f} s{_ended(t)}")
+        steps = f"{t.steps} step{'s' if t.steps != 1 else ''}"
+        lines.append(f"θ by {t.method} with '{t.guide.text}': {steps}, {t.seconds:.2f} s{_ended(t)}")
     poor = [f"'{row.evaluation.guide}'" for row in table.rows if row.evaluation.misses_mass]
     if poor:
         lines.append(f"k̂ > 0.7: {', '.join(poor)} misses posterior mass that matters; read its intervals with care")

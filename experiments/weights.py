@@ -113,7 +113,7 @@ class LogWeights:
         log_weight = np.sort(self.log_weight.detach().cpu().double().T.numpy(), axis=1)
         # Weights are differences of two densities: equal up to this, they have no tail to fit.
         size = 1 + torch.maximum(self.log_joint.abs(), self.log_q.abs()).nan_to_num(posinf=0.0).amax(0)
-        rounding = (64 * torch.finfo(self.log_q.dtype).eps * size).detach().cpu().double().numpy()
+        rounding = (1024 * torch.finfo(self.log_q.dtype).eps * size).detach().cpu().double().numpy()
         return torch.as_tensor(np.array([_khat(row, float(least)) for row, least in zip(log_weight, rounding, strict=True)]))
 
     def ess(self) -> Tensor | None:

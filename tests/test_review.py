@@ -122,6 +122,17 @@ def test_every_free_fit_of_the_cases_converges() -> None:
         assert experiments.fit(zoo.build("eight_schools", x), text, x).converged
 
 
+def test_the_number_of_threads_is_put_back() -> None:
+    x = zoo.dataset("eight_schools").x
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        experiments.fit(zoo.build("eight_schools", x), "mean_field", x, steps=5)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_seed_none_uses_the_generator_as_it_is() -> None:
     model = zoo.build("gmm", zoo.dataset("faithful").x)
     x = zoo.dataset("faithful").x
