@@ -39,11 +39,6 @@ class Estimate:
     se: float
     units: Tensor
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the 95% interval."""
-        return self.value - Z95 * self.se, self.value + Z95 * self.se
-
 
 @dataclass(frozen=True)
 class LogWeights:

@@ -175,6 +175,17 @@ def test_gradient_reaches_every_parameter(name: str, text: str) -> None:
         assert p.numel() == 0 or (p.grad is not None and bool(p.grad.abs().sum() > 0)), name_
 
 
+@pytest.mark.parametrize(("name", "text"), [p for p in PAIRS if p[1] != "prior" and list(case(p[0])[0].parameters())])
+def test_gradient_reaches_theta(name: str, text: str) -> None:
+    model, x = case(name)
+    with zoo.seeded(0):
+        value, _ = minibatch_elbo(model, fitted(name, text), x, None, model.latents(x).units, 8)
+    gradients = torch.autograd.grad(value, list(model.parameters()))
+    assert all(bool(g.isfinite().all()) for g in gradients)
+    # At the maximum of EM they are small, never identically zero in every coordinate.
+    assert all(bool(g.abs().sum() > 0) for g in gradients)
+
+
 @pytest.mark.parametrize(("name", "text"), [p for p in TRAINED if zoo.MODELS[p[0]].units == "rows"])
 def test_minibatch_elbo_is_unbiased(name: str, text: str) -> None:
     """Over a partition of the units the scaled estimates average to the full ELBO: exactly, with enumerated latents."""

@@ -51,7 +51,9 @@ def test_rows_by_time_have_the_unit_plate_at_minus_two() -> None:
     x = torch.randn(5, 3, dtype=torch.double)
     model = zoo.as_model(series)
     latents = model.latents(x)
-    assert (latents.units, latents.size, latents.unit_plate_dim) == (5, 7, -2)
+    assert (latents.units, latents.size, latents.unit) == (5, 7, "rows")
+    assert latents.observed[0].plates == ("rows", "time")
+    assert latents.sites[0].plates[-2] == "rows"
     z = torch.randn(2, 5, 7, dtype=torch.double)
     level, step = z[..., 0], z[..., 1:].reshape(2, 5, 3, 2)
     expected = (

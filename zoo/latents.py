@@ -180,17 +180,16 @@ def sum_right(value: Tensor, dims: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Site:
-    """One site of a program: its shapes, where it lies in the unit's vector, and the names of its plates.
+    """One site of a program: its shapes, its share of the unit's vector, and the names of its plates.
 
-    ``start`` and ``size`` are the coordinates it owns (0, 0 for an observed site); ``plates`` names each batch
-    dimension, ``None`` where it is in no plate; ``values`` is the support of one element of a discrete site.
+    ``size`` is how many coordinates it owns (0 for an observed site); ``plates`` names each batch dimension, ``None`` where
+    it is in no plate; ``values`` is the support of one element of a discrete site.
     """
 
     name: str
     shape: torch.Size
     event_dim: int
     plates: tuple[str | None, ...]
-    start: int = 0
     size: int = 0
     values: Tensor | None = None
 
@@ -203,7 +202,6 @@ class Latents:
         sites: the latent sites, in the program's order.
         observed: the observed sites.
         unit: the plate whose rows own their latents; ``None`` where the whole data set is one unit.
-        unit_plate_dim: its batch dimension (negative), where there is one.
         units: how many units.
         size: d, the length of a unit's unconstrained vector.
     """
@@ -211,7 +209,6 @@ class Latents:
     sites: tuple[Site, ...]
     observed: tuple[Site, ...]
     unit: str | None
-    unit_plate_dim: int | None
     units: int
     size: int = field(init=False)
 

@@ -162,17 +162,14 @@ def layout(program: Program, x: Data) -> Latents:
         check_shape(site)
     check_supports(program, x)
     unit = unit_plate(sites)
-    rows: list[Site] = []
-    for site in latent:
-        rows.append(describe(site, unit, sum(row.size for row in rows)))
     frame = unit_frame(sites[0], unit)
     return Latents(
-        tuple(rows), tuple(describe(site, None, 0) for site in observed), unit,
-        frame.dim if frame else None, int(frame.size) if frame else 1)
+        tuple(describe(site, unit) for site in latent), tuple(describe(site, unit) for site in observed), unit,
+        int(frame.size) if frame else 1)
 
 
-def describe(site: Any, unit: str | None, start: int) -> Site:
-    """Return what is kept of a traced site; ``start`` is its first coordinate in the unit's vector."""
+def describe(site: Any, unit: str | None) -> Site:
+    """Return what is kept of a traced site."""
     plates: list[str | None] = [None] * len(site["fn"].batch_shape)
     for frame in site["cond_indep_stack"]:
         if frame.vectorized:
@@ -181,7 +178,7 @@ def describe(site: Any, unit: str | None, start: int) -> Site:
     if not site["is_observed"]:
         size = Packing.of(site, unit).size
         values = support_values(site) if is_discrete(site) else None
-    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), start, size, values)
+    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values)
 
 
 def unit_plate(sites: list[Any]) -> str | None:
