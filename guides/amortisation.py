@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from guides.family import Phi
 from zoo.data import Data, reference, tensors
 from zoo.errors import ZooError
+from zoo.networks import check_hidden, check_shapes, network_kind
 
 
 class Amortisation(nn.Module, abc.ABC):
@@ -56,7 +56,8 @@ class Encoder(Amortisation):
         initial: φ at the start.
         x: the data; per-unit entries of a mapping are joined.
         hidden: widths of the hidden layers.
-        network: any module from (units, columns) to (units, outputs) in place of the default one.
+        network: ``mlp``, ``conv`` (square images; hidden are its channels), or any module from (units, columns) to (units,
+            outputs), with the columns standardised.
 
     Raises:
         ZooError: the network's output has another shape than φ needs.
@@ -72,13 +73,12 @@ class Encoder(Amortisation):
     spread: Tensor
 
     def __init__(
-        self, initial: dict[str, Tensor], x: Data, hidden: Sequence[int] = (64, 64), network: nn.Module | None = None,
+        self, initial: dict[str, Tensor], x: Data, hidden: Sequence[int] = (64, 64), network: nn.Module | str = "mlp",
     ):
         super().__init__()
-        if network is not None and not isinstance(network, nn.Module):
-            raise ZooError(f"expected the encoder's network to be a torch module; got {type(network).__name__}; pass one")
-        if not all(isinstance(width, int) and width > 0 for width in hidden):
-            raise ZooError(f"expected the encoder's hidden widths to be whole numbers above 0; got {hidden}; e.g. (64, 64)")
+        if not isinstance(network, nn.Module | str):
+            raise ZooError(
+                f"expected the encoder's network to be a name or a torch module; got {type(network).__name__}; pass one")
         self.shapes = {name: value.shape[1:] for name, value in initial.items()}
         self.units = len(next(iter(initial.values())))
         rows = features(x, self.units)
@@ -86,14 +86,7 @@ class Encoder(Amortisation):
         spread = rows.std(0, unbiased=False)
         self.register_buffer("spread", torch.where(spread > 0, spread, torch.ones_like(spread)))
         bias = torch.cat([value.mean(0).flatten() for value in initial.values()])
-        self.network = network if network is not None else _mlp(rows.shape[1], tuple(hidden), bias)
-        self.network.to(rows).eval()
-        with torch.no_grad():
-            outputs = self.network(rows[:2]).shape
-        if outputs != (len(rows[:2]), len(bias)):
-            raise ZooError(
-                f"expected an encoder network from (units, {rows.shape[1]}) to (units, {len(bias)}); got an output of shape "
-                f"{tuple(outputs)} for 2 units; change its last layer")
+        self.network = _network(network, rows, check_hidden(hidden), bias)
 
     def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
         rows = features(x, units)
@@ -101,6 +94,34 @@ class Encoder(Amortisation):
         parts = output.split([math.prod(shape) for shape in self.shapes.values()], 1)
         return {
             name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+
+class Semi(Amortisation):
+    """φ = encoder(x) + a correction of each unit's own: as close as ``free``, from where the encoder leaves off.
+
+    Args:
+        initial: φ at the start.
+        x: the data.
+        hidden, network: of the :class:`Encoder`.
+
+    Source: Kim et al. (2018), Semi-amortized variational autoencoders, https://arxiv.org/abs/1802.02550 (which takes gradient
+    steps from the encoder's answer; here the correction is a parameter).
+
+    >>> semi = Semi({"loc": torch.zeros(4, 2)}, torch.randn(4, 3))
+    >>> semi(torch.randn(4, 3), 4)["loc"].shape
+    torch.Size([4, 2])
+    """
+
+    def __init__(
+        self, initial: dict[str, Tensor], x: Data, hidden: Sequence[int] = (64, 64), network: nn.Module | str = "mlp",
+    ):
+        super().__init__()
+        self.encoder = Encoder(initial, x, hidden, network)
+        self.correction = Free({name: torch.zeros_like(value) for name, value in initial.items()}, x)
+
+    def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
+        own, common = self.correction(x, units, index), self.encoder(x, units, index)
+        return {name: common[name] + own[name] for name in common}
 
 
 def features(x: Data, units: int) -> Tensor:
@@ -116,13 +137,14 @@ def features(x: Data, units: int) -> Tensor:
     return torch.cat([v.flatten(1) if v.ndim > 1 else v[:, None] for v in named], 1)
 
 
-def _mlp(columns: int, hidden: tuple[int, ...], bias: Tensor) -> nn.Sequential:
-    widths = (columns, *hidden)
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.SiLU()]
-    last = nn.Linear(widths[-1], len(bias))
+def _network(network: nn.Module | str, rows: Tensor, hidden: tuple[int, ...], bias: Tensor) -> nn.Module:
+    """Build a network that answers nearly ``bias`` to every row at the start, or check the one that was passed."""
+    if isinstance(network, nn.Module):
+        check_shapes(network.to(rows), rows[:2], len(bias), "an encoder network")
+        return network.eval()
+    module = network_kind(network).encoder(rows.shape[1], len(bias), hidden).to(rows)
+    last = module[-1]  # type: ignore[index]
     with torch.no_grad():
         last.weight.mul_(0.1)
         last.bias.copy_(bias)
-    return nn.Sequential(*layers, last)
+    return module.eval()

@@ -47,12 +47,15 @@ FAMILIES: Mapping[str, FamilyEntry] = {
     "mean_field": FamilyEntry("guides.gaussian:MeanField", "independent normals", "continuous"),
     "full_rank": FamilyEntry("guides.gaussian:FullRank", "multivariate normal", "continuous"),
     "low_rank": FamilyEntry("guides.gaussian:LowRank", "multivariate normal, diagonal plus rank r", "continuous"),
+    "flow": FamilyEntry("guides.flow:FlowFamily", "normalising flow, with networks shared by the units", "continuous"),
+    "mixture": FamilyEntry("guides.mixture:MixtureFamily", "mixture of diagonal normals", "continuous"),
     "categorical": FamilyEntry("guides.categorical:CategoricalFamily", "any distribution on a finite support", "discrete"),
 }
 
 AMORTISATIONS: Mapping[str, AmortisationEntry] = {
     "free": AmortisationEntry("guides.amortisation:Free", "its own parameters for every unit", ("rows", "dataset")),
     "encoder": AmortisationEntry("guides.amortisation:Encoder", "a network from x to the parameters", ("rows",)),
+    "semi": AmortisationEntry("guides.amortisation:Semi", "an encoder plus each unit's own correction", ("rows",)),
 }
 
 WHOLE: Mapping[str, WholeEntry] = {
@@ -90,6 +93,8 @@ class GuideSpec:
         """Return why the guide can't serve a model with these ``facts``, or ``None`` where it can."""
         if not self.amortisation:
             return "knows no exact posterior" if WHOLE[self.family].exact and not facts.exact else None
+        if facts.latents == "none":
+            return "has latents that are functions of x: nothing to infer"
         if FAMILIES[self.family].latents != facts.latents:
             return f"has {facts.latents} latents"
         if facts.units not in AMORTISATIONS[self.amortisation].units:

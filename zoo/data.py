@@ -148,6 +148,17 @@ def check_table(x: Data, name: str, varying: bool = True) -> Tensor:
     return x
 
 
+def as_rows(x: Data) -> Tensor:
+    """Return ``x`` as the tensor of rows that it must be.
+
+    Raises:
+        ZooError: if it is a mapping.
+    """
+    if not isinstance(x, Tensor):
+        raise ZooError(f"expected a tensor of shape (rows, columns); got a mapping of {', '.join(x)}; pass the tensor")
+    return x
+
+
 def check_mapping(x: Data, keys: tuple[str, ...], name: str) -> Mapping[str, Tensor]:
     """Return ``x`` as the mapping with ``keys``, all of one length and finite, that the model ``name`` needs."""
     if not isinstance(x, Mapping) or any(key not in x for key in keys):

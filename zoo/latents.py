@@ -16,7 +16,7 @@ from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import MixtureSameFamily, biject_to
 from torch.distributions.transforms import Transform
 
 from zoo.errors import ZooError
@@ -32,6 +32,11 @@ def is_deterministic(site: Any) -> bool:
 def is_discrete(site: Any) -> bool:
     """Return whether a site's support is discrete."""
     return bool(site["fn"].support.is_discrete)
+
+
+def continuous_support(fn: Any) -> Any:
+    """Return the support of a continuous distribution; a mixture's is that of its components, which torch wraps."""
+    return getattr(fn.support, "base_constraint", fn.support) if isinstance(fn, MixtureSameFamily) else fn.support
 
 
 def support_values(site: Any) -> Tensor:
@@ -74,7 +79,7 @@ class Packing:
         if is_discrete(site):
             axis = None if dim is None else dim - fn.event_dim
             return cls(None, fn.shape(), axis, 0, support_values(site).dtype)
-        transform = biject_to(fn.support)
+        transform = biject_to(continuous_support(fn))
         extra = fn.event_dim - transform.codomain.event_dim
         axis = None if dim is None else dim - extra - transform.domain.event_dim
         return cls(transform, torch.Size(transform.inverse_shape(fn.shape())), axis, extra, None)
@@ -203,7 +208,7 @@ class Latents:
         observed: the observed sites.
         unit: the plate whose rows own their latents; ``None`` where the whole data set is one unit.
         units: how many units.
-        size: d, the length of a unit's unconstrained vector.
+        size: d, the length of a unit's unconstrained vector; 0 where every latent is a function of x.
     """
 
     sites: tuple[Site, ...]
@@ -218,7 +223,7 @@ class Latents:
     @property
     def discrete(self) -> bool:
         """Whether the latents are discrete (all of them are, or none is)."""
-        return self.sites[0].values is not None
+        return any(site.values is not None for site in self.sites)
 
     @property
     def rows_first(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from pyro.distributions import Normal
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
@@ -45,8 +46,14 @@ class Model(PyroModule):
     What a model may know about itself, each optional, is written by overriding ``posterior``, ``log_evidence`` (models
     with discrete latents know both by enumeration), ``maximise``, ``start`` and ``recover``.
 
+    Where every latent is a function of x (``pyro.deterministic`` sites alone), d = 0, the posterior is a point, and the log
+    evidence is log p(x | θ) as the program has it.
+
     Attributes:
         dims: names for the event dimensions of sites, for the posterior tree: ``{"means": ("component", "column")}``.
+        holdout: share of the units that θ and encoders should not see in a comparison, unless one says otherwise.
+        train_with: the guide to fit θ with in a comparison, unless one says otherwise; empty: EM where the posterior is
+            known, else the first amortised guide compared.
 
     >>> import pyro, pyro.distributions as dist
     >>> def coin(x):
@@ -61,6 +68,8 @@ class Model(PyroModule):
     """
 
     dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    holdout: ClassVar[float] = 0.0
+    train_with: ClassVar[str] = ""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,6 +169,8 @@ class Model(PyroModule):
     def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
         """Return the (draws, units, d) coordinates of latent ``values``, each (draws, *shape): inverts ``constrain``."""
         unit = self._unit(x)
+        if not values:  # no latent is free: d = 0
+            return self._nothing(x)[None]
 
         def one(row: Mapping[str, Tensor]) -> Tensor:
             pack = Pack(row, unit)
@@ -187,7 +198,7 @@ class Model(PyroModule):
             for _ in range(draws):
                 pack = Pack(None, unit)
                 run(self, x, Unobserve(), pack, density=False)
-                rows.append(torch.cat(pack.parts, 1))
+                rows.append(torch.cat(pack.parts, 1) if pack.parts else self._nothing(x))
         if len({row.shape for row in rows}) > 1:
             raise ZooError(
                 f"expected the same latent sites in every run of {self.label}; got other ones from draw to draw; "
@@ -216,18 +227,21 @@ class Model(PyroModule):
     def facts(self, x: Data) -> Facts:
         """Return what decides which guides fit: kind of latents, owner, and whether p(z | x, θ) is known."""
         found = self.latents(x)
-        exact = found.discrete or type(self).posterior is not Model.posterior
+        exact = found.discrete or not found.size or type(self).posterior is not Model.posterior
+        kind = "discrete" if found.discrete else "continuous" if found.size else "none"
         return Facts(
-            "discrete" if found.discrete else "continuous", "rows" if found.unit else "dataset", exact, self.label)
+            kind, "rows" if found.unit else "dataset", exact, self.label)
 
     def posterior(self, x: Data) -> Distribution:
         """Return the exact p(z | x, θ): batch shape (units,), event shape (d,), unconstrained coordinates.
 
-        Discrete latents are enumerated, so every such model knows it.
+        Discrete latents are enumerated, and latents that are functions of x leave a point, so all such models know it.
 
         Raises:
             NotImplementedError: where it is not known.
         """
+        if not self.latents(x).size:
+            return Normal(self._nothing(x), 1.0).to_event(1)  # type: ignore[no-any-return]
         if not self.latents(x).discrete:
             raise NotImplementedError(f"{self.label} has no exact posterior")
         log_joint, values = self._enumerate(x)
@@ -243,7 +257,7 @@ class Model(PyroModule):
         """
         if self.latents(x).discrete:
             return self._enumerate(x)[0].logsumexp(0)
-        if type(self).posterior is Model.posterior:
+        if not self.facts(x).exact:
             raise NotImplementedError(f"{self.label} has no exact log evidence")
         q = self.posterior(x)
         evidence: Tensor = self.log_joint(x, q.mean[None])[0] - q.log_prob(q.mean)
@@ -275,6 +289,10 @@ class Model(PyroModule):
     def _unit(self, x: Data) -> str | None:
         # Which plate owns the latents is a matter of the program, not of the rows: minibatches need no new trace.
         return self._last[1].unit if self._last is not None else self.latents(x).unit
+
+    def _nothing(self, x: Data) -> Tensor:
+        """The units' vectors where d = 0, (units, 0)."""
+        return reference(x).new_zeros(self.latents(x).units, 0)
 
     def _enumerate(self, x: Data) -> tuple[Tensor, Tensor]:
         found = self.latents(x)

@@ -154,10 +154,11 @@ def layout(program: Program, x: Data) -> Latents:
         ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
             infinite support, or an observation outside its distribution's support.
     """
-    sites = [site for site in run(program, x).values() if not is_deterministic(site)]
+    traced = run(program, x).values()
+    sites = [site for site in traced if not is_deterministic(site)]
     latent = [site for site in sites if not site["is_observed"]]
     observed = [site for site in sites if site["is_observed"]]
-    check_structure(latent, observed)
+    check_structure(latent, observed, len(sites) < len(traced))
     for site in sites:
         check_shape(site)
     check_supports(program, x)
@@ -189,9 +190,12 @@ def unit_plate(sites: list[Any]) -> str | None:
     return None
 
 
-def check_structure(latent: list[Any], observed: list[Any]) -> None:
-    """Raise unless there are latent and observed sites, whole plates, and latents of one kind."""
-    if not latent:
+def check_structure(latent: list[Any], observed: list[Any], deterministic: bool) -> None:
+    """Raise unless there are latent and observed sites, whole plates, and latents of one kind.
+
+    Latents may all be functions of x, ``deterministic`` sites: then a unit's vector is empty and its posterior a point.
+    """
+    if not latent and not deterministic:
         raise ZooError("expected a program with latent sites; got none; give one pyro.sample no obs=")
     if not observed:
         raise ZooError("expected a program with observed sites; got none; pass the data as obs=")

@@ -13,7 +13,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from zoo.data import Data, check_table
+from zoo.data import Data, as_rows, check_table
 from zoo.errors import ZooError, ZooWarning
 from zoo.low_rank_normal import LowRankNormal
 from zoo.model import Model
@@ -43,6 +43,29 @@ def _random(x: Tensor, latent: int, variance: Tensor) -> tuple[Tensor, Tensor]:
 
 #: Where W and Ψ start: functions of the centred rows, d and the columns' pooled variances.
 STARTS: Mapping[str, Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]]] = {"principal": _principal, "random": _random}
+
+
+def linear_posterior(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor) -> dist.MultivariateNormal:
+    """Return p(z | x) of z ~ N(0, I), x | z ~ N(W z + μ, Ψ): N(M⁻¹ Wᵀ Ψ⁻¹ (x − μ), M⁻¹), M = I + Wᵀ Ψ⁻¹ W.
+
+    Args:
+        x: (units, D).
+        loadings: W, (D, d).
+        loc: μ, (D,).
+        noise: the diagonal of Ψ, (D,).
+    """
+    weighted = loadings / noise[:, None]
+    precision = torch.eye(loadings.shape[1]).to(weighted) + weighted.T @ loadings
+    factor = torch.linalg.cholesky(precision)
+    mean = torch.cholesky_solve(weighted.T @ (x - loc).T, factor).T
+    scale_tril = torch.linalg.cholesky(torch.cholesky_inverse(factor))
+    return dist.MultivariateNormal(mean, scale_tril=scale_tril.expand(len(mean), -1, -1))
+
+
+def linear_log_evidence(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor) -> Tensor:
+    """Return log N(x | μ, W Wᵀ + Ψ) of each unit, (units,); arguments as of :func:`linear_posterior`."""
+    scale = noise.sqrt()
+    return LowRankNormal(loc, loadings / scale[:, None], scale).log_prob(x)
 
 
 class LinearGaussian(Model):
@@ -96,19 +119,13 @@ class LinearGaussian(Model):
             pyro.sample("x", dist.Normal(z @ loadings.T + loc, scale).to_event(1), obs=x)
 
     def posterior(self, x: Data) -> dist.MultivariateNormal:
-        weighted = self.loadings / self.noise[:, None]
-        precision = torch.eye(self.loadings.shape[1]).to(weighted) + weighted.T @ self.loadings
-        factor = torch.linalg.cholesky(precision)
-        loc = torch.cholesky_solve(weighted.T @ (_rows(x) - self.loc).T, factor).T
-        scale_tril = torch.linalg.cholesky(torch.cholesky_inverse(factor))
-        return dist.MultivariateNormal(loc, scale_tril=scale_tril.expand(len(loc), -1, -1))
+        return linear_posterior(as_rows(x), self.loadings, self.loc, self.noise)
 
     def log_evidence(self, x: Data) -> Tensor:
-        scale = self.noise.sqrt()
-        return LowRankNormal(self.loc, self.loadings / scale[:, None], scale).log_prob(_rows(x))
+        return linear_log_evidence(as_rows(x), self.loadings, self.loc, self.noise)
 
     def maximise(self, x: Data, q: Distribution) -> None:
-        x = _rows(x)
+        x = as_rows(x)
         with torch.no_grad():
             mean = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], 1)
             second = mean.T @ mean
@@ -192,9 +209,3 @@ def covariances(q: Distribution) -> Tensor:
     """Return the covariance of each unit under ``q``, (units, d, d): diagonal where q says only its variance."""
     full: Tensor | None = getattr(q, "covariance_matrix", None)
     return torch.diag_embed(q.variance) if full is None else full
-
-
-def _rows(x: Data) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise ZooError(f"expected a tensor of shape (rows, columns); got a mapping of {', '.join(x)}; pass the tensor")
-    return x

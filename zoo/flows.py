@@ -1,0 +1,201 @@
+"""Normalising flows as Pyro distributions, on zuko.
+
+A flow is a composition of invertible maps. In the *normalising* direction it takes x = z_K through z_{K−1}, …, to z_0, which is
+standard normal; the *generative* direction runs back. By the change of variables
+
+    log p(x) = log N(z_0; 0, I) + Σ_k log|det ∂z_{k−1}/∂z_k|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform, constraints
+
+from zoo.errors import ZooError, nearest
+
+
+@cache
+def _zuko() -> ModuleType:
+    """Import zuko, which switches argument validation off for the whole process as it loads; switch it back."""
+    before = Distribution._validate_args
+    try:
+        import zuko
+        import zuko.flows
+        import zuko.transforms
+    finally:
+        Distribution._validate_args = before
+    return zuko
+
+
+def _spline(features: int, context: int, layers: int, hidden: Sequence[int]) -> nn.Module:
+    from functools import partial
+
+    zuko, bins = _zuko(), 8
+    spline = partial(zuko.transforms.MonotonicRQSTransform, slope=1e-3)
+    return _transform(zuko.flows.NICE(
+        features, context, transforms=layers, univariate=spline, shapes=[(bins,), (bins,), (bins - 1,)],
+        hidden_features=hidden))
+
+
+def _real_nvp(features: int, context: int, layers: int, hidden: Sequence[int]) -> nn.Module:
+    return _transform(_zuko().flows.RealNVP(features, context, transforms=layers, hidden_features=hidden))
+
+
+def _maf(features: int, context: int, layers: int, hidden: Sequence[int]) -> nn.Module:
+    return _transform(_zuko().flows.MAF(features, context, transforms=layers, hidden_features=hidden))
+
+
+def _transform(flow: Any) -> nn.Module:
+    """Keep a zuko flow's transform, normalising direction; the base is always standard normal."""
+    transform: nn.Module = flow.transform
+    return transform
+
+
+@dataclass(frozen=True)
+class FlowKind:
+    """A kind of layer: what it is, and how to build a network of them from features, context, layers and hidden widths."""
+
+    summary: str
+    build: Callable[[int, int, int, Sequence[int]], nn.Module]
+
+
+#: Coupling layers run both ways at the cost of one network pass, so they come first; an autoregressive layer (MAF) takes one
+#: pass to normalise and as many as there are dimensions to generate. Splines bend where affine layers need many more of them.
+FLOWS: Mapping[str, FlowKind] = {
+    "spline": FlowKind("coupling, rational-quadratic splines (Durkan et al. 2019, https://arxiv.org/abs/1906.04032)", _spline),
+    "realnvp": FlowKind("coupling, affine (Dinh et al. 2017, https://arxiv.org/abs/1605.08803)", _real_nvp),
+    "maf": FlowKind("autoregressive, affine (Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057)", _maf),
+}
+
+
+def build_flow(
+    kind: str, features: int, context: int = 0, layers: int = 4, hidden: Sequence[int] = (64, 64), what: str = "a flow",
+) -> nn.Module:
+    """Return a module that maps a context (…, context) or ``None`` to a transform, normalising direction, of (…, features).
+
+    It starts near the identity: the last layer of each conditioning network is scaled down.
+
+    Args:
+        kind: a key of :data:`FLOWS`.
+        features: dimensions, 2 or more: a layer moves one dimension given others.
+        context: length of the context vector; 0 for none.
+        layers: how many.
+        hidden: widths of each layer's conditioning network.
+        what: how errors call it.
+
+    Raises:
+        ZooError: an unknown kind, one dimension, no layers, or widths that are no whole numbers above 0.
+
+    >>> flow = build_flow("realnvp", 2)
+    >>> flow()(torch.zeros(5, 2)).shape
+    torch.Size([5, 2])
+    """
+    if kind not in FLOWS:
+        raise ZooError(f"expected the kind of {what} to be one of {', '.join(FLOWS)}; got '{kind}'{nearest(kind, FLOWS)}")
+    if features < 2:
+        raise ZooError(
+            f"expected at least 2 dimensions for {what}, whose layers move some given the others; got {features}; "
+            "use a mixture instead")
+    if layers < 1 or not all(isinstance(width, int) and width > 0 for width in hidden):
+        raise ZooError(f"expected layers and hidden widths of {what} above 0; got {layers} and {tuple(hidden)}; raise them")
+    module = FLOWS[kind].build(features, context, layers, tuple(hidden))
+    with torch.no_grad():
+        for network in (m for m in module.modules() if isinstance(m, nn.Sequential)):
+            for parameter in network[-1].parameters():
+                parameter.mul_(0.1)
+    return module
+
+
+class FlowDistribution(TorchDistribution):
+    """x = T⁻¹(z_0), z_0 ~ N(0, I): a flow as a Pyro distribution.
+
+    Zuko's own distributions are refused by ``pyro.sample``, and Pyro's wrapper of them has neither support nor shapes.
+
+    Args:
+        transform: the normalising direction, x → z_0; its event is a vector.
+        like: (*batch, features), whose shape, dtype and device the draws have.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, transform: Transform, like: Tensor):
+        self.transform, self.like = transform, like
+        super().__init__(like.shape[:-1], like.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
+        return FlowDistribution(self.transform, self.like.expand(*batch_shape, *self.event_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z, log_abs_det = self.transform.call_and_ladj(value)  # type: ignore[attr-defined]  # zuko adds it to torch's
+        return _log_normal(z) + log_abs_det
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        x: Tensor = self.transform.inv(self._noise(sample_shape))
+        return x
+
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Draw, and return each draw's log-density from the same pass."""
+        z = self._noise(sample_shape)
+        x, log_abs_det = self.transform.inv.call_and_ladj(z)
+        return x, _log_normal(z) - log_abs_det
+
+    def _noise(self, sample_shape: Any) -> Tensor:
+        shape = (*sample_shape, *self.batch_shape, *self.event_shape)
+        return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+
+
+def standardise(loc: Tensor, scale: Tensor) -> Transform:
+    """Return the map x → (x − loc) / scale on vectors."""
+    return torch.distributions.AffineTransform(-loc / scale, 1 / scale, event_dim=1)
+
+
+def compose(*transforms: Transform) -> Transform:
+    """Return the composition of ``transforms``, the first applied first; compositions among them are taken apart."""
+    _zuko()
+    flat = [part for transform in transforms for part in getattr(transform, "transforms", [transform])]
+    composed: Transform = _zuko().transforms.ComposedTransform(*flat)
+    return composed
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What happens to x layer by layer, in the normalising direction.
+
+    Attributes:
+        states: z_0, …, z_K = x, each (rows, features).
+        log_abs_dets: log|det ∂z_{k−1}/∂z_k| for k = 1 … K, each (rows,). Their sum is that of the whole flow.
+    """
+
+    states: tuple[Tensor, ...]
+    log_abs_dets: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, transform: Transform, x: Tensor) -> Composition:
+        """Follow ``x`` (rows, features) through the layers of a composed ``transform``."""
+        states, log_abs_dets = [x], []
+        for layer in transform.transforms:  # type: ignore[attr-defined]
+            z, log_abs_det = layer.call_and_ladj(states[-1])
+            states.append(z)
+            log_abs_dets.append(log_abs_det)
+        return cls(tuple(states[::-1]), tuple(log_abs_dets[::-1]))
+
+
+def tail(transform: Transform, states: int) -> Transform:
+    """Return the last ``states`` layers of a composed ``transform``: the map z_k → z_0 for k = ``states``."""
+    layers = transform.transforms  # type: ignore[attr-defined]
+    return compose(*layers[len(layers) - states:])

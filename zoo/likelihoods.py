@@ -1,0 +1,129 @@
+"""Likelihoods p(x | z) of a row's columns given what a decoder network puts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor
+from torch.distributions import constraints
+
+from zoo.errors import ZooError
+
+#: The smallest scale of a normal likelihood, in units of the columns' pooled standard deviation.
+FLOOR = 1e-3
+
+
+class Likelihood(PyroModule):
+    """Independent columns given the network's ``outputs`` numbers a column.
+
+    Args:
+        x: (rows, columns), checked against the support.
+        levels: for counts: the largest count; 0: the largest in x.
+    """
+
+    #: Numbers that the network puts out for each column.
+    outputs = 1
+
+    def __init__(self, x: Tensor, levels: int = 0):
+        super().__init__()
+
+    def forward(self, output: Tensor) -> Any:
+        """Return p(x | z), event (columns,), for the network's output (…, columns · outputs)."""
+        raise NotImplementedError("a likelihood says what its distribution is")
+
+    def bias(self, x: Tensor) -> Tensor:
+        """Return what the network should put out at the start, (columns · outputs,): the columns' own level."""
+        raise NotImplementedError("a likelihood says where it starts")
+
+
+class Bernoulli(Likelihood):
+    """x_j ~ Bernoulli(sigmoid(output_j))."""
+
+    def __init__(self, x: Tensor, levels: int = 0):
+        super().__init__(x)
+        low, high = float(x.min()), float(x.max())
+        if low < 0 or high > 1:
+            mend = "divide by 255" if low >= 0 and high <= 255 else "rescale them to [0, 1], or use likelihood normal"
+            raise ZooError(
+                f"expected images in [0, 1] for likelihood bernoulli; got values from {low:g} to {high:g}; {mend}, then binarise")
+        if not bool(((x == 0) | (x == 1)).all()):
+            raise ZooError(
+                "expected 0 or 1 for likelihood bernoulli; got grey values between them; binarise the images "
+                "(--binarise static, or zoo.dataset(..., 'images', binarise='static'))")
+
+    def forward(self, output: Tensor) -> Any:
+        return dist.Bernoulli(logits=output).to_event(1)
+
+    def bias(self, x: Tensor) -> Tensor:
+        return torch.special.logit(_share(x, 1))
+
+
+class Normal(Likelihood):
+    """x_j ~ N(output_j, scale²), one learned scale for all columns."""
+
+    scale: Any
+
+    def __init__(self, x: Tensor, levels: int = 0):
+        super().__init__(x)
+        pooled = x.var(0, unbiased=False).mean().sqrt()
+        self.scale = PyroParam(pooled, constraints.greater_than(FLOOR * pooled))
+
+    def forward(self, output: Tensor) -> Any:
+        return dist.Normal(output, self.scale).to_event(1)
+
+    def bias(self, x: Tensor) -> Tensor:
+        return x.mean(0)
+
+
+class Counts(Likelihood):
+    """A likelihood of whole numbers from 0 to ``levels``."""
+
+    def __init__(self, x: Tensor, levels: int = 0):
+        super().__init__(x)
+        whole = (x >= 0) & (x == x.round())
+        if not bool(whole.all()):
+            bad = float(x[~whole][0])
+            raise ZooError(
+                f"expected whole numbers from 0 up for a likelihood of counts; got {bad:g}; use data of kind counts, or "
+                "likelihood normal")
+        self.levels = levels or int(x.max())
+        if self.levels < max(1, int(x.max())):
+            raise ZooError(f"expected levels to be at least the largest count {int(x.max())}; got {levels}; raise --levels")
+
+
+class Binomial(Counts):
+    """x_j ~ Binomial(levels, sigmoid(output_j))."""
+
+    def forward(self, output: Tensor) -> Any:
+        return dist.Binomial(self.levels, logits=output).to_event(1)
+
+    def bias(self, x: Tensor) -> Tensor:
+        return torch.special.logit(_share(x, self.levels))
+
+
+class Categorical(Counts):
+    """x_j ~ Categorical(softmax(outputs of column j)) over 0 … levels."""
+
+    @property
+    def outputs(self) -> int:  # type: ignore[override]
+        return self.levels + 1
+
+    def forward(self, output: Tensor) -> Any:
+        return dist.Categorical(logits=output.unflatten(-1, (-1, self.outputs))).to_event(1)
+
+    def bias(self, x: Tensor) -> Tensor:
+        counts = torch.stack([(x == level).sum(0) for level in range(self.outputs)], -1).to(x)
+        return ((counts + 1) / (len(x) + self.outputs)).log().flatten()
+
+
+LIKELIHOODS: Mapping[str, type[Likelihood]] = {
+    "bernoulli": Bernoulli, "normal": Normal, "binomial": Binomial, "categorical": Categorical}
+
+
+def _share(x: Tensor, total: int) -> Tensor:
+    """Return each column's mean share of ``total``, drawn in so that its logit is finite."""
+    return (x.sum(0) + 0.5) / (total * len(x) + 1)

@@ -1,0 +1,173 @@
+"""Models with a network for a decoder: variational autoencoders, flow priors, and the linear one whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from zoo.data import Data, as_rows, check_finite
+from zoo.errors import ZooError, nearest
+from zoo.likelihoods import LIKELIHOODS
+from zoo.model import Model
+from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior
+from zoo.networks import check_hidden, check_shapes, network_kind
+from zoo.priors import PRIORS, Mixture
+
+T = TypeVar("T")
+
+
+class VAE(Model):
+    """z_i ~ p(z), x_i | z_i ~ likelihood(network(z_i)): a deep latent-variable model. Each row is a unit.
+
+    The variational autoencoder is this model with an encoder for a guide (``mean_field:encoder``): ELBO = reconstruction −
+    KL(q ‖ prior). θ: the network's weights, the prior's parameters, the normal likelihood's ``scale``.
+
+    Args:
+        x: (rows, columns). Sizes the model; the network starts at the columns' means.
+        latent: d.
+        likelihood: ``bernoulli`` (0 and 1), ``normal`` (one learned scale), ``binomial`` or ``categorical`` (counts).
+        prior: ``standard`` normal, ``mixture`` of normals, ``vamp`` (pseudo-inputs), or ``flow``.
+        network: ``mlp``, ``conv`` (square images), or any torch module from (units, latent) to (units, columns · outputs).
+        hidden: widths of the network's hidden layers; of ``conv``, its channels.
+        components: of a mixture or vamp prior.
+        levels: of counts: the largest there can be; 0: the largest in x.
+
+    Raises:
+        ZooError: x outside the likelihood's support, an unknown word, sizes out of range, or a network of the wrong shape.
+
+    Source: Kingma and Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114; Rezende, Mohamed and
+    Wierstra (2014), Stochastic backpropagation, https://arxiv.org/abs/1401.4082
+
+    >>> x = (torch.rand(20, 16, dtype=torch.double) > 0.5).double()
+    >>> VAE(x, latent=2).log_joint(x, torch.zeros(3, 20, 2, dtype=torch.double)).shape
+    torch.Size([3, 20])
+    """
+
+    dims = {"z": ("latent",), "x": ("column",), "responsibilities": ("rows", "component")}
+    holdout = 0.2
+    train_with = "mean_field:encoder"
+
+    def __init__(
+        self, x: Data, latent: int = 8, likelihood: str = "bernoulli", prior: str = "standard",
+        network: str | nn.Module = "mlp", hidden: Sequence[int] = (200,), components: int = 10, levels: int = 0,
+    ):
+        super().__init__()
+        x = _check(x, self.label)
+        if not isinstance(latent, int) or latent < 1:
+            raise ZooError(f"expected at least 1 latent dimension for {self.label}; got {latent}; raise --latent")
+        self.latent = latent
+        self.words = f"{likelihood}, prior={prior}"
+        self.likelihood = _choose(LIKELIHOODS, likelihood, "likelihood")(x, levels).to(x)
+        self.prior = _choose(PRIORS, prior, "prior")(x, latent, components).to(x)
+        self.network = self._network(x, network, check_hidden(hidden))
+
+    def forward(self, x: Tensor) -> None:
+        prior, network, likelihood = self.prior(), self.network, self.likelihood
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", likelihood(network(z)), obs=x)
+
+    def decode(self, z: Tensor) -> Any:
+        """Return p(x | z), event (columns,), for z (…, latent)."""
+        return self.likelihood(self.network(z))
+
+    def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``responsibilities``, p(component = k | z), (draws, rows, K), where the prior is a mixture."""
+        return {"responsibilities": self.prior.responsibilities(values["z"])} if isinstance(self.prior, Mixture) else {}
+
+    def _network(self, x: Tensor, network: str | nn.Module, hidden: tuple[int, ...]) -> nn.Module:
+        """Build the decoder, or check the one that was passed."""
+        columns, outputs = x.shape[1], self.likelihood.outputs
+        if isinstance(network, str):
+            module = network_kind(network).decoder(self.latent, columns, outputs, hidden).to(x)
+            last = module[-1]  # type: ignore[index]
+            if isinstance(last, nn.Linear):
+                with torch.no_grad():
+                    last.bias.copy_(self.likelihood.bias(x))
+            return module
+        if not isinstance(network, nn.Module):
+            raise ZooError(f"expected a network of {self.label} to be a name or a torch module; got {type(network).__name__}")
+        check_shapes(network.to(x), x.new_zeros(2, self.latent), columns * outputs, f"a network of {self.label}")
+        return network
+
+    def extra_repr(self) -> str:
+        return f"latent={self.latent}, likelihood={self.words}"
+
+
+class FlowPrior(VAE):
+    """z_i ~ flow, x_i | z_i ~ likelihood(network(z_i)): :class:`VAE` with other defaults.
+
+    Args: as :class:`VAE`.
+
+    Source: Chen et al. (2017), Variational lossy autoencoder, https://arxiv.org/abs/1611.02731
+
+    >>> FlowPrior(torch.randn(20, 2, dtype=torch.double))
+    FlowPrior(
+      latent=2, likelihood=normal, prior=flow
+      ...
+    """
+
+    def __init__(
+        self, x: Data, latent: int = 2, likelihood: str = "normal", prior: str = "flow", network: str | nn.Module = "mlp",
+        hidden: Sequence[int] = (64,), components: int = 10, levels: int = 0,
+    ):
+        super().__init__(x, latent, likelihood, prior, network, hidden, components, levels)
+
+
+class LinearVAE(VAE):
+    """z_i ~ N(0, I), x_i | z_i ~ N(W z_i + μ, σ² I): a VAE whose decoder is linear, which makes it PPCA.
+
+    Its posterior and evidence are exact, so it checks the whole path that a VAE takes: encoders, minibatches, objectives,
+    gradient estimators, brackets.
+
+    Args:
+        x: (rows, columns).
+        latent: d.
+
+    Source: Lucas et al. (2019), Don't blame the ELBO! A linear VAE perspective on posterior collapse,
+    https://arxiv.org/abs/1911.02469
+
+    >>> x = torch.randn(50, 6, dtype=torch.double)
+    >>> LinearVAE(x).log_evidence(x).shape
+    torch.Size([50])
+    """
+
+    dims = {"z": ("latent",), "x": ("column",)}
+    holdout = 0.0
+
+    def __init__(self, x: Data, latent: int = 2):
+        super().__init__(x, latent, "normal", "standard", hidden=())
+
+    @property
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        linear: Any = self.network[-1]  # type: ignore[index]
+        return linear.weight, linear.bias, self.likelihood.scale.square().expand(len(linear.bias))
+
+    def posterior(self, x: Data) -> dist.MultivariateNormal:
+        return linear_posterior(as_rows(x), *self._parts)
+
+    def log_evidence(self, x: Data) -> Tensor:
+        return linear_log_evidence(as_rows(x), *self._parts)
+
+
+def _check(x: Data, name: str) -> Tensor:
+    """Return ``x`` as floating rows; constant columns are welcome, as images have them."""
+    rows = as_rows(x)
+    if rows.ndim != 2 or not rows.is_floating_point() or len(rows) < 2:
+        raise ZooError(
+            f"expected a floating tensor of shape (rows, columns), 2 rows or more, for {name}; got {rows.dtype} of shape "
+            f"{tuple(rows.shape)}; flatten images to rows")
+    check_finite(rows)
+    return rows
+
+
+def _choose(registry: Mapping[str, T], name: str, what: str) -> T:
+    if name not in registry:
+        raise ZooError(
+            f"expected {what} to be one of {', '.join(registry)}; got '{name}'{nearest(name, registry) or '; choose one'}")
+    return registry[name]

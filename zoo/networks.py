@@ -1,0 +1,123 @@
+"""Networks for decoders and encoders: multilayer perceptrons, convolutions, or a module of the user's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ZooError, nearest
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """A kind of network, both ways.
+
+    ``decoder(latent, columns, outputs, hidden)`` maps (…, latent) to (…, columns · outputs), the outputs of a column side by
+    side; ``encoder(columns, outputs, hidden)`` maps (…, columns) to (…, outputs).
+    """
+
+    summary: str
+    decoder: Callable[[int, int, int, Sequence[int]], nn.Module]
+    encoder: Callable[[int, int, Sequence[int]], nn.Module]
+
+
+def mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Return a perceptron with SiLU between its layers: smooth, so that gradients in z are too.
+
+    >>> mlp(2, 3, (16,))(torch.zeros(5, 2)).shape
+    torch.Size([5, 3])
+    """
+    layers: list[nn.Module] = []
+    for before, after in pairwise((inputs, *hidden)):
+        layers += [nn.Linear(before, after), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear((inputs, *hidden)[-1], outputs))
+
+
+class ColumnsFirst(nn.Module):
+    """Images (…, outputs, h, w) to (…, h · w · outputs): the outputs of a pixel side by side."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.movedim(-3, -1).flatten(-3)
+
+
+def conv_decoder(latent: int, columns: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Return two transposed convolutions of stride 2, from a quarter of the image's side to all of it."""
+    side, (wide, narrow) = _side(columns), _channels(hidden)
+    quarter = side // 4
+    return nn.Sequential(
+        nn.Linear(latent, wide * quarter**2), nn.SiLU(), nn.Unflatten(-1, (wide, quarter, quarter)),
+        nn.ConvTranspose2d(wide, narrow, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(narrow, outputs, 4, 2, 1), ColumnsFirst())
+
+
+def conv_encoder(columns: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Return two convolutions of stride 2 and a linear layer."""
+    side, (wide, narrow) = _side(columns), _channels(hidden)
+    return nn.Sequential(
+        nn.Unflatten(-1, (1, side, side)), nn.Conv2d(1, narrow, 4, 2, 1), nn.SiLU(), nn.Conv2d(narrow, wide, 4, 2, 1),
+        nn.SiLU(), nn.Flatten(-3), nn.Linear(wide * (side // 4) ** 2, outputs))
+
+
+def _side(columns: int) -> int:
+    side = math.isqrt(columns)
+    if side * side != columns or side % 4:
+        raise ZooError(
+            f"expected square images with a side divisible by 4 for network conv; got {columns} columns; use network mlp")
+    return side
+
+
+def _channels(hidden: Sequence[int]) -> tuple[int, int]:
+    """Read the widths of the two convolutions off ``hidden``: (wide, narrow); one width makes the other half of it."""
+    return (hidden[0], max(1, hidden[0] // 2) if len(hidden) == 1 else hidden[1])
+
+
+NETWORKS: Mapping[str, NetworkKind] = {
+    "mlp": NetworkKind(
+        "multilayer perceptron", lambda latent, columns, outputs, hidden: mlp(latent, columns * outputs, hidden), mlp),
+    "conv": NetworkKind("two convolutions of stride 2; hidden: their channels", conv_decoder, conv_encoder),
+}
+
+
+def network_kind(name: str) -> NetworkKind:
+    """Return the entry ``name`` of :data:`NETWORKS`, or raise a :class:`ZooError` that names all."""
+    if name not in NETWORKS:
+        hint = nearest(name, NETWORKS) or "; choose one, or pass a torch module"
+        raise ZooError(f"expected network to be one of {', '.join(NETWORKS)}; got '{name}'{hint}")
+    return NETWORKS[name]
+
+
+def check_hidden(hidden: Any) -> tuple[int, ...]:
+    """Return hidden widths as a tuple; a lone number is one layer.
+
+    Raises:
+        ZooError: widths that are no whole numbers above 0.
+    """
+    widths = (hidden,) if isinstance(hidden, int) else tuple(hidden) if isinstance(hidden, list | tuple) else (hidden,)
+    if not all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths):
+        raise ZooError(f"expected hidden widths as whole numbers above 0; got {hidden!r}; e.g. (64, 64)")
+    return widths
+
+
+def check_shapes(network: nn.Module, rows: Tensor, outputs: int, what: str) -> None:
+    """Raise a :class:`ZooError` unless ``network`` maps ``rows`` (2, inputs) to (2, outputs)."""
+    before = network.training
+    try:
+        with torch.no_grad():
+            got = network.eval()(rows)
+    except (RuntimeError, ValueError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ZooError(
+            f"expected {what} from (units, {rows.shape[1]}) to (units, {outputs}); got one that fails on 2 units: {first[:120]}; "
+            "change its layers") from error
+    finally:
+        network.train(before)
+    shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+    if shape != (len(rows), outputs):
+        raise ZooError(
+            f"expected {what} from (units, {rows.shape[1]}) to (units, {outputs}); got an output of shape {shape} for "
+            f"{len(rows)} units; change its last layer")
