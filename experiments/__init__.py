@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING
 from zoo.registry import lazy
 
 if TYPE_CHECKING:
-    from experiments.comparison import Comparison, Row, compare
+    from experiments.comparison import compare
     from experiments.evaluation import Evaluation, Gap, evaluate
     from experiments.fitting import METHODS, Fit, fit
     from experiments.marginal import Evidence, evidence
+    from experiments.table import Comparison, Row
     from experiments.tree import posterior
     from experiments.weights import Estimate, LogWeights, log_weights
 
 _LAZY = {
     "METHODS": "experiments.fitting:METHODS",
-    "Comparison": "experiments.comparison:Comparison",
+    "Comparison": "experiments.table:Comparison",
     "Estimate": "experiments.weights:Estimate",
     "Evaluation": "experiments.evaluation:Evaluation",
     "Evidence": "experiments.marginal:Evidence",
     "Fit": "experiments.fitting:Fit",
     "Gap": "experiments.evaluation:Gap",
     "LogWeights": "experiments.weights:LogWeights",
-    "Row": "experiments.comparison:Row",
+    "Row": "experiments.table:Row",
     "compare": "experiments.comparison:compare",
     "evaluate": "experiments.evaluation:evaluate",
     "evidence": "experiments.marginal:evidence",

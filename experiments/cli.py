@@ -15,8 +15,8 @@ import typer
 from zoo.errors import ZooError, ZooWarning
 
 if TYPE_CHECKING:
-    from experiments.comparison import Comparison
     from experiments.spec import Spec
+    from experiments.table import Comparison
     from zoo.datasets import Dataset
     from zoo.model import Model
 

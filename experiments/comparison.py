@@ -2,141 +2,58 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.engine import frozen
-from experiments.evaluation import Evaluation, Gap, evaluate, summarise
-from experiments.fitting import Fit, fit
+from torch import Tensor
+
+from experiments.engine import held
+from experiments.evaluation import evaluate, summarise
+from experiments.fitting import Fit, default_method, fit, one_view
+from experiments.holdout import Partition, partition
 from experiments.marginal import Evidence, evidence
-from experiments.weights import FRESH, Estimate, LogWeights, log_weights
+from experiments.splitting import Split, fit_free, free_member, split
+from experiments.table import Comparison, Row
+from experiments.weights import FRESH, LogWeights, log_weights
 from guides.construct import build
-from guides.guide import BaseGuide, paired
-from guides.registry import default_guides, parse
+from guides.guide import AnyGuide, BaseGuide, Guide, paired
+from guides.program import as_guide
+from guides.registry import GuideSpec, default_guides, parse
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program import Program
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-@dataclass(frozen=True)
-class Row:
-    """One guide: how it was fitted and what came of it."""
-
-    fit: Fit
-    evaluation: Evaluation
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row as plain numbers: totals over units, in nats and seconds."""
-        e = self.evaluation
-        return {
-            "guide": e.guide, "elbo": _estimate(e.elbo), "kl_gap": _gap(e.kl_gap),
-            "reconstruction": _estimate(e.reconstruction), "kl_prior": _estimate(e.kl_prior), "khat": e.khat, "ess": e.ess,
-            "draws": e.draws, "parameters": self.fit.guide.size, "method": self.fit.method, "steps": self.fit.steps,
-            "seconds": round(self.fit.seconds, 3), "converged": self.fit.converged, "stopped": self.fit.stopped}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The table of :func:`compare`. Printing it shows the table; ``to_dict`` is what ``--json`` prints.
-
-    Attributes:
-        model: with the θ on which all guides were compared.
-        x: the data.
-        data: what the data is called.
-        evidence: log p(x | θ), of the best kind there is.
-        rows: one a guide, in the order asked.
-        theta: the fit of θ; ``None`` where the model has none.
-    """
-
-    model: Model
-    x: Data
-    data: str
-    units: int
-    seed: int
-    evidence: Evidence
-    rows: tuple[Row, ...]
-    theta: Fit | None
-
-    def guide(self, text: str) -> BaseGuide:
-        """Return the fitted guide written ``text``.
-
-        Raises:
-            ZooError: if it was not compared.
-        """
-        for row in self.rows:
-            if row.fit.guide.text == text:
-                return row.fit.guide
-        known = ", ".join(row.fit.guide.text for row in self.rows)
-        raise ZooError(f"expected a guide of this comparison; got '{text}'; it has {known}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as plain data, ready for JSON: numbers that are infinite or undefined are ``None``."""
-        e = self.evidence
-        found: dict[str, Any] = {
-            "kind": e.kind, "value": e.value, "se": e.se, "lower": e.lower, "upper": e.upper, "guide": e.source or None}
-        theta = None if self.theta is None else {
-            "method": self.theta.method, "guide": self.theta.guide.text, "steps": self.theta.steps,
-            "seconds": round(self.theta.seconds, 3), "converged": self.theta.converged, "stopped": self.theta.stopped}
-        whole: dict[str, Any] = _finite({
-            "model": self.model.label, "data": self.data, "units": self.units, "seed": self.seed, "log_evidence": found,
-            "theta": theta, "guides": [row.to_dict() for row in self.rows]})
-        return whole
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the table as a data frame, a row a guide; nats, totals and (``…_per_unit``) per unit."""
-        import pandas as pd
-
-        rows = []
-        for row in self.rows:
-            flat: dict[str, Any] = {}
-            for key, value in row.to_dict().items():
-                if isinstance(value, dict):
-                    flat[key] = value["value"]
-                    flat.update({f"{key}_{k}": v for k, v in value.items() if k not in ("value",)})
-                    flat[f"{key}_per_unit"] = value["value"] / self.units
-                else:
-                    flat[key] = value
-            flat["log_evidence"], flat["log_evidence_kind"] = self.evidence.value, self.evidence.kind
-            rows.append(flat)
-        return pd.DataFrame(rows).set_index("guide")
-
-    def __str__(self) -> str:
-        from experiments.render import plain
-
-        return plain(self)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        html: str = self.to_frame().to_html()
-        return html
-
 
 def compare(
-    model: Model | Program, x: Data, guides: str | BaseGuide | Sequence[str | BaseGuide] | None = None, *, seed: int = 0,
-    method: str | None = None, train_with: str | None = None, steps: int | None = None, draws: int | None = None,
-    data: str = "data",
-    progress: bool | None = None,
+    model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
+    method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
+    steps: int | None = None, draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
+    latents: Tensor | None = None, data: str = "data", progress: bool | None = None,
 ) -> Comparison:
     """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
 
     θ is fitted by EM where the model knows its posterior; else jointly with a guide: the one that ``train_with`` names, or
-    the first amortised one, or the first. A model without parameters is taken as it is.
+    the model's own choice, or the first amortised one, or the first. A model without parameters is taken as it is.
+
+    θ and the encoders see all units but the held-out ones; guides with parameters for each unit are fitted on the held-out
+    ones; all are compared there. A free guide whose family has an encoder in the comparison starts at the encoder's answer.
 
     Args:
         model: a model or a bare Pyro program.
+        guides: as written, built, or any Pyro guides; ``None``: exact, each free family and one encoder, as far as they fit.
         x: the data.
-        guides: as written, or built; ``None``: exact, each free family and one encoder, as far as they fit.
         seed: of all that is drawn.
         method: of the guides' fits; ``None``: each family's own.
         train_with: the guide to fit θ with; ``exact`` for EM.
+        train_model: let each guide train a θ of its own, together with itself. ELBOs then differ for both reasons.
+        holdout: share of the units to hold out; ``None``: what the model says, 0 for most, 0.2 with a network for a decoder.
         steps: of every fit, at most.
         draws: of the evaluation, per unit.
+        view: draws a fresh view of the rows, e.g. their binarisation: for each minibatch; once, for the evaluation.
+        latents: an exact draw of the posterior, (1, units, d), where ``x`` was simulated: the evidence is then bracketed.
         data: what to call the data in the table.
         progress: show bars on standard error; ``None``: on a terminal only.
 
@@ -150,92 +67,204 @@ def compare(
     >>> table.evidence.kind, round(table.evidence.value, 2)
     ('exact', -1130.26)
     """
-    guides = [guides] if isinstance(guides, str | BaseGuide) else guides
-    model = paired(model, next((g for g in guides or () if isinstance(g, BaseGuide)), None))
-    guides = default_guides(model.facts(x)) if guides is None else guides
-    if train_with is not None:
-        parse(train_with).check(model.facts(x))
-    built = _build(model, x, guides, seed)
-    theta = _fit_theta(model, x, built, train_with, steps, seed, progress)
-    with frozen(model):
-        # θ has moved since the guides were built: those we built ourselves start afresh at this θ.
-        built = _build(model, x, guides, seed) if theta is not None else built
-        fits = [
-            fit(model, guide, x, method=_method(method, guide), train_model=False, steps=steps, seed=seed,
-                progress=progress)
-            for guide in built]
-        weights = [log_weights(model, guide, x, draws, seed + FRESH) for guide in built]
-        found = evidence(model, x, _tightest(built, weights), seed=seed)
-        rows = tuple(
-            Row(done, summarise(weight, done.guide.text, found)) for done, weight in zip(fits, weights, strict=True))
-    return Comparison(model, x, data, model.latents(x).units, seed, found, rows, theta)
+    asked: Any = [guides] if isinstance(guides, str | BaseGuide) or callable(guides) else guides
+    model = paired(model, next((g for g in asked or () if isinstance(g, BaseGuide)), None))
+    shown = one_view(x, view, seed)
+    facts = model.facts(shown)
+    asked = default_guides(facts) if asked is None else list(asked)
+    _check(model, asked, facts, train_with)
+    if holdout is None:
+        whole = facts.units == "dataset" or any(isinstance(g, BaseGuide) and not g.new_units for g in asked)
+        holdout = 0.0 if whole else model.holdout
+    units = partition(x, model.latents(shown).units, holdout, seed)
+    contest = _Contest(model, units, view, seed, method, steps, progress)
+    theta = None if train_model else contest.fit_theta(asked, train_with)
+    fits = [contest.fit_own(g) for g in asked] if train_model else contest.fit_all(asked)
+    weights = [log_weights(done.model, done.guide, contest.x, draws, seed + FRESH) for done in fits]
+    exact = None if latents is None else latents[:, units.index]
+    found = contest.evidence(fits, weights, exact, train_model)
+    rows = tuple(
+        Row(done, summarise(weight, done.guide.text, known), contest.split(done, weight, known, fits, weights))
+        for done, weight, known in zip(fits, weights, found, strict=True))
+    return Comparison(
+        fits[0].model, contest.x, data, len(units.index), seed, found[0], rows, theta, units, train_model)
 
 
 def fit_one(
-    model: Model | Program, x: Data, guide: str | BaseGuide, *, data: str = "data", draws: int | None = None, seed: int = 0,
+    model: Model | Program, x: Data, guide: AnyGuide, *, data: str = "data", draws: int | None = None, seed: int = 0,
     **options: Any,
 ) -> Comparison:
     """Fit θ and one guide together, and return the pair's row as a :class:`Comparison`; ``options`` are those of ``fit``."""
     done = fit(model, guide, x, seed=seed, **options)
-    evaluation = evaluate(done.model, done.guide, x, draws=draws, seed=seed)
+    shown = one_view(x, options.get("view"), seed)
+    evaluation = evaluate(done.model, done.guide, shown, draws=draws, seed=seed)
     theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
     return Comparison(
-        done.model, x, data, evaluation.units, seed, evaluation.evidence, (Row(done, evaluation),), theta)
+        done.model, shown, data, evaluation.units, seed, evaluation.evidence, (Row(done, evaluation),), theta,
+        partition(shown, evaluation.units, 0.0))
 
 
-def _build(model: Model, x: Data, guides: Sequence[str | BaseGuide], seed: int) -> list[BaseGuide]:
-    if not guides:
+@dataclass(frozen=True)
+class _Contest:
+    """What all fits of one comparison have in common."""
+
+    model: Model
+    units: Partition
+    view: Callable[[Tensor], Tensor] | None
+    seed: int
+    method: str | None
+    steps: int | None
+    progress: bool | None
+
+    @property
+    def x(self) -> Data:
+        """The units on which guides are compared; where there are many views of them, one."""
+        return one_view(self.units.held, self.view, self.seed)
+
+    @property
+    def train(self) -> Data:
+        """The units on which θ and encoders are fitted, one view of them."""
+        return one_view(self.units.train, self.view, self.seed)
+
+    def build(self, guide: AnyGuide, model: Model | None = None) -> BaseGuide:
+        """Build a guide on the units that it is to be fitted on."""
+        model = self.model if model is None else model
+        spec = _spec(guide)
+        whole = as_guide(model, guide, self.x if spec is None or spec.own_units else self.train)
+        if not isinstance(whole, str):
+            return whole
+        return build(whole, model, self.x if spec is not None and spec.own_units else self.train, seed=self.seed)
+
+    def fit(self, model: Model, guide: BaseGuide, train_model: bool, method: str | None = None) -> Fit:
+        """Fit a guide: encoders on the training units, in fresh views; guides with parameters for each unit on the held."""
+        options: dict[str, Any] = {"steps": self.steps, "seed": self.seed, "progress": self.progress}
+        options.update(train_model=train_model, method=method if guide.size else None)
+        if not guide.new_units:
+            return fit(model, guide, self.x, **options)
+        if self.view is not None and (options["method"] or default_method(guide, self.train)) == "svi":
+            return fit(model, guide, self.units.train, view=self.view, **options)
+        return fit(model, guide, self.train, **options)
+
+    def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
+        """Fit θ with one guide on the training units; ``None`` where the model has none."""
+        model = self.model
+        if not any(p.requires_grad and p.numel() for p in model.parameters()):
+            return None
+        chosen: AnyGuide = train_with or _trainer(model, self.train, asked)
+        whole = as_guide(model, chosen, self.train)
+        guide = build(whole, model, self.train, seed=self.seed) if isinstance(whole, str) else whole
+        options: dict[str, Any] = {"steps": self.steps, "seed": self.seed, "progress": self.progress}
+        if self.view is not None and default_method(guide, self.train) == "svi":
+            return fit(model, guide, self.units.train, view=self.view, **options)
+        return fit(model, guide, self.train, **options)
+
+    def fit_all(self, asked: Sequence[AnyGuide]) -> list[Fit]:
+        """Fit every guide to θ as it is: encoders first, since free guides of their families start at their answers."""
+        done: dict[int, Fit] = {}
+        with held(self.model):
+            guides = [self.build(guide) for guide in asked]
+            for i in sorted(range(len(asked)), key=lambda i: not guides[i].new_units):
+                guide, sibling = guides[i], _sibling(guides[i], [f.guide for f in done.values()], "encoder")
+                if sibling is not None and isinstance(asked[i], str):
+                    guide = free_member(done[list(done)[sibling]].guide, self.x)
+                done[i] = self.fit(self.model, guide, False, self.method)
+        return [done[i] for i in range(len(asked))]
+
+    def fit_own(self, asked: AnyGuide) -> Fit:
+        """Fit a guide together with a θ of its own."""
+        model = copy.deepcopy(self.model)
+        guide = self.build(asked, model)
+        if guide.new_units or not self.units.share:
+            return self.fit(model, guide, True, self.method)
+        # Parameters of the training units are of no use for the held ones: θ from those, then φ for these.
+        assert isinstance(asked, str), "built guides of own units are compared without a hold-out"
+        fit(model, build(asked, model, self.train, seed=self.seed), self.train, steps=self.steps, seed=self.seed,
+            progress=self.progress)
+        return self.fit(model, self.build(asked, model), False, self.method)
+
+    def evidence(
+        self, fits: list[Fit], weights: list[LogWeights], exact: Tensor | None, train_model: bool,
+    ) -> list[Evidence]:
+        """Return log p(x | θ) for each row: one for all, from the guide with the most even weights, where they share θ."""
+        def of(done: Fit) -> Evidence:
+            with held(done.model):
+                return evidence(done.model, self.x, done.guide, seed=self.seed, exact=exact)
+
+        if train_model:
+            return [of(done) for done in fits]
+        return [of(fits[_tightest(weights)])] * len(fits)
+
+    def split(
+        self, done: Fit, weight: LogWeights, found: Evidence, fits: list[Fit], weights: list[LogWeights],
+    ) -> Split | None:
+        """Split an encoder's gap; ``None`` for other guides."""
+        spec = _spec(done.guide)
+        if spec is None or spec.amortisation in ("", "free"):
+            return None
+        same = [i for i, other in enumerate(fits) if other.model is done.model]
+        sibling = _sibling(done.guide, [fits[i].guide for i in same], "free")
+        if sibling is not None:
+            return split(weight, weights[same[sibling]], found)
+        with held(done.model):
+            free = fit_free(done.model, done.guide, self.x, self.steps, self.seed, self.progress)
+            return split(weight, log_weights(done.model, free.guide, self.x, len(weight.log_q), self.seed + FRESH), found)
+
+
+def _check(model: Model, asked: Sequence[AnyGuide], facts: Any, train_with: str | None) -> None:
+    """Raise for guides that do not fit or come twice, before anything is fitted."""
+    if not asked:
         raise ZooError("expected at least one guide to compare; got none; name some, e.g. mean_field")
-    texts = [g if isinstance(g, str) else g.text for g in guides]
-    specs = [parse(text) for text in texts]
-    twice = next((spec.text for i, spec in enumerate(specs) if any(spec.same(other) for other in specs[:i])), None)
+    for guide in asked:
+        if isinstance(guide, BaseGuide):
+            paired(model, guide)
+    specs = [parse(guide) if isinstance(guide, str) else _spec(guide) for guide in asked]
+    known = [spec for spec in specs if spec is not None]
+    twice = next((spec.text for i, spec in enumerate(known) if any(spec.same(other) for other in known[:i])), None)
     if twice is not None:
         raise ZooError(f"expected each guide once; got '{twice}' twice; drop one")
-    facts = model.facts(x)
-    for spec, guide in zip(specs, guides, strict=True):
+    for spec in [*known, *([parse(train_with)] if train_with is not None else [])]:
         spec.check(facts)
-        paired(model, guide)
-    return [build(g, model, x, seed=seed) if isinstance(g, str) else g for g in guides]
 
 
-def _fit_theta(
-    model: Model, x: Data, built: list[BaseGuide], train_with: str | None, steps: int | None, seed: int,
-    progress: bool | None,
-) -> Fit | None:
-    if not any(p.requires_grad and p.numel() for p in model.parameters()):
+def _spec(guide: AnyGuide) -> GuideSpec | None:
+    """Return how a guide of ours is written; ``None`` for another Pyro guide."""
+    if isinstance(guide, str):
+        return parse(guide)
+    if not isinstance(guide, BaseGuide):
         return None
-    if train_with is None:
-        amortised = [g.text for g in built if parse(g.text).amortisation not in ("", "free")]
-        train_with = "exact" if model.facts(x).exact else (amortised or [built[0].text])[0]
-    return fit(model, build(train_with, model, x, seed=seed), x, steps=steps, seed=seed, progress=progress)
+    try:
+        return parse(guide.text)
+    except ZooError:
+        return None
 
 
-def _method(method: str | None, guide: BaseGuide) -> str | None:
-    # A guide without parameters has nothing to fit, whatever the method asked for the others.
-    return method if method is not None and guide.size else None
+def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
+    """Return the guide to fit θ with where none was named."""
+    if model.facts(x).exact:
+        return "exact"
+    specs = [_spec(guide) for guide in asked]
+    amortised = [spec.text for spec in specs if spec is not None and spec.amortisation not in ("", "free")]
+    first = asked[0]
+    return (amortised or [model.train_with])[0] or (first.text if isinstance(first, Guide) else first)
 
 
-def _tightest(built: list[BaseGuide], weights: list[LogWeights]) -> BaseGuide:
+def _sibling(guide: BaseGuide, others: Sequence[BaseGuide], amortisation: str) -> int | None:
+    """Return which of ``others`` has the family of ``guide`` with another ``amortisation``."""
+    spec = _spec(guide)
+    if spec is None or spec.amortisation in ("", amortisation, "semi" if amortisation == "encoder" else ""):
+        return None
+    for i, other in enumerate(map(_spec, others)):
+        if other is not None and other.amortisation == amortisation and other.family == spec.family and (
+                other.family_arguments == spec.family_arguments):
+            return i
+    return None
+
+
+def _tightest(weights: list[LogWeights]) -> int:
     """Return the guide with the most even weights: a bound on K draws lies below log p by about (1 / ESS share − 1) / 2K.
 
     Not the one of the highest bound, which would prefer lucky draws. The bound itself is drawn afresh.
     """
     shares = [0.0 if (ess := weight.ess()) is None else float(ess.log().nan_to_num(-1e3).mean()) for weight in weights]
-    return built[max(range(len(built)), key=shares.__getitem__)]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _estimate(estimate: Estimate) -> dict[str, float]:
-    return {"value": estimate.value, "se": estimate.se}
-
-
-def _gap(gap: Gap) -> dict[str, float | None]:
-    return {"value": gap.value, "se": gap.se, "lower": gap.lower, "upper": gap.upper}
+    return max(range(len(shares)), key=shares.__getitem__)
 

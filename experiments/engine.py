@@ -20,13 +20,37 @@ ONE_THREAD = 2**16
 
 
 @dataclass(frozen=True)
+class States:
+    """The best and the last state of a fit's parameters; ``best_step`` is the step after which the best was."""
+
+    parameters: tuple[nn.Parameter, ...]
+    best: tuple[Tensor, ...]
+    last: tuple[Tensor, ...]
+    best_step: int
+
+    def use(self, name: str) -> None:
+        """Put the ``best`` or the ``last`` state into the model and the guide.
+
+        Raises:
+            ZooError: another name.
+        """
+        if name not in ("best", "last"):
+            raise ZooError(f"expected state best or last; got '{name}'; choose one")
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, getattr(self, name), strict=True):
+                parameter.copy_(value)
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How an optimiser ended: steps taken, the ELBO it last saw, whether it settled, and why it stopped early if so."""
+    """How an optimiser ended: steps taken, the ELBO it last saw, whether it settled, why it stopped early if so, and the best
+    and last state where it kept both."""
 
     steps: int
     elbo: float
     converged: bool
     stopped: str = ""
+    states: States | None = None
 
 
 def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Parameter]:
@@ -95,3 +119,16 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for p, flag in before:
             p.requires_grad_(flag)
+
+
+@contextmanager
+def held(model: Model) -> Iterator[None]:
+    """Hold θ fixed and the model in evaluation mode: one density, whatever its networks drop out while they train."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with frozen(model):
+            yield
+    finally:
+        for module, flag in before:
+            module.training = flag

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from experiments.fitting import pair
 from experiments.marginal import Evidence, evidence
 from experiments.weights import FRESH, Z95, Estimate, LogWeights, log_weights
-from guides.guide import BaseGuide, paired
+from guides.guide import AnyGuide
 from zoo.data import Data
 from zoo.model import Model
 from zoo.program import Program
@@ -53,6 +56,8 @@ class Evaluation:
         khat: PSIS k̂ of the worst unit; ``None`` where q was enumerated or its weights are constant.
         ess: effective sample size of the worst unit, of ``draws``; ``None`` where q was enumerated.
         draws: how many draws of z per unit; the size of the support where q was enumerated.
+        active: coordinates that tell the units apart, see :meth:`LogWeights.active`.
+        khat_units, ess_units: k̂ and ESS of each unit, (units,).
     """
 
     guide: str
@@ -65,6 +70,14 @@ class Evaluation:
     kl_prior: Estimate
     khat: float | None
     ess: float | None
+    active: int | None
+    khat_units: Tensor | None = field(repr=False)
+    ess_units: Tensor | None = field(repr=False)
+
+    def worst(self, count: int = 10) -> list[int]:
+        """Return the ``count`` units that the guide serves worst, of the largest gap log p(x_i) − ELBO_i, worst first."""
+        gaps = self.evidence.units - self.elbo.units
+        return [int(i) for i in gaps.argsort(descending=True)[:count]]
 
     @property
     def misses_mass(self) -> bool:
@@ -77,14 +90,14 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model | Program, guide: BaseGuide, x: Data, *, draws: int | None = None, seed: int = 0,
+    model: Model | Program, guide: AnyGuide, x: Data, *, draws: int | None = None, seed: int = 0,
     log_evidence: Evidence | None = None,
 ) -> Evaluation:
     """Evaluate ``guide`` on ``model`` with θ as it is.
 
     Args:
         model: a model or a bare Pyro program.
-        guide: the guide, fitted or not.
+        guide: the guide, fitted or not; one written without parameters (``exact``); or any Pyro guide.
         x: the data.
         draws: of z, per unit; 4,096 for one unit, at least 512 for many.
         seed: of the draws: the same seed gives the same numbers.
@@ -99,7 +112,7 @@ def evaluate(
     >>> abs(evaluate(model, guides.build("exact", model, x), x).kl_gap.value) < 1e-6
     True
     """
-    model = paired(model, guide)
+    model, guide = pair(model, guide, x, seed)
     weights = log_weights(model, guide, x, draws, seed + FRESH)
     found = log_evidence if log_evidence is not None else evidence(model, x, guide, seed=seed)
     return summarise(weights, guide.text, found)
@@ -112,4 +125,4 @@ def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:
     return Evaluation(
         guide=text, units=weights.log_q.shape[1], draws=len(weights.log_q), elbo=elbo, evidence=found,
         kl_gap=Gap.between(found, elbo), reconstruction=weights.reconstruction(), kl_prior=weights.kl_prior(),
-        khat=worst, ess=None if ess is None else float(ess.min()))
+        khat=worst, ess=None if ess is None else float(ess.min()), active=weights.active(), khat_units=khat, ess_units=ess)

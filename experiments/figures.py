@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.comparison import Comparison
 from experiments.fitting import Fit
+from experiments.table import Comparison
 from experiments.weights import Z95
 from guides.guide import BaseGuide
 from zoo.data import Data

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from experiments.em import Iteration, em
-from experiments.engine import Outcome, threads_for
+from experiments.engine import Outcome, States, held, threads_for
 from experiments.fixed_draws import fixed_draws
 from experiments.progress import Bar
-from experiments.svi import svi
+from experiments.svi import Training, svi
 from experiments.weights import work
 from guides.amortisation import Free
 from guides.construct import build
-from guides.guide import BaseGuide, Guide, paired
+from guides.guide import AnyGuide, BaseGuide, Guide, paired
+from guides.program import as_guide
 from guides.whole import Exact
 from zoo.data import Data
 from zoo.errors import ZooError, nearest
@@ -43,6 +46,7 @@ class Fit:
         stopped: why it stopped early, empty where it did not.
         history: (step, ELBO, seconds since the start).
         iterations: of EM: ELBO before and after the M-step, log p(x), gap.
+        states: of svi: the best and the last state; ``states.use("last")`` puts one in place.
     """
 
     model: Model
@@ -55,51 +59,55 @@ class Fit:
     stopped: str = ""
     history: tuple[tuple[int, float, float], ...] = ()
     iterations: tuple[Iteration, ...] = field(default=(), repr=False)
+    states: States | None = field(default=None, repr=False)
 
 
-def default_method(guide: BaseGuide) -> str:
-    """Return ``em`` for exact, what the family says where each unit has its own φ, else ``svi``."""
+def default_method(guide: BaseGuide, x: Data | None = None) -> str:
+    """Return ``em`` for exact, what the family says where each unit has its own φ, else ``svi``.
+
+    Where no latent of the model is free on ``x``, there is nothing for EM's E-step to fill in: ``svi`` on log p(x) itself.
+    """
     if isinstance(guide, Exact):
-        return "em"
+        return "em" if x is None or guide.model.latents(x).size else "svi"
     free = isinstance(guide, Guide) and isinstance(guide.amortisation, Free)
     return guide.family.method if free else "svi"
 
 
 def fit(
-    model: Model | Program, guide: BaseGuide | str, x: Data, *, method: str | None = None, train_model: bool = True,
-    steps: int | None = None, draws: int | None = None, batch_size: int | None = None, learning_rate: float | None = None,
-    seed: int = 0, progress: bool | None = None,
+    model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
+    steps: int | None = None, draws: int | None = None, seed: int = 0, progress: bool | None = None, **training: Any,
 ) -> Fit:
     """Maximise the ELBO over φ and (``train_model``) θ, in place.
 
     Args:
         model: a model or a bare Pyro program.
-        guide: a guide, or how one is written: it is then built on ``x``.
+        guide: a guide, how one is written (it is then built on ``x``), or any Pyro guide.
         x: the data.
         method: ``em``, ``fixed_draws`` or ``svi``; ``None``: what :func:`default_method` says.
         train_model: move θ too. A model without parameters has nothing to move.
         steps: at most; ``None``: 1,000 iterations of em and fixed_draws, 2,000 steps of svi.
         draws: of z per unit: of fixed_draws at the start and the end, of svi per step.
-        batch_size: units per step of svi.
-        learning_rate: of svi.
         seed: of all that is drawn: same seed, same machine, same bits. Torch's own generator is left as it was.
         progress: show a bar on standard error; ``None``: on a terminal only.
+        training: of svi, the attributes of :class:`Training`: batch_size, learning_rate, schedule, objective, estimator,
+            clip, warm_up, validation, patience, view.
 
     Raises:
-        ZooError: a guide that does not fit the model, an unknown method or one that can't fit this guide, negative steps,
-            or an ELBO that is not finite at the start (the first such site is named).
+        ZooError: a guide that does not fit the model, an unknown method or one that can't fit this guide, an unknown or wrong
+            option, negative steps, or an ELBO that is not finite at the start (the first such site is named).
 
     >>> import zoo
     >>> x = zoo.dataset("faithful").x
     >>> round(fit(zoo.build("gmm", x), "exact", x).elbo, 2)
     -1130.26
     """
-    model = paired(model, guide)
     _check_numbers(steps, draws, seed)
-    if isinstance(guide, str):
-        guide = build(guide, model, x, seed=seed)
-    chosen = _chosen(method, guide, train_model, draws=draws, batch_size=batch_size, learning_rate=learning_rate)
-    latents = model.latents(x)
+    check_options(training)
+    how = Training(**training)
+    shown = one_view(x, how.view, seed)
+    model, guide = pair(model, guide, shown, seed)
+    chosen = _chosen(method, guide, shown, train_model, draws=draws, **training)
+    latents = model.latents(shown)
     has_theta = train_model and any(p.requires_grad for p in model.parameters())
     if method is None and not has_theta and not guide.size:
         return Fit(model, guide, "none", 0, 0.0, None, True)
@@ -108,7 +116,8 @@ def fit(
     iterations: list[Iteration] = []
     begun = time.perf_counter()
     one = threads_for(work(x, latents.units, latents.size))
-    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed), torch.enable_grad(), one:
+    theta = nullcontext() if has_theta else held(model)
+    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed), torch.enable_grad(), one, theta:
 
         def report(step: int, elbo: float) -> None:
             history.append((step, elbo, time.perf_counter() - begun))
@@ -121,17 +130,27 @@ def fit(
         elif chosen == "fixed_draws":
             outcome = fixed_draws(model, guide, x, train_model=has_theta, draws=draws, seed=seed, **options)
         else:
-            given: dict[str, Any] = {} if learning_rate is None else {"learning_rate": learning_rate}
-            outcome = svi(model, guide, x, train_model=has_theta, draws=draws, batch_size=batch_size, **given, **options)
+            outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, **options)
     guide.eval()
     return Fit(
         model, guide, chosen, outcome.steps, time.perf_counter() - begun, outcome.elbo, outcome.converged, outcome.stopped,
-        tuple(history), tuple(iterations))
+        tuple(history), tuple(iterations), outcome.states)
 
 
-def _chosen(method: str | None, guide: BaseGuide, train_model: bool, **options: float | None) -> str:
+def pair(model: Model | Program, guide: AnyGuide, x: Data, seed: int = 0) -> tuple[Model, BaseGuide]:
+    """Return the model and the guide that any of their accepted forms stand for.
+
+    Raises:
+        ZooError: if the guide does not fit the model, or was built for another.
+    """
+    known = paired(model, guide if isinstance(guide, BaseGuide) else None)
+    whole = as_guide(known, guide, x)
+    return known, build(whole, known, x, seed=seed) if isinstance(whole, str) else whole
+
+
+def _chosen(method: str | None, guide: BaseGuide, x: Data, train_model: bool, **options: Any) -> str:
     """Return the method to fit with, after checking that it is one and that it takes the options that were given."""
-    chosen = method or default_method(guide)
+    chosen = method or default_method(guide, x)
     if chosen not in METHODS:
         raise ZooError(f"unknown method '{chosen}'{nearest(chosen, METHODS) or ';'} choose from {', '.join(METHODS)}")
     for name, value in options.items():
@@ -142,6 +161,22 @@ def _chosen(method: str | None, guide: BaseGuide, train_model: bool, **options: 
     if method == "em" and not train_model:
         raise ZooError("expected train_model for method em, which moves θ alone; got train_model=False; leave method out")
     return chosen
+
+
+def check_options(training: Mapping[str, Any]) -> None:
+    """Raise a :class:`ZooError` for the first option that :class:`Training` does not have."""
+    known = [f.name for f in fields(Training)]
+    for name in training:
+        if name not in known:
+            raise ZooError(f"unknown option '{name}' of fit{nearest(name, known) or '; it has ' + ', '.join(known)}")
+
+
+def one_view(x: Data, view: Callable[[Tensor], Tensor] | None, seed: int) -> Data:
+    """Return one view of ``x``, the same for the same seed; ``x`` itself where there is no ``view``."""
+    if view is None or not isinstance(x, Tensor):
+        return x
+    with seeded(seed):
+        return view(x)
 
 
 def _check_numbers(steps: int | None, draws: int | None, seed: int) -> None:

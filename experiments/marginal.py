@@ -52,6 +52,7 @@ class Evidence:
 
 def evidence(
     model: Model | Program, x: Data, guide: BaseGuide | None = None, *, draws: int | None = None, seed: int = 0,
+    exact: Tensor | None = None,
 ) -> Evidence:
     """Return the best available log p(x | θ), and of which kind it is.
 

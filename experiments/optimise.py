@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-def
 
 #: Iterations over which the rise is measured.
 WINDOW = 20
+
+#: What is maximised: one number, or several that add up, each with a graph of its own that is freed before the next is made.
+Objective: TypeAlias = Callable[[], Tensor | Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,13 @@ class Ascent:
 
 
 def ascend(
-    objective: Callable[[], Tensor], parameters: Sequence[nn.Parameter], iterations: int,
-    report: Callable[[float], None] | None = None, tolerance: float = 1e-6,
+    objective: Objective, parameters: Sequence[nn.Parameter], iterations: int,
+    report: Callable[[float], None] | None = None, tolerance: float = 1e-6, window: int = WINDOW,
 ) -> Ascent:
     """Maximise a deterministic ``objective`` over ``parameters``, in place, by SciPy's L-BFGS-B in float64.
 
     A trial step that leaves the finite numbers is treated as a very low value, so the line search shortens it: the
-    parameters end at the best finite point. It has converged when ``WINDOW`` iterations raise the objective by under
+    parameters end at the best finite point. It has converged when ``window`` iterations raise the objective by under
     ``tolerance`` nats.
 
     Source: Zhu, Byrd, Lu and Nocedal (1997), Algorithm 778: L-BFGS-B, https://doi.org/10.1145/279232.279236
@@ -57,7 +61,7 @@ def ascend(
         seen.append(-float(intermediate_result.fun))
         if report is not None:
             report(seen[-1])
-        if len(seen) > WINDOW and seen[-1] - seen[-1 - WINDOW] < tolerance:
+        if len(seen) > window and seen[-1] - seen[-1 - window] < tolerance:
             settled = True
             raise StopIteration
 
@@ -73,21 +77,27 @@ def ascend(
     return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0 or still))
 
 
-def _value_and_gradient(objective: Callable[[], Tensor], parameters: Sequence[nn.Parameter]) -> tuple[float, np.ndarray]:
+def _value_and_gradient(objective: Objective, parameters: Sequence[nn.Parameter]) -> tuple[float, np.ndarray]:
     """Return the objective and its gradient; NaN where a covariance is no longer positive definite in floating point."""
+    total, gradient = 0.0, np.zeros(sum(p.numel() for p in parameters))
     try:
-        value = objective()
-        gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
+        parts = objective()
+        for part in [parts] if isinstance(parts, Tensor) else parts:
+            found = torch.autograd.grad(part, list(parameters), allow_unused=True)
+            flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+            gradient += _numbers(flat)
+            total += float(part.detach())
     except LinAlgError:
         return np.nan, np.zeros(0)
-    flat = [
-        (torch.zeros_like(p) if g is None else g).detach().cpu().double().numpy().ravel()
-        for p, g in zip(parameters, gradients, strict=True)]
-    return float(value.detach()), np.concatenate(flat)
+    return total, gradient
 
 
 def _flatten(parameters: Sequence[nn.Parameter]) -> np.ndarray:
-    return np.concatenate([p.detach().cpu().double().numpy().ravel() for p in parameters])
+    return _numbers([p.detach() for p in parameters])
+
+
+def _numbers(tensors: Sequence[Tensor]) -> np.ndarray:
+    return np.concatenate([t.detach().cpu().double().numpy().ravel() for t in tensors])
 
 
 def _assign(parameters: Sequence[nn.Parameter], point: np.ndarray) -> None:

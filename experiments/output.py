@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    from experiments.comparison import Comparison
     from experiments.evaluation import Evaluation
+    from experiments.table import Comparison
     from zoo.datasets import Dataset
 
 

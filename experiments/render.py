@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.comparison import Comparison
     from experiments.fitting import Fit
+    from experiments.table import Comparison
 
 KINDS = {
     "exact": "exact", "quadrature": "by quadrature",

@@ -1,91 +1,270 @@
-"""Stochastic variational inference: Adam on minibatch estimates of the ELBO."""
+"""Stochastic variational inference: Adam on minibatch estimates of a bound."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from experiments.engine import Outcome, check_start, non_finite_site, trainable
-from experiments.weights import draw
+from experiments.engine import Outcome, States, check_start, non_finite_site, trainable
+from experiments.objectives import Objective, Step, check_estimator, stochastic_bound
+from experiments.weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
 from zoo.enumerated import Enumerated, expect
-from zoo.errors import ZooError, ZooWarning
+from zoo.errors import ZooError, ZooWarning, nearest
 from zoo.model import Model
+from zoo.program import seeded
+
+#: Learning-rate schedules: the factor at a share of the run, from 0 to 1.
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share: 1 - 0.99 * share,
+    "constant": lambda share: 1.0,
+}
+
+#: Blocks into which a run is divided: at the end of each its state is judged.
+BLOCKS = 50
+#: Draws of z per unit for the held-out ELBO.
+VALIDATION_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class Training:
+    """How ``svi`` trains. ``None`` leaves a choice to the model or to the number of units.
+
+    Attributes:
+        batch_size: units a step; ``None``: all, up to 256.
+        learning_rate: of Adam at the first step; ``None``: the model's own.
+        schedule: a key of :data:`SCHEDULES`.
+        objective: ``elbo``, ``iwae`` or ``renyi(alpha)``, on as many draws as a step takes.
+        estimator: ``reparameterised``, ``stl`` or ``dreg``.
+        clip: largest norm of the gradient, in nats per unit; ``None``: no limit.
+        warm_up: steps over which the weight of KL(q ‖ prior) rises from 0 to 1.
+        validation: share of the units held out, on whose ELBO the run stops early and the best state is chosen.
+        patience: blocks (fiftieths of the run) without a better held-out ELBO before it stops.
+        view: draws a fresh view of a minibatch, e.g. its binarisation.
+
+    Raises:
+        ZooError: a number out of its range or an unknown word.
+    """
+
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    schedule: str = "cosine"
+    objective: str = "elbo"
+    estimator: str = "reparameterised"
+    clip: float | None = None
+    warm_up: int = 0
+    validation: float = 0.0
+    patience: int = 10
+    view: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        check_estimator(self.estimator, self.bound)
+        if self.schedule not in SCHEDULES:
+            hint = nearest(self.schedule, SCHEDULES) or "; choose one"
+            raise ZooError(f"expected schedule to be one of {', '.join(SCHEDULES)}; got '{self.schedule}'{hint}")
+        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ZooError(f"expected a positive learning rate; got {self.learning_rate}; the default is the model's own")
+        if self.clip is not None and not self.clip > 0:
+            raise ZooError(f"expected clip above 0; got {self.clip}; leave it out for no limit")
+        if not 0 <= self.validation < 1:
+            raise ZooError(f"expected validation as a share from 0 up to 1; got {self.validation}; e.g. 0.1")
+        if self.warm_up < 0 or self.patience < 1:
+            raise ZooError(
+                f"expected warm_up of 0 or more and patience of 1 or more; got {self.warm_up} and {self.patience}; mend them")
+        if self.warm_up and self.bound.alpha != 1:
+            raise ZooError(f"expected objective elbo with warm_up; got '{self.objective}'; leave one of them out")
+
+    @property
+    def bound(self) -> Objective:
+        return Objective.parse(self.objective)
 
 
 def svi(
     model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int, draws: int | None,
-    report: Callable[[int, float], None], batch_size: int | None = None, learning_rate: float = 0.02,
+    report: Callable[[int, float], None], training: Training = Training(),
 ) -> Outcome:
-    """Maximise the ELBO by Adam with a cosine schedule; uses torch's generator.
+    """Maximise a bound by Adam; uses torch's generator.
 
-    A minibatch holds whole units, and its ELBO is scaled by units / batch_size here, never by the program's plates, so
-    that it is unbiased for the full ELBO whatever the program does with scales.
+    A minibatch holds whole units, and its bound is scaled by units / batch_size here, never by the program's plates, so
+    that it is unbiased for the full one whatever the program does with scales.
+
+    The best state is that of the block (a fiftieth of the run) with the highest mean, or with the highest held-out ELBO where
+    there is a ``validation`` share. A run that diverges, or turns non-finite, is rolled back to it, and a warning says so.
 
     Args:
         train_model: move θ as well as φ.
         steps: of Adam.
-        draws: of z per unit and step; ``None``: 16 for one unit, 4 for many. Discrete guides are summed exactly.
-        batch_size: units a step; ``None``: all, up to 256.
-        learning_rate: at the first step; it falls to a hundredth by the last.
-
-    A step that turns non-finite stops the fit: the last finite parameters are kept and a warning names the site.
+        draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many. Discrete guides are summed exactly.
 
     Raises:
         ZooError: a batch larger than the data, a batch of a one-unit model, a guide without reparameterised draws, a
-            learning rate that is not positive, or an ELBO that is not finite at the start.
+            ``validation`` share for a guide that can't serve new units, or an ELBO that is not finite at the start.
 
     Source: Kucukelbir et al. (2017), Automatic differentiation variational inference, https://arxiv.org/abs/1603.00788;
     Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980
     """
-    units = model.latents(x).units
-    size = _batch_size(model, units, batch_size)
-    if not (learning_rate > 0 and math.isfinite(learning_rate)):
-        raise ZooError(f"expected a positive learning rate; got {learning_rate}; the default is 0.02")
-    count = draws or (16 if units == 1 else 4)
-    parameters = trainable(model, guide, train_model)
-    check_start(model, guide, x)
-    optimiser = torch.optim.Adam(parameters, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps), eta_min=learning_rate / 100)
-    order = torch.empty(0, dtype=torch.long)
+    run = _Run(model, guide, x, train_model, steps, draws, training)
     guide.train()
-    values: list[float] = []
-    kept = [p.detach().clone() for p in parameters]
     for step in range(1, steps + 1):
-        if len(order) < size:
-            order = torch.cat([order, torch.randperm(units)])
-        index, order = (order[:size].to(reference(x).device), order[size:]) if size < units else (None, order)
-        batch = x if index is None else take(x, index, units)
+        problem = run.step(step)
+        if problem:
+            break
+        report(step, run.values[-1])
+        if step % run.block == 0 or step == steps:
+            run.judge(step)
+            if run.stopped:
+                break
+    return run.outcome(problem if steps else "")
+
+
+class _Run:
+    """One run of Adam and what it remembers."""
+
+    def __init__(
+        self, model: Model, guide: BaseGuide, x: Data, train_model: bool, steps: int, draws: int | None, training: Training,
+    ):
+        self.model, self.guide, self.training, self.steps = model, guide, training, steps
+        self.x, self.validation = _hold_out(model, guide, x, training.validation)
+        self.units = model.latents(self._view(self.x)).units
+        self.size = _batch_size(model, guide, self.units, training.batch_size)
+        self.draws = draws or (16 if self.units == 1 else 4)
+        self.parameters = trainable(model, guide, train_model)
+        check_start(model, guide, self._view(self.x))
+        rate = training.learning_rate or model.learning_rate
+        self.optimiser = torch.optim.Adam(self.parameters, lr=rate)
+        factor = SCHEDULES[training.schedule]
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: factor(min(1.0, step / max(1, steps))))
+        self.block = max(10, steps // BLOCKS)
+        self.batches = self._batches()
+        self.values: list[float] = []
+        self.best, self.best_step, self.best_value, self.best_error = self._copy(), 0, -math.inf, 0.0
+        self.stale, self.stopped = 0, ""
+
+    def step(self, step: int) -> str:
+        """Take one step of Adam; return what went wrong, if anything did."""
+        batch, index = next(self.batches)
         if step == 1 and index is not None:
-            _check_batch(model, batch, size)
-        value, z = minibatch_elbo(model, guide, batch, index, units, count)
-        optimiser.zero_grad()
-        (-value).backward()
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not bool(value.isfinite()) or not all(bool(g.isfinite().all()) for g in gradients):
-            torch._foreach_copy_([p.detach() for p in parameters], kept)
-            reason = _stopped(model, guide, batch, z.detach(), step)
-            return Outcome(max(0, step - 2), _settled(values, units)[0], False, reason)
-        torch._foreach_copy_(kept, [p.detach() for p in parameters])
-        optimiser.step()
-        schedule.step()
-        values.append(float(value.detach()))
-        report(step, values[-1])
-    return Outcome(steps, *_settled(values, units))
+            _check_batch(self.model, self._view(batch), self.size)
+        done = self._bound(batch, index, step)
+        self.optimiser.zero_grad()
+        done.loss.backward()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        value = float(done.value.detach())
+        if not math.isfinite(value) or not all(bool(g.isfinite().all()) for g in gradients):
+            return f"step {step} turned non-finite at site '{non_finite_site(self.model, batch, done.z.detach())}'"
+        if self.training.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.training.clip * self.units)
+        self.optimiser.step()
+        self.schedule.step()
+        self.values.append(value)
+        return ""
+
+    def judge(self, step: int) -> None:
+        """Compare the block that ends at ``step`` with the best before it; keep its state if it is better."""
+        if step <= self.training.warm_up:
+            return  # another objective: its values say nothing of this one's
+        value, error = _mean(self.values[-self.block:])
+        if self.validation is not None:
+            value, error = self._held_out(), 0.0
+        if value > self.best_value:
+            self.best, self.best_step, self.best_value, self.best_error = self._copy(), step, value, error
+            self.stale = 0
+            return
+        self.stale += 1
+        if self.validation is not None and self.stale >= self.training.patience:
+            self.stopped = f"early: the held-out ELBO has not risen since step {self.best_step}"
+        elif value < min(self.values[0], self.best_value) - 10 * abs(self.best_value) - 100 * self.units:
+            self.stopped = f"the ELBO fell to {value:.4g}, far below {self.best_value:.4g} of step {self.best_step}"
+
+    def outcome(self, problem: str) -> Outcome:
+        """Say how the run ended, with the best state in place where the last one is no match for it."""
+        last, taken = self._copy(), len(self.values)
+        elbo, settled = _settled(self.values, self.units)
+        if self.validation is not None and self.best_step:
+            self._restore(self.best)
+            taken = self.best_step if self.stopped else taken
+            elbo, settled = self.best_value * self.units / len(reference(self.validation)), bool(self.stopped) or settled
+        problem = problem or ("" if self.validation is not None else self.stopped or self._fallen())
+        if problem:
+            self._restore(self.best)
+            kept = f"the best state, after step {self.best_step}, is kept" if self.best_step else "the start is kept"
+            self.stopped = f"{problem}; {kept}"
+            elbo, settled = (self.best_value if self.best_step else self.values[0] if self.values else -math.inf), False
+            warnings.warn(ZooWarning(
+                f"fit of '{self.guide.text}' diverged: {self.stopped}; lower the learning rate, or set clip"), stacklevel=5)
+        states = States(tuple(self.parameters), tuple(self.best), tuple(last), self.best_step)
+        return Outcome(taken, elbo, settled, self.stopped, states)
+
+    def _fallen(self) -> str:
+        """Return why the run counts as diverged: its last block lies well below its best one, or the whole below its start."""
+        if not self.values:
+            return ""
+        value, error = _mean(self.values[-self.block:])
+        best, best_error = (self.best_value, self.best_error) if self.best_step else (self.values[0], 0.0)
+        noise = 5 * math.hypot(error, best_error) + max(0.5 * self.units, 0.02 * abs(best))
+        start = self.values[0]
+        if value < best - noise and (value < start or best - value > 0.5 * (best - start)):
+            return f"the ELBO ended at {value:.5g}, below the {best:.5g} it had been at"
+        return ""
+
+    def _bound(self, batch: Data, index: Tensor | None, step: int) -> Step:
+        t = self.training
+        weight = min(1.0, step / (t.warm_up + 1)) if t.warm_up else 1.0
+        return stochastic_bound(
+            self.model, self.guide, self._view(batch), index, self.units, self.draws, t.bound, t.estimator, weight)
+
+    def _view(self, batch: Data) -> Data:
+        view = self.training.view
+        return view(batch) if view is not None and isinstance(batch, Tensor) else batch
+
+    def _batches(self) -> Iterator[tuple[Data, Tensor | None]]:
+        """Yield minibatches, each unit once before any comes again."""
+        order = torch.empty(0, dtype=torch.long)
+        while True:
+            if self.size == self.units:
+                # A guide with parameters for each unit may be served all of them without saying which.
+                yield self.x, None
+                continue
+            if len(order) < self.size:
+                order = torch.cat([order, torch.randperm(self.units)])
+            index, order = order[: self.size].to(reference(self.x).device), order[self.size:]
+            yield take(self.x, index, self.units), index
+
+    def _held_out(self) -> float:
+        """Return the ELBO of the held-out units, total, on the same noise each time."""
+        assert self.validation is not None, "asked for only with a validation share"
+        self.guide.eval()
+        with seeded(0), torch.no_grad():
+            x = self._view(self.validation)
+            q = self.guide.posterior(x)
+            if isinstance(q, Enumerated):
+                log_q = q.logits.movedim(-1, 0)
+                value = expect(log_q.exp(), self.model.log_joint(x, q.enumerate_support()) - log_q).sum()
+            else:
+                z, log_q = scored(q, VALIDATION_DRAWS)
+                value = (self.model.log_joint(x, z) - log_q).mean(0).sum()
+        self.guide.train()
+        return float(value)
+
+    def _copy(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.parameters]
+
+    def _restore(self, state: list[Tensor]) -> None:
+        torch._foreach_copy_([p.detach() for p in self.parameters], state)
 
 
-def _stopped(model: Model, guide: BaseGuide, batch: Data, z: Tensor, step: int) -> str:
-    """Say, and warn, at which site a step turned non-finite, and what is kept."""
-    site = non_finite_site(model, batch, z)
-    last = max(0, step - 2)
-    reason = f"step {step} turned non-finite at site '{site}'; the last finite parameters, after step {last}, are kept"
-    warnings.warn(ZooWarning(f"fit of '{guide.text}' stopped: {reason}; lower the learning rate"), stacklevel=4)
-    return reason
+def _mean(values: list[float]) -> tuple[float, float]:
+    """Return the mean of noisy values and its standard error."""
+    numbers = torch.tensor(values).double()
+    error = float(numbers.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return float(numbers.mean()), error
 
 
 def _settled(values: list[float], units: int) -> tuple[float, bool]:
@@ -102,24 +281,20 @@ def _settled(values: list[float], units: int) -> tuple[float, bool]:
     return float(last.mean()), float(last.mean() - middle.mean()) <= max(3 * error, 0.02 * units)
 
 
-def minibatch_elbo(
-    model: Model, guide: BaseGuide, batch: Data, index: Tensor | None, units: int, draws: int,
-) -> tuple[Tensor, Tensor]:
-    """Return an unbiased estimate of the ELBO's total over ``units`` from a minibatch of them, and the draws.
-
-    Args:
-        batch: the minibatch: rows ``index`` of the data; ``index`` is ``None`` where it is all of it.
-        units: how many units there are in all.
-        draws: of z per unit, reparameterised; a finite support is summed exactly.
-    """
-    q = guide.posterior(batch, index)
-    if not isinstance(q, Enumerated) and not q.has_rsample:
-        raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
-    z, log_measure = draw(q, draws)
-    log_q = log_measure if isinstance(q, Enumerated) else q.log_prob(z)
-    log_weight = model.log_joint(batch, z) - log_q
-    total = expect(log_measure.exp(), log_weight).sum()
-    return total * (units / log_weight.shape[1]), z
+def _hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Data, Data | None]:
+    """Split a ``share`` of the units off for validation."""
+    if not share:
+        return x, None
+    units = len(reference(x)) if isinstance(x, Tensor) else model.latents(x).units
+    held = round(share * units)
+    if not guide.new_units:
+        raise ZooError(
+            f"expected a guide that can serve new units with validation; got '{guide.text}'; use an encoder, or leave it out")
+    if not 1 <= held < units:
+        raise ZooError(
+            f"expected a validation share that leaves units on both sides; got {share} of {units} units; change or drop it")
+    order = torch.randperm(units, device=reference(x).device)
+    return take(x, order[held:], units), take(x, order[:held], units)
 
 
 def _check_batch(model: Model, batch: Data, size: int) -> None:
@@ -135,9 +310,9 @@ def _check_batch(model: Model, batch: Data, size: int) -> None:
             "dimension of x, with a plate of len(x), or leave batch_size out")
 
 
-def _batch_size(model: Model, units: int, asked: int | None) -> int:
+def _batch_size(model: Model, guide: BaseGuide, units: int, asked: int | None) -> int:
     if asked is None:
-        return min(units, 256)
+        return min(units, 256) if guide.minibatches else units
     if units == 1:
         raise ZooError(
             f"expected no batch_size for {model.label}, whose latents all rows share (one unit); got {asked}; leave it out")

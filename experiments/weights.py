@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from guides.guide import BaseGuide
-from zoo.data import Data, tensors
+from zoo.data import Data, reference, tensors
 from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError
 from zoo.model import Model
@@ -46,7 +46,7 @@ class LogWeights:
 
     ``log_weight`` = log p(x, z) − log q(z). ``log_measure`` is the log of each draw's share in an expectation under q:
     −log draws where z was drawn, log q(z) where the draws are all values of a finite support, and every expectation is
-    an exact sum. The reductions below are the same for both.
+    an exact sum. The reductions below are the same for both. ``loc`` and ``variance`` are those of z itself, (units, d).
     """
 
     log_prior: Tensor
@@ -54,6 +54,8 @@ class LogWeights:
     log_q: Tensor
     log_measure: Tensor
     enumerated: bool
+    loc: Tensor
+    variance: Tensor
 
     @property
     def log_joint(self) -> Tensor:
@@ -119,6 +121,22 @@ class LogWeights:
         return (2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp()
 
 
+    def active(self) -> int | None:
+        """Return how many of the d coordinates tell the units apart; ``None`` for one unit or a finite support.
+
+        Active are those in which Var_x(E_q z) is over a hundredth of the aggregate posterior's variance, Var_x(E_q z) +
+        E_x Var_q z. Where few are, the guide has collapsed onto the prior in the rest.
+
+        Source: Burda, Grosse and Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, whose variance of 0.01 is this share
+        where the aggregate is standard normal.
+        """
+        if self.enumerated or len(self.loc) < 2 or not self.loc.shape[1]:
+            return None
+        within = self.variance.mean(0)
+        between = (self.loc.var(0) - within / len(self.log_q)).clamp(min=0)  # less what the means of the draws scatter by
+        return int((between > 0.01 * (between + within)).sum())
+
+
 def _khat(log_weight: np.ndarray, rounding: float) -> float:
     """Return the PSIS shape of one unit's sorted log weights; NaN where they are equal up to ``rounding``."""
     from arviz_stats.base import array_stats
@@ -151,6 +169,16 @@ def draw(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
     return z, torch.full(z.shape[:2], -math.log(draws), dtype=z.dtype, device=z.device)
 
 
+def scored(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
+    """Draw z (draws, units, d) from q and return it with log q(z) (draws, units), from one pass where q has both in one."""
+    both = getattr(q, "rsample_and_log_prob", None)
+    if both is not None:
+        pair: tuple[Tensor, Tensor] = both((draws,))
+        return pair
+    z = q.rsample((draws,)) if q.has_rsample else q.sample((draws,))
+    return z, q.log_prob(z)
+
+
 def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = None, seed: int | None = 0) -> LogWeights:
     """Evaluate the log-densities of ``guide`` and ``model`` at draws of the guide, without gradients.
 
@@ -171,15 +199,16 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
     with seeded(seed), torch.no_grad():
         q = guide.posterior(x)
         enumerated = isinstance(q, Enumerated)
-        parts = []
+        parts, first, second = [], reference(x).new_zeros(units, size), reference(x).new_zeros(units, size)
         for count in [draws] if enumerated else chunks(draws, work(x, units, size)):
-            z, log_measure = draw(q, count)
+            z, log_q = (q.enumerate_support(), q.logits.movedim(-1, 0)) if isinstance(q, Enumerated) else scored(q, count)
             prior, likelihood = model.log_terms(x, z)
-            parts.append((prior, likelihood, log_measure if enumerated else q.log_prob(z).expand_as(prior)))
+            parts.append((prior, likelihood, log_q.expand_as(prior)))
+            first, second = first + z.sum(0) / draws, second + z.square().sum(0) / draws
     prior, likelihood, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
     measure = log_q if enumerated else torch.full_like(log_q, -math.log(draws))
     _check_density(q, log_q, guide.text)
-    result = LogWeights(prior, likelihood, log_q, measure, enumerated)
+    result = LogWeights(prior, likelihood, log_q, measure, enumerated, first, (second - first.square()).clamp(min=0))
     bad = result.log_weight.isnan() | (result.log_weight == torch.inf)
     if bool((bad & (measure > -torch.inf)).any()):
         raise ZooError(
@@ -213,7 +242,7 @@ def default_draws(units: int, size: int) -> int:
     >>> default_draws(1, 10), default_draws(1797, 64)
     (4096, 512)
     """
-    return int(min(4096, max(512, 2**20 // (units * size) // 512 * 512)))
+    return int(min(4096, max(512, 2**20 // (units * max(1, size)) // 512 * 512)))
 
 
 def work(x: Data, units: int, size: int) -> int:

@@ -16,7 +16,12 @@ from zoo.networks import check_hidden, check_shapes, network_kind
 
 
 class Amortisation(nn.Module, abc.ABC):
-    """A map from x to φ, built from φ's start (units, *shape) and the data."""
+    """A map from x to φ, built from φ's start (units, *shape) and the data.
+
+    ``new_units``: whether it can serve units that it was not fitted on.
+    """
+
+    new_units = False
 
     @abc.abstractmethod
     def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
@@ -69,6 +74,7 @@ class Encoder(Amortisation):
     torch.Size([9, 2])
     """
 
+    new_units = True
     centre: Tensor
     spread: Tensor
 

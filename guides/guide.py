@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyro
 import pyro.distributions as dist
@@ -23,6 +24,9 @@ from zoo.latents import Site
 from zoo.model import Model
 from zoo.program import Program
 
+#: What is accepted wherever a guide is asked for: one of ours, how one is written, or any Pyro guide.
+AnyGuide: TypeAlias = "BaseGuide | str | Callable[..., Any]"
+
 
 class BaseGuide(PyroModule):
     """What every guide is: :meth:`posterior`, and from it an ordinary Pyro guide.
@@ -33,7 +37,12 @@ class BaseGuide(PyroModule):
     Attributes:
         text: how the guide is written, e.g. ``full_rank:encoder``.
         model: the model it is for. Not a submodule: a guide's parameters are φ alone.
+        new_units: whether it can serve units that it was not fitted on.
+        minibatches: whether it can serve some of the units that it was fitted on.
     """
+
+    new_units = True
+    minibatches = True
 
     def __init__(self, model: Model, text: str):
         super().__init__()
@@ -119,6 +128,7 @@ class Guide(BaseGuide):
     def __init__(self, model: Model, family: Family, amortisation: Amortisation, text: str):
         super().__init__(model, text)
         self.family, self.amortisation = family, amortisation
+        self.new_units = amortisation.new_units
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         return self.family.distribution(self.phi(x, index))

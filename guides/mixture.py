@@ -99,7 +99,7 @@ class MixtureOfNormals(TorchDistribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         """Draw z with its derivative in the parameters by implicit reparameterisation.
 
-        u_j = F(z_j | z_1 … z_{j−1}) is uniform whatever the parameters, so du_j = 0: dz_j = −(∂F + Σ_i ∂F/∂z_i dz_i) / p(z_j | …).
+        u_j = F(z_j | z_1 … z_{j−1}) is uniform whatever the parameters: du_j = 0, so dz_j = −(∂F + Σ_i ∂F/∂z_i dz_i) / p(z_j).
         Coordinate by coordinate, each draw is its value minus a term that is zero and has that derivative.
         """
         z = self.sample(sample_shape)

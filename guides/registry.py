@@ -81,6 +81,16 @@ class GuideSpec:
         return replace(self, text="") == replace(other, text="")
 
     @property
+    def free_text(self) -> str:
+        """The free guide of the same family, as written."""
+        return self.text.partition(":")[0]
+
+    @property
+    def own_units(self) -> bool:
+        """Whether the guide has parameters for each unit, and so serves only those it was fitted on."""
+        return self.amortisation in ("free", "semi")
+
+    @property
     def needs(self) -> str:
         """Say in words what latents and units the guide is for."""
         if not self.amortisation:

@@ -15,7 +15,7 @@ import pytest
 
 import zoo
 from experiments.cli import run
-from experiments.comparison import Comparison
+from experiments.table import Comparison
 from experiments.spec import Spec
 
 ZOO = str(Path(sys.executable).parent / "zoo")

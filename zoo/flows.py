@@ -33,13 +33,15 @@ def _zuko() -> ModuleType:
         import zuko.transforms
     finally:
         Distribution._validate_args = before
-    return zuko
+    module: ModuleType = zuko
+    return module
 
 
 def _spline(features: int, context: int, layers: int, hidden: Sequence[int]) -> nn.Module:
     from functools import partial
 
-    zuko, bins = _zuko(), 8
+    zuko: Any = _zuko()
+    bins = 8
     spline = partial(zuko.transforms.MonotonicRQSTransform, slope=1e-3)
     return _transform(zuko.flows.NICE(
         features, context, transforms=layers, univariate=spline, shapes=[(bins,), (bins,), (bins - 1,)],
@@ -137,8 +139,10 @@ class FlowDistribution(TorchDistribution):
         return FlowDistribution(self.transform, self.like.expand(*batch_shape, *self.event_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        z, log_abs_det = self.transform.call_and_ladj(value)  # type: ignore[attr-defined]  # zuko adds it to torch's
-        return _log_normal(z) + log_abs_det
+        transform: Any = self.transform  # zuko adds call_and_ladj to torch's
+        z, log_abs_det = transform.call_and_ladj(value)
+        log_prob: Tensor = _log_normal(z) + log_abs_det
+        return log_prob
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         x: Tensor = self.transform.inv(self._noise(sample_shape))
@@ -147,7 +151,8 @@ class FlowDistribution(TorchDistribution):
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
         """Draw, and return each draw's log-density from the same pass."""
         z = self._noise(sample_shape)
-        x, log_abs_det = self.transform.inv.call_and_ladj(z)
+        inverse: Any = self.transform.inv
+        x, log_abs_det = inverse.call_and_ladj(z)
         return x, _log_normal(z) - log_abs_det
 
     def _noise(self, sample_shape: Any) -> Tensor:

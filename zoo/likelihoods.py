@@ -47,9 +47,9 @@ class Bernoulli(Likelihood):
         super().__init__(x)
         low, high = float(x.min()), float(x.max())
         if low < 0 or high > 1:
-            mend = "divide by 255" if low >= 0 and high <= 255 else "rescale them to [0, 1], or use likelihood normal"
+            mend = "divide by 255" if low >= 0 and high <= 255 else "rescale them, or use likelihood normal"
             raise ZooError(
-                f"expected images in [0, 1] for likelihood bernoulli; got values from {low:g} to {high:g}; {mend}, then binarise")
+                f"expected images in [0, 1] for likelihood bernoulli; got values from {low:g} to {high:g}; {mend}, and binarise")
         if not bool(((x == 0) | (x == 1)).all()):
             raise ZooError(
                 "expected 0 or 1 for likelihood bernoulli; got grey values between them; binarise the images "
@@ -59,7 +59,7 @@ class Bernoulli(Likelihood):
         return dist.Bernoulli(logits=output).to_event(1)
 
     def bias(self, x: Tensor) -> Tensor:
-        return torch.special.logit(_share(x, 1))
+        return _logit(x.sum(0), len(x))
 
 
 class Normal(Likelihood):
@@ -102,7 +102,7 @@ class Binomial(Counts):
         return dist.Binomial(self.levels, logits=output).to_event(1)
 
     def bias(self, x: Tensor) -> Tensor:
-        return torch.special.logit(_share(x, self.levels))
+        return _logit(x.sum(0), self.levels * len(x))
 
 
 class Categorical(Counts):
@@ -124,6 +124,6 @@ LIKELIHOODS: Mapping[str, type[Likelihood]] = {
     "bernoulli": Bernoulli, "normal": Normal, "binomial": Binomial, "categorical": Categorical}
 
 
-def _share(x: Tensor, total: int) -> Tensor:
-    """Return each column's mean share of ``total``, drawn in so that its logit is finite."""
-    return (x.sum(0) + 0.5) / (total * len(x) + 1)
+def _logit(ones: Tensor, trials: int) -> Tensor:
+    """Return the logit of each column's share of ones, drawn in so that it is finite."""
+    return (ones + 0.5).log() - (trials - ones + 0.5).log()

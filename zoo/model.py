@@ -54,6 +54,7 @@ class Model(PyroModule):
         holdout: share of the units that θ and encoders should not see in a comparison, unless one says otherwise.
         train_with: the guide to fit θ with in a comparison, unless one says otherwise; empty: EM where the posterior is
             known, else the first amortised guide compared.
+        learning_rate: of Adam, unless one says otherwise.
 
     >>> import pyro, pyro.distributions as dist
     >>> def coin(x):
@@ -70,6 +71,7 @@ class Model(PyroModule):
     dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     holdout: ClassVar[float] = 0.0
     train_with: ClassVar[str] = ""
+    learning_rate: ClassVar[float] = 0.02
 
     def __init__(self) -> None:
         super().__init__()

@@ -112,8 +112,8 @@ def check_shapes(network: nn.Module, rows: Tensor, outputs: int, what: str) -> N
     except (RuntimeError, ValueError, TypeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ZooError(
-            f"expected {what} from (units, {rows.shape[1]}) to (units, {outputs}); got one that fails on 2 units: {first[:120]}; "
-            "change its layers") from error
+            f"expected {what} from (units, {rows.shape[1]}) to (units, {outputs}); got one that fails on 2 units: "
+            f"{first[:120]}; change its layers") from error
     finally:
         network.train(before)
     shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__

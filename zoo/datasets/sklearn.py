@@ -6,6 +6,7 @@ Tibshirani (2004), Least angle regression, https://doi.org/10.1214/0090536040000
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -25,8 +26,8 @@ def wine() -> Frame:
 
 
 def digits() -> Frame:
-    """8 × 8 images, grey values divided by 16 so that they lie in [0, 1]."""
-    return _frame(datasets.load_digits(), scale=16.0)
+    """8 × 8 images with 17 grey values: 0 to 16 as counts, divided by 16 as images and as a table."""
+    return replace(_frame(datasets.load_digits()), shape=(8, 8), white=16.0)
 
 
 def breast_cancer() -> Frame:
@@ -39,8 +40,9 @@ def diabetes() -> Frame:
     return _frame(datasets.load_diabetes(scaled=False))
 
 
-def _frame(bunch: Any, scale: float = 1.0) -> Frame:
+def _frame(bunch: Any) -> Frame:
     columns = [str(name).replace(" ", "_").replace("_(cm)", "_cm") for name in bunch.feature_names]
-    data = pd.DataFrame(bunch.data / scale, columns=columns)
     classes = tuple(map(str, bunch.target_names)) if hasattr(bunch, "target_names") else ()
-    return Frame(data, target=bunch.target.astype(float), target_name="target", classes=classes)
+    return Frame(
+        pd.DataFrame(bunch.data, columns=columns), target=bunch.target.astype(float), target_name="target", classes=classes,
+        labels=bunch.target if classes else None)

@@ -37,4 +37,4 @@ def __getattr__(name: str) -> Callable[[], Frame]:
 
 def _table(name: str) -> Frame:
     with as_file(files("zoo.datasets") / "csv" / f"{name}.csv") as path:
-        return Frame(read_csv(path))
+        return read_csv(path)

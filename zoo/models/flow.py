@@ -26,7 +26,7 @@ class Flow(Model):
 
     Args:
         x: (rows, D), D ≥ 2, no column constant. Sizes and standardises the flow.
-        kind: ``spline`` (coupling, the default: both directions cost one pass, and few layers bend far), ``realnvp`` or ``maf``.
+        kind: ``spline`` (coupling, the default: both directions take one pass, and few layers bend far), ``realnvp``, ``maf``.
         layers: K − 1, beside the standardisation.
         hidden: widths of each layer's network.
 
@@ -44,6 +44,7 @@ class Flow(Model):
 
     dims = {"z": ("latent",), "x": ("column",)}
     holdout = 0.2
+    learning_rate = 0.003
     centre: Tensor
     spread: Tensor
 

@@ -51,6 +51,7 @@ class VAE(Model):
     dims = {"z": ("latent",), "x": ("column",), "responsibilities": ("rows", "component")}
     holdout = 0.2
     train_with = "mean_field:encoder"
+    learning_rate = 0.003
 
     def __init__(
         self, x: Data, latent: int = 8, likelihood: str = "bernoulli", prior: str = "standard",
@@ -139,6 +140,7 @@ class LinearVAE(VAE):
 
     dims = {"z": ("latent",), "x": ("column",)}
     holdout = 0.0
+    train_with = ""
 
     def __init__(self, x: Data, latent: int = 2):
         super().__init__(x, latent, "normal", "standard", hidden=())

@@ -1,0 +1,162 @@
+"""Objectives and gradient estimators: one family of bounds on log p(x), and three ways to its gradient."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from experiments.engine import frozen
+from experiments.weights import scored
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.enumerated import Enumerated, expect
+from zoo.errors import ZooError, nearest
+from zoo.model import Model
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Rényi's bound of order α on K draws: log((1/K) Σ_k w_k^(1−α)) / (1−α), in nats.
+
+    α = 1 is the ELBO (the limit: the mean log weight), α = 0 the importance-weighted bound IWAE-K. For 0 ≤ α ≤ 1 it lies below
+    log p(x) in expectation, between the two.
+
+    Source: Li and Turner (2016), Rényi divergence variational inference, https://arxiv.org/abs/1602.02311; Burda, Grosse and
+    Salakhutdinov (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+
+    >>> Objective.parse("renyi(0.5)").alpha
+    0.5
+    """
+
+    text: str
+    alpha: float
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """Read ``elbo``, ``iwae`` or ``renyi(alpha)``.
+
+        Raises:
+            ZooError: another word, or an order outside [0, 1].
+        """
+        name, _, rest = text.strip().partition("(")
+        if name in OBJECTIVES and not rest:
+            return cls(name, OBJECTIVES[name])
+        try:
+            alpha = float(ast.literal_eval(rest.removesuffix(")").removeprefix("alpha="))) if rest else math.nan
+        except (ValueError, SyntaxError, TypeError):
+            alpha = math.nan
+        if name != "renyi" or not 0 <= alpha <= 1:
+            hint = nearest(name, [*OBJECTIVES, "renyi"]) if name != "renyi" else None
+            raise ZooError(
+                f"expected an objective elbo, iwae or renyi(alpha) with alpha from 0 to 1; got '{text}'"
+                f"{hint or '; e.g. renyi(0.5)'}")
+        return cls(text.strip(), alpha)
+
+    def bound(self, log_weight: Tensor) -> Tensor:
+        """Return the bound of each unit, (units,), from log weights (draws, units)."""
+        if self.alpha == 1:
+            return log_weight.mean(0)
+        power = 1 - self.alpha
+        return ((power * log_weight).logsumexp(0) - math.log(len(log_weight))) / power
+
+
+#: Objectives by name: their orders α. ``renyi(alpha)`` is any other.
+OBJECTIVES: Mapping[str, float] = {"elbo": 1.0, "iwae": 0.0}
+
+#: Gradient estimators, and what is known of them.
+ESTIMATORS: Mapping[str, str] = {
+    "reparameterised": "the gradient of the bound through z(φ, ε) and log q(z; φ)",
+    "stl": "sticking the landing: no gradient through φ in log q; for the ELBO unbiased, and without noise where q is exact",
+    "dreg": "doubly reparameterised: unbiased for every order, and its signal-to-noise does not fall with K",
+}
+
+
+def check_estimator(estimator: str, objective: Objective) -> None:
+    """Raise a :class:`ZooError` unless ``estimator`` is one, and unbiased for the ``objective``."""
+    if estimator not in ESTIMATORS:
+        hint = nearest(estimator, ESTIMATORS) or "; choose one"
+        raise ZooError(f"expected estimator to be one of {', '.join(ESTIMATORS)}; got '{estimator}'{hint}")
+    if estimator == "stl" and objective.alpha != 1:
+        raise ZooError(
+            f"expected estimator stl with objective elbo, for which it is unbiased; got '{objective.text}'; use estimator dreg")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stochastic estimate: ``value`` of the bound, summed over all units; ``loss``, whose gradient is minus its gradient's
+    estimate; and the draws ``z`` (draws, units, d)."""
+
+    value: Tensor
+    loss: Tensor
+    z: Tensor
+
+
+def stochastic_bound(
+    model: Model, guide: BaseGuide, batch: Data, index: Tensor | None, units: int, draws: int,
+    objective: Objective = Objective("elbo", 1.0), estimator: str = "reparameterised", kl_weight: float = 1.0,
+) -> Step:
+    """Return an unbiased estimate of a bound's total over ``units`` from a minibatch of them.
+
+    Args:
+        model: the model.
+        guide: the guide; a finite support is summed exactly.
+        batch: the minibatch: rows ``index`` of the data; ``index`` is ``None`` where it is all of it.
+        index: which of the fitted units these are.
+        units: how many units there are in all.
+        draws: K, of z per unit.
+        objective: which bound.
+        estimator: a key of :data:`ESTIMATORS`.
+        kl_weight: β on log p(z) − log q(z), for KL warm-up.
+
+    Raises:
+        ZooError: a guide without reparameterised draws, or an objective other than the ELBO where nothing is drawn.
+
+    Source: Roeder, Wu and Duvenaud (2017), Sticking the landing, https://arxiv.org/abs/1703.09194; Tucker, Lawson, Gu and
+    Maddison (2019), Doubly reparameterized gradient estimators, https://arxiv.org/abs/1810.04152
+    """
+    q = guide.posterior(batch, index)
+    if isinstance(q, Enumerated):
+        return _enumerated(model, q, batch, units, objective, kl_weight)
+    if not q.has_rsample:
+        raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
+    z, log_q = scored(q, draws)
+    if estimator != "reparameterised":
+        with frozen(guide):
+            log_q = guide.posterior(batch, index).log_prob(z)
+    prior, likelihood = model.log_terms(batch, z)
+    log_weight = likelihood + prior - log_q if kl_weight == 1 else likelihood + kl_weight * (prior - log_q)
+    scale = units / log_weight.shape[1]
+    value = objective.bound(log_weight).sum() * scale
+    if estimator == "reparameterised":
+        return Step(value, -value, z)
+    return Step(value, -_doubly_reparameterised(log_weight, z, objective.alpha).sum() * scale, z)
+
+
+def _doubly_reparameterised(log_weight: Tensor, z: Tensor, alpha: float) -> Tensor:
+    """Return a surrogate (units,) whose gradient in θ is Σ_k v_k ∂θ log w_k, v_k ∝ w_k^(1−α), and in φ, through z alone,
+    Σ_k (α v_k + (1−α) v_k²) ∂z log w_k ∂φ z_k.
+
+    The score that was dropped, −v_k ∂φ log q(z_k), is in expectation the path gradient of v_k, (1−α)(v_k − v_k²) ∂z log w_k:
+    subtracted from v_k it leaves the factor above. α = 0 is DReG for IWAE, α = 1 sticking the landing.
+    """
+    share = ((1 - alpha) * log_weight).softmax(0).detach()
+    if z.requires_grad:
+        z.register_hook(lambda gradient: gradient * (alpha + (1 - alpha) * share)[..., None])
+    return (share * log_weight).sum(0)
+
+
+def _enumerated(
+    model: Model, q: Enumerated, batch: Data, units: int, objective: Objective, kl_weight: float,
+) -> Step:
+    if objective.alpha != 1:
+        raise ZooError(
+            f"expected objective elbo for discrete latents, which are summed, not drawn; got '{objective.text}'; leave it out")
+    z, log_q = q.enumerate_support(), q.logits.movedim(-1, 0)
+    prior, likelihood = model.log_terms(batch, z)
+    total = expect(log_q.exp(), likelihood + kl_weight * (prior - log_q)).sum()
+    value = total * (units / log_q.shape[1])
+    return Step(value, -value, z)

@@ -1,0 +1,170 @@
+"""What each kind of data is made of: one function a kind, in :data:`ASSEMBLERS`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.data import Data
+from zoo.datasets.frame import Frame, shorten
+from zoo.datasets.images import check_binarise, check_counts, check_grey, choose
+from zoo.errors import ZooError
+
+#: The kinds whose rows may be pictures: their columns may be constant (borders are), and they are not rescaled.
+PICTURES = ("images", "counts")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Data ready for a model: ``x``, and what its columns and rows are called.
+
+    Attributes:
+        name: a registered name, or the file's; of binarised images, with the binarisation, which moves results by nats.
+        x: a (rows, columns) tensor, or a mapping of tensors.
+        columns: names of the columns of the table or of X.
+        rows: names of the rows, empty where they have none.
+        classes: the two names of a binary target, empty for other kinds.
+        remarks: what was done to the data, one line each.
+        shape: the (height, width) of the picture that each row is, empty where rows are no pictures.
+        labels: (rows,) whole numbers, the class of each row; for the colours of figures only. ``None`` where there is none.
+        view: what a trainer does to each minibatch, afresh (dynamic binarisation); ``None``: nothing.
+        latents: (1, units, d), unconstrained: of data drawn from a model, the latents that they were drawn with.
+    """
+
+    name: str
+    x: Data
+    columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    labels: Tensor | None = None
+    view: Callable[[Tensor], Tensor] | None = None
+    latents: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked of the data beside their kind. See :func:`zoo.dataset`."""
+
+    standardise: bool = False
+    drop_constant: bool = False
+    binarise: str | None = None
+    seed: int = 0
+    dtype: torch.dtype = torch.float64
+
+    def check(self, kind: str, label: str) -> None:
+        """Raise for an option that data of ``kind`` can't follow."""
+        check_binarise(self.binarise, kind, label)
+        if self.standardise and kind in PICTURES:
+            raise ZooError(f"expected {kind} of {label} as they are; got standardise, which changes their range; leave it out")
+        if not self.dtype.is_floating_point:
+            raise ZooError(f"expected a floating dtype; got {self.dtype}; use torch.float64 or torch.float32")
+
+
+def assemble(frame: Frame, label: str, kind: str, options: Options) -> Dataset:
+    """Return ``frame`` as data of the ``kind``, a key of :data:`zoo.registry.KINDS`."""
+    options.check(kind, label)
+    made = ASSEMBLERS[kind](frame, label, options)
+    return made if frame.labels is None else replace(made, labels=torch.from_numpy(frame.labels.astype(np.int64)))
+
+
+def _table(frame: Frame, label: str, options: Options) -> Dataset:
+    values, columns, remarks = _columns(frame, label, options, grey=bool(frame.shape))
+    return Dataset(label, _tensor(values, options), columns, frame.rows, remarks=remarks)
+
+
+def _regression(frame: Frame, label: str, options: Options) -> Dataset:
+    return _with_target(frame, label, options, frame.response(label), ())
+
+
+def _binary(frame: Frame, label: str, options: Options) -> Dataset:
+    return _with_target(frame, label, options, *frame.two_classes(label))
+
+
+def _with_target(
+    frame: Frame, label: str, options: Options, target: np.ndarray, classes: tuple[str, ...]) -> Dataset:
+    values, columns, remarks = _columns(frame, label, options)
+    x = {"X": _tensor(values, options), "y": _tensor(target, options)}
+    return Dataset(label, x, columns, frame.rows, classes, remarks)
+
+
+def _effects(frame: Frame, label: str, options: Options) -> Dataset:
+    frame = frame.effects(label)
+    y, sigma = frame.numbers(label).T
+    return Dataset(label, {"y": _tensor(y, options), "sigma": _tensor(sigma, options)}, frame.columns, frame.rows)
+
+
+def _images(frame: Frame, label: str, options: Options) -> Dataset:
+    values, columns, remarks = _columns(frame, label, options, grey=True)
+    check_grey(values, columns, label)
+    shape = _shape(frame.shape or _square(len(frame.columns)), columns)
+    how = choose(options.binarise)
+    x = _tensor(how.fix(values, options.seed), options)
+    remarks += ((how.remark.format(seed=options.seed),) if how.remark else ())
+    return Dataset(label + how.called(options.seed), x, columns, frame.rows, remarks=remarks, shape=shape, view=how.view)
+
+
+def _counts(frame: Frame, label: str, options: Options) -> Dataset:
+    values, columns, remarks = _columns(frame, label, options)
+    check_counts(values, columns, label)
+    shape = _shape(frame.shape, columns)
+    return Dataset(label, _tensor(values, options), columns, frame.rows, remarks=remarks, shape=shape)
+
+
+ASSEMBLERS: Mapping[str, Callable[[Frame, str, Options], Dataset]] = {
+    "table": _table, "regression": _regression, "binary": _binary, "effects": _effects, "images": _images, "counts": _counts}
+
+
+def _columns(
+    frame: Frame, label: str, options: Options, grey: bool = False,
+) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """Return the numbers (``grey``: divided by what stands for white), the columns' names, and what was done to them."""
+    values, columns, remarks = frame.numbers(label), frame.columns, []
+    if grey and frame.white != 1:
+        values = values / frame.white
+        remarks += [frame.remark] if frame.remark else []
+    if options.drop_constant:
+        values, columns, gone = _varying(values, columns, label)
+        remarks += [f"dropped constant column(s) {shorten(gone)}"] if gone else []
+    if options.standardise:
+        values = _standardised(values, columns, label)
+        remarks.append("columns standardised")
+    return values, columns, tuple(remarks)
+
+
+def _varying(values: np.ndarray, columns: tuple[str, ...], label: str) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+    """Return the columns that vary, and the names of those that do not."""
+    keep = (values != values[:1]).any(0)
+    if not keep.any():
+        raise ZooError(f"expected a column that varies in {label}; got none; use other data")
+    gone = [c for c, varies in zip(columns, keep, strict=True) if not varies]
+    return values[:, keep], tuple(c for c, varies in zip(columns, keep, strict=True) if varies), gone
+
+
+def _standardised(values: np.ndarray, columns: tuple[str, ...], label: str) -> np.ndarray:
+    values = values / np.abs(values).max(0).clip(min=np.finfo(float).tiny)  # squares of huge and tiny numbers still fit
+    scale = values.std(0)
+    constant = [c for c, s in zip(columns, scale, strict=True) if s == 0]
+    if constant:
+        raise ZooError(f"expected columns that vary in {label}; got constant {shorten(constant)}; use --drop-constant")
+    return np.asarray((values - values.mean(0)) / scale)
+
+
+def _shape(shape: tuple[int, ...], columns: tuple[str, ...]) -> tuple[int, ...]:
+    """Return ``shape``, or nothing where columns were dropped: the rows are then no whole pictures."""
+    return shape if math.prod(shape) == len(columns) else ()
+
+
+def _square(columns: int) -> tuple[int, ...]:
+    side = math.isqrt(columns)
+    return (side, side) if side * side == columns else ()
+
+
+def _tensor(values: np.ndarray, options: Options) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float64, order="C")).to(options.dtype)
