@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +37,8 @@ TARGET = Annotated[str | None, typer.Option(help="Of a file: the column to predi
 STANDARDISE = Annotated[bool | None, typer.Option(help="Standardise the columns; regressions do where unsaid.")]
 DROP = Annotated[bool, typer.Option("--drop-constant", help="Leave constant columns out.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else to standard output.")]
+BINARISE = Annotated[
+    str | None, typer.Option(help="Of images: static (drawn once; where unsaid), dynamic (drawn anew each step) or threshold.")]
 OUT = Annotated[Path | None, typer.Option(help="Write results and figures (PNG, SVG) to this directory.")]
 
 
@@ -50,21 +54,26 @@ def list_command(name: Annotated[str | None, typer.Argument(help="A model, to se
 def compare(
     context: typer.Context, model: MODEL, data: DATA = None,
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="May be given several times.")] = None,
-    method: METHOD = None, seed: SEED = 0, steps: STEPS = None, draws: DRAWS = None, target: TARGET = None,
-    standardise: STANDARDISE = None, drop_constant: DROP = False, as_json: JSON = False, out: OUT = None,
+    method: METHOD = None, seed: SEED = 0, steps: STEPS = None, draws: DRAWS = None,
+    holdout: Annotated[float | None, typer.Option(help="Share of units that θ and encoders do not see.")] = None,
+    train_with: Annotated[str | None, typer.Option(help="The guide to fit θ with.")] = None,
+    train_model: Annotated[bool, typer.Option("--train-model", help="Let each guide train a θ of its own.")] = False,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Compare on data drawn from the fitted model.")] = False,
+    binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
+    as_json: JSON = False, out: OUT = None,
 ) -> None:
     """Fit θ once, fit each guide to it, and say how far each is from the posterior."""
-    spec, built, data_set = _prepare(
-        context, model, data, tuple(guide or ()), method=method, seed=seed, steps=steps, draws=draws, target=target,
+    job = _prepare(
+        context, model, data, tuple(guide or ()), method=method, seed=seed, steps=steps, draws=draws, holdout=holdout,
+        train_with=train_with, train_model=train_model, simulate=simulate, binarise=binarise, target=target,
         standardise=standardise, drop_constant=drop_constant)
-    from experiments.comparison import compare as run
     from experiments.output import Output
 
     with Output(out) as output:
-        table = run(
-            built, data_set.x, spec.guides, seed=seed, method=method, steps=steps, draws=draws, data=data_set.name)
+        table = _compare(job, job.spec.guides, draws=draws)
         _report(table, as_json)
-        output.write(table, data_set)
+        output.write(table, job.data)
 
 
 @app.command(context_settings=OWN)
@@ -74,23 +83,34 @@ def fit(
     method: METHOD = None, seed: SEED = 0, steps: STEPS = None, draws: DRAWS = None,
     batch_size: Annotated[int | None, typer.Option(help="Units per step of svi.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of svi.")] = None,
-    target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False, as_json: JSON = False,
-    out: OUT = None,
+    objective: Annotated[str, typer.Option(help="Of svi: elbo, iwae or renyi(alpha).")] = "elbo",
+    estimator: Annotated[str, typer.Option(help="Of svi: reparameterised, stl or dreg.")] = "reparameterised",
+    schedule: Annotated[str, typer.Option(help="Of svi's learning rate: cosine, linear or constant.")] = "cosine",
+    clip: Annotated[float | None, typer.Option(help="Of svi: largest gradient norm, nats per unit.")] = None,
+    warm_up: Annotated[int, typer.Option(help="Of svi: steps over which the KL term's weight rises to 1.")] = 0,
+    validation: Annotated[float, typer.Option(help="Of svi: share of units on whose ELBO it stops early.")] = 0.0,
+    patience: Annotated[int, typer.Option(help="Of svi: fiftieths of the run without a better one.")] = 10,
+    seeds: Annotated[int, typer.Option(help="Fit from this many seeds, and keep the best.")] = 1,
+    binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
+    as_json: JSON = False, out: OUT = None,
 ) -> None:
     """Fit θ and one guide together, and evaluate the pair."""
-    spec, built, data_set = _prepare(
-        context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws,
-        batch_size=batch_size, learning_rate=learning_rate, target=target, standardise=standardise,
-        drop_constant=drop_constant)
+    job = _prepare(
+        context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws, batch_size=batch_size,
+        learning_rate=learning_rate, objective=objective, estimator=estimator, schedule=schedule, clip=clip, warm_up=warm_up,
+        validation=validation, patience=patience, seeds=seeds, binarise=binarise, target=target, standardise=standardise,
+        drop_constant=drop_constant, holdout=0.0)
     from experiments.comparison import fit_one
     from experiments.output import Output
+    from experiments.spec import training
 
     with Output(out) as output:
+        options: dict[str, Any] = {**training(job.spec), **({} if job.data.view is None else {"view": job.data.view})}
         table = fit_one(
-            built, data_set.x, spec.guides[0], method=method, seed=seed, steps=steps, draws=draws, batch_size=batch_size,
-            learning_rate=learning_rate, data=data_set.name)
+            job.model, job.data.x, job.spec.guides[0], method=method, seed=seed, seeds=seeds, steps=steps, draws=draws,
+            data=job.data.name, **options)
         _report(table, as_json)
-        output.write(table, data_set)
+        output.write(table, job.data)
 
 
 @app.command(context_settings=OWN)
@@ -99,17 +119,16 @@ def summary(
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to summarise.")] = None,
     method: METHOD = None, seed: SEED = 0, steps: STEPS = None,
     draws: Annotated[int | None, typer.Option(help="Draws of the posterior; 4,000 where unsaid.")] = None,
-    target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False, as_json: JSON = False,
+    binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
+    as_json: JSON = False,
 ) -> None:
     """Print ArviZ's summary of the guide's posterior, in the program's own (constrained) variables."""
-    spec, built, data_set = _prepare(
-        context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws, target=target,
-        standardise=standardise, drop_constant=drop_constant)
-    from experiments.comparison import compare as run
+    job = _prepare(
+        context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws, binarise=binarise,
+        target=target, standardise=standardise, drop_constant=drop_constant)
     from experiments.output import print_summary
 
-    table = run(built, data_set.x, spec.guides[:1], seed=seed, method=method, steps=steps, data=data_set.name)
-    print_summary(table, data_set, draws or 4000, as_json)
+    print_summary(_compare(job, job.spec.guides[:1]), job.data, draws or 4000, as_json)
 
 
 def _one(guides: list[str] | None) -> tuple[str, ...]:
@@ -118,34 +137,70 @@ def _one(guides: list[str] | None) -> tuple[str, ...]:
     return tuple(guides or ())
 
 
-def _prepare(
-    context: typer.Context, model: str, data: str | None, guides: tuple[str, ...], **given: Any,
-) -> tuple[Spec, Model, Dataset]:
+@dataclass(frozen=True)
+class Job:
+    """What a command is to do, checked: the model is sized by and started from the rows it may be trained on."""
+
+    spec: Spec
+    model: Model
+    data: Dataset
+    holdout: float
+
+
+def _prepare(context: typer.Context, model: str, data: str | None, guides: tuple[str, ...], **given: Any) -> Job:
     """Check everything that was asked, in the order a person would mend it, and load the data."""
     from experiments.spec import checked, read_options
     from guides.registry import default_guides, parse
     from zoo.registry import MODELS, lookup
 
     entry = lookup(MODELS, model, "model")
+    options = read_options(context.args)
+    kind = entry.kind(options)
     if given["standardise"] is None:
-        given["standardise"] = entry.standardise
+        given["standardise"] = entry.standardises(options)
+    if given["binarise"] is None and kind == "images":
+        given["binarise"] = "static"
     guides = guides or tuple(default_guides(entry.facts(model)))
     data = entry.data if data is None else data
-    spec = checked(model=model, data=data, guides=guides, options=read_options(context.args), **given)
-    for guide in guides:
+    spec = checked(model=model, data=data, guides=guides, options=options, **given)
+    for guide in (*guides, *([spec.train_with] if spec.train_with is not None else [])):
         parse(guide).check(entry.facts(model))
     from experiments.output import remark
-    from zoo.construct import build, check_options
+    from zoo.construct import check_options
     from zoo.datasets import dataset
 
     check_options(model, spec.options)
-
     data_set = dataset(
-        spec.data, entry.takes, target=spec.target, standardise=spec.standardise, drop_constant=spec.drop_constant)
-    built = build(model, data_set.x, seed=spec.seed, **spec.options)
+        spec.data, kind, target=spec.target, standardise=spec.standardise, drop_constant=spec.drop_constant,
+        binarise=spec.binarise)
     for text in data_set.remarks:
         remark(f"{data_set.name}: {text}")
-    return spec, built, data_set
+    return _job(spec, data_set)
+
+
+def _job(spec: Spec, data_set: Dataset) -> Job:
+    from experiments.fitting import one_view
+    from experiments.holdout import partition
+    from zoo.construct import build
+    from zoo.registry import MODELS, load
+
+    entry = MODELS[spec.model]
+    share = load(entry.path).holdout if spec.holdout is None else spec.holdout
+    rows = data_set.x
+    if entry.units == "rows" and share and not isinstance(rows, Mapping):
+        rows = partition(rows, len(rows), share, spec.seed).train
+    model = build(spec.model, one_view(rows, data_set.view, spec.seed), seed=spec.seed, **spec.options)
+    return Job(spec, model, data_set, share if entry.units == "rows" else 0.0)
+
+
+def _compare(job: Job, guides: tuple[str, ...], draws: int | None = None) -> Comparison:
+    from experiments.comparison import compare as run
+
+    spec = job.spec
+    return run(
+        job.model, job.data.x, guides, seed=spec.seed, method=spec.method, train_with=spec.train_with,
+        train_model=spec.train_model, holdout=job.holdout, steps=spec.steps, draws=draws, view=job.data.view,
+        simulate=spec.simulate, data=job.data.name)
 
 
 def _report(table: Comparison, as_json: bool) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from experiments.engine import held
 from experiments.evaluation import evaluate, summarise
-from experiments.fitting import Fit, default_method, fit, one_view
+from experiments.fitting import Fit, default_method, fit, fit_seeds, one_view
 from experiments.holdout import Partition, partition
 from experiments.marginal import Evidence, evidence
 from experiments.splitting import Split, fit_free, free_member, split
@@ -31,7 +31,7 @@ def compare(
     model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
     method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
     steps: int | None = None, draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
-    latents: Tensor | None = None, data: str = "data", progress: bool | None = None,
+    simulate: bool = False, data: str = "data", progress: bool | None = None,
 ) -> Comparison:
     """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
 
@@ -53,7 +53,8 @@ def compare(
         steps: of every fit, at most.
         draws: of the evaluation, per unit.
         view: draws a fresh view of the rows, e.g. their binarisation: for each minibatch; once, for the evaluation.
-        latents: an exact draw of the posterior, (1, units, d), where ``x`` was simulated: the evidence is then bracketed.
+        simulate: compare on data drawn from the model at its fitted θ, shaped like the units it would be compared on. An exact
+            draw of each unit's posterior is then known, and with it the evidence is bracketed.
         data: what to call the data in the table.
         progress: show bars on standard error; ``None``: on a terminal only.
 
@@ -73,29 +74,36 @@ def compare(
     facts = model.facts(shown)
     asked = default_guides(facts) if asked is None else list(asked)
     _check(model, asked, facts, train_with)
+    if simulate and train_model:
+        raise ZooError("expected one θ to simulate from; got train_model, where each guide has its own; leave one of them out")
     if holdout is None:
         whole = facts.units == "dataset" or any(isinstance(g, BaseGuide) and not g.new_units for g in asked)
         holdout = 0.0 if whole else model.holdout
     units = partition(x, model.latents(shown).units, holdout, seed)
     contest = _Contest(model, units, view, seed, method, steps, progress)
     theta = None if train_model else contest.fit_theta(asked, train_with)
+    exact = None
+    if simulate:
+        contest, exact = contest.simulated()
     fits = [contest.fit_own(g) for g in asked] if train_model else contest.fit_all(asked)
     weights = [log_weights(done.model, done.guide, contest.x, draws, seed + FRESH) for done in fits]
-    exact = None if latents is None else latents[:, units.index]
     found = contest.evidence(fits, weights, exact, train_model)
     rows = tuple(
         Row(done, summarise(weight, done.guide.text, known), contest.split(done, weight, known, fits, weights))
         for done, weight, known in zip(fits, weights, found, strict=True))
     return Comparison(
-        fits[0].model, contest.x, data, len(units.index), seed, found[0], rows, theta, units, train_model)
+        fits[0].model, contest.x, data, len(units.index), seed, found[0], rows, theta, units, train_model, simulate)
 
 
 def fit_one(
     model: Model | Program, x: Data, guide: AnyGuide, *, data: str = "data", draws: int | None = None, seed: int = 0,
-    **options: Any,
+    seeds: int = 1, **options: Any,
 ) -> Comparison:
-    """Fit θ and one guide together, and return the pair's row as a :class:`Comparison`; ``options`` are those of ``fit``."""
-    done = fit(model, guide, x, seed=seed, **options)
+    """Fit θ and one guide together, from the best of ``seeds`` seeds, and return the pair's row as a :class:`Comparison`.
+
+    ``options`` are those of ``fit``.
+    """
+    done = fit_seeds(model, guide, x, seeds=range(seed, seed + seeds), **options)[0]
     shown = one_view(x, options.get("view"), seed)
     evaluation = evaluate(done.model, done.guide, shown, draws=draws, seed=seed)
     theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
@@ -125,6 +133,13 @@ class _Contest:
     def train(self) -> Data:
         """The units on which θ and encoders are fitted, one view of them."""
         return one_view(self.units.train, self.view, self.seed)
+
+    def simulated(self) -> tuple[_Contest, Tensor]:
+        """Return the contest on data drawn from the model at its θ, and the latents it came from: exact posterior draws."""
+        latent, fresh = self.model.simulate(self.x, seed=self.seed + FRESH)
+        exact = self.model.unconstrain(fresh, {name: value[None] for name, value in latent.items()})
+        units = replace(self.units, held=fresh, train=self.train if self.units.share else fresh)
+        return replace(self, units=units, view=None), exact.detach()
 
     def build(self, guide: AnyGuide, model: Model | None = None) -> BaseGuide:
         """Build a guide on the units that it is to be fitted on."""

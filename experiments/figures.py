@@ -131,6 +131,8 @@ def predictive_check(tree: DataTree, most: int = 6) -> Figure:
     observed = _columns(tree["observed_data"].dataset, 0, most)
     predicted = _columns(tree["posterior_predictive"].dataset, 2, most)
     binary = all(bool(np.isin(value, (0, 1)).all()) for value in observed.values())
+    if binary and any(value.ndim > 1 for value in tree["observed_data"].dataset.data_vars.values()):
+        raise ZooError("expected one binary outcome a row for a calibration figure; got several; see the reconstructions")
     if binary:
         # Curves of zeros and ones tell nothing: show how often ones come where they are predicted with probability p.
         figure = _of(azp.plot_ppc_pava(tree, data_type="binary", backend="matplotlib"))

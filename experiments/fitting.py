@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -15,13 +17,14 @@ from experiments.em import Iteration, em
 from experiments.engine import Outcome, States, held, threads_for
 from experiments.fixed_draws import fixed_draws
 from experiments.progress import Bar
-from experiments.svi import Training, svi
+from experiments.svi import BATCH, Training, svi
 from experiments.weights import work
 from guides.amortisation import Free
 from guides.construct import build
 from guides.guide import AnyGuide, BaseGuide, Guide, paired
 from guides.program import as_guide
 from guides.whole import Exact
+from zoo.bare import as_model
 from zoo.data import Data
 from zoo.errors import ZooError, nearest
 from zoo.model import Model
@@ -115,7 +118,8 @@ def fit(
     history: list[tuple[int, float, float]] = []
     iterations: list[Iteration] = []
     begun = time.perf_counter()
-    one = threads_for(work(x, latents.units, latents.size))
+    share = min(1.0, (how.batch_size or BATCH) / latents.units) if chosen == "svi" else 1.0
+    one = threads_for(round(share * work(x, latents.units, latents.size)))
     theta = nullcontext() if has_theta else held(model)
     with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed), torch.enable_grad(), one, theta:
 
@@ -135,6 +139,38 @@ def fit(
     return Fit(
         model, guide, chosen, outcome.steps, time.perf_counter() - begun, outcome.elbo, outcome.converged, outcome.stopped,
         tuple(history), tuple(iterations), outcome.states)
+
+
+def fit_seeds(
+    model: Model | Program, guide: AnyGuide, x: Data, *, seeds: Sequence[int] = range(5), **options: Any,
+) -> list[Fit]:
+    """Fit from several seeds, each on a copy of the model; return the fits, the highest ELBO first.
+
+    ``model`` itself is left as it is: ``fits[0].model`` and ``fits[0].guide`` are the best pair. A model's own start is that of
+    ``model``; what a seed changes is the guide's start, the draws and the minibatches.
+
+    Args:
+        model, guide, x: as of :func:`fit`; the guide as written, or a Pyro guide's class.
+        seeds: one fit each.
+        options: of :func:`fit`.
+
+    Raises:
+        ZooError: no seeds, a guide that is already built with several seeds, or any error of :func:`fit`.
+
+    >>> import zoo
+    >>> x = zoo.dataset("faithful").x
+    >>> [round(done.elbo, 1) for done in fit_seeds(zoo.build("gmm", x), "exact", x, seeds=range(2))]
+    [-1130.3, -1130.3]
+    """
+    if not len(seeds):
+        raise ZooError("expected one seed or more; got none; e.g. seeds=range(5)")
+    if len(seeds) == 1:
+        return [fit(model, guide, x, seed=seeds[0], **options)]
+    if isinstance(guide, BaseGuide):
+        raise ZooError(f"expected a guide as written with several seeds; got '{guide.text}', which is built; pass its text")
+    known = as_model(model)
+    fits = [fit(copy.deepcopy(known), guide, x, seed=seed, **options) for seed in seeds]
+    return sorted(fits, key=lambda done: -math.inf if done.elbo is None else done.elbo, reverse=True)
 
 
 def pair(model: Model | Program, guide: AnyGuide, x: Data, seed: int = 0) -> tuple[Model, BaseGuide]:

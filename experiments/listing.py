@@ -27,7 +27,8 @@ def show(name: str | None = None) -> None:
         *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())])
     _table("data sets", ("data", "what", "serves as"), (
         (n, e.summary, ", ".join(e.gives)) for n, e in DATASETS.items()))
-    out.print("A CSV, NPY or Parquet file serves as any kind: " + "; ".join(f"{k}: {v}" for k, v in KINDS.items()) + ".")
+    kinds = "; ".join(f"{k}: {v}" for k, v in KINDS.items())
+    out.print(f"A CSV, NPY, NPZ, Parquet or IDX file serves as any kind: {kinds}. sample:MODEL draws from a model.")
     out.print("'zoo list MODEL' shows a model's options.")
 
 

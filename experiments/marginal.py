@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from experiments.bracket import bracket
 from experiments.quadrature import NODES, integrate
 from experiments.weights import log_weights, work
 from guides.guide import BaseGuide, paired
@@ -22,6 +23,8 @@ from zoo.program import Program
 GROUPS = 16
 #: Two-sided 95% of Student's t with GROUPS − 1 degrees of freedom.
 T95 = 2.131449545559323
+#: Numbers that a quadrature may touch: nodes × units × parameters. Beyond it, as with networks, a bracket is quicker.
+MAX_QUADRATURE_WORK = 2**32
 #: A quadrature whose grids differ by more than this many nats per unit is not trusted.
 MAX_QUADRATURE_ERROR = 1e-3
 
@@ -31,12 +34,13 @@ class Evidence:
     """log p(x | θ), or a bound on it, in nats, summed over units.
 
     Attributes:
-        kind: ``exact`` (closed form or enumeration), ``quadrature`` (d ≤ 2), or ``lower_bound`` (importance-weighted:
-            its *expectation* is at most log p(x | θ)).
-        value: total over units.
+        kind: ``exact`` (closed form or enumeration), ``quadrature`` (d ≤ 2), ``bracketed`` (between a lower bound and, by a
+            draw of the exact posterior, an upper bound), ``estimated`` (the same with Markov chains for the exact draw),
+            or ``lower_bound`` (importance-weighted: its *expectation* is at most log p(x | θ)).
+        value: total over units; of a bracket the middle.
         se: Monte-Carlo standard error of ``value``; 0 where nothing was drawn.
-        lower, upper: an interval for log p(x | θ): exact, ± the quadrature's error, or from the bound's 95% limit up.
-            ``upper`` is ``None`` where nothing is known from above.
+        lower, upper: a 95% interval for log p(x | θ): exact, ± the quadrature's error, from the lower bound's limit to the
+            upper bound's, or from the lower bound's up: then ``upper`` is ``None``.
         units: the units' own values, (units,).
         source: the guide that gave the bound, empty for other kinds.
     """
@@ -56,18 +60,23 @@ def evidence(
 ) -> Evidence:
     """Return the best available log p(x | θ), and of which kind it is.
 
-    Exact where the model knows it; by quadrature where a unit has one or two latents; else the importance-weighted
-    lower bound of ``guide``, with its standard error.
+    Exact where the model knows it; by quadrature where a unit has one or two latents and the density is cheap; else a bracket
+    from ``guide``: see :func:`experiments.bracket.bracket`. Where that can't be had (a Pyro guide whose density is known at
+    its own draws alone), the importance-weighted lower bound of ``guide``.
 
     Args:
         model: a model or a bare Pyro program.
         x: the data.
-        guide: whose draws the bound takes; needed where there is no other way.
-        draws: K, per group, of the bound; there are 16 groups.
+        guide: whose draws the bounds take; needed where there is no other way.
+        draws: of the importance-weighted bounds, per unit.
         seed: of the draws.
+        exact: draws of the exact posterior given ``x`` at this very θ, (draws, units, d), where ``x`` was simulated from it.
 
     Raises:
-        ZooError: only a bound is possible and there is no guide.
+        ZooError: only bounds are possible and there is no guide.
+
+    Warns:
+        ZooWarning: quadrature did not settle, Markov chains disagree, or there is only a lower bound.
 
     >>> import zoo
     >>> x = zoo.dataset("faithful").x
@@ -82,14 +91,28 @@ def evidence(
         return Evidence("exact", total, 0.0, total, total, units)
     except NotImplementedError:
         pass
-    if model.latents(x).size in NODES:
+    if model.latents(x).size in NODES and _quadrature_work(model, x) <= MAX_QUADRATURE_WORK:
         result = _by_quadrature(model, x)
         if result is not None:
             return result
     if guide is None:
         raise ZooError(
             f"expected a guide to bound the evidence of {model.label}, which knows none exactly; got none; pass guide=")
-    return _bound(model, guide, x, draws, seed)
+    try:
+        found = bracket(model, guide, x, exact, draws=draws, seed=seed)
+    except ZooError as error:
+        warnings.warn(ZooWarning(f"log p(x) of {model.label} is only bounded from below: {error}"), stacklevel=2)
+        return _bound(model, guide, x, draws, seed)
+    units = 0.5 * (found.lower + found.upper)
+    se = 0.5 * (found.lower_se + found.upper_se)
+    return Evidence(
+        found.kind, float(units.sum()), se, found.lower_limit, found.upper_limit, units, f"{guide.text}, {found.method}")
+
+
+def _quadrature_work(model: Model, x: Data) -> int:
+    latents = model.latents(x)
+    parameters = sum(p.numel() for p in model.parameters())
+    return int(NODES[latents.size] ** latents.size * latents.units * (latents.size + parameters))
 
 
 def _by_quadrature(model: Model, x: Data) -> Evidence | None:
@@ -106,7 +129,8 @@ def _by_quadrature(model: Model, x: Data) -> Evidence | None:
 def _bound(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: int) -> Evidence:
     latents = model.latents(x)
     most = 256 if isinstance(guide, Prior) else 2048  # the prior is drawn by running the program, one by one
-    draws = draws or int(min(most, max(128, 2**25 // GROUPS // work(x, latents.units, latents.size))))
+    draws = draws // GROUPS + 2 if draws is not None else int(
+        min(most, max(128, 2**25 // GROUPS // work(x, latents.units, latents.size))))
     groups = torch.stack([
         log_weights(model, guide, x, draws, seed=seed + 7919 * (group + 1)).importance_bound() for group in range(GROUPS)])
     units = groups.mean(0)

@@ -65,17 +65,25 @@ class Output:
         remark(f"wrote {self.path}")
 
     def _figures(self, table: Comparison, data_set: Dataset) -> None:
-        from experiments import figures
+        from experiments import figures, pictures
 
         assert self.path is not None, "called by write() only"
-        guide = best_guide(table)
+        guide, shape = best_guide(table), data_set.shape
+        q = table.guide(guide)
         tree = _tree(table, data_set, guide, 500, ("posterior",))
         drawn = _tree(table, data_set, guide, 60, ("posterior_predictive", "observed_data"))
         made: dict[str, Callable[[], Any]] = {
             "elbo": lambda: figures.elbo_trace(table), "gap": lambda: figures.gap_bars(table),
             "forest": lambda: figures.forest(tree), "pair": lambda: figures.pair(tree),
             "predictive": lambda: figures.predictive_check(drawn),
-            "density": lambda: figures.density(table.model, table.x, table.guide(guide), data_set.columns, table.seed)}
+            "density": lambda: figures.density(table.model, table.x, q, data_set.columns, table.seed),
+            "split": lambda: pictures.split_bars(table), "samples": lambda: pictures.samples(table),
+            "reconstructions": lambda: pictures.reconstructions(table, q, shape),
+            "prior": lambda: pictures.prior_samples(table.model, table.x, shape, table.seed),
+            "traversal": lambda: pictures.traversal(table, q, shape),
+            "latent_map": lambda: pictures.latent_map(table, q, data_set.labels),
+            "worst": lambda: pictures.worst_units(table, table.rows[0].evaluation.guide, shape),
+            "layers": lambda: pictures.flow_layers(table, q)}
         for name, make in made.items():
             try:
                 figures.save(make(), self.path / "figures" / name)

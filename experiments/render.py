@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,12 +18,10 @@ if TYPE_CHECKING:
 
 KINDS = {
     "exact": "exact", "quadrature": "by quadrature",
+    "bracketed": "bracketed: between bounds from below and, by an exact posterior draw, from above",
+    "estimated": "estimated: between bounds from below and, by posterior draws of Markov chains, from above",
     "lower_bound": "an importance-weighted lower bound, so gaps are lower bounds too",
 }
-
-
-HEADS = ("ELBO", "KL(q‖posterior), 95%", "reconstruction", "KL(q‖prior)", "k̂", "ESS", "param.", "steps", "sec.")
-
 
 def number(value: float | None, se: float | None = None) -> str:
     """Write a number to the digits its error allows: two digits of the error, or three decimals where it is exact.
@@ -81,70 +81,138 @@ def grid(title: str, out: Console) -> Table:
         box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False)
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its head, what a row shows under it (total or per unit), and whether it is shown at all.
+
+    ``cell(row, units)`` is given the row as plain data and how many units to divide by; ``each``: whether the numbers per unit
+    are shown below, too.
+    """
+
+    head: str
+    cell: Callable[[dict[str, Any], int], str]
+    each: bool = True
+    key: str = ""
+
+    def shown(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether any row has something to show."""
+        return not self.key or any(row[self.key] is not None for row in rows)
+
+
+def _scaled(key: str) -> Callable[[dict[str, Any], int], str]:
+    return lambda row, units: number(row[key]["value"] / units, row[key]["se"] / units)
+
+
+def _interval(key: str) -> Callable[[dict[str, Any], int], str]:
+    def cell(row: dict[str, Any], units: int) -> str:
+        gap = row[key]
+        return "" if gap is None else interval({k: None if v is None else v / units for k, v in gap.items()})
+
+    return cell
+
+
+def _khat(row: dict[str, Any], units: int) -> str:
+    khat = row["khat"]
+    return "—" if khat is None else f"{khat:.2f}" if khat < 1e4 else f"{khat:.1e}"
+
+
+def _ess(row: dict[str, Any], units: int) -> str:
+    return "—" if row["ess"] is None or math.isnan(row["ess"]) else f"{row['ess']:.0f} of {row['draws']}"
+
+
+COLUMNS = (
+    Column("ELBO", _scaled("elbo")),
+    Column("KL(q‖posterior), 95%", _interval("kl_gap")),
+    Column("approximation", _interval("approximation_gap"), key="approximation_gap"),
+    Column("amortisation", _interval("amortisation_gap"), key="amortisation_gap"),
+    Column("log p(x | θ)", _scaled("own_evidence"), key="own_evidence"),
+    Column("reconstruction", _scaled("reconstruction")),
+    Column("KL(q‖prior)", _scaled("kl_prior")),
+    Column("active", lambda row, units: "—" if row["active"] is None else str(row["active"]), False, "active"),
+    Column("k̂", _khat, False),
+    Column("ESS", _ess, False),
+    Column("param.", lambda row, units: str(row["parameters"]), False),
+    Column("steps", lambda row, units: str(row["steps"]), False),
+    Column("sec.", lambda row, units: f"{row['seconds']:.2f}", False),
+)
+#: Where a table that is too wide for the terminal is cut.
+CUT = "reconstruction"
+
+
 def comparison(table: Comparison, out: Console) -> None:
     """Print the table on ``out``: whole where it fits, else in two, else as a block of lines a guide. No number is cut."""
-    units, found = table.units, table.evidence
     rows = [row.to_dict() for row in table.rows]
-    whole = [_table(table, rows, out, slice(None))]
-    halves = [_table(table, rows, out, slice(0, 4)), _table(table, rows, out, slice(4, None))]
+    for row in rows:
+        row["own_evidence"] = row["log_evidence"] if table.own_theta else None
+    columns = [column for column in COLUMNS if column.shown(rows)]
+    cut = next(i for i, column in enumerate(columns) if column.head == CUT)
+    whole = [_table(table, rows, out, columns, _title(table))]
+    halves = [_table(table, rows, out, columns[:cut], _title(table)), _table(table, rows, out, columns[cut:], "")]
     for parts in (whole, halves):
         if all(out.measure(part, options=out.options.update(max_width=10_000)).maximum <= out.width for part in parts):
             for part in parts:
                 out.print(part)
             break
     else:
-        _blocks(table, rows, out)
-    each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
-    source = f" from '{found.source}'" if found.source else ""
-    kind = KINDS[found.kind].replace(", so", f"{source}, so")
-    out.print(f"log p(x | θ) = {number(found.value, found.se)} nats{each}, {kind}", markup=False)
+        _blocks(table, rows, out, columns)
+    if not table.own_theta:
+        out.print(_evidence(table), markup=False)
     for line in _remarks(table):
         out.print(line, style="dim", markup=False)
 
 
-def _table(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: slice) -> Table:
+def _table(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: list[Column], title: str) -> Table:
     """Return the ``columns`` of the table, and below them the numbers per unit where there are several units."""
-    shown = grid(_title(table) if not columns.start else "", out)
+    shown = grid(title, out)
     shown.add_column("guide", no_wrap=True)
-    for head in HEADS[columns]:
-        shown.add_column(head, justify="right", no_wrap=True)
+    for column in columns:
+        shown.add_column(column.head, justify="right", no_wrap=True)
     for row in rows:
-        shown.add_row(row["guide"], *_cells(row, 1)[columns])
-    if table.units > 1 and not columns.start:
+        shown.add_row(row["guide"], *(column.cell(row, 1) for column in columns))
+    if table.units > 1 and any(column.each for column in columns):
         shown.add_section()
         shown.add_row(f"per unit (of {table.units})", style="dim")
         for row in rows:
-            shown.add_row(row["guide"], *_cells(row, table.units)[columns])
+            shown.add_row(row["guide"], *(column.cell(row, table.units) if column.each else "" for column in columns))
     return shown
 
 
-def _blocks(table: Comparison, rows: list[dict[str, Any]], out: Console) -> None:
+def _blocks(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: list[Column]) -> None:
     out.print(_title(table), style="bold", markup=False)
     for row in rows:
         out.print(row["guide"], style="bold", markup=False)
-        for head, cell in zip(HEADS, _cells(row, 1), strict=True):
-            out.print(f"  {head + ':':<22}{cell}", markup=False)
+        for column in columns:
+            out.print(f"  {column.head + ':':<22}{column.cell(row, 1)}", markup=False)
 
 
-def _cells(row: dict[str, Any], units: int) -> list[str]:
-    def scaled(key: str) -> str:
-        return number(row[key]["value"] / units, row[key]["se"] / units)
-
-    gap = {k: None if v is None else v / units for k, v in row["kl_gap"].items()}
-    cells = [scaled("elbo"), interval(gap), scaled("reconstruction"), scaled("kl_prior")]
-    if units > 1:
-        return [*cells, "", "", "", "", ""]
-    khat = "—" if row["khat"] is None else f"{row['khat']:.2f}" if row["khat"] < 1e4 else f"{row['khat']:.1e}"
-    ess = "—" if row["ess"] is None or math.isnan(row["ess"]) else f"{row['ess']:.0f} of {row['draws']}"
-    return [*cells, khat, ess, str(row["parameters"]), str(row["steps"]), f"{row['seconds']:.2f}"]
+def _evidence(table: Comparison) -> str:
+    """Say what log p(x | θ) is, and how it is known."""
+    found, units = table.evidence, table.units
+    each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
+    kind = KINDS[found.kind].replace("lower bound, so", f"lower bound from '{found.source}', so")
+    value = number(found.value, found.se)
+    if found.kind in ("bracketed", "estimated") and found.upper is not None:
+        digits = 3 if found.upper - found.lower > 0.01 else 4
+        value = f"{found.value:.{digits}f} [{found.lower:.{digits}f}, {found.upper:.{digits}f}]"
+    return f"log p(x | θ) = {value} nats{each}, {kind}"
 
 
 def _title(table: Comparison) -> str:
-    return f"{table.model.label} on {table.data}: {table.units} unit{'s' if table.units > 1 else ''}, seed {table.seed}"
+    units = f"{table.units} unit{'s' if table.units > 1 else ''}"
+    if table.partition.share:
+        units = f"{table.units} held-out units of {table.partition.total}"
+    if table.simulated:
+        units += ", simulated at the fitted θ"
+    own = ", each guide with a θ of its own" if table.own_theta else ""
+    return f"{table.model.label} on {table.data}: {units}{own}, seed {table.seed}"
 
 
 def _remarks(table: Comparison) -> list[str]:
     lines = ["nats, totals over units, ± Monte-Carlo standard error; k̂ and ESS are the worst unit's"]
+    if any(row.split is not None for row in table.rows):
+        lines.append(
+            "an encoder's KL(q‖posterior) = approximation (what the best free member of its family still lacks) "
+            "+ amortisation (what the encoder lacks of that member)")
     if table.theta is not None:
         t = table.theta
         steps = f"{t.steps} step{'s' if t.steps != 1 else ''}"

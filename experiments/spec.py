@@ -26,6 +26,19 @@ class Spec(BaseModel):
     draws: int | None = Field(None, ge=2)
     batch_size: int | None = Field(None, ge=1)
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
+    train_with: str | None = None
+    train_model: bool = False
+    simulate: bool = False
+    holdout: float | None = Field(None, ge=0, lt=1)
+    objective: str = "elbo"
+    estimator: str = "reparameterised"
+    schedule: str = "cosine"
+    clip: float | None = Field(None, gt=0)
+    warm_up: int = Field(0, ge=0)
+    validation: float = Field(0.0, ge=0, lt=1)
+    patience: int = Field(10, ge=1)
+    seeds: int = Field(1, ge=1)
+    binarise: Literal["static", "dynamic", "threshold"] | None = None
     target: str | None = None
     standardise: bool = False
     drop_constant: bool = False
@@ -64,6 +77,19 @@ def checked(**given: Any) -> Spec:
         raise ZooError(f"{where}: {text}; got {first['input']!r}") from None
 
 
+#: Fields of a :class:`Spec` that are options of ``svi``.
+TRAINING = ("batch_size", "learning_rate", "objective", "estimator", "schedule", "clip", "warm_up", "validation", "patience")
+
+
+def training(spec: Spec) -> dict[str, Any]:
+    """Return the options of ``svi`` that were given, those at their defaults left out.
+
+    >>> training(checked(model="vae", data="digits", clip=1.0))
+    {'clip': 1.0}
+    """
+    return {name: getattr(spec, name) for name in TRAINING if getattr(spec, name) != Spec.model_fields[name].default}
+
+
 def read_options(words: list[str]) -> dict[str, Any]:
     """Read a model's own options, ``--components 4 --centred``, as a command line has them.
 
@@ -92,4 +118,7 @@ def _literal(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
+    if "," in text:  # 400,200: widths of hidden layers
+        parts = tuple(_literal(part) for part in text.strip("()").split(",") if part)
+        return parts if all(isinstance(part, int) for part in parts) else text
     return {"true": True, "false": False}.get(text.lower(), text)

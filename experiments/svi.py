@@ -27,6 +27,8 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda share: 1.0,
 }
 
+#: Units a step where nobody says.
+BATCH = 256
 #: Blocks into which a run is divided: at the end of each its state is judged.
 BLOCKS = 50
 #: Draws of z per unit for the held-out ELBO.
@@ -101,7 +103,8 @@ def svi(
     Args:
         train_model: move θ as well as φ.
         steps: of Adam.
-        draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many. Discrete guides are summed exactly.
+        draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many, 1 for an encoder on batches of 100 or more.
+            Discrete guides are summed exactly.
 
     Raises:
         ZooError: a batch larger than the data, a batch of a one-unit model, a guide without reparameterised draws, a
@@ -134,7 +137,7 @@ class _Run:
         self.x, self.validation = _hold_out(model, guide, x, training.validation)
         self.units = model.latents(self._view(self.x)).units
         self.size = _batch_size(model, guide, self.units, training.batch_size)
-        self.draws = draws or (16 if self.units == 1 else 4)
+        self.draws = draws or _default_draws(guide, self.units, self.size)
         self.parameters = trainable(model, guide, train_model)
         check_start(model, guide, self._view(self.x))
         rate = training.learning_rate or model.learning_rate
@@ -281,6 +284,14 @@ def _settled(values: list[float], units: int) -> tuple[float, bool]:
     return float(last.mean()), float(last.mean() - middle.mean()) <= max(3 * error, 0.02 * units)
 
 
+def _default_draws(guide: BaseGuide, units: int, size: int) -> int:
+    """Return 16 draws for one unit and 4 for many; 1 for an encoder on batches of 100 or more, which average over units.
+
+    Source: Kingma and Welling (2014), §2.3, https://arxiv.org/abs/1312.6114
+    """
+    return 16 if units == 1 else 1 if guide.new_units and size >= 100 else 4
+
+
 def _hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Data, Data | None]:
     """Split a ``share`` of the units off for validation."""
     if not share:
@@ -312,7 +323,7 @@ def _check_batch(model: Model, batch: Data, size: int) -> None:
 
 def _batch_size(model: Model, guide: BaseGuide, units: int, asked: int | None) -> int:
     if asked is None:
-        return min(units, 256) if guide.minibatches else units
+        return min(units, BATCH) if guide.minibatches else units
     if units == 1:
         raise ZooError(
             f"expected no batch_size for {model.label}, whose latents all rows share (one unit); got {asked}; leave it out")

@@ -55,6 +55,7 @@ class Comparison:
         theta: the fit of θ; ``None`` where the model has none, or each guide trained its own.
         partition: which units were held out.
         own_theta: whether each guide trained a θ of its own, ``rows[i].fit.model``.
+        simulated: whether ``x`` was drawn from the model at its θ.
     """
 
     model: Model
@@ -67,6 +68,7 @@ class Comparison:
     theta: Fit | None
     partition: Partition = field(repr=False)
     own_theta: bool = False
+    simulated: bool = False
 
     def guide(self, text: str) -> BaseGuide:
         """Return the fitted guide written ``text``.
@@ -89,6 +91,7 @@ class Comparison:
             "model": self.model.label, "data": self.data, "units": self.units, "units_in_all": self.partition.total,
             "holdout": round(self.partition.share, 6), "seed": self.seed,
             "log_evidence": None if self.own_theta else _evidence(self.evidence), "own_theta": self.own_theta,
+            "simulated": self.simulated,
             "theta": theta, "guides": [row.to_dict() for row in self.rows]})
         return whole
 

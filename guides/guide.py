@@ -101,7 +101,7 @@ def paired(model: Model | Program, guide: BaseGuide | str | None) -> Model:
     if not isinstance(guide, BaseGuide):
         return as_model(model)
     own: Model = guide.model
-    if model is own or (isinstance(own, FunctionModel) and own.program is model):
+    if model is own or (isinstance(own, FunctionModel) and own.program == model):
         return own
     raise ZooError(
         f"expected a guide of this model; got '{guide.text}' built for another {own.label}; build it anew, or pass guide.model")

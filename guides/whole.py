@@ -56,5 +56,5 @@ class PriorDistribution(dist.TorchDistribution):
         return draws.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        draws = value.reshape(-1, *self.batch_shape, *self.event_shape)
+        draws = value.reshape(value.shape[:-2].numel(), *self.batch_shape, *self.event_shape)
         return self.model.log_terms(self.x, draws)[0].reshape(value.shape[:-1])

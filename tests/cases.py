@@ -23,7 +23,7 @@ def case(name: str) -> tuple[Model, Data]:
     """Return a registered model with θ near its maximum, and its data. Shared between tests: do not move θ."""
     entry = zoo.MODELS[name]
     binarise = {"binarise": "static"} if entry.takes == "images" else {}
-    x = zoo.dataset(entry.data, entry.takes, standardise=entry.standardise, **binarise).x
+    x = zoo.dataset(entry.data, entry.takes, standardise=entry.standardises({}), **binarise).x
     if entry.takes in ("table", "images"):
         x = x[:ROWS]
     model = zoo.build(name, x)

@@ -12,6 +12,14 @@ from torch.distributions import Distribution
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one model in one process, so that each of its guides is fitted once."""
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        if isinstance(name, str):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(autouse=True)
 def nothing_global() -> Iterator[None]:
     before = (torch.get_default_dtype(), Distribution._validate_args, pyro.settings.get())

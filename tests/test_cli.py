@@ -15,8 +15,8 @@ import pytest
 
 import zoo
 from experiments.cli import run
-from experiments.table import Comparison
 from experiments.spec import Spec
+from experiments.table import Comparison
 
 ZOO = str(Path(sys.executable).parent / "zoo")
 

@@ -133,16 +133,24 @@ class FlowDistribution(TorchDistribution):
 
     def __init__(self, transform: Transform, like: Tensor):
         self.transform, self.like = transform, like
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
         super().__init__(like.shape[:-1], like.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self  # plates expand what has their shape already; what was normalised stays known
         return FlowDistribution(self.transform, self.like.expand(*batch_shape, *self.event_shape))
 
+    def normalise(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z_0 of ``value`` (…, features) and log|det ∂z_0/∂value| (…); kept, since a program may ask for both apart."""
+        if self._last is None or self._last[0] is not value:
+            transform: Any = self.transform  # zuko adds call_and_ladj to torch's
+            self._last = (value, *transform.call_and_ladj(value))
+        return self._last[1:]
+
     def log_prob(self, value: Tensor) -> Tensor:
-        transform: Any = self.transform  # zuko adds call_and_ladj to torch's
-        z, log_abs_det = transform.call_and_ladj(value)
-        log_prob: Tensor = _log_normal(z) + log_abs_det
-        return log_prob
+        z, log_abs_det = self.normalise(value)
+        return _log_normal(z) + log_abs_det
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         x: Tensor = self.transform.inv(self._noise(sample_shape))

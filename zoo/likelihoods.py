@@ -49,7 +49,7 @@ class Bernoulli(Likelihood):
         if low < 0 or high > 1:
             mend = "divide by 255" if low >= 0 and high <= 255 else "rescale them, or use likelihood normal"
             raise ZooError(
-                f"expected images in [0, 1] for likelihood bernoulli; got values from {low:g} to {high:g}; {mend}, and binarise")
+                f"expected images in [0, 1] for likelihood bernoulli; got values from {low:g} to {high:g}; {mend}; binarise")
         if not bool(((x == 0) | (x == 1)).all()):
             raise ZooError(
                 "expected 0 or 1 for likelihood bernoulli; got grey values between them; binarise the images "

@@ -171,8 +171,9 @@ class Model(PyroModule):
     def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
         """Return the (draws, units, d) coordinates of latent ``values``, each (draws, *shape): inverts ``constrain``."""
         unit = self._unit(x)
-        if not values:  # no latent is free: d = 0
-            return self._nothing(x)[None]
+        if not self.latents(x).size:
+            draws = len(next(iter(values.values()))) if values else 1
+            return self._nothing(x).expand(draws, -1, -1)
 
         def one(row: Mapping[str, Tensor]) -> Tensor:
             pack = Pack(row, unit)

@@ -34,6 +34,7 @@ class LocalParams(Messenger):
     def __init__(self, owner: nn.Module):
         super().__init__()
         self.owner = owner
+        self._own: set[int] | None = None  # once a run: a network has many parameters, and each is asked about
 
     @property
     def params(self) -> Any:
@@ -46,14 +47,21 @@ class LocalParams(Messenger):
         if key not in self.params:
             if init is None:
                 return  # a PyroParam's, already in the scope that isolated() opened
-            if any(init is p for p in self.owner.parameters()):
-                msg["value"], msg["done"] = init, True  # a PyroModule's own; the store could not take it under vmap
+            if self._owns(init):
+                # A PyroModule's own. The store could not take it under vmap; stock SVI finds it by its attribute.
+                init.unconstrained = weakref.ref(init)
+                msg["value"], msg["done"] = init, True
                 return
             constraint = rest[1] if len(rest) > 1 else msg["kwargs"].get("constraint", constraints.real)
             self._adopt(key, init, constraint)
         value: Tensor = transform_to(self.owner.param_constraints[key])(self.params[key])  # type: ignore[index]
         value.unconstrained = weakref.ref(self.params[key])  # type: ignore[attr-defined]  # by which stock SVI finds it
         msg["value"], msg["done"] = value, True
+
+    def _owns(self, init: Any) -> bool:
+        if self._own is None:
+            self._own = {id(p) for p in self.owner.parameters()}
+        return id(init) in self._own
 
     def _adopt(self, key: str, init: Any, constraint: Any) -> None:
         if not self.params:

@@ -58,6 +58,10 @@ class ModelEntry:
         named = (kinds[str(options[name])] for name, kinds in self.by_option.items() if str(options.get(name)) in kinds)
         return next(named, self.takes)
 
+    def standardises(self, options: Mapping[str, Any]) -> bool:
+        """Whether the columns are standardised where nobody says; images and counts never are."""
+        return self.standardise and self.kind(options) not in ("images", "counts")
+
     def facts(self, name: str) -> Facts:
         return Facts(self.latents, self.units, self.exact, name)
 
@@ -109,10 +113,10 @@ MODELS: Mapping[str, ModelEntry] = {
     "flow": ModelEntry("zoo.models.flow:Flow", "normalising flow", "table", "two_moons", "none", "rows", True),
     "flow_prior": ModelEntry(
         "zoo.models.vae:FlowPrior", "flow prior with a decoder network", "table", "two_moons", "continuous", "rows", False,
-        by_option=_LIKELIHOOD),
+        standardise=True, by_option=_LIKELIHOOD),
     "vae": ModelEntry(
         "zoo.models.vae:VAE", "variational autoencoder's model", "images", "digits", "continuous", "rows", False,
-        by_option=_LIKELIHOOD),
+        standardise=True, by_option=_LIKELIHOOD),
     "linear_vae": ModelEntry(
         "zoo.models.vae:LinearVAE", "VAE with a linear decoder", "table", "wine", "continuous", "rows", True,
         standardise=True),

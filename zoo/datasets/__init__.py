@@ -76,7 +76,7 @@ def _from_model(name: str, kind: str | None, options: Options) -> Dataset:
     model = name.removeprefix(SAMPLE)
     entry = lookup(MODELS, model, "model to draw data from:")
     kind = _served(name, kind, (entry.takes,))
-    base = _registered(entry.data, kind, replace(options, standardise=options.standardise or entry.standardise))
+    base = _registered(entry.data, kind, replace(options, standardise=options.standardise or entry.standardises({})))
     return sample_registered(model, base, options.seed)
 
 

@@ -48,7 +48,7 @@ class Flow(Model):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, x: Data, kind: str = "spline", layers: int = 5, hidden: Sequence[int] = (64, 64)):
+    def __init__(self, x: Data, kind: str = "spline", layers: int = 4, hidden: Sequence[int] = (64, 64)):
         super().__init__()
         x = check_table(x, self.label)
         if x.shape[1] < 2:
@@ -61,9 +61,10 @@ class Flow(Model):
         self.network = build_flow(kind, x.shape[1], 0, layers, hidden, self.label).to(x)
 
     def forward(self, x: Tensor) -> None:
+        flow = FlowDistribution(self.transform(), x)
         with pyro.plate("rows", len(x)):
-            x = pyro.sample("x", FlowDistribution(self.transform(), x), obs=x)
-            pyro.deterministic("z", self.transform()(x), event_dim=1)
+            x = pyro.sample("x", flow, obs=x)
+            pyro.deterministic("z", flow.normalise(x)[0], event_dim=1)
 
     def posterior(self, x: Data) -> dist.Independent:
         """Return the point that z is, given x: no latent is left free, so d = 0."""

@@ -51,7 +51,7 @@ class VAE(Model):
     dims = {"z": ("latent",), "x": ("column",), "responsibilities": ("rows", "component")}
     holdout = 0.2
     train_with = "mean_field:encoder"
-    learning_rate = 0.003
+    learning_rate = 0.01
 
     def __init__(
         self, x: Data, latent: int = 8, likelihood: str = "bernoulli", prior: str = "standard",
