@@ -173,9 +173,10 @@ def _prepare(context: typer.Context, model: str, data: str | None, guides: tuple
     data_set = dataset(
         spec.data, kind, target=spec.target, standardise=spec.standardise, drop_constant=spec.drop_constant,
         binarise=spec.binarise)
+    job = _job(spec, data_set)
     for text in data_set.remarks:
         remark(f"{data_set.name}: {text}")
-    return _job(spec, data_set)
+    return job
 
 
 def _job(spec: Spec, data_set: Dataset) -> Job:

@@ -17,7 +17,8 @@ from experiments.em import Iteration, em
 from experiments.engine import Outcome, States, held, threads_for
 from experiments.fixed_draws import fixed_draws
 from experiments.progress import Bar
-from experiments.svi import BATCH, Training, svi
+from experiments.svi import BATCH, svi
+from experiments.training import Training
 from experiments.weights import work
 from guides.amortisation import Free
 from guides.construct import build

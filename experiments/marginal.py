@@ -42,7 +42,8 @@ class Evidence:
         lower, upper: a 95% interval for log p(x | θ): exact, ± the quadrature's error, from the lower bound's limit to the
             upper bound's, or from the lower bound's up: then ``upper`` is ``None``.
         units: the units' own values, (units,).
-        source: the guide that gave the bound, empty for other kinds.
+        source: the guide that gave the bounds, empty for other kinds.
+        method: how bounds were had: ``importance`` or ``annealed`` weights.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Evidence:
     upper: float | None
     units: Tensor
     source: str = ""
+    method: str = ""
 
 
 def evidence(
@@ -106,7 +108,7 @@ def evidence(
     units = 0.5 * (found.lower + found.upper)
     se = 0.5 * (found.lower_se + found.upper_se)
     return Evidence(
-        found.kind, float(units.sum()), se, found.lower_limit, found.upper_limit, units, f"{guide.text}, {found.method}")
+        found.kind, float(units.sum()), se, found.lower_limit, found.upper_limit, units, guide.text, found.method)
 
 
 def _quadrature_work(model: Model, x: Data) -> int:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 KINDS = {
     "exact": "exact", "quadrature": "by quadrature",
-    "bracketed": "bracketed: between bounds from below and, by an exact posterior draw, from above",
-    "estimated": "estimated: between bounds from below and, by posterior draws of Markov chains, from above",
-    "lower_bound": "an importance-weighted lower bound, so gaps are lower bounds too",
+    "bracketed": "bracketed by {method} weights from '{source}' and from exact posterior draws, 95%",
+    "estimated": "estimated: bracketed by {method} weights from '{source}' and from Markov chains, 95%",
+    "lower_bound": "an importance-weighted lower bound from '{source}', so gaps are lower bounds too",
 }
 
 def number(value: float | None, se: float | None = None) -> str:
@@ -189,7 +189,7 @@ def _evidence(table: Comparison) -> str:
     """Say what log p(x | θ) is, and how it is known."""
     found, units = table.evidence, table.units
     each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
-    kind = KINDS[found.kind].replace("lower bound, so", f"lower bound from '{found.source}', so")
+    kind = KINDS[found.kind].format(source=found.source, method=found.method)
     value = number(found.value, found.se)
     if found.kind in ("bracketed", "estimated") and found.upper is not None:
         digits = 3 if found.upper - found.lower > 0.01 else 4

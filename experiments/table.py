@@ -143,4 +143,5 @@ def _gap(gap: Gap) -> dict[str, float | None]:
 
 
 def _evidence(e: Evidence) -> dict[str, Any]:
-    return {"kind": e.kind, "value": e.value, "se": e.se, "lower": e.lower, "upper": e.upper, "guide": e.source or None}
+    return {"kind": e.kind, "value": e.value, "se": e.se, "lower": e.lower, "upper": e.upper, "guide": e.source or None,
+            "method": e.method or None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -54,8 +54,8 @@ class LogWeights:
     log_q: Tensor
     log_measure: Tensor
     enumerated: bool
-    loc: Tensor
-    variance: Tensor
+    loc: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    variance: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     @property
     def log_joint(self) -> Tensor:

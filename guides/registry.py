@@ -18,11 +18,15 @@ from zoo.registry import Facts, lookup
 
 @dataclass(frozen=True)
 class FamilyEntry:
-    """A family of distributions over a unit's latent vector, and the kind of latents it is for."""
+    """A family of distributions over a unit's latent vector, and the kind of latents it is for.
+
+    ``quick``: fitted in seconds, so that it is compared where nobody names guides.
+    """
 
     path: str
     summary: str
     latents: str
+    quick: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ FAMILIES: Mapping[str, FamilyEntry] = {
     "mean_field": FamilyEntry("guides.gaussian:MeanField", "independent normals", "continuous"),
     "full_rank": FamilyEntry("guides.gaussian:FullRank", "multivariate normal", "continuous"),
     "low_rank": FamilyEntry("guides.gaussian:LowRank", "multivariate normal, diagonal plus rank r", "continuous"),
-    "flow": FamilyEntry("guides.flow:FlowFamily", "normalising flow, with networks shared by the units", "continuous"),
-    "mixture": FamilyEntry("guides.mixture:MixtureFamily", "mixture of diagonal normals", "continuous"),
+    "flow": FamilyEntry("guides.flow:FlowFamily", "normalising flow, with networks shared by the units", "continuous", False),
+    "mixture": FamilyEntry("guides.mixture:MixtureFamily", "mixture of diagonal normals", "continuous", False),
     "categorical": FamilyEntry("guides.categorical:CategoricalFamily", "any distribution on a finite support", "discrete"),
 }
 
@@ -134,16 +138,21 @@ def fitting_guides(facts: Facts) -> list[str]:
     """Return the registered guides that fit a model with these ``facts``.
 
     >>> fitting_guides(Facts("discrete", "rows", True))
-    ['exact', 'prior', 'categorical', 'categorical:encoder']
+    ['exact', 'prior', 'categorical', 'categorical:encoder', 'categorical:semi']
     """
     return [guide for guide in all_guides() if parse(guide).misfit(facts) is None]
 
 
 def default_guides(facts: Facts) -> list[str]:
-    """Return the guides worth comparing where none is named: exact, each free family, and one encoder."""
-    fitting = [g for g in fitting_guides(facts) if g != "prior"]
-    first = next((g for g in fitting if ":" in g), None)
-    return [g for g in fitting if ":" not in g or g == first]
+    """Return the guides worth comparing where none is named: exact, each quick free family, and one encoder.
+
+    >>> default_guides(Facts("continuous", "dataset", False))
+    ['mean_field', 'full_rank', 'low_rank']
+    """
+    specs = [parse(guide) for guide in fitting_guides(facts) if guide != "prior"]
+    quick = [spec for spec in specs if not spec.amortisation or FAMILIES[spec.family].quick]
+    first = next((spec.text for spec in quick if spec.amortisation == "encoder"), None)
+    return [spec.text for spec in quick if spec.amortisation in ("", "free") or spec.text == first]
 
 
 def parse(text: str) -> GuideSpec:

@@ -59,7 +59,7 @@ def test_list_of_a_model_shows_its_options() -> None:
 def test_compare_json_has_the_documented_shape(tmp_path: Path) -> None:
     done = command("compare", "gmm", "--data", "faithful", "-g", "exact", "-g", "categorical", "--json")
     table = json.loads(done.stdout)
-    assert list(table)[:5] == ["model", "data", "units", "seed", "log_evidence"]
+    assert list(table)[:7] == ["model", "data", "units", "units_in_all", "holdout", "seed", "log_evidence"]
     assert (table["model"], table["data"], table["units"], table["seed"]) == ("gmm", "faithful", 272, 0)
     assert table["log_evidence"]["kind"] == "exact"
     assert table["log_evidence"]["value"] == pytest.approx(-1130.264, abs=1e-3)
@@ -98,7 +98,8 @@ def test_out_writes_results_and_figures(tmp_path: Path) -> None:
     command("compare", "gmm", "--data", str(faithful_csv(tmp_path / "f.csv")), "-g", "exact", "-g", "categorical:encoder",
             "--steps", "30", "--out", str(out))
     written = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
-    figures = {f"figures/{name}.{ending}" for name in ("elbo", "gap", "density", "predictive") for ending in ("png", "svg")}
+    names = ("elbo", "gap", "split", "samples", "density", "predictive")
+    figures = {f"figures/{name}.{ending}" for name in names for ending in ("png", "svg")}
     assert written == {"comparison.json", "comparison.csv", *figures}
     assert json.loads((out / "comparison.json").read_text())["units"] == 60
     assert pd.read_csv(out / "comparison.csv", index_col="guide").loc["exact", "kl_gap"] == pytest.approx(0, abs=1e-6)
@@ -167,7 +168,7 @@ FILES = {
     ("one.csv", (), "expected at least 2 rows for gmm; got 1"),
     ("twice.csv", ("--components", "3"), "expected between 1 component and as many as the 2 distinct rows; got 3"),
     ("ragged.csv", (), "expected a readable csv file"),
-    ("odd.txt", (), "expected a file ending in .csv, .npy, .parquet, .pq; got 'odd.txt'"),
+    ("odd.txt", (), "expected a file ending in .csv, .npy, .parquet, .pq, .npz, .idx, -ubyte, .gz; got 'odd.txt'"),
 ])
 def test_bad_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str, words: tuple[str, ...], text: str) -> None:
     if file in FILES:

@@ -197,8 +197,8 @@ def test_a_first_column_without_a_name_is_kept_where_it_is_data(tmp_path: Path) 
     (("compare", "linear_regression", "--target", "bmi"), "expected --target with a file only; got 'bmi' for 'diabetes'"),
     (("compare", "gmm", "-d", ""), "unknown data set"),
     (("fit", "ppca", "-g", "exact", "-g", "prior"), "expected one guide; got exact, prior"),
-    (("fit", "ppca", "-g", "mean_field:encoder(hidden=(-3,))"), "expected the encoder's hidden widths"),
-    (("fit", "ppca", "-g", "mean_field:encoder(network=3)"), "expected the encoder's network to be a torch module"),
+    (("fit", "ppca", "-g", "mean_field:encoder(hidden=(-3,))"), "expected hidden widths as whole numbers above 0"),
+    (("fit", "ppca", "-g", "mean_field:encoder(network=3)"), "expected the encoder's network to be a name or a torch module"),
     (("fit", "ppca", "-g", "low_rank(1000000000000)"), "to be at most the 2 latent dimensions")])
 def test_words(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text: str) -> None:
     assert text in refused(capsys, *words)
@@ -236,7 +236,7 @@ def test_a_narrow_terminal_loses_no_number() -> None:
     out = io.StringIO()
     render.comparison(table, Console(file=out, width=50, force_terminal=True, color_system=None, highlight=False))
     assert render.number(table.rows[0].evaluation.elbo.value, table.rows[0].evaluation.elbo.se) in out.getvalue()
-    assert "…" not in out.getvalue()
+    assert not any(line.rstrip().endswith("…") for line in out.getvalue().splitlines())
 
 
 def test_a_model_named_like_its_data_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:

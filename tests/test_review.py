@@ -14,7 +14,7 @@ from torch.distributions import constraints
 import experiments
 import guides
 import zoo
-from experiments.marginal import GROUPS, T95
+from experiments.marginal import GROUPS, T95, _bound
 from experiments.weights import LogWeights
 
 X = torch.tensor([0.2, 0.9, 1.4, 0.5], dtype=torch.double)
@@ -250,7 +250,11 @@ def test_the_bound_comes_from_the_most_even_weights_and_has_students_interval() 
     x = zoo.dataset("breast_cancer", "binary", standardise=True).x
     table = experiments.compare(zoo.build("logistic_regression", x), x, ["mean_field", "full_rank"])
     assert table.evidence.source == "full_rank"
-    assert table.evidence.lower == pytest.approx(table.evidence.value - T95 * table.evidence.se)
+    assert table.evidence.kind == "estimated"
+    bound = _bound(table.model, table.guide("full_rank"), x, None, 0)
+    assert bound.kind == "lower_bound"
+    assert bound.lower == pytest.approx(bound.value - T95 * bound.se)
+    assert bound.lower < table.evidence.upper
 
 
 def test_compare_without_guides_takes_those_that_fit() -> None:

@@ -1,0 +1,72 @@
+"""How stochastic variational inference trains: everything about it that one may choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from experiments.objectives import Objective, check_estimator
+from zoo.errors import ZooError, nearest
+
+#: Learning-rate schedules: the factor at a share of the run, from 0 to 1.
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share: 1 - 0.99 * share,
+    "constant": lambda share: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How ``svi`` trains. ``None`` leaves a choice to the model or to the number of units.
+
+    Attributes:
+        batch_size: units a step; ``None``: all, up to 256.
+        learning_rate: of Adam at the first step; ``None``: the model's own.
+        schedule: a key of :data:`SCHEDULES`.
+        objective: ``elbo``, ``iwae`` or ``renyi(alpha)``, on as many draws as a step takes.
+        estimator: ``reparameterised``, ``stl`` or ``dreg``.
+        clip: largest norm of the gradient, in nats per unit; ``None``: no limit.
+        warm_up: steps over which the weight of KL(q ‖ prior) rises from 0 to 1.
+        validation: share of the units held out, on whose ELBO the run stops early and the best state is chosen.
+        patience: blocks (fiftieths of the run) without a better held-out ELBO before it stops.
+        view: draws a fresh view of a minibatch, e.g. its binarisation.
+
+    Raises:
+        ZooError: a number out of its range or an unknown word.
+    """
+
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    schedule: str = "cosine"
+    objective: str = "elbo"
+    estimator: str = "reparameterised"
+    clip: float | None = None
+    warm_up: int = 0
+    validation: float = 0.0
+    patience: int = 10
+    view: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        check_estimator(self.estimator, self.bound)
+        if self.schedule not in SCHEDULES:
+            hint = nearest(self.schedule, SCHEDULES) or "; choose one"
+            raise ZooError(f"expected schedule to be one of {', '.join(SCHEDULES)}; got '{self.schedule}'{hint}")
+        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ZooError(f"expected a positive learning rate; got {self.learning_rate}; the default is the model's own")
+        if self.clip is not None and not self.clip > 0:
+            raise ZooError(f"expected clip above 0; got {self.clip}; leave it out for no limit")
+        if not 0 <= self.validation < 1:
+            raise ZooError(f"expected validation as a share from 0 up to 1; got {self.validation}; e.g. 0.1")
+        if self.warm_up < 0 or self.patience < 1:
+            raise ZooError(
+                f"expected warm_up of 0 or more and patience of 1 or more; got {self.warm_up} and {self.patience}; mend them")
+        if self.warm_up and self.bound.alpha != 1:
+            raise ZooError(f"expected objective elbo with warm_up; got '{self.objective}'; leave one of them out")
+
+    @property
+    def bound(self) -> Objective:
+        return Objective.parse(self.objective)
