@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs dist clean
+.PHONY: demo test lint types docs results dist clean
 
 demo: .venv/.installed
 	$(BIN)/zoo compare gmm --data faithful
@@ -20,6 +20,9 @@ types: .venv/.tested
 
 docs: .venv/.tested
 	$(BIN)/python docs/make_table.py
+
+results: .venv/.tested
+	$(BIN)/python docs/make_results.py
 
 dist: .venv/.tested
 	$(BIN)/python -m build

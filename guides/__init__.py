@@ -8,10 +8,11 @@ from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, GuideSpec, all_guide
 from zoo.registry import lazy
 
 if TYPE_CHECKING:
-    from guides.amortisation import Amortisation, Encoder, Free
+    from guides.amortisation import Amortisation, Encoder, Free, Semi
     from guides.construct import build
     from guides.family import Family, NormalBase, Start
     from guides.guide import BaseGuide, Guide
+    from guides.program import ProgramGuide, as_guide
     from guides.whole import Exact, Prior
 
 _LAZY = {
@@ -24,14 +25,17 @@ _LAZY = {
     "Guide": "guides.guide:Guide",
     "NormalBase": "guides.family:NormalBase",
     "Prior": "guides.whole:Prior",
+    "ProgramGuide": "guides.program:ProgramGuide",
+    "Semi": "guides.amortisation:Semi",
     "Start": "guides.family:Start",
+    "as_guide": "guides.program:as_guide",
     "build": "guides.construct:build",
 }
 
 __all__ = [
     "AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free", "Guide",
-    "GuideSpec", "NormalBase", "Prior", "Start", "all_guides", "build", "default_guides",
-    "fitting_guides", "parse",
+    "GuideSpec", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide", "build",
+    "default_guides", "fitting_guides", "parse",
 ]
 
 

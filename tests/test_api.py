@@ -18,10 +18,12 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = {
     zoo: ["DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
           "dataset", "seeded"],
-    guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free", "Guide",
-             "GuideSpec", "NormalBase", "Prior", "Start", "all_guides", "build", "default_guides", "fitting_guides", "parse"],
-    experiments: ["METHODS", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "LogWeights", "Row", "compare",
-                  "evaluate", "evidence", "fit", "log_weights", "posterior"],
+    guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free",
+             "Guide", "GuideSpec", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide",
+             "build", "default_guides", "fitting_guides", "parse"],
+    experiments: ["METHODS", "Bracket", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "LogWeights",
+                  "Row", "Split", "Training", "bracket", "compare", "evaluate", "evidence", "fit", "fit_seeds",
+                  "log_weights", "posterior"],
 }
 
 
