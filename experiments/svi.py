@@ -80,7 +80,7 @@ class _Run:
         self.draws = draws or _default_draws(guide, self.units, self.size)
         self.parameters = trainable(model, guide, train_model)
         check_start(model, guide, self._view(self.x))
-        rate = training.learning_rate or model.learning_rate
+        rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate)
         factor = SCHEDULES[training.schedule]
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: factor(min(1.0, step / max(1, steps))))

@@ -25,7 +25,7 @@ class Training:
 
     Attributes:
         batch_size: units a step; ``None``: all, up to 256.
-        learning_rate: of Adam at the first step; ``None``: the model's own.
+        learning_rate: of Adam at the first step; ``None``: the model's own, or the guide's if that is lower.
         schedule: a key of :data:`SCHEDULES`.
         objective: ``elbo``, ``iwae`` or ``renyi(alpha)``, on as many draws as a step takes.
         estimator: ``reparameterised``, ``stl`` or ``dreg``.

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guides.construct import build
-from guides.guide import BaseGuide, paired
+from experiments.fitting import pair
+from guides.guide import AnyGuide, BaseGuide
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.latents import Latents, Site
@@ -26,7 +26,7 @@ GROUPS = (
 
 
 def posterior(
-    model: Model | Program, guide: BaseGuide | str, x: Data, *, draws: int = 1000, seed: int = 0,
+    model: Model | Program, guide: AnyGuide, x: Data, *, draws: int = 1000, seed: int = 0,
     groups: Sequence[str] = GROUPS, coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> DataTree:
@@ -47,7 +47,7 @@ def posterior(
 
     Args:
         model: a model or a bare Pyro program.
-        guide: a fitted guide, or how one without parameters is written (``exact``, ``prior``).
+        guide: a fitted guide, how one without parameters is written (``exact``, ``prior``), or any Pyro guide.
         x: the data.
         draws: how many.
         seed: of the draws.
@@ -68,14 +68,12 @@ def posterior(
     """
     import arviz_base as azb
 
-    model = paired(model, guide)
     if draws < 1:
         raise ZooError(f"expected 1 or more draws; got {draws}; ask for more")
     unknown = [g for g in groups if g not in GROUPS]
     if unknown:
         raise ZooError(f"unknown group '{unknown[0]}'; choose from {', '.join(GROUPS)}")
-    if isinstance(guide, str):
-        guide = build(guide, model, x, seed=seed)
+    model, guide = pair(model, guide, x, seed)
     latents = model.latents(x)
     data = _draw(model, guide, x, draws, seed, groups)
     given = {group: values for group, values in _given(x, latents).items() if group in groups and values}

@@ -53,6 +53,8 @@ class Family(abc.ABC):
 
     #: The method that fits the family best where each unit has its own φ.
     method = "svi"
+    #: The largest learning rate of Adam that the family bears where nobody says.
+    learning_rate = 1.0
 
     @abc.abstractmethod
     def initial(self, start: Start) -> dict[str, Tensor]:

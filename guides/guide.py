@@ -39,10 +39,12 @@ class BaseGuide(PyroModule):
         model: the model it is for. Not a submodule: a guide's parameters are φ alone.
         new_units: whether it can serve units that it was not fitted on.
         minibatches: whether it can serve some of the units that it was fitted on.
+        learning_rate: the largest one of Adam that it bears where nobody says.
     """
 
     new_units = True
     minibatches = True
+    learning_rate = 1.0
 
     def __init__(self, model: Model, text: str):
         super().__init__()
@@ -128,7 +130,7 @@ class Guide(BaseGuide):
     def __init__(self, model: Model, family: Family, amortisation: Amortisation, text: str):
         super().__init__(model, text)
         self.family, self.amortisation = family, amortisation
-        self.new_units = amortisation.new_units
+        self.new_units, self.learning_rate = amortisation.new_units, family.learning_rate
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         return self.family.distribution(self.phi(x, index))

@@ -39,7 +39,8 @@ def fitted(name: str, text: str) -> BaseGuide:
     model, x = case(name)
     guide = guides.build(text, model, x)
     if guide.size:
-        fit(model, guide, x, train_model=False, steps=80 if ":" not in text else 250)
+        # Another seed than the tests evaluate with: φ of a unit's own learns the noise that it was trained on.
+        fit(model, guide, x, train_model=False, steps=80 if ":" not in text else 120, seed=1001)
     return guide
 
 

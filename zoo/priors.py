@@ -91,7 +91,7 @@ class FlowOfNormals(LatentPrior):
 
     def __init__(self, x: Tensor, latent: int, components: int):
         super().__init__(x, latent, components)
-        self.network = build_flow("spline", latent, what="a flow prior").to(x)
+        self.network = build_flow("spline", latent, hidden=(32, 32), what="a flow prior").to(x)
 
     def forward(self) -> FlowDistribution:
         return FlowDistribution(self.network(), self.zero)
