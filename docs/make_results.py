@@ -19,7 +19,7 @@ from experiments.fitting import one_view
 from experiments.holdout import partition
 
 GUIDE = "mean_field:encoder(hidden=(400,))"
-STEPS, CHAINS, TEMPERATURES, SEED = 3000, 4, 48, 0
+STEPS, CHAINS, TEMPERATURES, SEED = 3000, 4, 32, 0
 
 PAGE = """# Results
 

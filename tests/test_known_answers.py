@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pyro
@@ -206,10 +207,12 @@ def test_eight_schools_bracket_holds_the_quadrature_of_the_collapsed_model() -> 
     for centred in (False, True):
         model = zoo.build("eight_schools", x, centred=centred)
         guide = experiments.fit(model, "full_rank", x).guide
-        found = experiments.evidence(model, x, guide)
+        # The centred form has a funnel, in which the chains do not mix: the bracket says so, and is wide.
+        with pytest.warns(zoo.ZooWarning, match="disagree") if centred else nullcontext():
+            found = experiments.evidence(model, x, guide)
         assert found.kind == "estimated"
         assert found.lower <= truth.value <= found.upper
-        assert found.upper - found.lower < (0.5 if not centred else 5.0)  # the centred form has a funnel
+        assert found.upper - found.lower < (8 if centred else 0.5)
 
 
 # -- quadrature ----------------------------------------------------------------------------------------------------------

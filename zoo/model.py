@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Latents, Pack, Substitute, Unobserve, is_deterministic
 from zoo.params import LocalParams, theta
-from zoo.program import draw_afresh, isolated, latent_log_prob, layout, log_terms, run, seeded, volume
+from zoo.program import draw_afresh, isolated, latent_log_prob, layout, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
 from zoo.vectorise import last_site, loop, over_draws
 
@@ -286,8 +287,11 @@ class Model(PyroModule):
         """Return quantities that the program marginalises, for the posterior tree; ``values`` are (draws, *shape)."""
         return {}
 
-    def _isolated(self) -> Any:
-        return isolated(LocalParams(self))
+    @contextmanager
+    def _isolated(self) -> Iterator[None]:
+        fixed = self.training and any(not p.requires_grad for p in self.parameters())
+        with isolated(LocalParams(self)), unregistered() if fixed else nullcontext():
+            yield
 
     def _unit(self, x: Data) -> str | None:
         # Which plate owns the latents is a matter of the program, not of the rows: minibatches need no new trace.

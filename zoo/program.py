@@ -7,6 +7,7 @@ Nothing here touches Pyro's global state for longer than the run: validation and
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -34,6 +35,14 @@ def isolated(params: Messenger) -> Iterator[None]:
     caller (a guide of ours asks its model while stock Pyro traces it) see nothing.
     """
     with pyro.validation_enabled(False), _empty_store(), poutine.block(), params:
+        yield
+
+
+@contextmanager
+def unregistered() -> Iterator[None]:
+    """Keep Pyro from warning that parameters held fixed are not in its store: none of ours are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was not registered in the param store because requires_grad=False")
         yield
 
 
