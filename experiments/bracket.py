@@ -264,7 +264,7 @@ def _annealed(
     chains = min(256, max(16, 4096 // units)) if chains is None else chains
     with seeded(seed + 2 * STREAM):
         path, forward = pilot(Ends.of(model, guide, x))
-        reverse, most = path.reverse(exact), BUDGET // (chains * work(x, units, exact.shape[2]))
+        reverse, most = path.reverse(exact), BUDGET // (chains * _cost(model, x, units, exact.shape[2]))
         tried = [t for t in LADDER if t <= max(most, LADDER[0])] if temperatures is None else [temperatures]
         for steps in tried:
             width = expected_width(forward, reverse, steps / (len(path.betas) - 1), chains)
@@ -274,6 +274,11 @@ def _annealed(
             return rival
         path = path.refined(steps)
         return sandwich(path.forward(chains), path.reverse(exact), "annealed", steps)
+
+
+def _cost(model: Model, x: Data, units: int, size: int) -> int:
+    """Return about what a draw's density costs: the numbers it touches, and a network's products, 16 of which take as long."""
+    return work(x, units, size) + units * sum(p.numel() for p in model.parameters()) // 16
 
 
 def expected_width(forward: Tensor, reverse: Tensor, longer: float, chains: int) -> float:
