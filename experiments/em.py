@@ -88,6 +88,9 @@ def em(
     """
     if not isinstance(guide, Exact):
         raise ZooError(f"expected guide 'exact' for method em, whose E-step is the exact posterior; got '{guide.text}'; use it")
+    if not model.latents(x).size:
+        raise ZooError(
+            f"expected latents to fill in for method em; got {model.label}, whose latents are functions of x; use method svi")
     if not any(p.requires_grad for p in model.parameters()):
         raise ZooError(f"expected a model with parameters for method em; got {model.label}, which has none; nothing to fit")
     evidence = _log_evidence(model, x)

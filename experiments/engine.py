@@ -61,7 +61,8 @@ def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Para
     """
     found = [p for p in guide.parameters() if p.requires_grad and p.numel()]
     if train_model:
-        found += [p for p in model.parameters() if p.requires_grad and p.numel()]
+        own = {id(p) for p in found}  # a network may be shared: θ's prior and φ's encoder
+        found += [p for p in model.parameters() if p.requires_grad and p.numel() and id(p) not in own]
     if not found:
         raise ZooError(f"expected parameters to fit; got none in '{guide.text}' and {model.label}; evaluate them as they are")
     return found

@@ -87,6 +87,7 @@ class _Run:
         self.block = max(10, steps // BLOCKS)
         self.batches = self._batches()
         self.values: list[float] = []
+        self.start = self._copy()
         self.best, self.best_step, self.best_value, self.best_error = self._copy(), 0, -math.inf, 0.0
         self.stale, self.stopped = 0, ""
 
@@ -134,12 +135,14 @@ class _Run:
             self._restore(self.best)
             taken = self.best_step if self.stopped else taken
             elbo, settled = self.best_value * self.units / len(reference(self.validation)), bool(self.stopped) or settled
-        problem = problem or ("" if self.validation is not None else self.stopped or self._fallen())
+        early = self.stopped.startswith("early")
+        problem = problem or ("" if early else self.stopped or self._fallen())
         if problem:
-            self._restore(self.best)
-            kept = f"the best state, after step {self.best_step}, is kept" if self.best_step else "the start is kept"
+            better = self.best_step > 0 and self._bound_at(self.best) > self._bound_at(self.start)
+            self._restore(self.best if better else self.start)
+            kept = f"the best state, after step {self.best_step}, is kept" if better else "the start is kept"
             self.stopped = f"{problem}; {kept}"
-            elbo, settled = (self.best_value if self.best_step else self.values[0] if self.values else -math.inf), False
+            elbo, settled = (self.best_value if better else self.values[0] if self.values else -math.inf), False
             warnings.warn(ZooWarning(
                 f"fit of '{self.guide.text}' diverged: {self.stopped}; lower the learning rate, or set clip"), stacklevel=5)
         states = States(tuple(self.parameters), tuple(self.best), tuple(last), self.best_step)
@@ -150,18 +153,35 @@ class _Run:
         if not self.values:
             return ""
         value, error = _mean(self.values[-self.block:])
-        best, best_error = (self.best_value, self.best_error) if self.best_step else (self.values[0], 0.0)
-        noise = 5 * math.hypot(error, best_error) + max(0.5 * self.units, 0.02 * abs(best))
-        start = self.values[0]
-        if value < best - noise and (value < start or best - value > 0.5 * (best - start)):
-            return f"the ELBO ended at {value:.5g}, below the {best:.5g} it had been at"
-        return ""
+        if self.validation is None and self.best_step:
+            best = self.best_value
+            noise = 5 * math.hypot(error, self.best_error) + max(0.5 * self.units, 0.02 * abs(best))
+            if value < best - noise and best - value > 0.5 * (best - self.values[0]):
+                return f"the ELBO ended at {value:.5g}, below the {best:.5g} it had been at"
+        if not math.isfinite(value):
+            return "the ELBO is no longer finite"
+        if self.training.warm_up or not value < self.values[0]:
+            return ""  # values of a warm-up are of another objective
+        last = self._copy()
+        lost = self._bound_at(self.start) - self._bound_at(last)
+        self._restore(last)
+        large = max(0.5 * self.units, 0.02 * abs(self.values[0]))
+        return f"the ELBO ended at {value:.5g}, below its start" if lost > large else ""
 
     def _bound(self, batch: Data, index: Tensor | None, step: int) -> Step:
         t = self.training
         weight = min(1.0, step / (t.warm_up + 1)) if t.warm_up else 1.0
         return stochastic_bound(
             self.model, self.guide, self._view(batch), index, self.units, self.draws, t.bound, t.estimator, weight)
+
+    def _bound_at(self, state: list[Tensor]) -> float:
+        """Return the bound at a state, on the same units and noise for any."""
+        self._restore(state)
+        index = torch.arange(self.size, device=reference(self.x).device) if self.size < self.units else None
+        batch = self.x if index is None else take(self.x, index, self.units)
+        with seeded(0), torch.no_grad():
+            value = float(self._bound(batch, index, self.steps + self.training.warm_up + 1).value)
+        return value if math.isfinite(value) else -math.inf
 
     def _view(self, batch: Data) -> Data:
         view = self.training.view

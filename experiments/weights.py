@@ -141,8 +141,8 @@ def _khat(log_weight: np.ndarray, rounding: float) -> float:
     """Return the PSIS shape of one unit's sorted log weights; NaN where they are equal up to ``rounding``."""
     from arviz_stats.base import array_stats
 
-    if log_weight[-1] - log_weight[0] <= rounding:
-        return math.nan
+    if len(log_weight) < 25 or log_weight[-1] - log_weight[0] <= rounding:
+        return math.nan  # no tail of five, or none at all
     tail = math.ceil(min(0.2 * len(log_weight), 3 * math.sqrt(len(log_weight))))
     if not np.isfinite(log_weight[-tail - 1]):
         return math.inf  # hardly a draw has any weight

@@ -81,8 +81,8 @@ class MixtureOfNormals(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        second = torch.einsum("...k,...kd->...d", self.log_weights.exp(), self.loc.square() + self.scale.square())
-        return second - self.mean.square()
+        within = self.scale.square() + (self.loc - self.mean[..., None, :]).square()
+        return torch.einsum("...k,...kd->...d", self.log_weights.exp(), within)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (self.log_weights + self._coordinates(value).sum(-1)).logsumexp(-1)

@@ -170,7 +170,7 @@ def _dotted(folder: Path) -> Path:
 
 def _zipped(folder: Path) -> Path:
     path = folder / "train-images-idx3-ubyte.gz"
-    path.write_bytes(gzip.compress(idx(PICTURES)))
+    path.write_bytes(gzip.compress(idx(PICTURES), mtime=0))
     return path
 
 
@@ -254,8 +254,8 @@ def test_a_flat_array_of_bytes_is_a_table_as_it_is(tmp_path: Path) -> None:
     ("x.idx", b"\0\0\7" + idx(PICTURES)[3:], "expected an IDX file"),
     ("x.idx", idx(np.zeros((0, 3, 3))), "expected rows of data in x.idx; got none"),
     ("x.idx", b"\0\0\10\3" + b"\xff" * 12, "expected 79228162458924105385300197375 bytes"),
-    ("x.idx.gz", gzip.compress(idx(PICTURES))[:-12], "expected a readable gz file; got 'x.idx.gz', which fails with"),
-    ("x.gz", gzip.compress(b"a,b\n1,2\n"), "expected an IDX file in x.gz"),
+    ("x.idx.gz", gzip.compress(idx(PICTURES), mtime=0)[:-12], "expected a readable gz file; got 'x.idx.gz', which fails with"),
+    ("x.gz", gzip.compress(b"a,b\n1,2\n", mtime=0), "expected an IDX file in x.gz"),
     ("x.npz", b"no zip", "expected a readable npz file; got 'x.npz', which fails with"),
     ("x.npz", b"PK\3\4 no zip", "expected a readable npz file; got 'x.npz', which fails with"),
     ("x.npy", b"\x93NUMPY", "expected a readable npy file; got 'x.npy', which fails with"),

@@ -23,7 +23,7 @@ UNITS = 12
 
 
 def pair(spread: float = 0.2, wider: float = 0.0) -> tuple[LinearVAE, Tensor, Guide]:
-    """A linear VAE, data, and a full-rank guide whose φ is the exact posterior's but for ``spread``.
+    """A linear VAE, data, and a full-rank guide whose φ is the exact posterior's but for ``spread``, in its scales.
 
     Its scales are exp(``wider``) times the posterior's. Near the posterior, that is: a guide ten times too narrow has path
     gradients ten times as noisy as the plain ones.
@@ -35,7 +35,8 @@ def pair(spread: float = 0.2, wider: float = 0.0) -> tuple[LinearVAE, Tensor, Gu
         rows, columns = torch.tril_indices(2, 2)
         tril = p.scale_tril[:, rows, columns]
         tril[:, rows == columns] = tril[:, rows == columns].log() + wider
-        phi = {"loc": p.mean + spread * torch.randn_like(p.mean), "tril": tril + spread * torch.randn_like(tril)}
+        phi = {"loc": p.mean + spread * p.stddev * torch.randn_like(p.mean),
+               "tril": tril + spread * torch.where(rows == columns, 1.0, p.stddev.mean()) * torch.randn_like(tril)}
     return model, x, Guide(model, FullRank(), Free(phi, x), "full_rank")
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
 from zoo.errors import ZooError, nearest
+from zoo.networks import check_hidden
 
 
 @cache
@@ -101,15 +102,16 @@ def build_flow(
     >>> flow()(torch.zeros(5, 2)).shape
     torch.Size([5, 2])
     """
-    if kind not in FLOWS:
-        raise ZooError(f"expected the kind of {what} to be one of {', '.join(FLOWS)}; got '{kind}'{nearest(kind, FLOWS)}")
+    if not isinstance(kind, str) or kind not in FLOWS:
+        hint = nearest(str(kind), FLOWS) or "; choose one"
+        raise ZooError(f"expected the kind of {what} to be one of {', '.join(FLOWS)}; got {kind!r}{hint}")
     if features < 2:
         raise ZooError(
             f"expected at least 2 dimensions for {what}, whose layers move some given the others; got {features}; "
             "use a mixture instead")
-    if layers < 1 or not all(isinstance(width, int) and width > 0 for width in hidden):
-        raise ZooError(f"expected layers and hidden widths of {what} above 0; got {layers} and {tuple(hidden)}; raise them")
-    module = FLOWS[kind].build(features, context, layers, tuple(hidden))
+    if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
+        raise ZooError(f"expected a whole number of layers above 0 for {what}; got {layers!r}; e.g. 4")
+    module = FLOWS[kind].build(features, context, layers, check_hidden(hidden))
     with torch.no_grad():
         for network in (m for m in module.modules() if isinstance(m, nn.Sequential)):
             for parameter in network[-1].parameters():
@@ -133,7 +135,7 @@ class FlowDistribution(TorchDistribution):
 
     def __init__(self, transform: Transform, like: Tensor):
         self.transform, self.like = transform, like
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, int, Tensor, Tensor] | None = None
         super().__init__(like.shape[:-1], like.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
@@ -142,14 +144,21 @@ class FlowDistribution(TorchDistribution):
         return FlowDistribution(self.transform, self.like.expand(*batch_shape, *self.event_shape))
 
     def normalise(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z_0 of ``value`` (…, features) and log|det ∂z_0/∂value| (…); kept, since a program may ask for both apart."""
-        if self._last is None or self._last[0] is not value:
-            transform: Any = self.transform  # zuko adds call_and_ladj to torch's
-            self._last = (value, *transform.call_and_ladj(value))
-        return self._last[1:]
+        """Return z_0 of ``value`` (…, features) and log|det ∂z_0/∂value| (…).
+
+        Kept for the next :meth:`log_prob` of the same value, once: a program may ask for the state and the density apart.
+        """
+        transform: Any = self.transform  # zuko adds call_and_ladj to torch's
+        z, log_abs_det = transform.call_and_ladj(value)
+        self._last = (value, _version(value), z, log_abs_det)
+        return z, log_abs_det
 
     def log_prob(self, value: Tensor) -> Tensor:
+        last, self._last = self._last, None
+        if last is not None and last[0] is value and last[1] == _version(value):
+            return _log_normal(last[2]) + last[3]
         z, log_abs_det = self.normalise(value)
+        self._last = None
         return _log_normal(z) + log_abs_det
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -166,6 +175,11 @@ class FlowDistribution(TorchDistribution):
     def _noise(self, sample_shape: Any) -> Tensor:
         shape = (*sample_shape, *self.batch_shape, *self.event_shape)
         return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
+
+
+def _version(value: Tensor) -> int:
+    """Return what changes when ``value`` is written to, and with whether gradients are on."""
+    return 2 * value._version + torch.is_grad_enabled()
 
 
 def _log_normal(z: Tensor) -> Tensor:

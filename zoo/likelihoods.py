@@ -15,9 +15,6 @@ from zoo.errors import ZooError
 
 #: The smallest scale of a normal likelihood, in units of the columns' pooled standard deviation.
 FLOOR = 1e-3
-#: Where it starts. As wide as the data, it explains them without any latents, and the guide collapses onto the prior: on
-#: two_moons a flow prior that starts at 1 ends 0.6 nats per row below one that starts at 0.1.
-START = 0.1
 
 
 class Likelihood(PyroModule):
@@ -33,6 +30,9 @@ class Likelihood(PyroModule):
 
     def __init__(self, x: Tensor, levels: int = 0):
         super().__init__()
+
+    def narrow(self, factor: float) -> None:
+        """Multiply the noise that the likelihood starts with, where it has any."""
 
     def forward(self, output: Tensor) -> Any:
         """Return p(x | z), event (columns,), for the network's output (…, columns · outputs)."""
@@ -73,7 +73,12 @@ class Normal(Likelihood):
     def __init__(self, x: Tensor, levels: int = 0):
         super().__init__(x)
         pooled = x.var(0, unbiased=False).mean().sqrt()
-        self.scale = PyroParam(START * pooled, constraints.greater_than(FLOOR * pooled))
+        if not float(pooled) > 0:
+            raise ZooError("expected columns that vary for likelihood normal; got constant ones alone; use other data")
+        self.scale = PyroParam(pooled, constraints.greater_than(FLOOR * pooled))
+
+    def narrow(self, factor: float) -> None:
+        self.scale = factor * self.scale.detach()
 
     def forward(self, output: Tensor) -> Any:
         return dist.Normal(output, self.scale).to_event(1)
@@ -93,6 +98,8 @@ class Counts(Likelihood):
             raise ZooError(
                 f"expected whole numbers from 0 up for a likelihood of counts; got {bad:g}; use data of kind counts, or "
                 "likelihood normal")
+        if not int(x.max()):
+            raise ZooError("expected counts above 0 for a likelihood of counts; got zeros alone; use other data")
         self.levels = levels or int(x.max())
         if self.levels < max(1, int(x.max())):
             raise ZooError(f"expected levels to be at least the largest count {int(x.max())}; got {levels}; raise --levels")

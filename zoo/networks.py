@@ -109,7 +109,7 @@ def check_shapes(network: nn.Module, rows: Tensor, outputs: int, what: str) -> N
     try:
         with torch.no_grad():
             got = network.eval()(rows)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # the user's own code: whatever it raises, it is the network that must change
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ZooError(
             f"expected {what} from (units, {rows.shape[1]}) to (units, {outputs}); got one that fails on 2 units: "

@@ -75,15 +75,25 @@ class Vamp(Mixture):
     Source: Tomczak and Welling (2018), VAE with a VampPrior, https://arxiv.org/abs/1705.07120
     """
 
+    centre: Tensor
+    spread: Tensor
+
     def __init__(self, x: Tensor, latent: int, components: int):
         super().__init__(x, latent, components)
+        if components > len(x):
+            raise ZooError(
+                f"expected at most as many components as the {len(x)} rows for a vamp prior; got {components}; lower it")
         del self.loc, self.log_scale
+        # As an encoder reads its columns, so that the two can share a network.
+        spread = x.std(0, unbiased=False)
+        self.register_buffer("centre", x.mean(0))
+        self.register_buffer("spread", torch.where(spread > 0, spread, torch.ones_like(spread)))
         self.pseudo_inputs = nn.Parameter(x[torch.randperm(len(x))[:components]].clone())
         self.network = mlp(x.shape[1], 2 * latent, (64,)).to(x)
 
     def parts(self) -> tuple[Tensor, Any]:
-        loc, log_scale = self.network(self.pseudo_inputs).chunk(2, -1)
-        return self.logits[: len(loc)], dist.Normal(loc, log_scale.exp()).to_event(1)
+        loc, log_scale = self.network((self.pseudo_inputs - self.centre) / self.spread).chunk(2, -1)
+        return self.logits, dist.Normal(loc, log_scale.exp()).to_event(1)
 
 
 class FlowOfNormals(LatentPrior):

@@ -42,7 +42,7 @@ class Flow(Model):
     True
     """
 
-    dims = {"z": ("latent",), "x": ("column",)}
+    dims = {"z": ("rows", "latent"), "x": ("column",)}
     holdout = 0.2
     learning_rate = 0.003
     centre: Tensor
@@ -92,6 +92,8 @@ class Flow(Model):
 
     def layer_density(self, k: int, points: Tensor) -> Tensor:
         """Return the log-density of the state z_k at ``points`` (n, D): k = 0 is the base, k = K is p(x)."""
+        if not 0 <= k <= self.layers + 1:
+            raise ZooError(f"expected a layer from 0 to {self.layers + 1}; got {k}; 0 is the base, the last one the rows")
         if k == 0:
             return dist.Normal(torch.zeros_like(points), 1.0).to_event(1).log_prob(points)  # type: ignore[no-any-return]
         return FlowDistribution(tail(self.transform(), k), points).log_prob(points)
