@@ -137,6 +137,7 @@ def fit(
         else:
             outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, **options)
     guide.eval()
+    model.eval()
     return Fit(
         model, guide, chosen, outcome.steps, time.perf_counter() - begun, outcome.elbo, outcome.converged, outcome.stopped,
         tuple(history), tuple(iterations), outcome.states)
@@ -147,7 +148,8 @@ def fit_seeds(
 ) -> list[Fit]:
     """Fit from several seeds, each on a copy of the model; return the fits, the highest ELBO first.
 
-    ``model`` itself is left as it is: ``fits[0].model`` and ``fits[0].guide`` are the best pair. A model's own start is that of
+    ``model`` itself is left as it is, but with a built guide, which one seed fits in place: ``fits[0].model`` and
+    ``fits[0].guide`` are the best pair. A model's own start is that of
     ``model``; what a seed changes is the guide's start, the draws and the minibatches.
 
     Args:
@@ -165,7 +167,7 @@ def fit_seeds(
     """
     if not len(seeds):
         raise ZooError("expected one seed or more; got none; e.g. seeds=range(5)")
-    if len(seeds) == 1:
+    if isinstance(guide, BaseGuide) and len(seeds) == 1:
         return [fit(model, guide, x, seed=seeds[0], **options)]
     if isinstance(guide, BaseGuide):
         raise ZooError(f"expected a guide as written with several seeds; got '{guide.text}', which is built; pass its text")

@@ -55,6 +55,8 @@ def svi(
     """
     run = _Run(model, guide, x, train_model, steps, draws, training)
     guide.train()
+    if train_model:
+        model.train()
     for step in range(1, steps + 1):
         problem = run.step(step)
         if problem:

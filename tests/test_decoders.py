@@ -681,7 +681,7 @@ def test_seeds_are_sorted_and_leave_the_model_alone() -> None:
         fit_seeds(model, again.guide, x, seeds=range(2))
 
 
-# -- still wrong -----------------------------------------------------------------------------------------------------------
+
 
 
 def test_a_vamp_priors_network_can_be_the_encoders() -> None:
@@ -721,7 +721,6 @@ def test_a_vamp_prior_has_as_many_components_as_asked_for() -> None:
         assert len(model.prior.logits) == len(model.prior.parts()[1].base_dist.loc)
 
 
-@pytest.mark.xfail(strict=True, raises=ZooWarning, reason="no evaluation mode, and vmap has no randomness")
 def test_a_decoder_with_dropout_has_one_density_once_fitted() -> None:
     x = binary(20)
     model = small(x, network=nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Dropout(0.5), nn.Linear(16, 64)))
@@ -755,13 +754,11 @@ def test_what_is_no_network_is_told_what_one_is() -> None:
         small(binary(10), network=lambda z: z)
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="its channels are read off the hidden widths")
 def test_convolutions_need_channels() -> None:
     with pytest.raises(ZooError, match=r"expected .*channels"):
         zoo.build("vae", binary(10), network="conv", hidden=())
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's convolutions take one batch dimension")
 def test_convolutions_take_any_batch() -> None:
     model = small(binary(10), network="conv", hidden=(4,))
     z = torch.zeros(3, 10, 2, dtype=torch.double)
@@ -790,7 +787,6 @@ def test_a_warm_up_that_fills_the_run_is_no_divergence() -> None:
         assert not fit.stopped
 
 
-@pytest.mark.xfail(strict=True, reason="one seed fits the model itself")
 def test_one_seed_leaves_the_model_alone_too() -> None:
     model, _, x = fresh()
     before = state(model)

@@ -409,7 +409,7 @@ def test_flow_bends_where_full_rank_cannot() -> None:
     assert least < 0.5 * gap
 
 
-# -- still wrong -----------------------------------------------------------------------------------------------------------
+
 
 
 def test_variance_of_a_mixture_far_from_zero() -> None:

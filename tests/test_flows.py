@@ -493,7 +493,7 @@ def test_importing_zuko_leaves_validation_as_it_was() -> None:
     assert done.stdout.strip() == "same", done.stderr
 
 
-# -- still wrong -----------------------------------------------------------------------------------------------------------
+
 
 
 def plain(kind: str = "realnvp") -> FlowDistribution:

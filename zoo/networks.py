@@ -72,7 +72,9 @@ def _side(columns: int) -> int:
 
 
 def _channels(hidden: Sequence[int]) -> tuple[int, int]:
-    """Read the widths of the two convolutions off ``hidden``: (wide, narrow); one width makes the other half of it."""
+    """Read the channels of the two convolutions off ``hidden``: (wide, narrow); one number makes the other half of it."""
+    if not 1 <= len(hidden) <= 2:
+        raise ZooError(f"expected one or two channels in hidden for network conv; got {tuple(hidden)}; e.g. (32, 16)")
     return (hidden[0], max(1, hidden[0] // 2) if len(hidden) == 1 else hidden[1])
 
 

@@ -20,7 +20,8 @@ OTHER = (ZooError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # type: ig
 def over_draws(one: Callable[[Any], Any], rows: Any) -> tuple[Any, Exception | None]:
     """Map ``one`` over the first dimension of ``rows``; return the result, and why vmap failed if it did."""
     try:
-        return torch.func.vmap(one)(rows), None
+        # A decoder that drops units out while it trains drops others for each draw.
+        return torch.func.vmap(one, randomness="different")(rows), None
     except OTHER:
         raise
     except FORBIDDEN as error:

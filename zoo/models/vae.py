@@ -69,6 +69,7 @@ class VAE(Model):
         self.likelihood.narrow(self.noise)
         self.prior = _choose(PRIORS, prior, "prior")(x, latent, components).to(x)
         self.network = self._network(x, network, check_hidden(hidden))
+        self.eval()
 
     def forward(self, x: Tensor) -> None:
         prior, network, likelihood = self.prior(), self.network, self.likelihood
@@ -78,7 +79,8 @@ class VAE(Model):
 
     def decode(self, z: Tensor) -> Any:
         """Return p(x | z), event (columns,), for z (…, latent)."""
-        return self.likelihood(self.network(z))
+        output = self.network(z.reshape(-1, self.latent))  # convolutions take one batch dimension
+        return self.likelihood(output.reshape(*z.shape[:-1], -1))
 
     def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``responsibilities``, p(component = k | z), (draws, rows, K), where the prior is a mixture."""
