@@ -150,28 +150,25 @@ class _Contest:
             return whole
         return build(whole, model, self.x if spec is not None and spec.own_units else self.train, seed=self.seed)
 
-    def fit(self, model: Model, guide: BaseGuide, train_model: bool, method: str | None = None) -> Fit:
-        """Fit a guide: encoders on the training units, in fresh views; guides with parameters for each unit on the held."""
-        options: dict[str, Any] = {"steps": self.steps, "seed": self.seed, "progress": self.progress}
-        options.update(train_model=train_model, method=method if guide.size else None)
-        if not guide.new_units:
-            return fit(model, guide, self.x, **options)
-        if self.view is not None and (options["method"] or default_method(guide, self.train)) == "svi":
-            return fit(model, guide, self.units.train, view=self.view, **options)
-        return fit(model, guide, self.train, **options)
+    def fit(self, model: Model, guide: BaseGuide, train_model: bool, method: str | None = None, held: bool = True) -> Fit:
+        """Fit a guide: one that serves new units on the training units, in fresh views; else on the held ones, if ``held``."""
+        view = None
+        rows = self.x if held and not guide.new_units else self.train
+        method = method if guide.size else None
+        if rows is not self.x and self.view is not None and (method or default_method(guide, rows)) == "svi":
+            rows, view = self.units.train, self.view
+        given: dict[str, Any] = {} if view is None else {"view": view}
+        return fit(
+            model, guide, rows, method=method, train_model=train_model, steps=self.steps, seed=self.seed,
+            progress=self.progress, **given)
 
     def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
         """Fit θ with one guide on the training units; ``None`` where the model has none."""
-        model = self.model
-        if not any(p.requires_grad and p.numel() for p in model.parameters()):
+        if not any(p.requires_grad and p.numel() for p in self.model.parameters()):
             return None
-        chosen: AnyGuide = train_with or _trainer(model, self.train, asked)
-        whole = as_guide(model, chosen, self.train)
-        guide = build(whole, model, self.train, seed=self.seed) if isinstance(whole, str) else whole
-        options: dict[str, Any] = {"steps": self.steps, "seed": self.seed, "progress": self.progress}
-        if self.view is not None and default_method(guide, self.train) == "svi":
-            return fit(model, guide, self.units.train, view=self.view, **options)
-        return fit(model, guide, self.train, **options)
+        whole = as_guide(self.model, train_with or _trainer(self.model, self.train, asked), self.train)
+        guide = build(whole, self.model, self.train, seed=self.seed) if isinstance(whole, str) else whole
+        return self.fit(self.model, guide, True, held=False)
 
     def fit_all(self, asked: Sequence[AnyGuide]) -> list[Fit]:
         """Fit every guide to θ as it is: encoders first, since free guides of their families start at their answers."""
@@ -193,8 +190,7 @@ class _Contest:
             return self.fit(model, guide, True, self.method)
         # Parameters of the training units are of no use for the held ones: θ from those, then φ for these.
         assert isinstance(asked, str), "built guides of own units are compared without a hold-out"
-        fit(model, build(asked, model, self.train, seed=self.seed), self.train, steps=self.steps, seed=self.seed,
-            progress=self.progress)
+        self.fit(model, build(asked, model, self.train, seed=self.seed), True, held=False)
         return self.fit(model, self.build(asked, model), False, self.method)
 
     def evidence(

@@ -41,16 +41,16 @@ def elbo_trace(table: Comparison) -> Figure:
     if not named:
         raise ZooError("expected a fit of more than one step for the ELBO figure; got none")
     fits = [fit for _, fit in named]
-    figure, axes = _figure(6.4, 4.0)
+    figure, axes = panels_of(6.4, 4.0)
     axes.ticklabel_format(useOffset=False)
     for i, (name, fit) in enumerate(named):
-        seconds, elbo = _trace(fit, table.units)
+        seconds, elbo = _trace(fit)
         axes.plot(seconds, elbo, color=COLOURS[i % 8], linestyle=LINES[i % 4], label=name, linewidth=1.6)
     level = table.evidence.value / table.units
     exact = "log p(x | θ)" if table.evidence.upper is not None else "log p(x | θ), lower bound"
     axes.axhline(level, color="0.35", linewidth=1, label=exact)
     # The first steps may be thousands of nats below: show the part where the fits' ends can be told apart.
-    traces = [_trace(fit, table.units)[1] for fit in fits]
+    traces = [_trace(fit)[1] for fit in fits]
     depth = max(6 * max(level - float(trace[-1]), 0) for trace in traces)
     depth = max(depth, *(level - float(np.quantile(trace, 0.3)) for trace in traces))
     axes.set_ylim(level - depth - 1e-3, level + 0.08 * depth + 1e-3)
@@ -66,7 +66,7 @@ def elbo_trace(table: Comparison) -> Figure:
 def gap_bars(table: Comparison) -> Figure:
     """KL(q ‖ posterior) per unit by guide, with its 95% interval; an arrow where it is only a lower bound."""
     rows = [row.evaluation for row in table.rows][::-1]
-    figure, axes = _figure(6.4, 1.3 + 0.42 * len(rows))
+    figure, axes = panels_of(6.4, 1.3 + 0.42 * len(rows))
     units = table.units
     values = np.array([max(0.0, row.kl_gap.value) / units for row in rows])
     at = np.arange(len(rows))
@@ -171,7 +171,7 @@ def density(model: Model, x: Data, guide: BaseGuide, columns: Sequence[str] = ()
     axis = [torch.linspace(float(a), float(b), 160 if x.shape[1] == 2 else 600) for a, b in zip(low, high, strict=True)]
     points = torch.cartesian_prod(*axis).reshape(-1, x.shape[1]).to(x)
     value = _row_density(model, x, points, guide, seed).cpu().numpy()
-    figure, axes = _figure(6.0, 4.4)
+    figure, axes = panels_of(6.0, 4.4)
     if x.shape[1] == 1:
         axes.hist(x[:, 0].cpu().numpy(), bins="auto", density=True, color="0.8", label="data")
         axes.plot(axis[0].numpy(), value, color=COLOURS[0], label="density")
@@ -225,13 +225,13 @@ def _mass_levels(surface: np.ndarray) -> list[float]:
     return [float(order[np.searchsorted(mass, share)]) for share in (0.95, 0.75, 0.5, 0.25)]
 
 
-def _trace(fit: Fit, units: int) -> tuple[np.ndarray, np.ndarray]:
+def _trace(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     _, elbo, seconds = map(np.array, zip(*fit.history, strict=True))
     if fit.method == "svi":  # single steps are noisy: show the mean of each fiftieth of the run
         blocks = max(1, len(elbo) // 50)
         keep = len(elbo) // blocks * blocks
         elbo, seconds = elbo[:keep].reshape(-1, blocks).mean(1), seconds[:keep].reshape(-1, blocks).max(1)
-    return seconds, elbo / units
+    return seconds, elbo / fit.units
 
 
 def _plain(name: str) -> str:
@@ -261,12 +261,14 @@ def _scalars(tree: DataTree, most: int) -> Any:
     return azb.from_dict({"posterior": flat})
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def panels_of(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
+    """Return a figure and its panels, without the lines above and to the right."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    figure, panels = plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
+    for axes in np.ravel([panels]):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def _titled(figure: Figure, title: str) -> Figure:

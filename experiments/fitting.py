@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.batches import BATCH
 from experiments.em import Iteration, em
 from experiments.engine import Outcome, States, held, threads_for
 from experiments.fixed_draws import fixed_draws
 from experiments.progress import Bar
-from experiments.svi import BATCH, svi
+from experiments.svi import svi
 from experiments.training import Training
 from experiments.weights import work
 from guides.amortisation import Free
@@ -49,6 +50,7 @@ class Fit:
             ELBO no more than noise or 0.02 nats per unit).
         stopped: why it stopped early, empty where it did not.
         history: (step, ELBO, seconds since the start).
+        units: how many units the ELBOs are summed over.
         iterations: of EM: ELBO before and after the M-step, log p(x), gap.
         states: of svi: the best and the last state; ``states.use("last")`` puts one in place.
     """
@@ -62,6 +64,7 @@ class Fit:
     converged: bool
     stopped: str = ""
     history: tuple[tuple[int, float, float], ...] = ()
+    units: int = 1
     iterations: tuple[Iteration, ...] = field(default=(), repr=False)
     states: States | None = field(default=None, repr=False)
 
@@ -114,7 +117,7 @@ def fit(
     latents = model.latents(shown)
     has_theta = train_model and any(p.requires_grad for p in model.parameters())
     if method is None and not has_theta and not guide.size:
-        return Fit(model, guide, "none", 0, 0.0, None, True)
+        return Fit(model, guide, "none", 0, 0.0, None, True, units=latents.units)
     limit = METHODS[chosen] if steps is None else steps
     history: list[tuple[int, float, float]] = []
     iterations: list[Iteration] = []
@@ -140,7 +143,7 @@ def fit(
     model.eval()
     return Fit(
         model, guide, chosen, outcome.steps, time.perf_counter() - begun, outcome.elbo, outcome.converged, outcome.stopped,
-        tuple(history), tuple(iterations), outcome.states)
+        tuple(history), latents.units, tuple(iterations), outcome.states)
 
 
 def fit_seeds(

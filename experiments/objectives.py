@@ -14,7 +14,7 @@ from experiments.weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.enumerated import Enumerated, expect
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, chosen, nearest
 from zoo.model import Model
 
 
@@ -77,9 +77,7 @@ ESTIMATORS: Mapping[str, str] = {
 
 def check_estimator(estimator: str, objective: Objective) -> None:
     """Raise a :class:`ZooError` unless ``estimator`` is one, and unbiased for the ``objective``."""
-    if estimator not in ESTIMATORS:
-        hint = nearest(estimator, ESTIMATORS) or "; choose one"
-        raise ZooError(f"expected estimator to be one of {', '.join(ESTIMATORS)}; got '{estimator}'{hint}")
+    chosen(ESTIMATORS, estimator, "estimator")
     if estimator == "stl" and objective.alpha != 1:
         raise ZooError(
             f"expected estimator stl with objective elbo, for which it is unbiased; got '{objective.text}'; use estimator dreg")

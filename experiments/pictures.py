@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.figures import COLOURS
+from experiments.figures import COLOURS, panels_of
 from experiments.table import Comparison
 from experiments.weights import FRESH
 from guides.guide import BaseGuide
 from zoo.data import as_rows
 from zoo.errors import ZooError
-from zoo.flows import Composition, FlowDistribution, compose, tail
+from zoo.flows import Composition, compose, layer_log_density
 from zoo.model import Model
 from zoo.models.flow import Flow
 from zoo.models.vae import VAE
@@ -35,7 +35,7 @@ def split_bars(table: Comparison) -> Figure:
     rows = table.rows[::-1]
     if all(row.split is None for row in rows):
         raise ZooError("expected an encoder in the comparison for the split figure; got none")
-    figure, axes = _axes(6.4, 1.6 + 0.42 * len(rows))
+    figure, axes = panels_of(6.4, 1.6 + 0.42 * len(rows))
     units = table.units
     for i, row in enumerate(rows):
         gap = max(0.0, row.evaluation.kl_gap.value) / units
@@ -126,7 +126,7 @@ def latent_map(table: Comparison, guide: BaseGuide, labels: Tensor | None = None
     if table.model.latents(table.x).size != 2 or table.units < 2:
         raise ZooError("expected two latent dimensions of many units for a latent map; got others")
     means = _means(guide, table.x, table.seed).cpu().numpy()
-    figure, axes = _axes(5.4, 4.8)
+    figure, axes = panels_of(5.4, 4.8)
     classes: Any = None if labels is None else labels[table.partition.index.cpu()].numpy()
     if classes is None or len(classes) != len(means):
         axes.plot(*means.T, ".", color=COLOURS[0], markersize=4, alpha=0.7)
@@ -150,7 +150,7 @@ def samples(table: Comparison) -> Figure:
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != 2 or table.units < 2:
         raise ZooError("expected a table of two columns for a figure of samples; got other data")
     drawn = as_rows(table.model.simulate(x, seed=table.seed + FRESH)[1])
-    figure, panels = _axes(7.2, 3.8, 2)
+    figure, panels = panels_of(7.2, 3.8, 2)
     titles = ("data", f"drawn from {table.model.label}")
     for axes, rows, title, colour in zip(panels, (x, drawn), titles, COLOURS, strict=False):
         axes.plot(*rows.detach().cpu().numpy().T, ".", color=colour, markersize=3, alpha=0.7)
@@ -183,8 +183,8 @@ def flow_layers(table: Comparison, guide: BaseGuide, points: int = 160) -> Figur
         raise ZooError(f"expected a flow of two dimensions to draw its layers; got {last.shape[1]}")
     with torch.no_grad():
         states = Composition.of(transform, last).states
-        columns = min(4, len(states))
-        figure, panels = _axes(2.9 * columns, 3.0 * -(-len(states) // columns), columns, -(-len(states) // columns))
+        columns = 3 if len(states) in (5, 6) else min(4, len(states))
+        figure, panels = panels_of(2.9 * columns, 3.0 * -(-len(states) // columns), columns, -(-len(states) // columns))
         for k, (axes, state) in enumerate(zip(np.ravel(panels), states, strict=False)):
             _density_panel(axes, transform, k, state, points)
             last_name = f"z_{k}: posterior means" if isinstance(model, VAE) else f"z_{k}: rows"
@@ -201,9 +201,7 @@ def _density_panel(axes: Any, transform: Any, k: int, state: Tensor, points: int
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     axis = [torch.linspace(float(a), float(b), points) for a, b in zip(low, high, strict=True)]
     grid = torch.cartesian_prod(*axis).to(state)
-    normal = torch.distributions.Normal(torch.zeros_like(grid), 1.0).log_prob(grid).sum(-1)
-    log_density = FlowDistribution(tail(transform, k), grid).log_prob(grid) if k else normal
-    surface = log_density.exp().reshape(points, points).T.cpu().numpy()
+    surface = layer_log_density(transform, k, grid).exp().reshape(points, points).T.cpu().numpy()
     axes.contourf(axis[0].numpy(), axis[1].numpy(), surface, levels=12, cmap="Blues")
     shown = state[:: max(1, len(state) // 400)].cpu().numpy()
     axes.plot(*shown.T, ".", color=COLOURS[1], markersize=1.6, alpha=0.6)
@@ -264,11 +262,3 @@ def _grid(
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
-
-def _axes(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
-    for axes in np.ravel([panels]):
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels

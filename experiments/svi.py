@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from experiments.batches import batch_size, check_batch, default_draws, hold_out
 from experiments.engine import Outcome, States, check_start, non_finite_site, trainable
 from experiments.objectives import Step, stochastic_bound
 from experiments.training import SCHEDULES, Training
@@ -16,12 +18,10 @@ from experiments.weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
 from zoo.enumerated import Enumerated, expect
-from zoo.errors import ZooError, ZooWarning
+from zoo.errors import ZooWarning
 from zoo.model import Model
 from zoo.program import seeded
 
-#: Units a step where nobody says.
-BATCH = 256
 #: Blocks into which a run is divided: at the end of each its state is judged.
 BLOCKS = 50
 #: Draws of z per unit for the held-out ELBO.
@@ -61,7 +61,7 @@ def svi(
         problem = run.step(step)
         if problem:
             break
-        report(step, run.values[-1])
+        report(step, run.values[-1] * run.share)
         if step % run.block == 0 or step == steps:
             run.judge(step)
             if run.stopped:
@@ -76,10 +76,12 @@ class _Run:
         self, model: Model, guide: BaseGuide, x: Data, train_model: bool, steps: int, draws: int | None, training: Training,
     ):
         self.model, self.guide, self.training, self.steps = model, guide, training, steps
-        self.x, self.validation = _hold_out(model, guide, x, training.validation)
+        self.x, self.validation = hold_out(model, guide, x, training.validation)
         self.units = model.latents(self._view(self.x)).units
-        self.size = _batch_size(model, guide, self.units, training.batch_size)
-        self.draws = draws or _default_draws(guide, self.units, self.size)
+        #: What totals over the units trained on are multiplied by to be totals over all.
+        self.share = 1.0 if self.validation is None else 1 + len(reference(self.validation)) / self.units
+        self.size = batch_size(model, guide, self.units, training.batch_size)
+        self.draws = draws or default_draws(guide, self.units, self.size)
         self.parameters = trainable(model, guide, train_model)
         check_start(model, guide, self._view(self.x))
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
@@ -97,7 +99,7 @@ class _Run:
         """Take one step of Adam; return what went wrong, if anything did."""
         batch, index = next(self.batches)
         if step == 1 and index is not None:
-            _check_batch(self.model, self._view(batch), self.size)
+            check_batch(self.model, self._view(batch), self.size)
         done = self._bound(batch, index, step)
         self.optimiser.zero_grad()
         done.loss.backward()
@@ -126,8 +128,10 @@ class _Run:
         self.stale += 1
         if self.validation is not None and self.stale >= self.training.patience:
             self.stopped = f"early: the held-out ELBO has not risen since step {self.best_step}"
-        elif value < min(self.values[0], self.best_value) - 10 * abs(self.best_value) - 100 * self.units:
-            self.stopped = f"the ELBO fell to {value:.4g}, far below {self.best_value:.4g} of step {self.best_step}"
+            return
+        typical, before = statistics.median(self.values[-self.block:]), max(self.values[0], self._best_elbo())
+        if typical < min(self.values[0], self._best_elbo()) - 10 * abs(before) - 100 * self.units:  # not one wild draw
+            self.stopped = f"the ELBO fell to {typical:.4g}, far below {before:.4g}"
 
     def outcome(self, problem: str) -> Outcome:
         """Say how the run ended, with the best state in place where the last one is no match for it."""
@@ -136,7 +140,7 @@ class _Run:
         if self.validation is not None and self.best_step:
             self._restore(self.best)
             taken = self.best_step if self.stopped else taken
-            elbo, settled = self.best_value * self.units / len(reference(self.validation)), bool(self.stopped) or settled
+            elbo, settled = self._best_elbo(), bool(self.stopped) or settled
         early = self.stopped.startswith("early")
         problem = problem or ("" if early else self.stopped or self._fallen())
         if problem:
@@ -144,11 +148,16 @@ class _Run:
             self._restore(self.best if better else self.start)
             kept = f"the best state, after step {self.best_step}, is kept" if better else "the start is kept"
             self.stopped = f"{problem}; {kept}"
-            elbo, settled = (self.best_value if better else self.values[0] if self.values else -math.inf), False
+            elbo, settled = (self._best_elbo() if better else self.values[0] if self.values else -math.inf), False
             warnings.warn(ZooWarning(
                 f"fit of '{self.guide.text}' diverged: {self.stopped}; lower the learning rate, or set clip"), stacklevel=5)
         states = States(tuple(self.parameters), tuple(self.best), tuple(last), self.best_step)
-        return Outcome(taken, elbo, settled, self.stopped, states)
+        return Outcome(taken, elbo * self.share, settled, self.stopped, states)
+
+    def _best_elbo(self) -> float:
+        """The best state's ELBO, as a total over the units trained on."""
+        held = 1 if self.validation is None else len(reference(self.validation)) / self.units
+        return self.best_value / held
 
     def _fallen(self) -> str:
         """Return why the run counts as diverged: its last block lies well below its best one, or the whole below its start."""
@@ -205,7 +214,9 @@ class _Run:
     def _held_out(self) -> float:
         """Return the ELBO of the held-out units, total, on the same noise each time."""
         assert self.validation is not None, "asked for only with a validation share"
+        training = self.model.training
         self.guide.eval()
+        self.model.eval()
         with seeded(0), torch.no_grad():
             x = self._view(self.validation)
             q = self.guide.posterior(x)
@@ -216,6 +227,7 @@ class _Run:
                 z, log_q = scored(q, VALIDATION_DRAWS)
                 value = (self.model.log_joint(x, z) - log_q).mean(0).sum()
         self.guide.train()
+        self.model.train(training)
         return float(value)
 
     def _copy(self) -> list[Tensor]:
@@ -244,51 +256,3 @@ def _settled(values: list[float], units: int) -> tuple[float, bool]:
     middle, last = torch.tensor(values).double()[5 * count : 6 * count], torch.tensor(values[-count:]).double()
     error = math.sqrt(float(last.var() + middle.var()) / count)
     return float(last.mean()), float(last.mean() - middle.mean()) <= max(3 * error, 0.02 * units)
-
-
-def _default_draws(guide: BaseGuide, units: int, size: int) -> int:
-    """Return 16 draws for one unit and 4 for many; 1 for an encoder on batches of 100 or more, which average over units.
-
-    Source: Kingma and Welling (2014), §2.3, https://arxiv.org/abs/1312.6114
-    """
-    return 16 if units == 1 else 1 if guide.new_units and size >= 100 else 4
-
-
-def _hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Data, Data | None]:
-    """Split a ``share`` of the units off for validation."""
-    if not share:
-        return x, None
-    units = len(reference(x)) if isinstance(x, Tensor) else model.latents(x).units
-    held = round(share * units)
-    if not guide.new_units:
-        raise ZooError(
-            f"expected a guide that can serve new units with validation; got '{guide.text}'; use an encoder, or leave it out")
-    if not 1 <= held < units:
-        raise ZooError(
-            f"expected a validation share that leaves units on both sides; got {share} of {units} units; change or drop it")
-    order = torch.randperm(units, device=reference(x).device)
-    return take(x, order[held:], units), take(x, order[:held], units)
-
-
-def _check_batch(model: Model, batch: Data, size: int) -> None:
-    """Raise unless a program on ``size`` rows of x has ``size`` units: the units must be x's first dimension."""
-    try:
-        found = model.latents(batch).units
-    except (ValueError, RuntimeError) as error:
-        found, reason = None, str(error).splitlines()[0]
-    if found != size:
-        got = reason if found is None else f"{found} units"
-        raise ZooError(
-            f"expected {size} rows of x to make {size} units of {model.label}; got {got}; put the units along the first "
-            "dimension of x, with a plate of len(x), or leave batch_size out")
-
-
-def _batch_size(model: Model, guide: BaseGuide, units: int, asked: int | None) -> int:
-    if asked is None:
-        return min(units, BATCH) if guide.minibatches else units
-    if units == 1:
-        raise ZooError(
-            f"expected no batch_size for {model.label}, whose latents all rows share (one unit); got {asked}; leave it out")
-    if not 1 <= asked <= units:
-        raise ZooError(f"expected a batch_size from 1 to the {units} units; got {asked}; lower it")
-    return asked

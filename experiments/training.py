@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from experiments.objectives import Objective, check_estimator
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, chosen
 
 #: Learning-rate schedules: the factor at a share of the run, from 0 to 1.
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -52,9 +52,7 @@ class Training:
 
     def __post_init__(self) -> None:
         check_estimator(self.estimator, self.bound)
-        if self.schedule not in SCHEDULES:
-            hint = nearest(self.schedule, SCHEDULES) or "; choose one"
-            raise ZooError(f"expected schedule to be one of {', '.join(SCHEDULES)}; got '{self.schedule}'{hint}")
+        chosen(SCHEDULES, self.schedule, "schedule")
         if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ZooError(f"expected a positive learning rate; got {self.learning_rate}; the default is the model's own")
         if self.clip is not None and not self.clip > 0:

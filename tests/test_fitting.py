@@ -257,3 +257,28 @@ def test_encoders_take_networks_and_refuse_wrong_shapes() -> None:
     assert guide.posterior(x).event_shape == (2,)
     with pytest.raises(zoo.ZooError, match=r"expected an encoder network from \(units, 13\) to \(units, 4\)"):
         guides.build("mean_field:encoder", model, x, network=torch.nn.Linear(13, 5))
+
+
+def test_traces_are_per_unit_of_the_fit_they_belong_to() -> None:
+    """θ is fitted on more units than the guides are compared on: their lines must still meet log p(x) per unit."""
+    from experiments import figures
+
+    x = zoo.dataset("wine", standardise=True).x
+    model = zoo.build("ppca", x)
+    table = experiments.compare(model, x, ["mean_field:encoder", "full_rank"], holdout=0.5, steps=200)
+    figure = figures.elbo_trace(table)
+    level = table.evidence.value / table.units
+    lines = [line.get_ydata()[-1] for line in figure.axes[0].lines if len(line.get_ydata()) > 2]
+    assert lines
+    assert all(abs(float(end) - level) < 2.5 for end in lines)
+    assert {row.fit.units for row in table.rows} == {89}
+
+
+def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
+    x = zoo.dataset("wine", standardise=True).x
+    model = zoo.build("ppca", x)
+    guide = guides.build("full_rank:encoder", model, x)
+    fit = experiments.fit(model, guide, x, train_model=False, steps=400, validation=0.25)
+    whole = experiments.evaluate(model, guide, x).elbo.value
+    assert fit.elbo == pytest.approx(whole, rel=0.06)
+    assert fit.history[-1][1] == pytest.approx(whole, rel=0.06)

@@ -470,14 +470,20 @@ def test_theta_of_a_bare_model_does_not_become_phi(auto: Any) -> None:
     assert [name for name, _ in model.named_parameters()] == ["params.theta"]
 
 
+def stock_svi(model: Model, auto: Any, x: Data, steps: int) -> Any:
+    """Train an AutoGuide by Pyro's own SVI; return it, ready for more steps."""
+    svi = pyro.infer.SVI(model, auto, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
+    for _ in range(steps):
+        svi.step(x)
+    return svi
+
+
 def test_a_guide_that_has_run_elsewhere_keeps_its_names_and_values() -> None:
     """Trained by stock SVI first, wrapped, and used by stock Pyro again: it is the user's object."""
     model, x = one_unit("eight_schools")
     auto = autoguide.AutoNormal(model)
     with pyro.get_param_store().scope(), zoo.seeded(0):
-        svi = pyro.infer.SVI(model, auto, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
-        for _ in range(5):
-            svi.step(x)
+        svi = stock_svi(model, auto, x, 5)
         loc = auto.locs.mu.detach().clone()
         guide = wrap(model, auto, x)
         assert torch.equal(auto.locs.mu.detach(), loc)
@@ -558,9 +564,7 @@ def test_laplace_approximation_is_a_guide() -> None:
     model, x = one_unit("logistic_regression")
     auto = autoguide.AutoLaplaceApproximation(model)
     with pyro.get_param_store().scope(), zoo.seeded(0):
-        svi = pyro.infer.SVI(model, auto, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
-        for _ in range(300):
-            svi.step(x)
+        stock_svi(model, auto, x, 300)
         normal = auto.laplace_approximation(x)
     guide = wrap(model, normal, x)
     elbo = log_weights(model, guide, x, 2048).elbo()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ZooError(ValueError):
@@ -25,3 +28,17 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def chosen(registry: Mapping[str, T], name: object, what: str, mend: str = "choose one") -> T:
+    """Return the entry ``name`` of a registry, or raise a :class:`ZooError` that names all of them and the nearest.
+
+    >>> chosen({"mlp": 1, "conv": 2}, "cnv", "network")
+    Traceback (most recent call last):
+    ...
+    zoo.errors.ZooError: expected network to be one of mlp, conv; got 'cnv'; did you mean 'conv'?
+    """
+    if isinstance(name, str) and name in registry:
+        return registry[name]
+    hint = nearest(str(name), registry) or f"; {mend}"
+    raise ZooError(f"expected {what} to be one of {', '.join(registry)}; got {name!r}{hint}")

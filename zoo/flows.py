@@ -20,7 +20,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, chosen
 from zoo.networks import check_hidden
 
 
@@ -102,16 +102,14 @@ def build_flow(
     >>> flow()(torch.zeros(5, 2)).shape
     torch.Size([5, 2])
     """
-    if not isinstance(kind, str) or kind not in FLOWS:
-        hint = nearest(str(kind), FLOWS) or "; choose one"
-        raise ZooError(f"expected the kind of {what} to be one of {', '.join(FLOWS)}; got {kind!r}{hint}")
+    build = chosen(FLOWS, kind, f"the kind of {what}").build
     if features < 2:
         raise ZooError(
             f"expected at least 2 dimensions for {what}, whose layers move some given the others; got {features}; "
             "use a mixture instead")
     if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
         raise ZooError(f"expected a whole number of layers above 0 for {what}; got {layers!r}; e.g. 4")
-    module = FLOWS[kind].build(features, context, layers, check_hidden(hidden))
+    module = build(features, context, layers, check_hidden(hidden))
     with torch.no_grad():
         for network in (m for m in module.modules() if isinstance(m, nn.Sequential)):
             for parameter in network[-1].parameters():
@@ -222,7 +220,13 @@ class Composition:
         return cls(tuple(states[::-1]), tuple(log_abs_dets[::-1]))
 
 
-def tail(transform: Transform, states: int) -> Transform:
-    """Return the last ``states`` layers of a composed ``transform``: the map z_k → z_0 for k = ``states``."""
+def layer_log_density(transform: Transform, k: int, points: Tensor) -> Tensor:
+    """Return the log-density of the state z_k at ``points`` (n, features): k = 0 is the base, k = K the whole flow.
+
+    Raises:
+        ZooError: a layer that there is not.
+    """
     layers = transform.transforms  # type: ignore[attr-defined]
-    return compose(*layers[len(layers) - states:])
+    if not 0 <= k <= len(layers):
+        raise ZooError(f"expected a layer from 0 to {len(layers)}; got {k}; 0 is the base, the last one the rows")
+    return FlowDistribution(compose(*layers[len(layers) - k:]), points).log_prob(points) if k else _log_normal(points)

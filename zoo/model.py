@@ -20,7 +20,7 @@ from zoo.latents import Latents, Pack, Substitute, Unobserve, is_deterministic
 from zoo.params import LocalParams, theta
 from zoo.program import draw_afresh, isolated, latent_log_prob, layout, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
-from zoo.vectorise import last_site, loop, over_draws
+from zoo.vectorise import over_draws
 
 
 class Model(PyroModule):
@@ -47,8 +47,7 @@ class Model(PyroModule):
     What a model may know about itself, each optional, is written by overriding ``posterior``, ``log_evidence`` (models
     with discrete latents know both by enumeration), ``maximise``, ``start`` and ``recover``.
 
-    Where every latent is a function of x (``pyro.deterministic`` sites alone), d = 0, the posterior is a point, and the log
-    evidence is log p(x | θ) as the program has it.
+    Where every latent is a function of x (``pyro.deterministic`` sites alone), d = 0 and the posterior is a point.
 
     Attributes:
         dims: names for the event dimensions of sites, for the posterior tree: ``{"means": ("component", "column")}``.
@@ -98,14 +97,7 @@ class Model(PyroModule):
         if self._last is not None and self._last[0] == key:
             return self._last[1]
         with seeded(0), self._isolated():
-            try:
-                found = layout(self, x)
-            except KeyError as error:
-                raise ZooError(f"expected every entry of x that {self.label} reads; got none for {error}; add it") from error
-            except NotImplementedError as error:
-                raise ZooError(
-                    f"expected latents that can be drawn from their prior and mapped to the reals in {self.label}; got one "
-                    f"that can't: {str(error).splitlines()[0]}; use another distribution") from error
+            found = layout(self, x, self.label)
         self._last = (key, found)
         return found
 
@@ -309,14 +301,9 @@ class Model(PyroModule):
     def _over_draws(self, one: Callable[[Any], Any], rows: Any) -> Any:
         """Map ``one`` over the first dimension of ``rows``; the first time that vmap can't, say so and why."""
         with self._isolated():
-            if not self._vectorised:
-                return loop(one, rows)
-            result, failure = over_draws(one, rows)
-            if failure is None:
-                return result
-            site = last_site(one, rows)
-        self._vectorised = False
-        warnings.warn(ZooWarning(
-            f"{self.label} can't run under vmap and will be run draw by draw, which is slower: at or after site "
-            f"'{site}': {str(failure).splitlines()[0][:120]}"), stacklevel=3)
+            result, failure = over_draws(one, rows, self._vectorised)
+        if failure:
+            self._vectorised = False
+            warnings.warn(ZooWarning(
+                f"{self.label} can't run under vmap and will be run draw by draw, which is slower: {failure}"), stacklevel=3)
         return result

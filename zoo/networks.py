@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, chosen
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,8 @@ NETWORKS: Mapping[str, NetworkKind] = {
 
 
 def network_kind(name: str) -> NetworkKind:
-    """Return the entry ``name`` of :data:`NETWORKS`, or raise a :class:`ZooError` that names all."""
-    if name not in NETWORKS:
-        hint = nearest(name, NETWORKS) or "; choose one, or pass a torch module"
-        raise ZooError(f"expected network to be one of {', '.join(NETWORKS)}; got '{name}'{hint}")
-    return NETWORKS[name]
+    """Return the entry ``name`` of :data:`NETWORKS`, or raise a :class:`ZooError` that names all and what else will do."""
+    return chosen(NETWORKS, name, "network", "choose one, or pass a torch module")
 
 
 def check_hidden(hidden: Any) -> tuple[int, ...]:

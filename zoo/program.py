@@ -21,7 +21,17 @@ from torch import Tensor
 
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.latents import Latents, Packing, Site, Substitute, Unobserve, is_deterministic, is_discrete, support_values, unit_frame
+from zoo.latents import (
+    Latents,
+    Packing,
+    Site,
+    Substitute,
+    Unobserve,
+    is_deterministic,
+    is_discrete,
+    support_values,
+    unit_frame,
+)
 
 Program = Callable[[Data], Any]
 
@@ -156,13 +166,25 @@ def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
     return log_prob.expand(shape).movedim(frame.dim, 0).reshape(frame.size, -1).sum(1)
 
 
-def layout(program: Program, x: Data) -> Latents:
+def layout(program: Program, x: Data, label: str) -> Latents:
     """Run ``program`` once from its prior and return what its latents are and which plate owns them.
 
     Raises:
         ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
-            infinite support, or an observation outside its distribution's support.
+            infinite support, latents that can't be drawn or mapped, an entry of x that is missing, or an observation
+            outside its distribution's support. ``label`` is how it calls the program.
     """
+    try:
+        return _layout(program, x)
+    except KeyError as error:
+        raise ZooError(f"expected every entry of x that {label} reads; got none for {error}; add it") from error
+    except NotImplementedError as error:
+        raise ZooError(
+            f"expected latents that can be drawn from their prior and mapped to the reals in {label}; got one that can't: "
+            f"{str(error).splitlines()[0]}; use another distribution") from error
+
+
+def _layout(program: Program, x: Data) -> Latents:
     traced = run(program, x).values()
     sites = [site for site in traced if not is_deterministic(site)]
     latent = [site for site in sites if not site["is_observed"]]

@@ -17,15 +17,18 @@ FORBIDDEN = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedErro
 OTHER = (ZooError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
-def over_draws(one: Callable[[Any], Any], rows: Any) -> tuple[Any, Exception | None]:
-    """Map ``one`` over the first dimension of ``rows``; return the result, and why vmap failed if it did."""
+def over_draws(one: Callable[[Any], Any], rows: Any, vectorised: bool = True) -> tuple[Any, str]:
+    """Map ``one`` over the first dimension of ``rows``; return the result, and at which site and why vmap failed if it did."""
+    if not vectorised:
+        return loop(one, rows), ""
     try:
         # A decoder that drops units out while it trains drops others for each draw.
-        return torch.func.vmap(one, randomness="different")(rows), None
+        return torch.func.vmap(one, randomness="different")(rows), ""
     except OTHER:
         raise
     except FORBIDDEN as error:
-        return loop(one, rows), error
+        reason = str(error).splitlines()[0][:120]
+        return loop(one, rows), f"at or after site '{last_site(one, rows)}': {reason}"
 
 
 def loop(one: Callable[[Any], Any], rows: Any) -> Any:

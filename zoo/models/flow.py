@@ -7,12 +7,11 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from zoo.data import Data, as_rows, check_table
 from zoo.errors import ZooError
-from zoo.flows import Composition, FlowDistribution, build_flow, compose, standardise, tail
+from zoo.flows import Composition, FlowDistribution, build_flow, compose, layer_log_density, standardise
 from zoo.model import Model
 
 
@@ -92,11 +91,7 @@ class Flow(Model):
 
     def layer_density(self, k: int, points: Tensor) -> Tensor:
         """Return the log-density of the state z_k at ``points`` (n, D): k = 0 is the base, k = K is p(x)."""
-        if not 0 <= k <= self.layers + 1:
-            raise ZooError(f"expected a layer from 0 to {self.layers + 1}; got {k}; 0 is the base, the last one the rows")
-        if k == 0:
-            return dist.Normal(torch.zeros_like(points), 1.0).to_event(1).log_prob(points)  # type: ignore[no-any-return]
-        return FlowDistribution(tail(self.transform(), k), points).log_prob(points)
+        return layer_log_density(self.transform(), k, points)
 
     def extra_repr(self) -> str:
         return f"kind={self.kind}, layers={self.layers}, columns={len(self.centre)}"

@@ -17,7 +17,7 @@ from torch.distributions import Distribution, constraints
 
 from zoo.data import Data, check_table
 from zoo.enumerated import Enumerated
-from zoo.errors import ZooError, ZooWarning, nearest
+from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.model import Model
 
 #: The smallest eigenvalue of a component's covariance, in units of the columns' variances.
@@ -101,13 +101,10 @@ class GMM(Model):
 
     def __init__(self, x: Data, components: int = 2, covariance: str = "full"):
         super().__init__()
-        if covariance not in COVARIANCES:
-            raise ZooError(
-                f"expected covariance to be one of {', '.join(COVARIANCES)}; got '{covariance}'"
-                f"{nearest(covariance, COVARIANCES) or '; choose one'}")
+        structure = chosen(COVARIANCES, covariance, "covariance")
         x = check_table(x, self.label)
         labels = cluster(x, components)
-        self.components, self.covariance = components, COVARIANCES[covariance]
+        self.components, self.covariance = components, structure
         self._name = covariance
         self.register_buffer("floor", FLOOR * x.var(0, unbiased=False))
         r = torch.nn.functional.one_hot(labels, components).to(x)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from zoo.data import Data, as_rows, check_table
-from zoo.errors import ZooError, ZooWarning
+from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.low_rank_normal import LowRankNormal
 from zoo.model import Model
 
@@ -93,12 +93,11 @@ class LinearGaussian(Model):
                 f"expected 1 to {columns - 1} latent dimensions for {columns} columns; got {latent}; set --latent")
         if latent > len(x):
             raise ZooError(f"expected at most as many latent dimensions as the {len(x)} rows; got {latent}; lower --latent")
-        if start not in STARTS:
-            raise ZooError(f"expected start to be one of {', '.join(STARTS)}; got '{start}'; choose one")
+        begin = chosen(STARTS, start, "start")
         variance = x.var(0, unbiased=False)
         self.register_buffer("floor", FLOOR * variance.clamp(min=float(variance.mean()) * 1e-6))
         self.loc = torch.nn.Parameter(x.mean(0))
-        loadings, noise = STARTS[start](x - x.mean(0), latent, self.average(variance).expand(columns))
+        loadings, noise = begin(x - x.mean(0), latent, self.average(variance).expand(columns))
         self.loadings = torch.nn.Parameter(loadings)
         self.variance = PyroParam(torch.maximum(self.average(noise), self.average(self.floor)), constraints.positive)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.data import Data, as_rows, check_finite
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, chosen
 from zoo.likelihoods import LIKELIHOODS
 from zoo.model import Model
 from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior
 from zoo.networks import check_hidden, check_shapes, network_kind
 from zoo.priors import PRIORS, Mixture
-
-T = TypeVar("T")
 
 
 class VAE(Model):
@@ -65,9 +63,9 @@ class VAE(Model):
             raise ZooError(f"expected at least 1 latent dimension for {self.label}; got {latent}; raise --latent")
         self.latent = latent
         self.words = f"{likelihood}, prior={prior}"
-        self.likelihood = _choose(LIKELIHOODS, likelihood, "likelihood")(x, levels).to(x)
+        self.likelihood = chosen(LIKELIHOODS, likelihood, "likelihood")(x, levels).to(x)
         self.likelihood.narrow(self.noise)
-        self.prior = _choose(PRIORS, prior, "prior")(x, latent, components).to(x)
+        self.prior = chosen(PRIORS, prior, "prior")(x, latent, components).to(x)
         self.network = self._network(x, network, check_hidden(hidden))
         self.eval()
 
@@ -176,10 +174,3 @@ def _check(x: Data, name: str) -> Tensor:
             f"{tuple(rows.shape)}; flatten images to rows")
     check_finite(rows)
     return rows
-
-
-def _choose(registry: Mapping[str, T], name: str, what: str) -> T:
-    if name not in registry:
-        raise ZooError(
-            f"expected {what} to be one of {', '.join(registry)}; got '{name}'{nearest(name, registry) or '; choose one'}")
-    return registry[name]

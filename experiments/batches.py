@@ -1,0 +1,67 @@
+"""What stochastic training takes at a time: units held out, units a step, draws of each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from guides.guide import BaseGuide
+from zoo.data import Data, reference, take
+from zoo.errors import ZooError
+from zoo.model import Model
+
+#: Units a step where nobody says.
+BATCH = 256
+
+
+def default_draws(guide: BaseGuide, units: int, size: int) -> int:
+    """Return 16 draws for one unit and 4 for many; 1 for an encoder on batches of 100 or more, which average over units.
+
+    Source: Kingma and Welling (2014), §2.3, https://arxiv.org/abs/1312.6114
+    """
+    return 16 if units == 1 else 1 if guide.new_units and size >= 100 else 4
+
+
+def hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Data, Data | None]:
+    """Split a ``share`` of the units off for validation."""
+    if not share:
+        return x, None
+    units = len(reference(x)) if isinstance(x, Tensor) else model.latents(x).units
+    held = round(share * units)
+    if not guide.new_units:
+        raise ZooError(
+            f"expected a guide that can serve new units with validation; got '{guide.text}'; use an encoder, or leave it out")
+    if not 1 <= held < units:
+        raise ZooError(
+            f"expected a validation share that leaves units on both sides; got {share} of {units} units; change or drop it")
+    order = torch.randperm(units, device=reference(x).device)
+    return take(x, order[held:], units), take(x, order[:held], units)
+
+
+def check_batch(model: Model, batch: Data, size: int) -> None:
+    """Raise unless a program on ``size`` rows of x has ``size`` units: the units must be x's first dimension."""
+    try:
+        found = model.latents(batch).units
+    except (ValueError, RuntimeError) as error:
+        found, reason = None, str(error).splitlines()[0]
+    if found != size:
+        got = reason if found is None else f"{found} units"
+        raise ZooError(
+            f"expected {size} rows of x to make {size} units of {model.label}; got {got}; put the units along the first "
+            "dimension of x, with a plate of len(x), or leave batch_size out")
+
+
+def batch_size(model: Model, guide: BaseGuide, units: int, asked: int | None) -> int:
+    """Return how many units a step takes: as ``asked``, or all up to ``BATCH``.
+
+    Raises:
+        ZooError: a batch of a one-unit model, or one larger than the data.
+    """
+    if asked is None:
+        return min(units, BATCH) if guide.minibatches else units
+    if units == 1:
+        raise ZooError(
+            f"expected no batch_size for {model.label}, whose latents all rows share (one unit); got {asked}; leave it out")
+    if not 1 <= asked <= units:
+        raise ZooError(f"expected a batch_size from 1 to the {units} units; got {asked}; lower it")
+    return asked
