@@ -35,6 +35,7 @@ class Flow(Model):
     Source: Rezende and Mohamed (2015), Variational inference with normalizing flows, https://arxiv.org/abs/1505.05770;
     Papamakarios et al. (2021), Normalizing flows for probabilistic modeling and inference, https://arxiv.org/abs/1912.02762
 
+    >>> import torch
     >>> x = torch.randn(50, 2, dtype=torch.double)
     >>> model = Flow(x)
     >>> torch.allclose(model.generate(model.normalise(x)), x)
