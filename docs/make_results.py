@@ -13,7 +13,7 @@ import torch
 
 import experiments
 import zoo
-from experiments.bracket import bracket
+from experiments.bracketing import bracket
 from experiments.engine import held
 from experiments.fitting import one_view
 from experiments.holdout import partition

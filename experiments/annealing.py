@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.hmc import Kernel, State, Target, adapt, between, learnt_scale, rhat, run, transition
+from experiments.streams import Stream
 from experiments.weights import work
 from guides.guide import BaseGuide, paired
 from guides.whole import Prior
@@ -28,8 +29,6 @@ MANY, DENSE = 16, 100
 SHORT, LONG = 2, 3
 #: Posterior draws of few units.
 STATES = 64
-#: Between the seeds of stages. Far from those of fits and of simulated data, which must not share draws with them.
-STREAM = 15485863
 #: Transitions in which the pilot finds its first step size, and in which kernels adapt to the joint.
 SETTLE, ADAPT = 8, 60
 
@@ -235,7 +234,7 @@ def posterior_draws(
     >>> posterior_draws(model, guides.build("prior", model, x), x, chains=4, iterations=20).z.shape
     torch.Size([4, 20, 2])
     """
-    with seeded(seed + 3 * STREAM):
+    with seeded(seed + Stream.CHAINS):
         ends = Ends.of(paired(model, guide), guide, x)
         chains, iterations = chains or (STATES if ends.few else 4), iterations or (100 if ends.few else 50)
         states = run(ends.joint, *ends.adapted(chains, iterations), iterations)[2]
@@ -251,7 +250,7 @@ def more_draws(
     The kernel leaves the posterior invariant, and is adapted on chains of the guide that are thrown away, so that each state
     is again an exact draw. They depend on each other, the less the more ``iterations``.
     """
-    with seeded(seed + 4 * STREAM):
+    with seeded(seed + Stream.MORE_DRAWS):
         ends = Ends.of(paired(model, guide), guide, x)
         kernel = ends.adapted(chains, ADAPT)[1]
         return run(ends.joint, ends.joint.at(exact[:1].repeat(chains, 1, 1)), kernel, iterations)[0].z
@@ -267,7 +266,7 @@ def take_draws(model: Model, guide: BaseGuide, x: Data, exact: Tensor | None, se
         more = len(checked_draws(model, x, exact)) == 1 and few and not model.latents(x).discrete
         return (more_draws(model, guide, x, exact, seed=seed) if more else exact), None
     try:
-        with seeded(seed + 5 * STREAM), torch.no_grad():
+        with seeded(seed + Stream.POSTERIOR), torch.no_grad():
             return model.posterior(x).sample(torch.Size([STATES if few else 1])), None
     except NotImplementedError:
         found = posterior_draws(model, guide, x, seed=seed)

@@ -14,18 +14,21 @@ from zoo.model import Model
 BATCH = 256
 
 
-def default_draws(guide: BaseGuide, units: int, size: int) -> int:
+def default_draws(guide: BaseGuide, units: int, size: int, alpha: float) -> int:
     """Return 16 draws for one unit and 4 for many; 1 for an encoder on batches of 100 or more, which average over units.
+
+    Of objectives other than the ELBO (``alpha`` ≠ 1) at least 8: of one draw, all of them are the ELBO.
 
     Source: Kingma and Welling (2014), §2.3, https://arxiv.org/abs/1312.6114
     """
-    return 16 if units == 1 else 1 if guide.new_units and size >= 100 else 4
+    draws = 16 if units == 1 else 1 if guide.new_units and size >= 100 else 4
+    return draws if alpha == 1 else max(8, draws)
 
 
-def hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Data, Data | None]:
-    """Split a ``share`` of the units off for validation."""
+def hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Data, Data | None, int]:
+    """Split a ``share`` of the units off for validation: return the others, these, and how many these are."""
     if not share:
-        return x, None
+        return x, None, 0
     units = len(reference(x)) if isinstance(x, Tensor) else model.latents(x).units
     held = round(share * units)
     if not guide.new_units:
@@ -35,15 +38,15 @@ def hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Dat
         raise ZooError(
             f"expected a validation share that leaves units on both sides; got {share} of {units} units; change or drop it")
     order = torch.randperm(units, device=reference(x).device)
-    return take(x, order[held:], units), take(x, order[:held], units)
+    return take(x, order[held:], units), take(x, order[:held], units), held
 
 
 def check_batch(model: Model, batch: Data, size: int) -> None:
     """Raise unless a program on ``size`` rows of x has ``size`` units: the units must be x's first dimension."""
     try:
         found = model.latents(batch).units
-    except (ValueError, RuntimeError) as error:
-        found, reason = None, str(error).splitlines()[0]
+    except ZooError as error:
+        found, reason = None, str(error)
     if found != size:
         got = reason if found is None else f"{found} units"
         raise ZooError(

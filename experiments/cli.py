@@ -28,7 +28,8 @@ app = typer.Typer(
 
 OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
 MODEL = Annotated[str, typer.Argument(help="A registered model; its own options follow as --name value.")]
-DATA = Annotated[str | None, typer.Option("--data", "-d", help="A data set, or a CSV, NPY or Parquet file.")]
+DATA = Annotated[
+    str | None, typer.Option("--data", "-d", help="A data set, sample:MODEL, or a CSV, NPY, NPZ, Parquet or IDX file.")]
 SEED = Annotated[int, typer.Option(help="Of all that is drawn: the same seed gives the same numbers.")]
 METHOD = Annotated[str | None, typer.Option(help="em, fixed_draws or svi; the guide's own where unsaid.")]
 STEPS = Annotated[int | None, typer.Option(help="Most steps of a fit.")]
@@ -81,6 +82,7 @@ def fit(
     context: typer.Context, model: MODEL, data: DATA = None,
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to fit with.")] = None,
     method: METHOD = None, seed: SEED = 0, steps: STEPS = None, draws: DRAWS = None,
+    train_draws: Annotated[int | None, typer.Option(help="Draws of z per unit that the fit takes: of svi, per step.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Units per step of svi.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of svi.")] = None,
     objective: Annotated[str, typer.Option(help="Of svi: elbo, iwae or renyi(alpha).")] = "elbo",
@@ -96,8 +98,9 @@ def fit(
 ) -> None:
     """Fit θ and one guide together, and evaluate the pair."""
     job = _prepare(
-        context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws, batch_size=batch_size,
-        learning_rate=learning_rate, objective=objective, estimator=estimator, schedule=schedule, clip=clip, warm_up=warm_up,
+        context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws, train_draws=train_draws,
+        batch_size=batch_size, learning_rate=learning_rate, objective=objective, estimator=estimator, schedule=schedule,
+        clip=clip, warm_up=warm_up,
         validation=validation, patience=patience, seeds=seeds, binarise=binarise, target=target, standardise=standardise,
         drop_constant=drop_constant, holdout=0.0)
     from experiments.comparison import fit_one
@@ -108,7 +111,7 @@ def fit(
         options: dict[str, Any] = {**training(job.spec), **({} if job.data.view is None else {"view": job.data.view})}
         table = fit_one(
             job.model, job.data.x, job.spec.guides[0], method=method, seed=seed, seeds=seeds, steps=steps, draws=draws,
-            data=job.data.name, **options)
+            train_draws=train_draws, data=job.data.name, **options)
         _report(table, as_json)
         output.write(table, job.data)
 
@@ -122,10 +125,10 @@ def summary(
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False,
 ) -> None:
-    """Print ArviZ's summary of the guide's posterior, in the program's own (constrained) variables."""
+    """Print ArviZ's summary of a guide's posterior, in the program's own variables."""
     job = _prepare(
         context, model, data, _one(guide), method=method, seed=seed, steps=steps, draws=draws, binarise=binarise,
-        target=target, standardise=standardise, drop_constant=drop_constant)
+        target=target, standardise=standardise, drop_constant=drop_constant, holdout=0.0)
     from experiments.output import print_summary
 
     print_summary(_compare(job, job.spec.guides[:1]), job.data, draws or 4000, as_json)
@@ -188,6 +191,8 @@ def _job(spec: Spec, data_set: Dataset) -> Job:
     entry = MODELS[spec.model]
     share = load(entry.path).holdout if spec.holdout is None else spec.holdout
     rows = data_set.x
+    if entry.units == "dataset" and spec.holdout:
+        raise ZooError(f"expected no --holdout for {spec.model}, whose latents all rows share: one unit; leave it out")
     if entry.units == "rows" and share and not isinstance(rows, Mapping):
         rows = partition(rows, len(rows), share, spec.seed).train
     model = build(spec.model, one_view(rows, data_set.view, spec.seed), seed=spec.seed, **spec.options)

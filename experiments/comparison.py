@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -15,8 +16,9 @@ from experiments.fitting import Fit, default_method, fit, fit_seeds, one_view
 from experiments.holdout import Partition, partition
 from experiments.marginal import Evidence, evidence
 from experiments.splitting import Split, fit_free, free_member, split
+from experiments.streams import Stream
 from experiments.table import Comparison, Row
-from experiments.weights import FRESH, LogWeights, log_weights
+from experiments.weights import LogWeights, log_weights
 from guides.construct import build
 from guides.guide import AnyGuide, BaseGuide, Guide, paired
 from guides.program import as_guide
@@ -76,9 +78,14 @@ def compare(
     _check(model, asked, facts, train_with)
     if simulate and train_model:
         raise ZooError("expected one θ to simulate from; got train_model, where each guide has its own; leave one of them out")
+    built = any(isinstance(g, BaseGuide) and not g.new_units for g in asked) or (
+        train_model and not all(isinstance(g, str) for g in asked))
     if holdout is None:
-        whole = facts.units == "dataset" or any(isinstance(g, BaseGuide) and not g.new_units for g in asked)
-        holdout = 0.0 if whole else model.holdout
+        holdout = 0.0 if facts.units == "dataset" or built else model.holdout
+    if holdout and built:
+        raise ZooError(
+            f"expected no holdout for guides that are built for all of x, or train a θ of their own; got {holdout}; pass "
+            "guides as written, e.g. 'mean_field', or holdout=0")
     units = partition(x, model.latents(shown).units, holdout, seed)
     contest = _Contest(model, units, view, seed, method, steps, progress)
     theta = None if train_model else contest.fit_theta(asked, train_with)
@@ -86,7 +93,7 @@ def compare(
     if simulate:
         contest, exact = contest.simulated()
     fits = [contest.fit_own(g) for g in asked] if train_model else contest.fit_all(asked)
-    weights = [log_weights(done.model, done.guide, contest.x, draws, seed + FRESH) for done in fits]
+    weights = [log_weights(done.model, done.guide, contest.x, draws, seed + Stream.EVALUATION) for done in fits]
     found = contest.evidence(fits, weights, exact, train_model)
     rows = tuple(
         Row(done, summarise(weight, done.guide.text, known), contest.split(done, weight, known, fits, weights))
@@ -96,14 +103,14 @@ def compare(
 
 
 def fit_one(
-    model: Model | Program, x: Data, guide: AnyGuide, *, data: str = "data", draws: int | None = None, seed: int = 0,
-    seeds: int = 1, **options: Any,
+    model: Model | Program, x: Data, guide: AnyGuide, *, data: str = "data", draws: int | None = None,
+    train_draws: int | None = None, seed: int = 0, seeds: int = 1, **options: Any,
 ) -> Comparison:
     """Fit θ and one guide together, from the best of ``seeds`` seeds, and return the pair's row as a :class:`Comparison`.
 
-    ``options`` are those of ``fit``.
+    ``draws`` are those of the evaluation, ``train_draws`` and ``options`` those of ``fit``.
     """
-    done = fit_seeds(model, guide, x, seeds=range(seed, seed + seeds), **options)[0]
+    done = fit_seeds(model, guide, x, seeds=range(seed, seed + seeds), draws=train_draws, **options)[0]
     shown = one_view(x, options.get("view"), seed)
     evaluation = evaluate(done.model, done.guide, shown, draws=draws, seed=seed)
     theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
@@ -124,19 +131,19 @@ class _Contest:
     steps: int | None
     progress: bool | None
 
-    @property
+    @cached_property
     def x(self) -> Data:
         """The units on which guides are compared; where there are many views of them, one."""
         return one_view(self.units.held, self.view, self.seed)
 
-    @property
+    @cached_property
     def train(self) -> Data:
         """The units on which θ and encoders are fitted, one view of them."""
         return one_view(self.units.train, self.view, self.seed)
 
     def simulated(self) -> tuple[_Contest, Tensor]:
         """Return the contest on data drawn from the model at its θ, and the latents it came from: exact posterior draws."""
-        latent, fresh = self.model.simulate(self.x, seed=self.seed + FRESH)
+        latent, fresh = self.model.simulate(self.x, seed=self.seed + Stream.SIMULATION)
         exact = self.model.unconstrain(fresh, {name: value[None] for name, value in latent.items()})
         units = replace(self.units, held=fresh, train=self.train if self.units.share else fresh)
         return replace(self, units=units, view=None), exact.detach()
@@ -152,15 +159,14 @@ class _Contest:
 
     def fit(self, model: Model, guide: BaseGuide, train_model: bool, method: str | None = None, held: bool = True) -> Fit:
         """Fit a guide: one that serves new units on the training units, in fresh views; else on the held ones, if ``held``."""
-        view = None
-        rows = self.x if held and not guide.new_units else self.train
+        own = held and not guide.new_units
+        rows, given = self.x if own else self.train, {}
         method = method if guide.size else None
-        if rows is not self.x and self.view is not None and (method or default_method(guide, rows)) == "svi":
-            rows, view = self.units.train, self.view
-        given: dict[str, Any] = {} if view is None else {"view": view}
+        if not own and self.view is not None and (method or default_method(guide, rows)) == "svi":
+            rows, given = self.units.train, {"view": self.view}
         return fit(
             model, guide, rows, method=method, train_model=train_model, steps=self.steps, seed=self.seed,
-            progress=self.progress, **given)
+            progress=self.progress, **given)  # type: ignore[arg-type]
 
     def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
         """Fit θ with one guide on the training units; ``None`` where the model has none."""
@@ -218,7 +224,8 @@ class _Contest:
             return split(weight, weights[same[sibling]], found)
         with held(done.model):
             free = fit_free(done.model, done.guide, self.x, self.steps, self.seed, self.progress)
-            return split(weight, log_weights(done.model, free.guide, self.x, len(weight.log_q), self.seed + FRESH), found)
+            drawn = log_weights(done.model, free.guide, self.x, len(weight.log_q), self.seed + Stream.EVALUATION)
+            return split(weight, drawn, found)
 
 
 def _check(model: Model, asked: Sequence[AnyGuide], facts: Any, train_with: str | None) -> None:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from experiments.weights import draw
+from experiments.weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data
+from zoo.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program import evaluating
 
 #: Densities that touch fewer numbers per draw than this run on one thread.
 ONE_THREAD = 2**16
@@ -21,9 +23,10 @@ ONE_THREAD = 2**16
 
 @dataclass(frozen=True)
 class States:
-    """The best and the last state of a fit's parameters; ``best_step`` is the step after which the best was."""
+    """The best and the last state of what a fit moves, networks' running statistics included; ``best_step`` is the step after
+    which the best was."""
 
-    parameters: tuple[nn.Parameter, ...]
+    tensors: tuple[Tensor, ...]
     best: tuple[Tensor, ...]
     last: tuple[Tensor, ...]
     best_step: int
@@ -37,8 +40,8 @@ class States:
         if name not in ("best", "last"):
             raise ZooError(f"expected state best or last; got '{name}'; choose one")
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, getattr(self, name), strict=True):
-                parameter.copy_(value)
+            for tensor, value in zip(self.tensors, getattr(self, name), strict=True):
+                tensor.copy_(value)
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,12 @@ def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Para
 def check_start(model: Model, guide: BaseGuide, x: Data) -> None:
     """Raise a :class:`ZooError` that names the first site with a non-finite log-probability, if there is one."""
     with torch.no_grad():
-        z, log_measure = draw(guide.posterior(x), 8)
-        counts = log_measure > -torch.inf  # a value of a finite support that q rules out may be impossible
+        q = guide.posterior(x)
+        if isinstance(q, Enumerated):  # a value of a finite support that q rules out may be impossible
+            z, counts = q.enumerate_support(), q.logits.movedim(-1, 0) > -torch.inf
+        else:
+            z = scored(q, 8)[0]
+            counts = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
         if bool(z.isfinite().all()) and bool((model.log_joint(x, z).isfinite() | ~counts).all()):
             return
         site = non_finite_site(model, x, z)
@@ -125,11 +132,5 @@ def frozen(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def held(model: Model) -> Iterator[None]:
     """Hold θ fixed and the model in evaluation mode: one density, whatever its networks drop out while they train."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with frozen(model):
-            yield
-    finally:
-        for module, flag in before:
-            module.training = flag
+    with evaluating(model), frozen(model):
+        yield

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from experiments.fitting import pair
 from experiments.marginal import Evidence, evidence
-from experiments.weights import FRESH, Z95, Estimate, LogWeights, log_weights
+from experiments.streams import Stream
+from experiments.weights import Z95, Estimate, LogWeights, log_weights
 from guides.guide import AnyGuide
 from zoo.data import Data
 from zoo.model import Model
@@ -113,7 +114,7 @@ def evaluate(
     True
     """
     model, guide = pair(model, guide, x, seed)
-    weights = log_weights(model, guide, x, draws, seed + FRESH)
+    weights = log_weights(model, guide, x, draws, seed + Stream.EVALUATION)
     found = log_evidence if log_evidence is not None else evidence(model, x, guide, seed=seed)
     return summarise(weights, guide.text, found)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.batches import BATCH
+from experiments.callbacks import Callback, Moment, Watch
 from experiments.em import Iteration, em
 from experiments.engine import Outcome, States, held, threads_for
 from experiments.fixed_draws import fixed_draws
-from experiments.progress import Bar
+from experiments.progress import bars
 from experiments.svi import svi
 from experiments.training import Training
 from experiments.weights import work
@@ -28,7 +28,7 @@ from guides.program import as_guide
 from guides.whole import Exact
 from zoo.bare import as_model
 from zoo.data import Data
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, check_number, nearest
 from zoo.model import Model
 from zoo.program import Program, seeded
 
@@ -44,8 +44,8 @@ class Fit:
         method: ``em``, ``fixed_draws`` or ``svi``; ``none`` where there was nothing to fit.
         steps: iterations or gradient steps taken.
         seconds: of wall time.
-        elbo: what the optimiser last saw, in nats, summed over units (``svi``: the mean of the last tenth of its steps). Use
-            ``evaluate`` for one with its error.
+        elbo: what the optimiser last saw, in nats, summed over units (``svi``: the mean of the last tenth of its steps, of the
+            bound that it maximised; with ``validation`` the best held-out ELBO). Use ``evaluate`` for one with its error.
         converged: whether the method's own rule for stopping was met (``svi``: the second half of the run raised the
             ELBO no more than noise or 0.02 nats per unit).
         stopped: why it stopped early, empty where it did not.
@@ -63,7 +63,7 @@ class Fit:
     elbo: float | None
     converged: bool
     stopped: str = ""
-    history: tuple[tuple[int, float, float], ...] = ()
+    history: tuple[tuple[int, float, float], ...] = field(default=(), repr=False)
     units: int = 1
     iterations: tuple[Iteration, ...] = field(default=(), repr=False)
     states: States | None = field(default=None, repr=False)
@@ -82,7 +82,8 @@ def default_method(guide: BaseGuide, x: Data | None = None) -> str:
 
 def fit(
     model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
-    steps: int | None = None, draws: int | None = None, seed: int = 0, progress: bool | None = None, **training: Any,
+    steps: int | None = None, draws: int | None = None, seed: int = 0, progress: bool | None = None,
+    callbacks: Sequence[Callback] = (), **training: Any,
 ) -> Fit:
     """Maximise the ELBO over φ and (``train_model``) θ, in place.
 
@@ -96,6 +97,7 @@ def fit(
         draws: of z per unit: of fixed_draws at the start and the end, of svi per step.
         seed: of all that is drawn: same seed, same machine, same bits. Torch's own generator is left as it was.
         progress: show a bar on standard error; ``None``: on a terminal only.
+        callbacks: told of the start, of every step and of the end.
         training: of svi, the attributes of :class:`Training`: batch_size, learning_rate, schedule, objective, estimator,
             clip, warm_up, validation, patience, view.
 
@@ -119,19 +121,16 @@ def fit(
     if method is None and not has_theta and not guide.size:
         return Fit(model, guide, "none", 0, 0.0, None, True, units=latents.units)
     limit = METHODS[chosen] if steps is None else steps
-    history: list[tuple[int, float, float]] = []
+    if how.warm_up >= limit:
+        raise ZooError(
+            f"expected warm_up to end before the run's {limit} steps; got {how.warm_up}; lower it, or raise steps")
     iterations: list[Iteration] = []
-    begun = time.perf_counter()
     share = min(1.0, (how.batch_size or BATCH) / latents.units) if chosen == "svi" else 1.0
     one = threads_for(round(share * work(x, latents.units, latents.size)))
     theta = nullcontext() if has_theta else held(model)
-    with Bar(f"{model.label} · {guide.text}", limit, progress) as bar, seeded(seed), torch.enable_grad(), one, theta:
-
-        def report(step: int, elbo: float) -> None:
-            history.append((step, elbo, time.perf_counter() - begun))
-            bar.step(step, elbo)
-
-        options: dict[str, Any] = {"steps": limit, "report": report}
+    watch = Watch(Moment(model, guide, x, chosen, limit), [*bars(progress), *callbacks])
+    with watch, seeded(seed), torch.enable_grad(), one, theta:
+        options: dict[str, Any] = {"steps": limit, "report": watch.step}
         outcome: Outcome
         if chosen == "em":
             outcome = em(model, guide, x, iterations=iterations, **options)
@@ -141,9 +140,9 @@ def fit(
             outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, **options)
     guide.eval()
     model.eval()
-    return Fit(
-        model, guide, chosen, outcome.steps, time.perf_counter() - begun, outcome.elbo, outcome.converged, outcome.stopped,
-        tuple(history), latents.units, tuple(iterations), outcome.states)
+    return watch.end(Fit(
+        model, guide, chosen, outcome.steps, watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
+        tuple(watch.history), latents.units, tuple(iterations), outcome.states))
 
 
 def fit_seeds(
@@ -170,10 +169,12 @@ def fit_seeds(
     """
     if not len(seeds):
         raise ZooError("expected one seed or more; got none; e.g. seeds=range(5)")
-    if isinstance(guide, BaseGuide) and len(seeds) == 1:
+    if isinstance(guide, nn.Module) and len(seeds) == 1:
         return [fit(model, guide, x, seed=seeds[0], **options)]
-    if isinstance(guide, BaseGuide):
-        raise ZooError(f"expected a guide as written with several seeds; got '{guide.text}', which is built; pass its text")
+    if isinstance(guide, nn.Module):
+        text = guide.text if isinstance(guide, BaseGuide) else type(guide).__name__
+        raise ZooError(
+            f"expected a guide that each seed can start anew; got '{text}', which is built; pass its text, class or function")
     known = as_model(model)
     fits = [fit(copy.deepcopy(known), guide, x, seed=seed, **options) for seed in seeds]
     return sorted(fits, key=lambda done: -math.inf if done.elbo is None else done.elbo, reverse=True)
@@ -223,7 +224,6 @@ def one_view(x: Data, view: Callable[[Tensor], Tensor] | None, seed: int) -> Dat
 
 def _check_numbers(steps: int | None, draws: int | None, seed: int) -> None:
     for name, value in (("steps", steps), ("draws", draws)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ZooError(f"expected 1 or more {name}; got {value}; leave it out for the default")
-    if not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise ZooError(f"expected a seed from 0 to 2**31 - 1; got {seed}; choose another")
+        if value is not None:
+            check_number(name, value, whole=True, least=1, mend="leave it out for the default")
+    check_number("seed", seed, whole=True, least=0, most=2**31 - 1, mend="choose another")

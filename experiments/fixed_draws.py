@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from experiments.engine import Outcome, check_start, trainable
+from experiments.objectives import enumerated_elbo
 from experiments.optimise import Ascent, ascend
 from experiments.weights import work
 from guides.amortisation import Free
 from guides.family import NormalBase
 from guides.guide import BaseGuide, Guide
 from zoo.data import Data, take
-from zoo.enumerated import Enumerated, expect
+from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 
@@ -107,18 +108,24 @@ def _discrete(
     while taken < steps:
         solved = _solve(model, guide, x)
         if solved:
-            start = float(exact_elbo(model, guide, x).detach())
+            start = float(_enumerated(model, guide, x).detach())
             taken += 1
             count(start)
             if all(id(p) in own for p in parameters) or start - value < 1e-9 * abs(start):
                 return Outcome(taken, start, True)
         else:
             check_start(model, guide, x)
-        done = ascend(lambda: exact_elbo(model, guide, x), parameters, steps - taken, count)
+        done = ascend(lambda: _enumerated(model, guide, x), parameters, steps - taken, count)
         value, taken, converged = done.value, taken + done.iterations, done.converged
         if not solved:
             break
     return Outcome(taken, value, converged)
+
+
+def _enumerated(model: Model, guide: BaseGuide, x: Data) -> Tensor:
+    q = guide.posterior(x)
+    assert isinstance(q, Enumerated), "only a finite support can be summed"
+    return enumerated_elbo(model, q, x)
 
 
 def _solve(model: Model, guide: Guide, x: Data) -> bool:
@@ -234,14 +241,6 @@ def held_elbo(model: Model, guide: Guide, x: Data, noise: Tensor, index: Tensor 
     z = guide.family.transform(phi, noise)
     entropy: Tensor = guide.family.distribution(phi).entropy()
     return (model.log_joint(x, z).mean(0) + entropy).sum()
-
-
-def exact_elbo(model: Model, guide: BaseGuide, x: Data) -> Tensor:
-    """Return the ELBO of a guide on a finite support, an exact sum, summed over units."""
-    q = guide.posterior(x)
-    assert isinstance(q, Enumerated), "only a finite support can be summed"
-    log_q = q.logits.movedim(-1, 0)
-    return expect(log_q.exp(), model.log_joint(x, q.enumerate_support()) - log_q).sum()
 
 
 def power_of_two(number: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from experiments.streams import Stream
 from zoo.data import Data, reference, take
 from zoo.errors import ZooError
 from zoo.program import seeded
@@ -47,7 +48,7 @@ def partition(x: Data, units: int, share: float, seed: int = 0) -> Partition:
     held = round(share * units)
     if not 2 <= held <= units - 2:
         raise ZooError(f"expected a holdout that leaves at least 2 units on both sides; got {share} of {units}; change it")
-    with seeded(seed + 15485863):
+    with seeded(seed + Stream.PARTITION):
         order = torch.randperm(units).to(device)
     index = order[:held].sort().values
     return Partition(take(x, order[held:].sort().values, units), take(x, index, units), index, units)

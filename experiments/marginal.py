@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.bracket import bracket
+from experiments.annealing import checked_draws
+from experiments.bracketing import bracket
 from experiments.quadrature import NODES, integrate
 from experiments.weights import log_weights, work
 from guides.guide import BaseGuide, paired
@@ -17,14 +18,14 @@ from guides.whole import Prior
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
-from zoo.program import Program
+from zoo.program import Program, evaluating
 
 #: The importance-weighted bound is averaged over this many independent groups of draws.
 GROUPS = 16
 #: Two-sided 95% of Student's t with GROUPS − 1 degrees of freedom.
 T95 = 2.131449545559323
 #: Numbers that a quadrature may touch: nodes × units × parameters. Beyond it, as with networks, a bracket is quicker.
-MAX_QUADRATURE_WORK = 2**32
+MAX_QUADRATURE_WORK = 2**28
 #: A quadrature whose grids differ by more than this many nats per unit is not trusted.
 MAX_QUADRATURE_ERROR = 1e-3
 
@@ -63,7 +64,7 @@ def evidence(
     """Return the best available log p(x | θ), and of which kind it is.
 
     Exact where the model knows it; by quadrature where a unit has one or two latents and the density is cheap; else a bracket
-    from ``guide``: see :func:`experiments.bracket.bracket`. Where that can't be had (a Pyro guide whose density is known at
+    from ``guide``: see :func:`experiments.bracket`. Where that can't be had (a Pyro guide whose density is known at
     its own draws alone), the importance-weighted lower bound of ``guide``.
 
     Args:
@@ -75,7 +76,7 @@ def evidence(
         exact: draws of the exact posterior given ``x`` at this very θ, (draws, units, d), where ``x`` was simulated from it.
 
     Raises:
-        ZooError: only bounds are possible and there is no guide.
+        ZooError: only bounds are possible and there is no guide, or ``exact`` has another shape.
 
     Warns:
         ZooWarning: quadrature did not settle, Markov chains disagree, or there is only a lower bound.
@@ -86,6 +87,13 @@ def evidence(
     'exact'
     """
     model = paired(model, guide)
+    with evaluating(model):
+        return _best(model, x, guide, draws, seed, exact)
+
+
+def _best(
+    model: Model, x: Data, guide: BaseGuide | None, draws: int | None, seed: int, exact: Tensor | None,
+) -> Evidence:
     try:
         with torch.no_grad():
             units = model.log_evidence(x)
@@ -100,6 +108,8 @@ def evidence(
     if guide is None:
         raise ZooError(
             f"expected a guide to bound the evidence of {model.label}, which knows none exactly; got none; pass guide=")
+    if exact is not None:
+        checked_draws(model, x, exact)
     try:
         found = bracket(model, guide, x, exact, draws=draws, seed=seed)
     except ZooError as error:

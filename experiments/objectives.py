@@ -16,6 +16,7 @@ from zoo.data import Data
 from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError, chosen, nearest
 from zoo.model import Model
+from zoo.program import generators, replaying
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def stochastic_bound(
     Source: Roeder, Wu and Duvenaud (2017), Sticking the landing, https://arxiv.org/abs/1703.09194; Tucker, Lawson, Gu and
     Maddison (2019), Doubly reparameterized gradient estimators, https://arxiv.org/abs/1810.04152
     """
+    before = generators()
     q = guide.posterior(batch, index)
     if isinstance(q, Enumerated):
         return _enumerated(model, q, batch, units, objective, kl_weight)
@@ -123,7 +125,7 @@ def stochastic_bound(
         raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
     z, log_q = scored(q, draws)
     if estimator != "reparameterised":
-        with frozen(guide):
+        with replaying(before), frozen(guide):  # an encoder that drops units out must drop the same ones
             log_q = guide.posterior(batch, index).log_prob(z)
     prior, likelihood = model.log_terms(batch, z)
     log_weight = likelihood + prior - log_q if kl_weight == 1 else likelihood + kl_weight * (prior - log_q)
@@ -153,8 +155,12 @@ def _enumerated(
     if objective.alpha != 1:
         raise ZooError(
             f"expected objective elbo for discrete latents, which are summed, not drawn; got '{objective.text}'; leave it out")
-    z, log_q = q.enumerate_support(), q.logits.movedim(-1, 0)
-    prior, likelihood = model.log_terms(batch, z)
-    total = expect(log_q.exp(), likelihood + kl_weight * (prior - log_q)).sum()
-    value = total * (units / log_q.shape[1])
-    return Step(value, -value, z)
+    value = enumerated_elbo(model, q, batch, kl_weight) * (units / q.batch_shape[0])
+    return Step(value, -value, q.enumerate_support())
+
+
+def enumerated_elbo(model: Model, q: Enumerated, x: Data, kl_weight: float = 1.0) -> Tensor:
+    """Return the ELBO of q over a finite support, an exact sum, summed over units; β on log p(z) − log q(z)."""
+    log_q = q.logits.movedim(-1, 0)
+    prior, likelihood = model.log_terms(x, q.enumerate_support())
+    return expect(log_q.exp(), likelihood + kl_weight * (prior - log_q)).sum()

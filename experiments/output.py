@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from experiments.evaluation import Evaluation
-    from experiments.table import Comparison
+    from experiments.table import Comparison, Row
     from zoo.datasets import Dataset
 
 
@@ -68,8 +69,9 @@ class Output:
         from experiments import figures, pictures
 
         assert self.path is not None, "called by write() only"
-        guide, shape = best_guide(table), data_set.shape
-        q = table.guide(guide)
+        best = best_row(table)
+        guide, q, shape = best.evaluation.guide, best.fit.guide, data_set.shape
+        table = replace(table, model=best.fit.model)  # each guide may have trained a θ of its own
         tree = _tree(table, data_set, guide, 500, ("posterior",))
         drawn = _tree(table, data_set, guide, 60, ("posterior_predictive", "observed_data"))
         made: dict[str, Callable[[], Any]] = {
@@ -79,7 +81,7 @@ class Output:
             "density": lambda: figures.density(table.model, table.x, q, data_set.columns, table.seed),
             "split": lambda: pictures.split_bars(table), "samples": lambda: pictures.samples(table),
             "reconstructions": lambda: pictures.reconstructions(table, q, shape),
-            "prior": lambda: pictures.prior_samples(table.model, table.x, shape, table.seed),
+            "prior": lambda: pictures.prior_samples(table.model, shape, table.seed),
             "traversal": lambda: pictures.traversal(table, q, shape),
             "latent_map": lambda: pictures.latent_map(table, q, data_set.labels),
             "worst": lambda: pictures.worst_units(table, table.rows[0].evaluation.guide, shape),
@@ -98,9 +100,9 @@ def remark(text: str) -> None:
     print(f"remark: {text}", file=sys.stderr)
 
 
-def best_guide(table: Comparison) -> str:
-    """Return the guide of the highest ELBO."""
-    return max(table.rows, key=lambda row: row.evaluation.elbo.value).evaluation.guide
+def best_row(table: Comparison) -> Row:
+    """Return the row of the highest ELBO."""
+    return max(table.rows, key=lambda row: row.evaluation.elbo.value)
 
 
 def whole(path: Path, text: str) -> None:

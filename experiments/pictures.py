@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from experiments.figures import COLOURS, panels_of
+from experiments.streams import Stream
 from experiments.table import Comparison
-from experiments.weights import FRESH
 from guides.guide import BaseGuide
 from zoo.data import as_rows
 from zoo.errors import ZooError
@@ -78,15 +78,16 @@ def worst_units(table: Comparison, guide: str, shape: Sequence[int], count: int 
     row = next(row for row in table.rows if row.evaluation.guide == guide)
     index = row.evaluation.worst(count)
     gaps = (row.evaluation.evidence.units - row.evaluation.elbo.units)[index]
-    numbers = table.partition.index.cpu()[index] if len(table.partition.index) == table.units else torch.tensor(index)
+    real = not table.simulated and len(table.partition.index) == table.units
+    numbers = table.partition.index.cpu()[index] if real else torch.tensor(index)
     z = _means(row.fit.guide, table.x, table.seed)[index]
-    heads = [f"row {int(i)}\n{float(gap):.2f} nats" for i, gap in zip(numbers, gaps, strict=True)]
+    heads = [f"{'row' if real else 'drawn'} {int(i)}\n{float(gap):.2f} nats" for i, gap in zip(numbers, gaps, strict=True)]
     return _grid(
         [[*as_rows(table.x)[index]], [*_expected(model, z)]], shape, f"units that '{guide}' serves worst, and their gaps",
         rows=("image", "rebuilt"), heads=heads)
 
 
-def prior_samples(model: Model, x: Any, shape: Sequence[int], seed: int = 0, side: int = 8) -> Figure:
+def prior_samples(model: Model, shape: Sequence[int], seed: int = 0, side: int = 8) -> Figure:
     """E[x | z] at draws z of the prior.
 
     Raises:
@@ -127,7 +128,7 @@ def latent_map(table: Comparison, guide: BaseGuide, labels: Tensor | None = None
         raise ZooError("expected two latent dimensions of many units for a latent map; got others")
     means = _means(guide, table.x, table.seed).cpu().numpy()
     figure, axes = panels_of(5.4, 4.8)
-    classes: Any = None if labels is None else labels[table.partition.index.cpu()].numpy()
+    classes: Any = None if labels is None or table.simulated else labels[table.partition.index.cpu()].numpy()
     if classes is None or len(classes) != len(means):
         axes.plot(*means.T, ".", color=COLOURS[0], markersize=4, alpha=0.7)
     else:
@@ -149,7 +150,7 @@ def samples(table: Comparison) -> Figure:
     x = table.x
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != 2 or table.units < 2:
         raise ZooError("expected a table of two columns for a figure of samples; got other data")
-    drawn = as_rows(table.model.simulate(x, seed=table.seed + FRESH)[1])
+    drawn = as_rows(table.model.simulate(x, seed=table.seed + Stream.SIMULATION)[1])
     figure, panels = panels_of(7.2, 3.8, 2)
     titles = ("data", f"drawn from {table.model.label}")
     for axes, rows, title, colour in zip(panels, (x, drawn), titles, COLOURS, strict=False):

@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from experiments.callbacks import Callback, Moment
+
+if TYPE_CHECKING:
+    from experiments.fitting import Fit
 
 
-class Bar:
-    """Show ELBO, steps a second and time left on standard error while a fit runs.
+def bars(show: bool | None) -> list[Callback]:
+    """Return the bar to show, if any: ``None`` shows it only where standard error is a terminal."""
+    return [Bar()] if (sys.stderr.isatty() if show is None else show) else []
 
-    Args:
-        title: what is being fitted.
-        steps: how many steps it may take.
-        show: ``None``: only where standard error is a terminal.
-    """
 
-    def __init__(self, title: str, steps: int, show: bool | None = None):
-        self.show = sys.stderr.isatty() if show is None else show
-        self.title, self.steps = title, steps
+class Bar(Callback):
+    """Shows ELBO, steps a second and time left on standard error while a fit runs."""
+
+    def __init__(self) -> None:
         self._progress: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Bar:
-        if self.show:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def on_start(self, now: Moment) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TextColumn("ELBO {task.fields[elbo]}"), TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task(self.title, total=self.steps, elbo="", speed="")
-        return self
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("ELBO {task.fields[elbo]}"), TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        self._progress.start()
+        self._task = self._progress.add_task(f"{now.model.label} · {now.guide.text}", total=now.limit, elbo="", speed="")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
-    ) -> None:
+    def on_step(self, now: Moment) -> None:
+        speed = self._progress.tasks[0].speed
+        self._progress.update(
+            self._task, completed=now.step, elbo=f"{now.elbo:.2f}", speed=f"{speed:.0f} steps/s" if speed else "")
+
+    def on_end(self, fit: Fit | None) -> None:
         if self._progress is not None:
             self._progress.stop()
-
-    def step(self, step: int, elbo: float) -> None:
-        """Move to ``step``."""
-        if self._progress is not None:
-            speed = self._progress.tasks[0].speed
-            self._progress.update(
-                self._task, completed=step, elbo=f"{elbo:.2f}", speed=f"{speed:.0f} steps/s" if speed else "")

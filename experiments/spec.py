@@ -24,6 +24,7 @@ class Spec(BaseModel):
     method: Literal["em", "fixed_draws", "svi"] | None = None
     steps: int | None = Field(None, ge=1)
     draws: int | None = Field(None, ge=2)
+    train_draws: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     train_with: str | None = None

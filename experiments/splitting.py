@@ -52,11 +52,17 @@ def fit_free(model: Model, guide: BaseGuide, x: Data, steps: int | None, seed: i
 def split(encoder: LogWeights, free: LogWeights, found: Evidence) -> Split:
     """Split the encoder's gap by the best free member, from log weights on the same seed.
 
-    Where the ascent from the encoder's answer has found nothing better, that answer is the best member.
+    Where the ascent from the encoder's answer has found nothing better, by these draws, that answer is the best member.
     """
-    difference = free.log_weight.sum(1) - encoder.log_weight.sum(1)
-    gain = float(difference.mean())
+    gain, se = _gain(encoder, free)
     best = free if gain > 0 else encoder
-    se = float(difference.std()) / math.sqrt(len(difference)) if gain > 0 else 0.0
-    gain = max(0.0, gain)
-    return Split(Gap.between(found, best.elbo()), Gap(gain, se, max(0.0, gain - Z95 * se), gain + Z95 * se))
+    ends = max(0.0, gain - Z95 * se), max(0.0, gain + Z95 * se)
+    return Split(Gap.between(found, best.elbo()), Gap(max(0.0, gain), se, *ends))
+
+
+def _gain(encoder: LogWeights, free: LogWeights) -> tuple[float, float]:
+    """Return what the ELBO of ``free`` has over that of ``encoder``, and its standard error: paired draws, or exact sums."""
+    if free.enumerated:
+        return free.elbo().value - encoder.elbo().value, 0.0
+    difference = free.log_weight.sum(1) - encoder.log_weight.sum(1)
+    return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))

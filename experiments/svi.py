@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from experiments.batches import batch_size, check_batch, default_draws, hold_out
 from experiments.engine import Outcome, States, check_start, non_finite_site, trainable
-from experiments.objectives import Step, stochastic_bound
+from experiments.objectives import Step, enumerated_elbo, stochastic_bound
 from experiments.training import SCHEDULES, Training
 from experiments.weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
-from zoo.enumerated import Enumerated, expect
-from zoo.errors import ZooWarning
+from zoo.enumerated import Enumerated
+from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program import seeded
 
@@ -76,13 +76,20 @@ class _Run:
         self, model: Model, guide: BaseGuide, x: Data, train_model: bool, steps: int, draws: int | None, training: Training,
     ):
         self.model, self.guide, self.training, self.steps = model, guide, training, steps
-        self.x, self.validation = hold_out(model, guide, x, training.validation)
+        self.x, self.validation, held = hold_out(model, guide, x, training.validation)
         self.units = model.latents(self._view(self.x)).units
         #: What totals over the units trained on are multiplied by to be totals over all.
-        self.share = 1.0 if self.validation is None else 1 + len(reference(self.validation)) / self.units
+        self.share = (self.units + held) / self.units
         self.size = batch_size(model, guide, self.units, training.batch_size)
-        self.draws = draws or default_draws(guide, self.units, self.size)
+        self.draws = draws or default_draws(guide, self.units, self.size, training.bound.alpha)
+        if self.draws < 2 and training.bound.alpha != 1:
+            raise ZooError(
+                f"expected 2 or more draws with objective {training.objective}, which is the ELBO at one; got {self.draws}; "
+                "pass more, or leave the objective out")
         self.parameters = trainable(model, guide, train_model)
+        buffers = [*guide.buffers(), *(model.buffers() if train_model else ())]
+        #: What a state is made of: batch normalisation's running statistics move with the parameters.
+        self.tensors = [*self.parameters, *buffers]
         check_start(model, guide, self._view(self.x))
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate)
@@ -116,9 +123,10 @@ class _Run:
 
     def judge(self, step: int) -> None:
         """Compare the block that ends at ``step`` with the best before it; keep its state if it is better."""
-        if step <= self.training.warm_up:
+        recent = self.values[max(self.training.warm_up, step - self.block):]
+        if not recent:
             return  # another objective: its values say nothing of this one's
-        value, error = _mean(self.values[-self.block:])
+        value, error = _mean(recent)
         if self.validation is not None:
             value, error = self._held_out(), 0.0
         if value > self.best_value:
@@ -129,14 +137,14 @@ class _Run:
         if self.validation is not None and self.stale >= self.training.patience:
             self.stopped = f"early: the held-out ELBO has not risen since step {self.best_step}"
             return
-        typical, before = statistics.median(self.values[-self.block:]), max(self.values[0], self._best_elbo())
+        typical, before = statistics.median(recent), max(self.values[0], self._best_elbo())
         if typical < min(self.values[0], self._best_elbo()) - 10 * abs(before) - 100 * self.units:  # not one wild draw
             self.stopped = f"the ELBO fell to {typical:.4g}, far below {before:.4g}"
 
     def outcome(self, problem: str) -> Outcome:
         """Say how the run ended, with the best state in place where the last one is no match for it."""
         last, taken = self._copy(), len(self.values)
-        elbo, settled = _settled(self.values, self.units)
+        elbo, settled = _settled(self.values[self.training.warm_up:], self.units)
         if self.validation is not None and self.best_step:
             self._restore(self.best)
             taken = self.best_step if self.stopped else taken
@@ -151,13 +159,12 @@ class _Run:
             elbo, settled = (self._best_elbo() if better else self.values[0] if self.values else -math.inf), False
             warnings.warn(ZooWarning(
                 f"fit of '{self.guide.text}' diverged: {self.stopped}; lower the learning rate, or set clip"), stacklevel=5)
-        states = States(tuple(self.parameters), tuple(self.best), tuple(last), self.best_step)
+        states = States(tuple(self.tensors), tuple(self.best), tuple(last), self.best_step)
         return Outcome(taken, elbo * self.share, settled, self.stopped, states)
 
     def _best_elbo(self) -> float:
         """The best state's ELBO, as a total over the units trained on."""
-        held = 1 if self.validation is None else len(reference(self.validation)) / self.units
-        return self.best_value / held
+        return self.best_value if self.validation is None else self.best_value / (self.share - 1)
 
     def _fallen(self) -> str:
         """Return why the run counts as diverged: its last block lies well below its best one, or the whole below its start."""
@@ -221,8 +228,7 @@ class _Run:
             x = self._view(self.validation)
             q = self.guide.posterior(x)
             if isinstance(q, Enumerated):
-                log_q = q.logits.movedim(-1, 0)
-                value = expect(log_q.exp(), self.model.log_joint(x, q.enumerate_support()) - log_q).sum()
+                value = enumerated_elbo(self.model, q, x)
             else:
                 z, log_q = scored(q, VALIDATION_DRAWS)
                 value = (self.model.log_joint(x, z) - log_q).mean(0).sum()
@@ -231,10 +237,10 @@ class _Run:
         return float(value)
 
     def _copy(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.parameters]
+        return [t.detach().clone() for t in self.tensors]
 
     def _restore(self, state: list[Tensor]) -> None:
-        torch._foreach_copy_([p.detach() for p in self.parameters], state)
+        torch._foreach_copy_([t.detach() for t in self.tensors], state)
 
 
 def _mean(values: list[float]) -> tuple[float, float]:

@@ -50,6 +50,8 @@ class Comparison:
         model: with the θ on which all guides were compared.
         x: the data that the guides were compared on: the held-out units, where there are any.
         data: what the data is called.
+        units: how many units that are.
+        seed: of all that was drawn.
         evidence: log p(x | θ), of the best kind there is; where each guide trained a θ of its own, the first one's.
         rows: one a guide, in the order asked.
         theta: the fit of θ; ``None`` where the model has none, or each guide trained its own.

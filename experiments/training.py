@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from experiments.objectives import Objective, check_estimator
-from zoo.errors import ZooError, chosen
+from zoo.errors import ZooError, check_number, chosen
 
 #: Learning-rate schedules: the factor at a share of the run, from 0 to 1.
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -51,6 +51,16 @@ class Training:
     view: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "learning_rate", "clip"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), whole=name == "batch_size")
+        check_number("validation", self.validation)
+        check_number("warm_up", self.warm_up, whole=True, least=0)
+        check_number("patience", self.patience, whole=True, least=1)
+        if not isinstance(self.objective, str):
+            raise ZooError(f"expected objective as text; got {self.objective!r}; e.g. 'iwae'")
+        if self.view is not None and not callable(self.view):
+            raise ZooError(f"expected view as a function of a minibatch; got {self.view!r}; pass one")
         check_estimator(self.estimator, self.bound)
         chosen(SCHEDULES, self.schedule, "schedule")
         if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
@@ -59,9 +69,6 @@ class Training:
             raise ZooError(f"expected clip above 0; got {self.clip}; leave it out for no limit")
         if not 0 <= self.validation < 1:
             raise ZooError(f"expected validation as a share from 0 up to 1; got {self.validation}; e.g. 0.1")
-        if self.warm_up < 0 or self.patience < 1:
-            raise ZooError(
-                f"expected warm_up of 0 or more and patience of 1 or more; got {self.warm_up} and {self.patience}; mend them")
         if self.warm_up and self.bound.alpha != 1:
             raise ZooError(f"expected objective elbo with warm_up; got '{self.objective}'; leave one of them out")
 

@@ -13,14 +13,12 @@ from torch.distributions import Distribution
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, tensors
 from zoo.enumerated import Enumerated, expect
-from zoo.errors import ZooError
+from zoo.errors import ZooError, check_number
 from zoo.model import Model
-from zoo.program import seeded
+from zoo.program import evaluating, seeded
 
 #: Numbers held at once while a density is evaluated; more draws go in chunks.
 CHUNK = 2**23
-#: Added to a fit's seed for its evaluation, whose draws must not be the ones that the guide was trained on.
-FRESH = 104729
 #: Two-sided 95% of a standard normal.
 Z95 = 1.959963984540054
 
@@ -158,17 +156,6 @@ def _khat(log_weight: np.ndarray, rounding: float) -> float:
         return float(array_stats.psislw(-np.maximum(log_weight, log_weight[-1] - 1e5))[1])
 
 
-def draw(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
-    """Return z (draws, units, d) and log_measure (draws, units): all values where q enumerates, else ``draws`` of q.
-
-    Gradients flow to q's parameters where q is reparameterised.
-    """
-    if isinstance(q, Enumerated):
-        return q.enumerate_support(), q.logits.movedim(-1, 0)
-    z = q.rsample((draws,)) if q.has_rsample else q.sample((draws,))
-    return z, torch.full(z.shape[:2], -math.log(draws), dtype=z.dtype, device=z.device)
-
-
 def scored(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
     """Draw z (draws, units, d) from q and return it with log q(z) (draws, units), from one pass where q has both in one."""
     both = getattr(q, "rsample_and_log_prob", None)
@@ -180,7 +167,7 @@ def scored(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
 
 
 def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = None, seed: int | None = 0) -> LogWeights:
-    """Evaluate the log-densities of ``guide`` and ``model`` at draws of the guide, without gradients.
+    """Evaluate the log-densities of ``guide`` and ``model`` at draws of the guide, without gradients, in evaluation mode.
 
     Args:
         model: the model.
@@ -194,9 +181,10 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
     """
     units, size = (latents := model.latents(x)).units, latents.size
     draws = default_draws(units, size) if draws is None else draws
+    check_number("draws", draws, whole=True)
     if draws < 2:
         raise ZooError(f"expected at least 2 draws; got {draws}; a standard error needs them")
-    with seeded(seed), torch.no_grad():
+    with seeded(seed), torch.no_grad(), evaluating(model, guide):
         q = guide.posterior(x)
         enumerated = isinstance(q, Enumerated)
         parts, first, second = [], reference(x).new_zeros(units, size), reference(x).new_zeros(units, size)

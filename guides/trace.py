@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from zoo.bare import FunctionModel
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.latents import Latents
+from zoo.latents import Latents, is_discrete
 from zoo.model import Model
 from zoo.params import LocalParams
 from zoo.program import Program
@@ -227,6 +227,10 @@ def check_sites(latents: Latents, sites: Mapping[str, Any], text: str) -> None:
             raise ZooError(
                 f"expected site '{site.name}' of '{text}' in the model's shape {tuple(site.shape)}; got "
                 f"{tuple(sites[site.name]['value'].shape)}; match its plates and event dimensions")
+        if not latents.discrete and not point(sites[site.name]["fn"]) and is_discrete(sites[site.name]):
+            raise ZooError(
+                f"expected a density at site '{site.name}' of '{text}', whose latent is continuous; got a "
+                f"{type(sites[site.name]['fn']).__name__}, which is discrete; use another distribution")
 
 
 def check_density(latents: Latents, sites: Mapping[str, Any], text: str) -> None:

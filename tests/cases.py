@@ -12,6 +12,7 @@ import zoo
 from experiments.fitting import fit
 from guides.guide import BaseGuide
 from zoo.data import Data
+from zoo.enumerated import Enumerated
 from zoo.model import Model
 
 #: Rows kept, so that one test takes no more than seconds. Models of one unit keep theirs.
@@ -52,8 +53,8 @@ EXACT = [name for name, entry in zoo.MODELS.items() if entry.exact]
 
 def points(model: Model, guide: BaseGuide, x: Data, draws: int = 64, seed: int = 0) -> tuple[torch.Tensor, Any]:
     """Return z (draws, units, d) from the guide and its distribution."""
-    from experiments.weights import draw
+    from experiments.weights import scored
 
     with zoo.seeded(seed), torch.no_grad():
         q = guide.posterior(x)
-        return draw(q, draws)[0], q
+        return (q.enumerate_support() if isinstance(q, Enumerated) else scored(q, draws)[0]), q

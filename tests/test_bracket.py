@@ -16,7 +16,7 @@ import experiments
 import guides
 import zoo
 from experiments.annealing import Annealing, Ends, more_draws, pilot, posterior_draws, schedule
-from experiments.bracket import Bracket, annealed_bracket, bracket, expected_width, importance_bracket, sandwich
+from experiments.bracketing import Bracket, annealed_bracket, bracket, expected_width, importance_bracket, sandwich
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.model import Model

@@ -99,8 +99,8 @@ def test_em_that_turns_non_finite_keeps_the_last_theta(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    ({"method": "sgd"}, "unknown method 'sgd'"), ({"steps": 0}, "expected 1 or more steps; got 0"),
-    ({"steps": -3}, "expected 1 or more steps; got -3"), ({"draws": -1}, "expected 1 or more draws"),
+    ({"method": "sgd"}, "unknown method 'sgd'"), ({"steps": 0}, "expected steps as a whole number from 1; got 0"),
+    ({"steps": -3}, "steps as a whole number from 1; got -3"), ({"draws": -1}, "draws as a whole number from 1"),
     ({"method": "svi", "batch_size": 5000}, "expected a batch_size from 1 to the 178 units; got 5000"),
     ({"method": "svi", "learning_rate": -1.0}, "expected a positive learning rate; got -1.0"),
     ({"method": "em"}, "expected guide 'exact' for method em")])

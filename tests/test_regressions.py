@@ -139,8 +139,8 @@ def test_programs_that_cannot_be_are_refused(program: object, x: object, text: s
 
 
 @pytest.mark.parametrize(("options", "text"), [
-    ({"draws": 0}, "expected 1 or more draws; got 0"), ({"draws": 1.5}, "expected 1 or more draws; got 1.5"),
-    ({"seed": 2**64}, "expected a seed from 0"), ({"seed": -1}, "expected a seed from 0"),
+    ({"draws": 0}, "draws as a whole number from 1; got 0"), ({"draws": 1.5}, "draws as a whole number from 1; got 1.5"),
+    ({"seed": 2**64}, "seed as a whole number from 0 to"), ({"seed": -1}, "seed as a whole number from 0 to"),
     ({"batch_size": 2}, "expected method svi with batch_size; got fixed_draws")])
 def test_options_of_fit(options: dict[str, object], text: str) -> None:
     def shared(x: Tensor) -> None:

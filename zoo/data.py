@@ -155,7 +155,8 @@ def as_rows(x: Data) -> Tensor:
         ZooError: if it is a mapping.
     """
     if not isinstance(x, Tensor):
-        raise ZooError(f"expected a tensor of shape (rows, columns); got a mapping of {', '.join(x)}; pass the tensor")
+        got = f"a mapping of {', '.join(x)}" if isinstance(x, Mapping) else type(x).__name__
+        raise ZooError(f"expected a tensor of shape (rows, columns); got {got}; pass the tensor")
     return x
 
 

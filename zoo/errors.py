@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -28,6 +29,23 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def check_number(
+    name: str, value: object, *, whole: bool = False, least: float = -math.inf, most: float = math.inf, mend: str = "mend it",
+) -> None:
+    """Raise a :class:`ZooError` unless ``value`` is a number, ``whole`` or any, from ``least`` to ``most``, not NaN.
+
+    >>> check_number("steps", 2.5, whole=True, least=1)
+    Traceback (most recent call last):
+    ...
+    zoo.errors.ZooError: expected steps as a whole number from 1; got 2.5; mend it
+    """
+    kind = isinstance(value, int) or (isinstance(value, float) and not whole)
+    if kind and not isinstance(value, bool) and least <= value <= most:  # type: ignore[operator]
+        return
+    ends = (f" from {least:g}" if least > -math.inf else "") + (f" to {most:.12g}" if most < math.inf else "")
+    raise ZooError(f"expected {name} as a {'whole ' if whole else ''}number{ends}; got {value!r}; {mend}")
 
 
 def chosen(registry: Mapping[str, T], name: object, what: str, mend: str = "choose one") -> T:

@@ -106,8 +106,8 @@ class Packing:
 class Substitute(Messenger):
     """Give the latent sites, in the program's order, the consecutive coordinates of one draw ``z`` (units, d).
 
-    ``log_abs_det[name]`` is then log|det ∂value/∂z| over the site's batch shape, and ``reference[name]`` the standard
-    normal log-density of the coordinates that ``obs_mask`` leaves without any.
+    ``log_abs_det[name]`` is then log|det ∂value/∂z| over the site's batch shape, and ``unconstrained[name]`` the site's
+    coordinates in its own shape.
     """
 
     def __init__(self, z: Tensor, unit: str | None):

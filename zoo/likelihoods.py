@@ -16,6 +16,9 @@ from zoo.errors import ZooError
 #: The smallest scale of a normal likelihood, in units of the columns' pooled standard deviation.
 FLOOR = 1e-3
 
+#: The largest count of a categorical likelihood, whose network has an output for each column and level.
+MOST_LEVELS = 1023
+
 
 class Likelihood(PyroModule):
     """Independent columns given the network's ``outputs`` numbers a column.
@@ -30,6 +33,11 @@ class Likelihood(PyroModule):
 
     def __init__(self, x: Tensor, levels: int = 0):
         super().__init__()
+
+    @property
+    def unit(self) -> float:
+        """What the network's outputs are measured in, in the units of x."""
+        return 1.0
 
     def narrow(self, factor: float) -> None:
         """Multiply the noise that the likelihood starts with, where it has any."""
@@ -75,10 +83,19 @@ class Normal(Likelihood):
         pooled = x.var(0, unbiased=False).mean().sqrt()
         if not float(pooled) > 0:
             raise ZooError("expected columns that vary for likelihood normal; got constant ones alone; use other data")
-        self.scale = PyroParam(pooled, constraints.greater_than(FLOOR * pooled))
+        self.floor = float(FLOOR * pooled)
+        self.scale = PyroParam(pooled, constraints.greater_than(self.floor))
 
     def narrow(self, factor: float) -> None:
         self.scale = factor * self.scale.detach()
+
+    @property
+    def unit(self) -> float:
+        return float(self.scale.detach())
+
+    def set_scale(self, scale: Tensor) -> None:
+        """Set the scale, held above the floor."""
+        self.scale = scale.clamp(min=2 * self.floor)
 
     def forward(self, output: Tensor) -> Any:
         return dist.Normal(output, self.scale).to_event(1)
@@ -117,6 +134,13 @@ class Binomial(Counts):
 
 class Categorical(Counts):
     """x_j ~ Categorical(softmax(outputs of column j)) over 0 … levels."""
+
+    def __init__(self, x: Tensor, levels: int = 0):
+        super().__init__(x, levels)
+        if self.levels > MOST_LEVELS:
+            raise ZooError(
+                f"expected counts up to {MOST_LEVELS} for likelihood categorical, which has an output for each; got "
+                f"{self.levels}; use likelihood binomial or normal")
 
     @property
     def outputs(self) -> int:  # type: ignore[override]

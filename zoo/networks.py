@@ -22,7 +22,6 @@ class NetworkKind:
     side; ``encoder(columns, outputs, hidden)`` maps (…, columns) to (…, outputs).
     """
 
-    summary: str
     decoder: Callable[[int, int, int, Sequence[int]], nn.Module]
     encoder: Callable[[int, int, Sequence[int]], nn.Module]
 
@@ -79,9 +78,8 @@ def _channels(hidden: Sequence[int]) -> tuple[int, int]:
 
 
 NETWORKS: Mapping[str, NetworkKind] = {
-    "mlp": NetworkKind(
-        "multilayer perceptron", lambda latent, columns, outputs, hidden: mlp(latent, columns * outputs, hidden), mlp),
-    "conv": NetworkKind("two convolutions of stride 2; hidden: their channels", conv_decoder, conv_encoder),
+    "mlp": NetworkKind(lambda latent, columns, outputs, hidden: mlp(latent, columns * outputs, hidden), mlp),
+    "conv": NetworkKind(conv_decoder, conv_encoder),
 }
 
 
@@ -103,11 +101,12 @@ def check_hidden(hidden: Any) -> tuple[int, ...]:
 
 
 def check_shapes(network: nn.Module, rows: Tensor, outputs: int, what: str) -> None:
-    """Raise a :class:`ZooError` unless ``network`` maps ``rows`` (2, inputs) to (2, outputs)."""
+    """Raise a :class:`ZooError` unless ``network`` maps ``rows`` (2, inputs) to (2, outputs), each by itself."""
     before = network.training
     try:
         with torch.no_grad():
             got = network.eval()(rows)
+            again, alone = network(rows), [network(rows[:1]), network(rows[1:])]
     except Exception as error:  # the user's own code: whatever it raises, it is the network that must change
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ZooError(
@@ -115,8 +114,19 @@ def check_shapes(network: nn.Module, rows: Tensor, outputs: int, what: str) -> N
             f"{first[:120]}; change its layers") from error
     finally:
         network.train(before)
-    shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+    shape = tuple(got.shape) if isinstance(got, Tensor) and got.is_floating_point() else _kind(got)
     if shape != (len(rows), outputs):
         raise ZooError(
             f"expected {what} from (units, {rows.shape[1]}) to (units, {outputs}); got an output of shape {shape} for "
             f"{len(rows)} units; change its last layer")
+    if not torch.allclose(got, again, 1e-4, 1e-6, equal_nan=True):
+        raise ZooError(
+            f"expected {what} that gives the same answer twice in evaluation mode; got others; draw nothing in it")
+    if not torch.allclose(got, torch.cat(alone), 1e-3, 1e-5, equal_nan=True):
+        raise ZooError(
+            f"expected {what} that answers each unit by itself; got other answers for the same units one by one; take out "
+            "what averages over the batch, e.g. batch normalisation without running statistics")
+
+
+def _kind(got: object) -> str:
+    return f"{tuple(got.shape)} of {got.dtype}" if isinstance(got, Tensor) else type(got).__name__

@@ -17,9 +17,9 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.data import Data
+from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.latents import (
     Latents,
@@ -90,6 +90,34 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def generators() -> tuple[Tensor, list[Tensor]]:
+    """Return the states of torch's generators, for :func:`replaying`."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+@contextmanager
+def replaying(states: tuple[Tensor, list[Tensor]]) -> Iterator[None]:
+    """Draw again what was drawn from ``states`` on, and put the generators back after."""
+    with seeded(0):
+        torch.set_rng_state(states[0])
+        if states[1]:
+            torch.cuda.set_rng_state_all(states[1])
+        yield
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Run with ``modules`` in evaluation mode, and put each part's mode back after: nothing that drops out or adapts does."""
+    before = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, flag in before:
+            part.training = flag
 
 
 def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:
@@ -171,8 +199,8 @@ def layout(program: Program, x: Data, label: str) -> Latents:
 
     Raises:
         ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
-            infinite support, latents that can't be drawn or mapped, an entry of x that is missing, or an observation
-            outside its distribution's support. ``label`` is how it calls the program.
+            infinite support, latents that can't be drawn or mapped, an entry of x that is missing, an observation
+            outside its distribution's support, or a program that fails on x. ``label`` is how it calls the program.
     """
     try:
         return _layout(program, x)
@@ -182,6 +210,14 @@ def layout(program: Program, x: Data, label: str) -> Latents:
         raise ZooError(
             f"expected latents that can be drawn from their prior and mapped to the reals in {label}; got one that can't: "
             f"{str(error).splitlines()[0]}; use another distribution") from error
+    except ZooError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(f"{name} {value.dtype} {tuple(value.shape)}" for name, value in tensors(x).items())
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ZooError(
+            f"expected data that the program of {label} runs on; got {shapes}: {first[:160]}; pass data like that it was "
+            "built on, or mend the program") from error
 
 
 def _layout(program: Program, x: Data) -> Latents:

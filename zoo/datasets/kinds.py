@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data import Data
+from zoo.data import Data, as_rows
 from zoo.datasets.frame import Frame, shorten
 from zoo.datasets.images import check_binarise, check_counts, check_grey, choose
 from zoo.errors import ZooError
@@ -46,6 +46,11 @@ class Dataset:
     labels: Tensor | None = None
     view: Callable[[Tensor], Tensor] | None = None
     latents: Tensor | None = None
+
+    @property
+    def tensor(self) -> Tensor:
+        """``x`` where it is one tensor of rows; a mapping raises a :class:`ZooError`."""
+        return as_rows(self.x)
 
 
 @dataclass(frozen=True)

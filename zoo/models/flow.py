@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 from torch import Tensor
 
-from zoo.data import Data, as_rows, check_table
+from zoo.data import Data, check_table
 from zoo.errors import ZooError
 from zoo.flows import Composition, FlowDistribution, build_flow, compose, layer_log_density, standardise
 from zoo.model import Model
@@ -65,12 +64,6 @@ class Flow(Model):
         with pyro.plate("rows", len(x)):
             x = pyro.sample("x", flow, obs=x)
             pyro.deterministic("z", flow.normalise(x)[0], event_dim=1)
-
-    def posterior(self, x: Data) -> dist.Independent:
-        """Return the point that z is, given x: no latent is left free, so d = 0."""
-        nothing = self.centre.new_zeros(len(as_rows(x)), 0)
-        q: dist.Independent = dist.Normal(nothing, 1.0).to_event(1)
-        return q
 
     def transform(self) -> Any:
         """Return T as a transform of vectors: standardisation, then the layers; x → z_0."""

@@ -68,6 +68,18 @@ def linear_log_evidence(x: Tensor, loadings: Tensor, loc: Tensor, noise: Tensor)
     return LowRankNormal(loc, loadings / scale[:, None], scale).log_prob(x)
 
 
+def regress(x: Tensor, q: Distribution) -> tuple[Tensor, Tensor, Tensor]:
+    """Regress x (units, D) on z ~ q: return the W (D, d) and μ (D,) that maximise E_q[log N(x | W z + μ, Ψ)] whatever Ψ is,
+    and each column's mean squared residual E_q[(x − W z − μ)²], (D,)."""
+    mean = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], 1)
+    second = mean.T @ mean
+    second[:-1, :-1] += covariances(q).sum(0)
+    weights = torch.linalg.solve(second, mean.T @ x).T
+    centred = x - mean @ weights.T
+    spread = torch.einsum("pd,nde,pe->p", weights[:, :-1], covariances(q), weights[:, :-1])
+    return weights[:, :-1], weights[:, -1], (centred.square().sum(0) + spread) / len(x)
+
+
 class LinearGaussian(Model):
     """z_i ~ N(0, I_d), x_i | z_i ~ N(W z_i + μ, Ψ), Ψ diagonal. Each row is a unit.
 
@@ -126,16 +138,9 @@ class LinearGaussian(Model):
     def maximise(self, x: Data, q: Distribution) -> None:
         x = as_rows(x)
         with torch.no_grad():
-            mean = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], 1)
-            second = mean.T @ mean
-            second[:-1, :-1] += covariances(q).sum(0)
-            cross = x.T @ mean
-            weights = torch.linalg.solve(second, cross.T).T
-            centred = x - mean @ weights.T
-            spread = torch.einsum("pd,nde,pe->p", weights[:, :-1], covariances(q), weights[:, :-1])
-            residual = (centred.square().sum(0) + spread) / len(x)
-            self.loadings.copy_(weights[:, :-1])
-            self.loc.copy_(weights[:, -1])
+            loadings, loc, residual = regress(x, q)
+            self.loadings.copy_(loadings)
+            self.loc.copy_(loc)
             self.variance = self._floored(self.average(residual))
 
     def _floored(self, variance: Tensor) -> Tensor:

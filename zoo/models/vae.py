@@ -9,12 +9,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from zoo.data import Data, as_rows, check_finite
+from zoo.data import Data, as_rows, check_finite, check_magnitude
 from zoo.errors import ZooError, chosen
-from zoo.likelihoods import LIKELIHOODS
+from zoo.likelihoods import LIKELIHOODS, Normal
 from zoo.model import Model
-from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior
+from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior, regress
 from zoo.networks import check_hidden, check_shapes, network_kind
 from zoo.priors import PRIORS, Mixture
 
@@ -26,7 +27,7 @@ class VAE(Model):
     KL(q ‖ prior). θ: the network's weights, the prior's parameters, the normal likelihood's ``scale``.
 
     Args:
-        x: (rows, columns). Sizes the model; the network starts at the columns' means.
+        x: (rows, columns). Sizes the model; the network starts at the columns' means, a convolutional one at their mean.
         latent: d.
         likelihood: ``bernoulli`` (0 and 1), ``normal`` (one learned scale), ``binomial`` or ``categorical`` (counts).
         prior: ``standard`` normal, ``mixture`` of normals, ``vamp`` (pseudo-inputs), or ``flow``.
@@ -64,9 +65,9 @@ class VAE(Model):
         self.latent = latent
         self.words = f"{likelihood}, prior={prior}"
         self.likelihood = chosen(LIKELIHOODS, likelihood, "likelihood")(x, levels).to(x)
-        self.likelihood.narrow(self.noise)
         self.prior = chosen(PRIORS, prior, "prior")(x, latent, components).to(x)
         self.network = self._network(x, network, check_hidden(hidden))
+        self.likelihood.narrow(self.noise)
         self.eval()
 
     def forward(self, x: Tensor) -> None:
@@ -89,16 +90,22 @@ class VAE(Model):
         columns, outputs = x.shape[1], self.likelihood.outputs
         if isinstance(network, str):
             module = network_kind(network).decoder(self.latent, columns, outputs, hidden).to(x)
-            last = module[-1]  # type: ignore[index]
-            if isinstance(last, nn.Linear):
-                with torch.no_grad():
-                    last.bias.copy_(self.likelihood.bias(x))
+            self._set_level(module, x)
             return module
         if not isinstance(network, nn.Module):
             raise ZooError(
                 f"expected a network of {self.label} to be a name or a torch module; got {type(network).__name__}; pass one")
-        check_shapes(network.to(x), x.new_zeros(2, self.latent), columns * outputs, f"a network of {self.label}")
+        two = torch.linspace(-1, 1, 2 * self.latent).reshape(2, -1).to(x)
+        check_shapes(network.to(x), two, columns * outputs, f"a network of {self.label}")
         return network
+
+    def _set_level(self, module: nn.Module, x: Tensor) -> None:
+        """Start a decoder at the columns' own levels, or their mean where it has one bias for all, in the units of x."""
+        last = [part for part in module.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][-1]
+        assert last.bias is not None, "networks are built with biases"
+        with torch.no_grad():
+            last.bias.copy_(self.likelihood.bias(x if isinstance(last, nn.Linear) else x.reshape(-1, 1)))
+            last.weight.mul_(self.likelihood.unit)
 
     def extra_repr(self) -> str:
         return f"latent={self.latent}, likelihood={self.words}"
@@ -164,6 +171,16 @@ class LinearVAE(VAE):
     def log_evidence(self, x: Data) -> Tensor:
         return linear_log_evidence(as_rows(x), *self._parts)
 
+    def maximise(self, x: Data, q: Distribution) -> None:
+        linear, likelihood = self.network[-1], self.likelihood  # type: ignore[index]
+        assert isinstance(linear, nn.Linear), "as __init__ built it"
+        assert isinstance(likelihood, Normal), "as __init__ built it"
+        with torch.no_grad():
+            loadings, loc, residual = regress(as_rows(x), q)
+            linear.weight.copy_(loadings)
+            linear.bias.copy_(loc)
+            likelihood.set_scale(residual.mean().sqrt())
+
 
 def _check(x: Data, name: str) -> Tensor:
     """Return ``x`` as floating rows; constant columns are welcome, as images have them."""
@@ -173,4 +190,5 @@ def _check(x: Data, name: str) -> Tensor:
             f"expected a floating tensor of shape (rows, columns), 2 rows or more, for {name}; got {rows.dtype} of shape "
             f"{tuple(rows.shape)}; flatten images to rows")
     check_finite(rows)
+    check_magnitude(rows, name)
     return rows

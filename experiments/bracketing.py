@@ -9,14 +9,15 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from experiments.annealing import MANY, STREAM, Ends, checked_draws, pilot, proposal, take_draws
+from experiments.annealing import MANY, Ends, checked_draws, pilot, proposal, take_draws
+from experiments.streams import Stream
 from experiments.weights import chunks, log_weights, work
 from guides.guide import BaseGuide, paired
 from guides.whole import Prior
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program import Program, seeded
+from zoo.program import Program, evaluating, seeded
 
 METHODS = ("importance", "annealed")
 #: Limits are close enough at this many nats, plus so many per unit.
@@ -190,13 +191,14 @@ def bracket(
     model = paired(model, guide)
     if method not in (None, *METHODS):
         raise ZooError(f"expected method to be one of {', '.join(METHODS)}; got '{method}'; choose one, or leave it out")
-    exact, rhat = take_draws(model, guide, x, exact, seed)
-    found = None
-    if method != "annealed":
-        found = importance_bracket(model, guide, x, exact, draws=draws, seed=seed)
-    goal = GOAL + GOAL_PER_UNIT * exact.shape[1]
-    if method != "importance" and not (found and (found.width <= goal or model.latents(x).discrete)):
-        found = _annealed(model, guide, x, exact, temperatures, chains, seed, rival=found)
+    with evaluating(model, guide):
+        exact, rhat = take_draws(model, guide, x, exact, seed)
+        found = None
+        if method != "annealed":
+            found = importance_bracket(model, guide, x, exact, draws=draws, seed=seed)
+        goal = GOAL + GOAL_PER_UNIT * exact.shape[1]
+        if method != "importance" and not (found and (found.width <= goal or model.latents(x).discrete)):
+            found = _annealed(model, guide, x, exact, temperatures, chains, seed, rival=found)
     assert found is not None, "one of the two methods has run"
     return found if rhat is None else replace(found, kind="estimated", rhat=rhat)
 
@@ -217,7 +219,7 @@ def importance_bracket(
     True
     """
     model = paired(model, guide)
-    forward = _weights(model, guide, x, draws, seed + STREAM)
+    forward = _weights(model, guide, x, draws, seed + Stream.IMPORTANCE)
     with torch.no_grad():
         q = proposal(model, guide, x)
         reverse = torch.cat([model.log_joint(x, z) - q.log_prob(z) for z in checked_draws(model, x, exact).split(1)])
@@ -262,7 +264,7 @@ def _annealed(
     """Return the annealed bracket, or ``rival`` where that is narrower than what pilot chains promise."""
     units = exact.shape[1]
     chains = min(256, max(16, 4096 // units)) if chains is None else chains
-    with seeded(seed + 2 * STREAM):
+    with seeded(seed + Stream.PILOT):
         path, forward = pilot(Ends.of(model, guide, x))
         reverse, most = path.reverse(exact), BUDGET // (chains * _cost(model, x, units, exact.shape[2]))
         tried = [t for t in LADDER if t <= max(most, LADDER[0])] if temperatures is None else [temperatures]

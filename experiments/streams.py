@@ -1,0 +1,20 @@
+"""Seeds for purposes: what two of them draw must not be the same noise."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+_STEP = 15485863
+
+
+class Stream(IntEnum):
+    """What is added to a run's seed, by purpose. A fit takes the seed itself."""
+
+    EVALUATION = 104729  # not the draws that a guide was trained on
+    PARTITION = _STEP
+    PILOT = 2 * _STEP
+    CHAINS = 3 * _STEP
+    MORE_DRAWS = 4 * _STEP
+    POSTERIOR = 5 * _STEP
+    IMPORTANCE = 6 * _STEP
+    SIMULATION = 7 * _STEP  # its noise is what made the exact latents: no guide may be scored on it
