@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs results dist clean
+.PHONY: demo test lint types docs results studies dist clean
 
 demo: .venv/.installed
 	$(BIN)/zoo compare gmm --data faithful
@@ -23,6 +23,9 @@ docs: .venv/.tested
 
 results: .venv/.tested
 	$(BIN)/python docs/make_results.py
+
+studies: .venv/.tested
+	$(BIN)/python docs/make_studies.py
 
 dist: .venv/.tested
 	$(BIN)/python -m build

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from experiments.evaluation import Evaluation, Gap, evaluate
     from experiments.fitting import METHODS, Fit, fit, fit_seeds
     from experiments.marginal import Evidence, evidence
-    from experiments.splitting import Split
+    from experiments.splitting import Split, free_member, split
     from experiments.table import Comparison, Row
     from experiments.training import Training
     from experiments.tree import posterior
@@ -45,15 +45,18 @@ _LAZY = {
     "expected_log_joint": "experiments.em:expected_log_joint",
     "fit": "experiments.fitting:fit",
     "fit_seeds": "experiments.fitting:fit_seeds",
+    "free_member": "experiments.splitting:free_member",
     "log_weights": "experiments.weights:log_weights",
     "m_step": "experiments.em:m_step",
     "posterior": "experiments.tree:posterior",
+    "split": "experiments.splitting:split",
 }
 
 __all__ = [
     "METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap",
     "Iteration", "LogWeights", "Moment", "Row", "Split", "Training", "bracket", "compare", "e_step", "elbo",
-    "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds", "log_weights", "m_step", "posterior",
+    "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "log_weights", "m_step",
+    "posterior", "split",
 ]
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from experiments.render import console, grid
 from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
 from zoo.errors import ZooError
 from zoo.registry import DATASETS, KINDS, MODELS, lookup
+
+if TYPE_CHECKING:
+    from experiments.studies.runner import Report
 
 
 def show(name: str | None = None) -> None:
@@ -51,6 +55,30 @@ def show_model(name: str) -> None:
         (f"--{key.replace('_', '-')}", str(p.default)) for key, p in options(name).items()))
     out.print(f"guides that fit: {' '.join(fitting_guides(entry.facts(name)))}", markup=False, highlight=False)
     out.print(f"data that fits: {' '.join(d for d, e in DATASETS.items() if entry.takes in e.gives)}", highlight=False)
+
+
+def show_studies() -> None:
+    """Print the studies, in the order of the theory."""
+    from experiments.studies.registry import STUDIES
+
+    _table("studies", ("study", "claim"), ((name, entry.claim) for name, entry in STUDIES.items()))
+    console().print("'zoo study NAME' runs one, 'zoo study --all' all of them.", markup=False, highlight=False)
+
+
+def show_report(report: Report) -> None:
+    """Print what a study found, a line a number."""
+    from experiments.studies.registry import STUDIES
+
+    out = console()
+    out.print(f"{report.name}: {STUDIES[report.name].claim}", markup=False, highlight=False, soft_wrap=True)
+    for check in report.checks:
+        verdict = "holds" if check.holds else "FAILS"
+        out.print(f"  {verdict}  {check.what}: {check.value:.6g}; expected {check.expected}", markup=False, highlight=False,
+                  soft_wrap=True)
+    if report.error:
+        out.print(f"  FAILS  {report.error}", markup=False, highlight=False, soft_wrap=True)
+    files = f"; wrote {', '.join(report.files)}" if report.files else ""
+    out.print(f"  {report.seconds:.1f} s{files}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

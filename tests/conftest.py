@@ -13,9 +13,10 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one model in one process, so that each of its guides is fitted once."""
+    """Keep the tests of one model or study in one process, so that each is fitted once."""
     for item in items:
-        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        name = params.get("name", params.get("found"))
         if isinstance(name, str):
             item.add_marker(pytest.mark.xdist_group(name))
 

@@ -24,7 +24,8 @@ PUBLIC = {
              "build", "default_guides", "fitting_guides", "parse"],
     experiments: ["METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap",
                   "Iteration", "LogWeights", "Moment", "Row", "Split", "Training", "bracket", "compare", "e_step", "elbo",
-                  "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds", "log_weights", "m_step", "posterior"],
+                  "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "log_weights",
+                  "m_step", "posterior", "split"],
 }
 
 

@@ -142,8 +142,8 @@ DATASETS: Mapping[str, DataEntry] = {
 }
 
 
-def lookup(registry: Mapping[str, E], name: str, kind: str) -> E:
-    """Return the entry ``name``, or raise a :class:`ZooError` that offers the nearest name.
+def lookup(registry: Mapping[str, E], name: str, kind: str, shown: str = "zoo list") -> E:
+    """Return the entry ``name``, or raise a :class:`ZooError` that offers the nearest name and the command that lists all.
 
     >>> lookup(MODELS, "gmn", "model")
     Traceback (most recent call last):
@@ -153,7 +153,7 @@ def lookup(registry: Mapping[str, E], name: str, kind: str) -> E:
     if name in registry:
         return registry[name]
     hint = nearest(name, registry)
-    raise ZooError(f"unknown {kind} '{name}'{hint or ';'} 'zoo list' shows all")
+    raise ZooError(f"unknown {kind} '{name}'{hint or ';'} '{shown}' shows all")
 
 
 def lazy(package: str, paths: Mapping[str, str]) -> Callable[[str], Any]:
