@@ -12,11 +12,12 @@ from torch.distributions import Distribution
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of one model or study in one process, so that each is fitted once."""
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        name = params.get("name", params.get("found"))
+        name = params.get("name")
         if isinstance(name, str):
             item.add_marker(pytest.mark.xdist_group(name))
 

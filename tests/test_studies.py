@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,24 +23,24 @@ ROOT = Path(__file__).parent.parent
 NAMES = list(STUDIES)
 
 
-@pytest.fixture(scope="module")
-def found(request: pytest.FixtureRequest) -> Findings:
-    with mpl.rc_context({"backend": "agg"}):
-        return run(request.param, quick=True)
+@cache
+def quick(name: str) -> Findings:
+    return run(name, quick=True)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::zoo.ZooWarning")  # short fits end unsettled
 
 
-@pytest.mark.parametrize("found", NAMES, indirect=True)
+@pytest.mark.parametrize("name", NAMES)
 class TestStudy:
-    def test_its_claim_holds(self, found: Findings) -> None:
+    def test_its_claim_holds(self, name: str) -> None:
+        found = quick(name)
         assert found.checks()
         assert [check for check in found.checks() if not check.holds] == []
 
-    def test_its_figure_is_legible_by_itself(self, found: Findings) -> None:
+    def test_its_figure_is_legible_by_itself(self, name: str) -> None:
         with mpl.rc_context({"backend": "agg"}):
-            figure = found.draw()
+            figure = quick(name).draw()
             figure.canvas.draw()
             drawn = [axes for axes in figure.get_axes() if axes.has_data()]
             assert drawn
@@ -47,7 +48,8 @@ class TestStudy:
             assert any("nats" in text or "mass" in text for text in texts)
             mpl.pyplot.close(figure)
 
-    def test_its_numbers_are_plain_data(self, found: Findings) -> None:
+    def test_its_numbers_are_plain_data(self, name: str) -> None:
+        found = quick(name)
         written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
         assert written["holds"] is True
         assert set(written["found"]) == {field.name for field in dataclasses.fields(found)}  # type: ignore[arg-type]
@@ -94,12 +96,12 @@ def test_checks_know_their_bounds() -> None:
 
 def test_a_wrong_number_fails() -> None:
     """A bound that falls in one M-step, or a formula that is off by a nat, is seen."""
-    good = run("em-coordinate-ascent", quick=True)
+    good = quick("em-coordinate-ascent")
     for name in ("after_m", "after_e", "formula"):
         broken = dataclasses.replace(good, **{name: getattr(good, name) + 1.0})  # type: ignore[type-var]
         assert not broken.holds
-    flow = run("em-parameter-space", quick=True)
-    assert not dataclasses.replace(flow, slope_error=1.0).holds  # type: ignore[type-var]
+    space = quick("em-parameter-space")
+    assert not dataclasses.replace(space, slope_error=1.0).holds  # type: ignore[type-var]
 
 
 def test_a_study_leaves_the_threads_and_the_generator_alone() -> None:

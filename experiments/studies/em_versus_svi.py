@@ -130,7 +130,8 @@ def run(quick: bool, seed: int) -> Found:
             path = Path(every=10 if method == "svi" else 1)
             rate: dict[str, Any] = {"learning_rate": 0.05, "batch_size": len(x)} if method == "svi" else {}
             done = experiments.fit(
-                copy.deepcopy(start), guide, x, method=method, steps=steps, seed=seed, callbacks=[path], **rate)
+                copy.deepcopy(start), guide, x, method=method, steps=steps // 2 if quick and not exact else steps,
+                seed=seed, callbacks=[path], **rate)
             elbo = experiments.log_weights(done.model, done.guide, x, 200 if quick else 1000, seed + 1).elbo()
             scaled = torch.tensor(path.rows, dtype=torch.double) / torch.tensor([1, 1, len(x), len(x)])
             climbs[name][what] = Climb(

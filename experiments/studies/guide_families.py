@@ -149,7 +149,7 @@ def _mass_levels(surface: Tensor, masses: Sequence[float]) -> list[float]:
 
 def run(quick: bool, seed: int) -> Found:
     """Fit four families, free and with an encoder, to three shapes of posterior."""
-    rows, steps = (8, 150) if quick else (24, 500)
+    rows, steps = (6, 120) if quick else (24, 500)
     at = torch.linspace(-3.6, 3.6, 61 if quick else 91, dtype=torch.double)
     log_posterior, families = {}, {}
     for shape in MEANS:
