@@ -1,4 +1,4 @@
-"""Watching a fit while it runs: its history, its clock, and whoever wants to be told."""
+"""Watching a fit while it runs: its history, its clock, its checkpoints, and whoever wants to be told."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import torch
 
+from experiments.journal import Journal, Snapshot, State
 from guides.guide import BaseGuide
 from zoo.data import Data
-from zoo.errors import ZooWarning
+from zoo.errors import Interrupted, ZooWarning
 from zoo.model import Model
+from zoo.program import generators, set_generators
 
 if TYPE_CHECKING:
     from experiments.fitting import Fit
@@ -29,9 +32,16 @@ class Moment:
         x: the data that is fitted.
         method: ``em``, ``fixed_draws`` or ``svi``.
         limit: how many steps it may take.
+        name: of the fit, where it is one of several: ``theta``, a guide's text, ``seed 0``.
         step: steps taken.
         elbo: what the optimiser saw, in nats, summed over units; ``None`` before the first step.
-        seconds: since the start, callbacks left out.
+        seconds: since the start, callbacks and checkpoints left out.
+        reconstruction, kl: E_q[log p(x | z)] and KL(q ‖ prior), in nats, summed over units.
+        gradient_norm: of the ELBO's gradient, before it was clipped.
+        learning_rate: of the step.
+        checkpoint: the file, of ``on_checkpoint``.
+
+    What a method does not have is ``None``: EM has no gradient, and only svi has a learning rate.
     """
 
     model: Model
@@ -39,9 +49,15 @@ class Moment:
     x: Data
     method: str
     limit: int
+    name: str = ""
     step: int = 0
     elbo: float | None = None
     seconds: float = 0.0
+    reconstruction: float | None = None
+    kl: float | None = None
+    gradient_norm: float | None = None
+    learning_rate: float | None = None
+    checkpoint: Path | None = None
 
 
 class Callback:
@@ -63,49 +79,113 @@ class Callback:
     """
 
     def on_start(self, now: Moment) -> None:
-        """Before the first step."""
+        """Before the first step; of a fit that goes on from a checkpoint, ``now.step`` is where."""
 
     def on_step(self, now: Moment) -> None:
         """After each step."""
+
+    def on_checkpoint(self, now: Moment) -> None:
+        """After a checkpoint was written, to ``now.checkpoint``."""
 
     def on_end(self, fit: Fit | None) -> None:
         """When the fit is done; ``None`` where it failed."""
 
 
 class Watch:
-    """Keeps a fit's history and time, and tells its callbacks, as a context around the fit."""
+    """Keeps a fit's history, time and checkpoints, and tells its callbacks, as a context around the fit.
 
-    def __init__(self, start: Moment, callbacks: Sequence[Callback]):
-        self.start, self.callbacks = start, list(callbacks)
-        self.history: list[tuple[int, float, float]] = []
+    Args:
+        start: the fit, before its first step.
+        callbacks: who is told.
+        journal: where checkpoints go, if anywhere. One that holds a checkpoint makes the fit go on from there.
+    """
+
+    def __init__(self, start: Moment, callbacks: Sequence[Callback], journal: Journal | None = None):
+        self.callbacks, self.journal = list(callbacks), journal
+        self._saved = None if journal is None else journal.latest()
+        self.history: list[tuple[int, float, float]] = [] if self._saved is None else _rows(self._saved)
+        self._before = self.history[-1][2] if self.history else 0.0
+        self.start = replace(start, step=len(self.history), seconds=self._before)
         self._paused = 0.0
         self._begun = time.perf_counter()
 
     def __enter__(self) -> Watch:
+        if self.journal is not None:
+            self.journal.stop.waits = True
         self._tell(lambda callback: callback.on_start(self.start))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
     ) -> None:
+        if self.journal is not None:
+            self.journal.stop.waits = False
         if kind is not None:
             self._tell(lambda callback: callback.on_end(None))
 
     @property
     def seconds(self) -> float:
-        """Wall time since the start, callbacks left out."""
-        return time.perf_counter() - self._begun - self._paused
+        """Wall time of the fit, in all runs of it, callbacks and checkpoints left out."""
+        return self._before + time.perf_counter() - self._begun - self._paused
 
-    def step(self, step: int, elbo: float) -> None:
-        """Record a step and tell of it."""
-        now = replace(self.start, step=step, elbo=elbo, seconds=self.seconds)
+    @property
+    def saved(self) -> bool:
+        """Whether checkpoints are kept."""
+        return self.journal is not None
+
+    def resume(self, load: Callable[[State], None], drawing: bool = True) -> int:
+        """Hand the method's saved state to ``load``, if there is one; return the step that it was taken after, else 0.
+
+        ``drawing``: put torch's generators to where they were, too. Not for a method that repeats its steps to get there.
+        """
+        if self._saved is None:
+            return 0
+        load(State(self._saved.part("method"), self._saved.values["method"]))
+        if drawing:
+            set_generators(self._saved.tensors["generator"], self._saved.numbered("cuda"))
+        return len(self.history)
+
+    def step(self, step: int, elbo: float, snapshot: Snapshot | None = None, **numbers: float | None) -> None:
+        """Record a step, tell of it, and write a checkpoint if it is time. Steps that are repeated are left out.
+
+        Args:
+            step: how many were taken.
+            elbo: in nats, summed over units.
+            snapshot: gives the method's state, from which it can go on.
+            numbers: others of :class:`Moment`.
+
+        Raises:
+            Interrupted: if the run was asked to stop, after the checkpoint.
+            ZooError: if the disk is full.
+        """
+        if step <= len(self.history):
+            return
+        now = replace(self.start, step=step, elbo=elbo, seconds=self.seconds, **numbers)  # type: ignore[arg-type]
         self.history.append((step, elbo, now.seconds))
         self._tell(lambda callback: callback.on_step(now))
+        if self.journal is None or snapshot is None:
+            return
+        asked = self.journal.stop.asked
+        if asked is not None or self.journal.due:
+            self._save(self.journal, now, snapshot())
+        if asked is not None:
+            raise Interrupted(asked)
 
     def end(self, fit: Fit) -> Fit:
         """Tell that the fit is done, and return it."""
         self._tell(lambda callback: callback.on_end(fit))
         return fit
+
+    def _save(self, journal: Journal, now: Moment, method: State) -> None:
+        begun = time.perf_counter()
+        cpu, cuda = generators()
+        tensors = {
+            **State.prefixed("method", method.tensors), "generator": cpu,
+            "history": torch.tensor(self.history, dtype=torch.float64),
+            **{f"cuda.{i}": state for i, state in enumerate(cuda)}}
+        path = journal.save(now.step, State(tensors, {"method": method.values}))
+        self._paused += time.perf_counter() - begun
+        self._tell(lambda callback: callback.on_checkpoint(replace(now, checkpoint=path)))
 
     def _tell(self, tell: Callable[[Callback], None]) -> None:
         if not self.callbacks:
@@ -124,3 +204,7 @@ class Watch:
             warnings.warn(ZooWarning(
                 f"callback {type(callback).__name__} raised {type(problem).__name__}: {problem}; the fit goes on without it"),
                 stacklevel=4)
+
+
+def _rows(state: State) -> list[tuple[int, float, float]]:
+    return [(int(step), elbo, seconds) for step, elbo, seconds in state.tensors["history"].tolist()]

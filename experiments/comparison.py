@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from experiments.engine import held
-from experiments.evaluation import evaluate, summarise
-from experiments.fitting import Fit, default_method, fit, fit_seeds, one_view
-from experiments.holdout import Partition, partition
-from experiments.marginal import Evidence, evidence
-from experiments.splitting import Split, fit_free, free_member, split
+from experiments.callbacks import Callback
+from experiments.contest import Contested, alone, contested
+from experiments.evaluation import summarise
+from experiments.fitting import fit_seeds, one_view
+from experiments.journal import Journal
 from experiments.streams import Stream
 from experiments.table import Comparison, Row
-from experiments.weights import LogWeights, log_weights
-from guides.construct import build
-from guides.guide import AnyGuide, BaseGuide, Guide, paired
-from guides.program import as_guide
-from guides.registry import GuideSpec, default_guides, parse
+from experiments.weights import log_weights
+from guides.guide import AnyGuide
 from zoo.data import Data
-from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program import Program
 
@@ -33,7 +25,8 @@ def compare(
     model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
     method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
     steps: int | None = None, draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
-    simulate: bool = False, data: str = "data", progress: bool | None = None,
+    simulate: bool = False, data: str = "data", progress: bool | None = None, callbacks: Sequence[Callback] = (),
+    journal: Journal | None = None,
 ) -> Comparison:
     """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
 
@@ -59,6 +52,8 @@ def compare(
             draw of each unit's posterior is then known, and with it the evidence is bracketed.
         data: what to call the data in the table.
         progress: show bars on standard error; ``None``: on a terminal only.
+        callbacks: told of every fit, by its name: ``theta``, or the guide's text.
+        journal: where all fits keep checkpoints; those that it holds are not fitted again.
 
     Raises:
         ZooError: no guides, one twice, one that does not fit the model (all are checked before anything is fitted), or
@@ -70,36 +65,23 @@ def compare(
     >>> table.evidence.kind, round(table.evidence.value, 2)
     ('exact', -1130.26)
     """
-    asked: Any = [guides] if isinstance(guides, str | BaseGuide) or callable(guides) else guides
-    model = paired(model, next((g for g in asked or () if isinstance(g, BaseGuide)), None))
-    shown = one_view(x, view, seed)
-    facts = model.facts(shown)
-    asked = default_guides(facts) if asked is None else list(asked)
-    _check(model, asked, facts, train_with)
-    if simulate and train_model:
-        raise ZooError("expected one θ to simulate from; got train_model, where each guide has its own; leave one of them out")
-    built = any(isinstance(g, BaseGuide) and not g.new_units for g in asked) or (
-        train_model and not all(isinstance(g, str) for g in asked))
-    if holdout is None:
-        holdout = 0.0 if facts.units == "dataset" or built else model.holdout
-    if holdout and built:
-        raise ZooError(
-            f"expected no holdout for guides that are built for all of x, or train a θ of their own; got {holdout}; pass "
-            "guides as written, e.g. 'mean_field', or holdout=0")
-    units = partition(x, model.latents(shown).units, holdout, seed)
-    contest = _Contest(model, units, view, seed, method, steps, progress)
-    theta = None if train_model else contest.fit_theta(asked, train_with)
-    exact = None
-    if simulate:
-        contest, exact = contest.simulated()
-    fits = [contest.fit_own(g) for g in asked] if train_model else contest.fit_all(asked)
-    weights = [log_weights(done.model, done.guide, contest.x, draws, seed + Stream.EVALUATION) for done in fits]
-    found = contest.evidence(fits, weights, exact, train_model)
+    done = contested(
+        model, x, guides, seed=seed, method=method, train_with=train_with, train_model=train_model, holdout=holdout,
+        steps=steps, view=view, simulate=simulate, progress=progress, callbacks=callbacks, journal=journal)
+    return settle(done, draws=draws, data=data)
+
+
+def settle(done: Contested, draws: int | None = None, data: str = "data") -> Comparison:
+    """Evaluate what was fitted: the rest of :func:`compare`."""
+    contest, fits = done.contest, done.fits
+    weights = [log_weights(f.model, f.guide, contest.x, draws, contest.seed + Stream.EVALUATION) for f in fits]
+    found = contest.evidence(fits, weights, done.exact, done.own_theta)
     rows = tuple(
-        Row(done, summarise(weight, done.guide.text, known), contest.split(done, weight, known, fits, weights))
-        for done, weight, known in zip(fits, weights, found, strict=True))
+        Row(f, summarise(weight, f.guide.text, known), contest.split(f, weight, known, fits, weights) if done.splits else None)
+        for f, weight, known in zip(fits, weights, found, strict=True))
     return Comparison(
-        fits[0].model, contest.x, data, len(units.index), seed, found[0], rows, theta, units, train_model, simulate)
+        fits[0].model, contest.x, data, len(contest.units.index), contest.seed, found[0], rows, done.theta, contest.units,
+        done.own_theta, done.simulated)
 
 
 def fit_one(
@@ -111,178 +93,4 @@ def fit_one(
     ``draws`` are those of the evaluation, ``train_draws`` and ``options`` those of ``fit``.
     """
     done = fit_seeds(model, guide, x, seeds=range(seed, seed + seeds), draws=train_draws, **options)[0]
-    shown = one_view(x, options.get("view"), seed)
-    evaluation = evaluate(done.model, done.guide, shown, draws=draws, seed=seed)
-    theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
-    return Comparison(
-        done.model, shown, data, evaluation.units, seed, evaluation.evidence, (Row(done, evaluation),), theta,
-        partition(shown, evaluation.units, 0.0))
-
-
-@dataclass(frozen=True)
-class _Contest:
-    """What all fits of one comparison have in common."""
-
-    model: Model
-    units: Partition
-    view: Callable[[Tensor], Tensor] | None
-    seed: int
-    method: str | None
-    steps: int | None
-    progress: bool | None
-
-    @cached_property
-    def x(self) -> Data:
-        """The units on which guides are compared; where there are many views of them, one."""
-        return one_view(self.units.held, self.view, self.seed)
-
-    @cached_property
-    def train(self) -> Data:
-        """The units on which θ and encoders are fitted, one view of them."""
-        return one_view(self.units.train, self.view, self.seed)
-
-    def simulated(self) -> tuple[_Contest, Tensor]:
-        """Return the contest on data drawn from the model at its θ, and the latents it came from: exact posterior draws."""
-        latent, fresh = self.model.simulate(self.x, seed=self.seed + Stream.SIMULATION)
-        exact = self.model.unconstrain(fresh, {name: value[None] for name, value in latent.items()})
-        units = replace(self.units, held=fresh, train=self.train if self.units.share else fresh)
-        return replace(self, units=units, view=None), exact.detach()
-
-    def build(self, guide: AnyGuide, model: Model | None = None) -> BaseGuide:
-        """Build a guide on the units that it is to be fitted on."""
-        model = self.model if model is None else model
-        spec = _spec(guide)
-        whole = as_guide(model, guide, self.x if spec is None or spec.own_units else self.train)
-        if not isinstance(whole, str):
-            return whole
-        return build(whole, model, self.x if spec is not None and spec.own_units else self.train, seed=self.seed)
-
-    def fit(self, model: Model, guide: BaseGuide, train_model: bool, method: str | None = None, held: bool = True) -> Fit:
-        """Fit a guide: one that serves new units on the training units, in fresh views; else on the held ones, if ``held``."""
-        own = held and not guide.new_units
-        rows, given = self.x if own else self.train, {}
-        method = method if guide.size else None
-        if not own and self.view is not None and (method or default_method(guide, rows)) == "svi":
-            rows, given = self.units.train, {"view": self.view}
-        return fit(
-            model, guide, rows, method=method, train_model=train_model, steps=self.steps, seed=self.seed,
-            progress=self.progress, **given)  # type: ignore[arg-type]
-
-    def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
-        """Fit θ with one guide on the training units; ``None`` where the model has none."""
-        if not any(p.requires_grad and p.numel() for p in self.model.parameters()):
-            return None
-        whole = as_guide(self.model, train_with or _trainer(self.model, self.train, asked), self.train)
-        guide = build(whole, self.model, self.train, seed=self.seed) if isinstance(whole, str) else whole
-        return self.fit(self.model, guide, True, held=False)
-
-    def fit_all(self, asked: Sequence[AnyGuide]) -> list[Fit]:
-        """Fit every guide to θ as it is: encoders first, since free guides of their families start at their answers."""
-        done: dict[int, Fit] = {}
-        with held(self.model):
-            guides = [self.build(guide) for guide in asked]
-            for i in sorted(range(len(asked)), key=lambda i: not guides[i].new_units):
-                guide, sibling = guides[i], _sibling(guides[i], [f.guide for f in done.values()], "encoder")
-                if sibling is not None and isinstance(asked[i], str):
-                    guide = free_member(done[list(done)[sibling]].guide, self.x)
-                done[i] = self.fit(self.model, guide, False, self.method)
-        return [done[i] for i in range(len(asked))]
-
-    def fit_own(self, asked: AnyGuide) -> Fit:
-        """Fit a guide together with a θ of its own."""
-        model = copy.deepcopy(self.model)
-        guide = self.build(asked, model)
-        if guide.new_units or not self.units.share:
-            return self.fit(model, guide, True, self.method)
-        # Parameters of the training units are of no use for the held ones: θ from those, then φ for these.
-        assert isinstance(asked, str), "built guides of own units are compared without a hold-out"
-        self.fit(model, build(asked, model, self.train, seed=self.seed), True, held=False)
-        return self.fit(model, self.build(asked, model), False, self.method)
-
-    def evidence(
-        self, fits: list[Fit], weights: list[LogWeights], exact: Tensor | None, train_model: bool,
-    ) -> list[Evidence]:
-        """Return log p(x | θ) for each row: one for all, from the guide with the most even weights, where they share θ."""
-        def of(done: Fit) -> Evidence:
-            with held(done.model):
-                return evidence(done.model, self.x, done.guide, seed=self.seed, exact=exact)
-
-        if train_model:
-            return [of(done) for done in fits]
-        return [of(fits[_tightest(weights)])] * len(fits)
-
-    def split(
-        self, done: Fit, weight: LogWeights, found: Evidence, fits: list[Fit], weights: list[LogWeights],
-    ) -> Split | None:
-        """Split an encoder's gap; ``None`` for other guides."""
-        spec = _spec(done.guide)
-        if spec is None or spec.amortisation in ("", "free"):
-            return None
-        same = [i for i, other in enumerate(fits) if other.model is done.model]
-        sibling = _sibling(done.guide, [fits[i].guide for i in same], "free")
-        if sibling is not None:
-            return split(weight, weights[same[sibling]], found)
-        with held(done.model):
-            free = fit_free(done.model, done.guide, self.x, self.steps, self.seed, self.progress)
-            drawn = log_weights(done.model, free.guide, self.x, len(weight.log_q), self.seed + Stream.EVALUATION)
-            return split(weight, drawn, found)
-
-
-def _check(model: Model, asked: Sequence[AnyGuide], facts: Any, train_with: str | None) -> None:
-    """Raise for guides that do not fit or come twice, before anything is fitted."""
-    if not asked:
-        raise ZooError("expected at least one guide to compare; got none; name some, e.g. mean_field")
-    for guide in asked:
-        if isinstance(guide, BaseGuide):
-            paired(model, guide)
-    specs = [parse(guide) if isinstance(guide, str) else _spec(guide) for guide in asked]
-    known = [spec for spec in specs if spec is not None]
-    twice = next((spec.text for i, spec in enumerate(known) if any(spec.same(other) for other in known[:i])), None)
-    if twice is not None:
-        raise ZooError(f"expected each guide once; got '{twice}' twice; drop one")
-    for spec in [*known, *([parse(train_with)] if train_with is not None else [])]:
-        spec.check(facts)
-
-
-def _spec(guide: AnyGuide) -> GuideSpec | None:
-    """Return how a guide of ours is written; ``None`` for another Pyro guide."""
-    if isinstance(guide, str):
-        return parse(guide)
-    if not isinstance(guide, BaseGuide):
-        return None
-    try:
-        return parse(guide.text)
-    except ZooError:
-        return None
-
-
-def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
-    """Return the guide to fit θ with where none was named."""
-    if model.facts(x).exact:
-        return "exact"
-    specs = [_spec(guide) for guide in asked]
-    amortised = [spec.text for spec in specs if spec is not None and spec.amortisation not in ("", "free")]
-    first = asked[0]
-    return (amortised or [model.train_with])[0] or (first.text if isinstance(first, Guide) else first)
-
-
-def _sibling(guide: BaseGuide, others: Sequence[BaseGuide], amortisation: str) -> int | None:
-    """Return which of ``others`` has the family of ``guide`` with another ``amortisation``."""
-    spec = _spec(guide)
-    if spec is None or spec.amortisation in ("", amortisation, "semi" if amortisation == "encoder" else ""):
-        return None
-    for i, other in enumerate(map(_spec, others)):
-        if other is not None and other.amortisation == amortisation and other.family == spec.family and (
-                other.family_arguments == spec.family_arguments):
-            return i
-    return None
-
-
-def _tightest(weights: list[LogWeights]) -> int:
-    """Return the guide with the most even weights: a bound on K draws lies below log p by about (1 / ESS share − 1) / 2K.
-
-    Not the one of the highest bound, which would prefer lucky draws. The bound itself is drawn afresh.
-    """
-    shares = [0.0 if (ess := weight.ess()) is None else float(ess.log().nan_to_num(-1e3).mean()) for weight in weights]
-    return max(range(len(shares)), key=shares.__getitem__)
-
+    return settle(alone(done, one_view(x, options.get("view"), seed), seed), draws, data)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from experiments.callbacks import Watch
 from experiments.engine import Outcome, non_finite_site
 from experiments.fixed_draws import normal_noise, power_of_two
+from experiments.journal import State
 from experiments.optimise import ascend
 from guides.guide import BaseGuide
 from guides.whole import Exact
@@ -61,9 +62,18 @@ def expected_log_joint(model: Model, x: Data, q: Distribution) -> Tensor:
     An exact sum where q enumerates; else the mean over held quasi-random draws with q's own mean and covariance, which
     is exact where log p(x, z) is quadratic in z, as in every linear-Gaussian model.
     """
+    prior, likelihood = _expected_terms(model, x, q)
+    return prior + likelihood
+
+
+def _expected_terms(model: Model, x: Data, q: Distribution) -> tuple[Tensor, Tensor]:
+    """Return E_q[log p(z | θ)] and E_q[log p(x | z, θ)], summed over units, as of :func:`expected_log_joint`."""
     if isinstance(q, Enumerated):
-        return expect(q.probs.movedim(-1, 0), model.log_joint(x, q.enumerate_support())).sum()
-    return model.log_joint(x, _held(q)).mean(0).sum()
+        prior, likelihood = model.log_terms(x, q.enumerate_support())
+        share = q.probs.movedim(-1, 0)
+        return expect(share, prior).sum(), expect(share, likelihood).sum()
+    prior, likelihood = model.log_terms(x, _held(q))
+    return prior.mean(0).sum(), likelihood.mean(0).sum()
 
 
 def elbo(model: Model, x: Data, q: Distribution) -> Tensor:
@@ -72,8 +82,8 @@ def elbo(model: Model, x: Data, q: Distribution) -> Tensor:
 
 
 def em(
-    model: Model, guide: BaseGuide, x: Data, *, steps: int, report: Callable[[int, float], None],
-    iterations: list[Iteration] | None = None, tolerance: float = 1e-9,
+    model: Model, guide: BaseGuide, x: Data, *, steps: int, watch: Watch, iterations: list[Iteration] | None = None,
+    tolerance: float = 1e-9,
 ) -> Outcome:
     """Alternate :func:`e_step` and :func:`m_step` until log p(x | θ) rises by under ``tolerance`` nats per unit.
 
@@ -100,12 +110,24 @@ def em(
             f"expected a finite log p(x) where EM starts; got {evidence} at site '{site}' of {model.label}; check the data")
     record = [] if iterations is None else iterations
     units = model.latents(x).units
-    for step in range(1, steps + 1):
+
+    def snapshot() -> State:
+        return State(State.prefixed("model", model.state_dict()), {
+            "evidence": evidence, "iterations": [astuple(done) for done in record]})
+
+    def load(state: State) -> None:
+        nonlocal evidence
+        model.load_state_dict(state.part("model"))
+        evidence = state.values["evidence"]
+        record[:] = [Iteration(*row) for row in state.values["iterations"]]
+
+    for step in range(watch.resume(load) + 1, steps + 1):
         kept = {name: value.clone() for name, value in model.state_dict().items()}
         q = e_step(model, x)
         before = float(elbo(model, x, q).detach())
         m_step(model, x, q)
-        after, new = float(elbo(model, x, q).detach()), _log_evidence(model, x)
+        prior, likelihood, entropy = (float(v.detach()) for v in (*_expected_terms(model, x, q), q.entropy().sum()))
+        after, new = prior + likelihood + entropy, _log_evidence(model, x)
         if not torch.isfinite(torch.tensor([after, new])).all():
             site = non_finite_site(model, x, _points(q))
             model.load_state_dict(kept)
@@ -113,10 +135,10 @@ def em(
             warnings.warn(ZooWarning(f"EM on {model.label} stopped: {reason}"), stacklevel=3)
             return Outcome(step - 1, evidence, False, reason)
         record.append(Iteration(step, before, after, new))
-        report(step, new)
-        if abs(new - evidence) < tolerance * units:
+        rise, evidence = new - evidence, new
+        watch.step(step, new, snapshot, reconstruction=likelihood, kl=-prior - entropy)
+        if abs(rise) < tolerance * units:
             return Outcome(step, new, True)
-        evidence = new
     return Outcome(steps, evidence, False)
 
 

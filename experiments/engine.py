@@ -71,6 +71,11 @@ def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Para
     return found
 
 
+def moved(model: Model, guide: BaseGuide, train_model: bool) -> list[Tensor]:
+    """Return all that a fit moves: parameters, and buffers such as batch normalisation's running statistics."""
+    return [*trainable(model, guide, train_model), *guide.buffers(), *(model.buffers() if train_model else ())]
+
+
 def check_start(model: Model, guide: BaseGuide, x: Data) -> None:
     """Raise a :class:`ZooError` that names the first site with a non-finite log-probability, if there is one."""
     with torch.no_grad():

@@ -82,12 +82,17 @@ class Evaluation:
 
     @property
     def misses_mass(self) -> bool:
-        """Whether q misses posterior mass that matters: k̂ > 0.7 with uneven weights.
+        """Whether q misses posterior mass that matters, by :func:`misses_mass`."""
+        return misses_mass(self.khat, self.ess, self.draws)
 
-        Where the effective sample size is over nine tenths of the draws, the weights are all but equal, and the shape of
-        what little tail they have says nothing.
-        """
-        return self.khat is not None and self.khat > 0.7 and (self.ess or 0.0) < 0.9 * self.draws
+
+def misses_mass(khat: float | None, ess: float | None, draws: int) -> bool:
+    """Whether a guide misses posterior mass that matters: k̂ > 0.7 with uneven weights.
+
+    Where the effective sample size is over nine tenths of the draws, the weights are all but equal, and the shape of what
+    little tail they have says nothing.
+    """
+    return khat is not None and khat > 0.7 and (ess or 0.0) < 0.9 * draws
 
 
 def evaluate(
@@ -122,8 +127,17 @@ def evaluate(
 def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:
     """Reduce log weights to an :class:`Evaluation`."""
     elbo, khat, ess = weights.elbo(), weights.khat(), weights.ess()
-    worst = None if khat is None or bool(khat.isnan().all()) else float(khat[~khat.isnan()].max())
     return Evaluation(
         guide=text, units=weights.log_q.shape[1], draws=len(weights.log_q), elbo=elbo, evidence=found,
         kl_gap=Gap.between(found, elbo), reconstruction=weights.reconstruction(), kl_prior=weights.kl_prior(),
-        khat=worst, ess=None if ess is None else float(ess.min()), active=weights.active(), khat_units=khat, ess_units=ess)
+        khat=worst_khat(khat), ess=worst_ess(ess), active=weights.active(), khat_units=khat, ess_units=ess)
+
+
+def worst_khat(khat: Tensor | None) -> float | None:
+    """Return the largest k̂ of the units; ``None`` where nothing was drawn, or all weights are constant."""
+    return None if khat is None or bool(khat.isnan().all()) else float(khat[~khat.isnan()].max())
+
+
+def worst_ess(ess: Tensor | None) -> float | None:
+    """Return the least effective sample size of the units; ``None`` where nothing was drawn."""
+    return None if ess is None else float(ess.min())

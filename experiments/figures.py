@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.files import replacing
 from experiments.fitting import Fit
 from experiments.table import Comparison
 from experiments.weights import Z95
@@ -195,13 +196,14 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """Write ``path`` with the endings .png and .svg, each whole or not at all, and close the figure."""
     import matplotlib.pyplot as plt
 
-    written = []
-    for ending in (".png", ".svg"):
-        target, part = path.with_suffix(ending), path.with_suffix(f".part{ending}")
-        figure.savefig(part, dpi=160, bbox_inches="tight", metadata={"Date": None} if ending == ".svg" else None)
-        part.replace(target)
-        written.append(target)
-    plt.close(figure)
+    written = [path.with_suffix(ending) for ending in (".png", ".svg")]
+    try:
+        for target in written:
+            with replacing(target) as part:
+                metadata = {"Date": None} if target.suffix == ".svg" else None
+                figure.savefig(part, dpi=160, bbox_inches="tight", metadata=metadata)
+    finally:
+        plt.close(figure)
     return written
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from experiments.batches import BATCH
 from experiments.callbacks import Callback, Moment, Watch
 from experiments.em import Iteration, em
 from experiments.engine import Outcome, States, held, threads_for
+from experiments.finished import check_same, keep, restore
 from experiments.fixed_draws import fixed_draws
+from experiments.journal import Journal
 from experiments.progress import bars
 from experiments.svi import svi
 from experiments.training import Training
@@ -83,7 +86,7 @@ def default_method(guide: BaseGuide, x: Data | None = None) -> str:
 def fit(
     model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
     steps: int | None = None, draws: int | None = None, seed: int = 0, progress: bool | None = None,
-    callbacks: Sequence[Callback] = (), **training: Any,
+    callbacks: Sequence[Callback] = (), journal: Journal | str | Path | None = None, name: str = "", **training: Any,
 ) -> Fit:
     """Maximise the ELBO over φ and (``train_model``) θ, in place.
 
@@ -97,13 +100,17 @@ def fit(
         draws: of z per unit: of fixed_draws at the start and the end, of svi per step.
         seed: of all that is drawn: same seed, same machine, same bits. Torch's own generator is left as it was.
         progress: show a bar on standard error; ``None``: on a terminal only.
-        callbacks: told of the start, of every step and of the end.
+        callbacks: told of the start, of every step, of checkpoints and of the end.
+        journal: a directory, or a :class:`Journal`, for checkpoints. Where it holds one of the same fit, the fit goes on from
+            there, and ends with the bits that it would have ended with; one that is done is not fitted again.
+        name: what to call the fit in callbacks, and in a journal of several.
         training: of svi, the attributes of :class:`Training`: batch_size, learning_rate, schedule, objective, estimator,
             clip, warm_up, validation, patience, view.
 
     Raises:
         ZooError: a guide that does not fit the model, an unknown method or one that can't fit this guide, an unknown or wrong
-            option, negative steps, or an ELBO that is not finite at the start (the first such site is named).
+            option, negative steps, an ELBO that is not finite at the start (the first such site is named), a full disk, or a
+            journal of another fit.
 
     >>> import zoo
     >>> x = zoo.dataset("faithful").x
@@ -124,13 +131,21 @@ def fit(
     if how.warm_up >= limit:
         raise ZooError(
             f"expected warm_up to end before the run's {limit} steps; got {how.warm_up}; lower it, or raise steps")
+    kept = Journal(Path(journal)) if isinstance(journal, str | Path) else journal
+    if kept is not None:
+        kept = kept.of(name) if name else kept
+        check_same(
+            kept, model, guide, x, method=chosen, steps=limit, draws=draws, seed=seed, theta=has_theta, training=training)
+        done = restore(kept, model, guide, has_theta)
+        if done is not None:
+            return done
     iterations: list[Iteration] = []
     share = min(1.0, (how.batch_size or BATCH) / latents.units) if chosen == "svi" else 1.0
     one = threads_for(round(share * work(x, latents.units, latents.size)))
     theta = nullcontext() if has_theta else held(model)
-    watch = Watch(Moment(model, guide, x, chosen, limit), [*bars(progress), *callbacks])
+    watch = Watch(Moment(model, guide, x, chosen, limit, name), [*bars(progress), *callbacks], kept)
     with watch, seeded(seed), torch.enable_grad(), one, theta:
-        options: dict[str, Any] = {"steps": limit, "report": watch.step}
+        options: dict[str, Any] = {"steps": limit, "watch": watch}
         outcome: Outcome
         if chosen == "em":
             outcome = em(model, guide, x, iterations=iterations, **options)
@@ -140,9 +155,12 @@ def fit(
             outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, **options)
     guide.eval()
     model.eval()
-    return watch.end(Fit(
+    fitted = Fit(
         model, guide, chosen, outcome.steps, watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
-        tuple(watch.history), latents.units, tuple(iterations), outcome.states))
+        tuple(watch.history), latents.units, tuple(iterations), outcome.states)
+    if kept is not None:
+        keep(kept, fitted)
+    return watch.end(fitted)
 
 
 def fit_seeds(
@@ -170,13 +188,13 @@ def fit_seeds(
     if not len(seeds):
         raise ZooError("expected one seed or more; got none; e.g. seeds=range(5)")
     if isinstance(guide, nn.Module) and len(seeds) == 1:
-        return [fit(model, guide, x, seed=seeds[0], **options)]
+        return [fit(model, guide, x, seed=seeds[0], name=f"seed {seeds[0]}", **options)]
     if isinstance(guide, nn.Module):
         text = guide.text if isinstance(guide, BaseGuide) else type(guide).__name__
         raise ZooError(
             f"expected a guide that each seed can start anew; got '{text}', which is built; pass its text, class or function")
     known = as_model(model)
-    fits = [fit(copy.deepcopy(known), guide, x, seed=seed, **options) for seed in seeds]
+    fits = [fit(copy.deepcopy(known), guide, x, seed=seed, name=f"seed {seed}", **options) for seed in seeds]
     return sorted(fits, key=lambda done: -math.inf if done.elbo is None else done.elbo, reverse=True)
 
 

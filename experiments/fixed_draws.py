@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.callbacks import Watch
 from experiments.engine import Outcome, check_start, trainable
-from experiments.objectives import enumerated_elbo
-from experiments.optimise import Ascent, ascend
+from experiments.journal import State
+from experiments.objectives import enumerated_terms
+from experiments.optimise import Ascent, Tape, ascend
 from experiments.weights import work
 from guides.amortisation import Free
 from guides.family import NormalBase
@@ -64,7 +67,7 @@ def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
 
 def fixed_draws(
     model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int, draws: int | None, seed: int,
-    report: Callable[[int, float], None], tolerance: float = 0.01,
+    watch: Watch, tolerance: float = 0.01,
 ) -> Outcome:
     """Maximise the ELBO on held noise by L-BFGS; double the draws, warm, until fresh noise agrees.
 
@@ -78,24 +81,55 @@ def fixed_draws(
     if not isinstance(guide, Guide):
         raise ZooError(f"expected a guide with parameters for method fixed_draws; got '{guide.text}'; use method em")
     parameters = trainable(model, guide, train_model)
-    taken = 0
-
-    def count(value: float) -> None:
-        nonlocal taken
-        taken += 1
-        report(taken, value)
-
+    count = _Count(watch)
+    # What was evaluated before it was cut off is on the tape: the fit repeats its steps from there, without evaluating.
+    watch.resume(count.load, drawing=False)
     if isinstance(guide.family, NormalBase):
         check_start(model, guide, x)
-        held = _Held(model, guide, guide.family, x, parameters, seed)
-        return _doubling(held, steps, draws, tolerance, count)
+        held = _Held(model, guide, guide.family, x, parameters, seed, count)
+        return _doubling(held, steps, draws, tolerance)
     if not isinstance(guide.posterior(x), Enumerated):
         raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
     return _discrete(model, guide, x, parameters, steps, count)
 
 
+@dataclass
+class _Count:
+    """Counts the iterations of all ascents of a fit, tells the watch of each, and keeps the tape of their evaluations."""
+
+    watch: Watch
+    taken: int = 0
+    reconstruction: float | None = None
+    kl: float | None = None
+    tape: Tape | None = None
+
+    def __post_init__(self) -> None:
+        self.tape = Tape() if self.watch.saved else None
+
+    def __call__(self, value: float, gradient_norm: float | None = None) -> None:
+        self.taken += 1
+        self.watch.step(
+            self.taken, value, self.snapshot, gradient_norm=gradient_norm, reconstruction=self.reconstruction, kl=self.kl)
+
+    def terms(self, reconstruction: Tensor, kl: Tensor) -> Tensor:
+        """Return the ELBO, and remember what it is made of."""
+        self.reconstruction, self.kl = torch.stack([reconstruction.detach(), kl.detach()]).tolist()
+        return reconstruction - kl
+
+    def snapshot(self) -> State:
+        assert self.tape is not None, "only a watch that keeps checkpoints asks"
+        size = len(self.tape.gradients[0]) if self.tape.gradients else 0
+        return State({
+            "values": torch.tensor(self.tape.values, dtype=torch.float64),
+            "gradients": torch.from_numpy(np.array(self.tape.gradients).reshape(len(self.tape.values), size))}, {})
+
+    def load(self, state: State) -> None:
+        gradients = list(state.tensors["gradients"].numpy())
+        self.tape = Tape(state.tensors["values"].tolist(), gradients, size=sum(g.nbytes for g in gradients))
+
+
 def _discrete(
-    model: Model, guide: Guide, x: Data, parameters: list[nn.Parameter], steps: int, count: Callable[[float], None],
+    model: Model, guide: Guide, x: Data, parameters: list[nn.Parameter], steps: int, count: _Count,
 ) -> Outcome:
     """Maximise the exact sum. A free family that can solve for φ does so first, and again after each ascent.
 
@@ -108,24 +142,24 @@ def _discrete(
     while taken < steps:
         solved = _solve(model, guide, x)
         if solved:
-            start = float(_enumerated(model, guide, x).detach())
+            start = float(_enumerated(model, guide, x, count).detach())
             taken += 1
             count(start)
             if all(id(p) in own for p in parameters) or start - value < 1e-9 * abs(start):
                 return Outcome(taken, start, True)
         else:
             check_start(model, guide, x)
-        done = ascend(lambda: _enumerated(model, guide, x), parameters, steps - taken, count)
+        done = ascend(lambda: _enumerated(model, guide, x, count), parameters, steps - taken, count, tape=count.tape)
         value, taken, converged = done.value, taken + done.iterations, done.converged
         if not solved:
             break
     return Outcome(taken, value, converged)
 
 
-def _enumerated(model: Model, guide: BaseGuide, x: Data) -> Tensor:
+def _enumerated(model: Model, guide: BaseGuide, x: Data, count: _Count) -> Tensor:
     q = guide.posterior(x)
     assert isinstance(q, Enumerated), "only a finite support can be summed"
-    return enumerated_elbo(model, q, x)
+    return count.terms(*enumerated_terms(model, q, x))
 
 
 def _solve(model: Model, guide: Guide, x: Data) -> bool:
@@ -151,6 +185,7 @@ class _Held:
     x: Data
     parameters: list[nn.Parameter]
     seed: int
+    count: _Count
 
     def noise(self, draws: int, number: int) -> Tensor:
         return normal_noise(draws, self.size, self.seed + number, self.parameters[0])
@@ -161,8 +196,12 @@ class _Held:
 
     def elbo(self, noise: Tensor) -> Iterator[Tensor]:
         """Yield the parts of the ELBO, units by units."""
+        total = noise.new_zeros(2)
         for part, index in self.parts(len(noise)):
-            yield held_elbo(self.model, self.guide, part, noise, index)
+            terms = held_terms(self.model, self.guide, part, noise, index)
+            total += torch.stack([term.detach() for term in terms])
+            yield terms[0] - terms[1]
+        self.count.terms(*total)
 
     def parts(self, draws: int) -> Iterator[tuple[Data, Tensor | None]]:
         latents = self.model.latents(self.x)
@@ -173,8 +212,9 @@ class _Held:
         for index in torch.arange(latents.units, device=self.parameters[0].device).split(at_once):
             yield take(self.x, index, latents.units), index
 
-    def ascend(self, noise: Tensor, steps: int, count: Callable[[float], None], tolerance: float, window: int) -> Ascent:
-        return ascend(lambda: self.elbo(noise), self.parameters, steps, count, tolerance, window)
+    def ascend(self, noise: Tensor, steps: int, tolerance: float, window: int) -> Ascent:
+        return ascend(
+            lambda: self.elbo(noise), self.parameters, steps, self.count, tolerance, window, self.count.tape)
 
     def fresh(self, noise: Tensor) -> float:
         """Return the ELBO on other noise than was optimised."""
@@ -192,9 +232,7 @@ class _Held:
         return math.sqrt(2 / len(noise)) * float(totals.std())
 
 
-def _doubling(
-    held: _Held, steps: int, draws: int | None, tolerance: float, count: Callable[[float], None],
-) -> Outcome:
+def _doubling(held: _Held, steps: int, draws: int | None, tolerance: float) -> Outcome:
     latents, size = held.model.latents(held.x), held.size
     number, most = _draws_at_start(held, draws), max(64, MAX_WORK // work(held.x, latents.units, latents.size))
     taken, enough = 0, tolerance * latents.units
@@ -203,7 +241,7 @@ def _doubling(
         for stop, window in ROUGH, FINE[latents.units > 1]:
             if taken >= steps:
                 break
-            done = held.ascend(noise, steps - taken, count, stop * latents.units, window)
+            done = held.ascend(noise, steps - taken, stop * latents.units, window)
             taken += done.iterations
             fresh = held.fresh(other)
             if not done.value - fresh <= enough:
@@ -231,16 +269,20 @@ def _draws_at_start(held: _Held, draws: int | None) -> int:
     return power_of_two(max(64, 8 * held.size, cheap))
 
 
-def held_elbo(model: Model, guide: Guide, x: Data, noise: Tensor, index: Tensor | None = None) -> Tensor:
-    """Return the ELBO, summed over the units of ``x``, with z = transform(φ, noise) and q's entropy in closed form.
+def held_terms(
+    model: Model, guide: Guide, x: Data, noise: Tensor, index: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return E_q[log p(x | z)] and KL(q ‖ prior), whose difference is the ELBO, summed over the units of ``x``.
 
-    ``index`` says which of the fitted units these are, where they are not all.
+    z = transform(φ, noise), and q's entropy is in closed form. ``index`` says which of the fitted units these are, where they
+    are not all.
     """
     assert isinstance(guide.family, NormalBase), "only a normal base has held noise"
     phi = guide.phi(x, index)
     z = guide.family.transform(phi, noise)
     entropy: Tensor = guide.family.distribution(phi).entropy()
-    return (model.log_joint(x, z).mean(0) + entropy).sum()
+    prior, likelihood = model.log_terms(x, z)
+    return likelihood.mean(0).sum(), -(prior.mean(0) + entropy).sum()
 
 
 def power_of_two(number: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from experiments.render import console, grid
+from experiments.render import console, grid, interval, number
 from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
 from zoo.errors import ZooError
 from zoo.registry import DATASETS, KINDS, MODELS, lookup
@@ -79,6 +79,22 @@ def show_report(report: Report) -> None:
         out.print(f"  FAILS  {report.error}", markup=False, highlight=False, soft_wrap=True)
     files = f"; wrote {', '.join(report.files)}" if report.files else ""
     out.print(f"  {report.seconds:.1f} s{files}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_runs(rows: list[dict[str, Any]]) -> None:
+    """Print runs, a row a run and guide; ELBO and gap in nats per unit."""
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        if "guide" not in row:
+            return row["run"], row["state"], "", "", "", "", row["error"]
+        units = row["units"]
+        gap = {key: None if row[f"kl_gap_{key}"] is None else row[f"kl_gap_{key}"] / units for key in ("se", "lower", "upper")}
+        low = "∞" if gap["lower"] is None else interval(gap)
+        khat = "—" if row["khat"] is None else f"{row['khat']:.2f}"
+        elbo = None if row["elbo"] is None else number(row["elbo"] / units, (row["elbo_se"] or 0.0) / units)
+        return row["run"], row["state"], row["guide"], elbo or "−∞", low, khat, f"{row['seconds']:.2f}"
+
+    heads = ("run", "state", "guide", "ELBO per unit", "KL(q‖posterior) per unit, 95%", "k̂", "sec.")
+    _table("", heads, [cells(row) for row in rows])
 
 
 def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

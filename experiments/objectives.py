@@ -87,11 +87,12 @@ def check_estimator(estimator: str, objective: Objective) -> None:
 @dataclass(frozen=True)
 class Step:
     """One stochastic estimate: ``value`` of the bound, summed over all units; ``loss``, whose gradient is minus its gradient's
-    estimate; and the draws ``z`` (draws, units, d)."""
+    estimate; the draws ``z`` (draws, units, d); and E_q[log p(x | z)], ``reconstruction``, summed over all units."""
 
     value: Tensor
     loss: Tensor
     z: Tensor
+    reconstruction: Tensor
 
 
 def stochastic_bound(
@@ -131,9 +132,10 @@ def stochastic_bound(
     log_weight = likelihood + prior - log_q if kl_weight == 1 else likelihood + kl_weight * (prior - log_q)
     scale = units / log_weight.shape[1]
     value = objective.bound(log_weight).sum() * scale
+    reconstruction = likelihood.detach().mean(0).sum() * scale
     if estimator == "reparameterised":
-        return Step(value, -value, z)
-    return Step(value, -_doubly_reparameterised(log_weight, z, objective.alpha).sum() * scale, z)
+        return Step(value, -value, z, reconstruction)
+    return Step(value, -_doubly_reparameterised(log_weight, z, objective.alpha).sum() * scale, z, reconstruction)
 
 
 def _doubly_reparameterised(log_weight: Tensor, z: Tensor, alpha: float) -> Tensor:
@@ -155,12 +157,21 @@ def _enumerated(
     if objective.alpha != 1:
         raise ZooError(
             f"expected objective elbo for discrete latents, which are summed, not drawn; got '{objective.text}'; leave it out")
-    value = enumerated_elbo(model, q, batch, kl_weight) * (units / q.batch_shape[0])
-    return Step(value, -value, q.enumerate_support())
+    reconstruction, kl = enumerated_terms(model, q, batch)
+    scale = units / q.batch_shape[0]
+    value = (reconstruction - kl_weight * kl) * scale
+    return Step(value, -value, q.enumerate_support(), reconstruction.detach() * scale)
 
 
-def enumerated_elbo(model: Model, q: Enumerated, x: Data, kl_weight: float = 1.0) -> Tensor:
-    """Return the ELBO of q over a finite support, an exact sum, summed over units; β on log p(z) − log q(z)."""
+def enumerated_terms(model: Model, q: Enumerated, x: Data) -> tuple[Tensor, Tensor]:
+    """Return E_q[log p(x | z)] and KL(q ‖ prior) of q over a finite support: exact sums, summed over units."""
     log_q = q.logits.movedim(-1, 0)
     prior, likelihood = model.log_terms(x, q.enumerate_support())
-    return expect(log_q.exp(), likelihood + kl_weight * (prior - log_q)).sum()
+    share = log_q.exp()
+    return expect(share, likelihood).sum(), expect(share, log_q - prior).sum()
+
+
+def enumerated_elbo(model: Model, q: Enumerated, x: Data) -> Tensor:
+    """Return the ELBO of q over a finite support: the difference of :func:`enumerated_terms`."""
+    reconstruction, kl = enumerated_terms(model, q, x)
+    return reconstruction - kl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -16,8 +16,13 @@ LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-def
 #: Iterations over which the rise is measured.
 WINDOW = 20
 
+#: Bytes of gradients that a tape may hold.
+TAPE = 2**28
+
 #: What is maximised: one number, or several that add up, each with a graph of its own that is freed before the next is made.
 Objective: TypeAlias = Callable[[], Tensor | Iterable[Tensor]]
+#: What is told after each iteration: the objective and the norm of its gradient.
+Report: TypeAlias = Callable[[float, float], None]
 
 
 @dataclass(frozen=True)
@@ -29,29 +34,59 @@ class Ascent:
     converged: bool
 
 
+@dataclass
+class Tape:
+    """The values and gradients that ascents were given, in order, so that they can be repeated without evaluating anything.
+
+    L-BFGS is deterministic: given the same answers it comes to the same state, bit for bit, however it keeps that state.
+    What lies beyond :data:`TAPE` bytes is not kept, and evaluated again.
+    """
+
+    values: list[float] = field(default_factory=list)
+    gradients: list[np.ndarray] = field(default_factory=list)
+    at: int = 0
+    size: int = 0
+
+    def answer(self, ask: Callable[[], tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
+        """Return the next answer on the tape; beyond its end, ``ask`` and record."""
+        self.at += 1
+        if self.at <= len(self.values):
+            return self.values[self.at - 1], self.gradients[self.at - 1]
+        value, gradient = ask()
+        if self.at == len(self.values) + 1 and self.size + gradient.nbytes <= TAPE:
+            self.values.append(value)
+            self.gradients.append(gradient)
+            self.size += gradient.nbytes
+        return value, gradient
+
+
 def ascend(
     objective: Objective, parameters: Sequence[nn.Parameter], iterations: int,
-    report: Callable[[float], None] | None = None, tolerance: float = 1e-6, window: int = WINDOW,
+    report: Report | None = None, tolerance: float = 1e-6, window: int = WINDOW, tape: Tape | None = None,
 ) -> Ascent:
     """Maximise a deterministic ``objective`` over ``parameters``, in place, by SciPy's L-BFGS-B in float64.
 
     A trial step that leaves the finite numbers is treated as a very low value, so the line search shortens it: the
     parameters end at the best finite point. It has converged when ``window`` iterations raise the objective by under
-    ``tolerance`` nats.
+    ``tolerance`` nats. With a ``tape``, evaluations are recorded there, and those that are on it already are not made.
 
     Source: Zhu, Byrd, Lu and Nocedal (1997), Algorithm 778: L-BFGS-B, https://doi.org/10.1145/279232.279236
     """
     best = -np.inf
     best_point = _flatten(parameters)
     seen: list[float] = []
-    settled = False
+    settled, norm = False, np.nan
 
     def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal best, best_point
+        nonlocal best, best_point, norm
         _assign(parameters, point)
-        value, gradient = _value_and_gradient(objective, parameters)
+        def ask() -> tuple[float, np.ndarray]:
+            return _value_and_gradient(objective, parameters)
+
+        value, gradient = ask() if tape is None else tape.answer(ask)
         if not np.isfinite(value) or not np.isfinite(gradient).all():
             return -best + 1e3 * (1 + abs(best)), np.zeros_like(point)
+        norm = float(np.linalg.norm(gradient))
         if value > best:
             best, best_point = value, point.copy()
         return -value, -gradient
@@ -60,7 +95,7 @@ def ascend(
         nonlocal settled
         seen.append(-float(intermediate_result.fun))
         if report is not None:
-            report(seen[-1])
+            report(seen[-1], norm)
         if len(seen) > window and seen[-1] - seen[-1 - window] < tolerance:
             settled = True
             raise StopIteration
@@ -88,7 +123,7 @@ def _value_and_gradient(objective: Objective, parameters: Sequence[nn.Parameter]
             gradient += _numbers(flat)
             total += float(part.detach())
     except LinAlgError:
-        return np.nan, np.zeros(0)
+        return np.nan, gradient
     return total, gradient
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -44,9 +45,9 @@ def free_member(guide: BaseGuide, x: Data) -> Guide:
     return Guide(guide.model, copy.deepcopy(guide.family), Free(phi, x), spec.free_text).eval()
 
 
-def fit_free(model: Model, guide: BaseGuide, x: Data, steps: int | None, seed: int, progress: bool | None) -> Fit:
-    """Fit the best free member of the family of ``guide`` to θ as it is, from the encoder's answer."""
-    return fit(model, free_member(guide, x), x, train_model=False, steps=steps, seed=seed, progress=progress)
+def fit_free(model: Model, guide: BaseGuide, x: Data, **options: Any) -> Fit:
+    """Fit the best free member of the family of ``guide`` to θ as it is, from the encoder's answer; ``options`` of ``fit``."""
+    return fit(model, free_member(guide, x), x, train_model=False, name=f"best free {guide.text}", **options)
 
 
 def split(encoder: LogWeights, free: LogWeights, found: Evidence) -> Split:

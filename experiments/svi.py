@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from experiments.batches import batch_size, check_batch, default_draws, hold_out
-from experiments.engine import Outcome, States, check_start, non_finite_site, trainable
+from experiments.callbacks import Watch
+from experiments.engine import Outcome, States, check_start, moved, non_finite_site, trainable
+from experiments.journal import State
 from experiments.objectives import Step, enumerated_elbo, stochastic_bound
 from experiments.training import SCHEDULES, Training
 from experiments.weights import scored
@@ -26,11 +27,13 @@ from zoo.program import seeded
 BLOCKS = 50
 #: Draws of z per unit for the held-out ELBO.
 VALIDATION_DRAWS = 16
+#: What else of a run goes into a checkpoint.
+_KEPT = ("best_step", "best_value", "best_error", "stale", "stopped")
 
 
 def svi(
     model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int, draws: int | None,
-    report: Callable[[int, float], None], training: Training = Training(),
+    watch: Watch, training: Training = Training(),
 ) -> Outcome:
     """Maximise a bound by Adam; uses torch's generator.
 
@@ -57,16 +60,17 @@ def svi(
     guide.train()
     if train_model:
         model.train()
-    for step in range(1, steps + 1):
+    problem = ""
+    for step in range(watch.resume(run.load) + 1, steps + 1):
+        if run.stopped:
+            break
         problem = run.step(step)
         if problem:
             break
-        report(step, run.values[-1] * run.share)
         if step % run.block == 0 or step == steps:
             run.judge(step)
-            if run.stopped:
-                break
-    return run.outcome(problem if steps else "")
+        watch.step(step, run.values[-1] * run.share, run.snapshot, **run.numbers)
+    return run.outcome(problem)
 
 
 class _Run:
@@ -87,39 +91,76 @@ class _Run:
                 f"expected 2 or more draws with objective {training.objective}, which is the ELBO at one; got {self.draws}; "
                 "pass more, or leave the objective out")
         self.parameters = trainable(model, guide, train_model)
-        buffers = [*guide.buffers(), *(model.buffers() if train_model else ())]
-        #: What a state is made of: batch normalisation's running statistics move with the parameters.
-        self.tensors = [*self.parameters, *buffers]
+        self.tensors = moved(model, guide, train_model)
         check_start(model, guide, self._view(self.x))
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate)
         factor = SCHEDULES[training.schedule]
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: factor(min(1.0, step / max(1, steps))))
         self.block = max(10, steps // BLOCKS)
-        self.batches = self._batches()
+        #: The units that a pass over the data has yet to come to.
+        self.order = torch.empty(0, dtype=torch.long)
         self.values: list[float] = []
+        #: Of the last step: what a :class:`Moment` tells besides the ELBO.
+        self.numbers: dict[str, float] = {}
         self.start = self._copy()
         self.best, self.best_step, self.best_value, self.best_error = self._copy(), 0, -math.inf, 0.0
         self.stale, self.stopped = 0, ""
 
     def step(self, step: int) -> str:
         """Take one step of Adam; return what went wrong, if anything did."""
-        batch, index = next(self.batches)
+        batch, index = self._batch()
         if step == 1 and index is not None:
             check_batch(self.model, self._view(batch), self.size)
         done = self._bound(batch, index, step)
         self.optimiser.zero_grad()
         done.loss.backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        value = float(done.value.detach())
-        if not math.isfinite(value) or not all(bool(g.isfinite().all()) for g in gradients):
+        value, reconstruction = torch.stack([done.value.detach(), done.reconstruction]).tolist()
+        norm = nn.utils.get_total_norm(gradients)
+        # A norm may overflow where no number of the gradient does.
+        finite = math.isfinite(value) and (math.isfinite(norm) or all(bool(g.isfinite().all()) for g in gradients))
+        if not finite:
             return f"step {step} turned non-finite at site '{non_finite_site(self.model, batch, done.z.detach())}'"
         if self.training.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.training.clip * self.units)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.training.clip * self.units, norm)
+        self.numbers = {"gradient_norm": float(norm), "learning_rate": self.optimiser.param_groups[0]["lr"]}
+        if self.training.bound.alpha == 1 and self._kl_weight(step) == 1:
+            self.numbers |= {"reconstruction": reconstruction * self.share, "kl": (reconstruction - value) * self.share}
         self.optimiser.step()
         self.schedule.step()
         self.values.append(value)
         return ""
+
+    def snapshot(self) -> State:
+        """Return all that a run needs to go on; torch's generators and the history are the watch's."""
+        adam = self.optimiser.state_dict()
+        lists = {"now": self.tensors, "start": self.start, "best": self.best}
+        tensors = {f"{name}.{i}": value for name, values in lists.items() for i, value in enumerate(values)}
+        tensors |= {f"adam.{i}.{key}": value for i, slots in adam["state"].items() for key, value in slots.items()}
+        tensors |= {"order": self.order, "values": torch.tensor(self.values, dtype=torch.float64)}
+        return State(tensors, {
+            **{name: getattr(self, name) for name in _KEPT}, "rates": [group["lr"] for group in adam["param_groups"]],
+            "schedule": self.schedule.state_dict()})
+
+    def load(self, state: State) -> None:
+        """Go on from a :meth:`snapshot`."""
+        def like(name: str) -> list[Tensor]:
+            return [value.to(tensor) for value, tensor in zip(state.numbered(name), self.tensors, strict=True)]
+
+        self._restore(like("now"))
+        self.start, self.best = like("start"), like("best")
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.part("adam").items():
+            number, _, key = name.partition(".")
+            slots.setdefault(int(number), {})[key] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        rated = [{**group, "lr": rate} for group, rate in zip(groups, state.values["rates"], strict=True)]
+        self.optimiser.load_state_dict({"state": slots, "param_groups": rated})
+        self.schedule.load_state_dict(dict(state.values["schedule"]))
+        self.order, self.values = state.tensors["order"], state.tensors["values"].tolist()
+        for name in _KEPT:
+            setattr(self, name, state.values[name])
 
     def judge(self, step: int) -> None:
         """Compare the block that ends at ``step`` with the best before it; keep its state if it is better."""
@@ -188,9 +229,13 @@ class _Run:
 
     def _bound(self, batch: Data, index: Tensor | None, step: int) -> Step:
         t = self.training
-        weight = min(1.0, step / (t.warm_up + 1)) if t.warm_up else 1.0
         return stochastic_bound(
-            self.model, self.guide, self._view(batch), index, self.units, self.draws, t.bound, t.estimator, weight)
+            self.model, self.guide, self._view(batch), index, self.units, self.draws, t.bound, t.estimator,
+            self._kl_weight(step))
+
+    def _kl_weight(self, step: int) -> float:
+        warm_up = self.training.warm_up
+        return min(1.0, step / (warm_up + 1)) if warm_up else 1.0
 
     def _bound_at(self, state: list[Tensor]) -> float:
         """Return the bound at a state, on the same units and noise for any."""
@@ -205,18 +250,14 @@ class _Run:
         view = self.training.view
         return view(batch) if view is not None and isinstance(batch, Tensor) else batch
 
-    def _batches(self) -> Iterator[tuple[Data, Tensor | None]]:
-        """Yield minibatches, each unit once before any comes again."""
-        order = torch.empty(0, dtype=torch.long)
-        while True:
-            if self.size == self.units:
-                # A guide with parameters for each unit may be served all of them without saying which.
-                yield self.x, None
-                continue
-            if len(order) < self.size:
-                order = torch.cat([order, torch.randperm(self.units)])
-            index, order = order[: self.size].to(reference(self.x).device), order[self.size:]
-            yield take(self.x, index, self.units), index
+    def _batch(self) -> tuple[Data, Tensor | None]:
+        """Return the next minibatch: each unit comes once before any comes again."""
+        if self.size == self.units:
+            return self.x, None  # a guide with parameters for each unit may be served all of them without saying which
+        if len(self.order) < self.size:
+            self.order = torch.cat([self.order, torch.randperm(self.units)])
+        index, self.order = self.order[: self.size].to(reference(self.x).device), self.order[self.size:]
+        return take(self.x, index, self.units), index
 
     def _held_out(self) -> float:
         """Return the ELBO of the held-out units, total, on the same noise each time."""

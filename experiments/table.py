@@ -101,20 +101,7 @@ class Comparison:
         """Return the table as a data frame, a row a guide; nats, totals and (``…_per_unit``) per unit."""
         import pandas as pd
 
-        rows = []
-        for row in self.rows:
-            flat: dict[str, Any] = {}
-            for key, value in row.to_dict().items():
-                if isinstance(value, dict):
-                    flat[key] = value["value"]
-                    flat.update({f"{key}_{k}": v for k, v in value.items() if k not in ("value",)})
-                    flat[f"{key}_per_unit"] = value["value"] / self.units
-                else:
-                    flat[key] = value
-            found = row.evaluation.evidence
-            flat["log_evidence"], flat["log_evidence_kind"] = found.value, found.kind
-            rows.append(flat)
-        return pd.DataFrame(rows).set_index("guide")
+        return pd.DataFrame([flat(row.to_dict(), self.units) for row in self.rows]).set_index("guide")
 
     def __str__(self) -> str:
         from experiments.render import plain
@@ -126,6 +113,19 @@ class Comparison:
     def _repr_html_(self) -> str:
         html: str = self.to_frame().to_html()
         return html
+
+
+def flat(row: dict[str, Any], units: int) -> dict[str, Any]:
+    """Return a row of :meth:`Comparison.to_dict` as one level: of what is nested ``key``, ``key_se``, …, ``key_per_unit``."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if not isinstance(value, dict):
+            found[key] = value
+            continue
+        found[key] = value["value"]
+        found.update({f"{key}_{k}": v for k, v in value.items() if k != "value"})
+        found[f"{key}_per_unit"] = None if value["value"] is None else value["value"] / units
+    return found
 
 
 def _finite(value: Any) -> Any:

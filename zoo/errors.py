@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,20 @@ class ZooError(ValueError):
 
 class ZooWarning(UserWarning):
     """Something a reader of the numbers must know: a slow path, a regularised component, a stopped fit."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was asked to stop by a signal, and has written what it knows.
+
+    Attributes:
+        signal: the signal's number.
+        path: the run's directory, where it has one: it goes on from there.
+    """
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
+        self.path: Path | None = None
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -101,10 +101,15 @@ def generators() -> tuple[Tensor, list[Tensor]]:
 def replaying(states: tuple[Tensor, list[Tensor]]) -> Iterator[None]:
     """Draw again what was drawn from ``states`` on, and put the generators back after."""
     with seeded(0):
-        torch.set_rng_state(states[0])
-        if states[1]:
-            torch.cuda.set_rng_state_all(states[1])
+        set_generators(*states)
         yield
+
+
+def set_generators(cpu: Tensor, cuda: list[Tensor]) -> None:
+    """Put torch's generators to the states that :func:`generators` returned."""
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
 
 
 @contextmanager

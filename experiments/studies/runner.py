@@ -69,7 +69,7 @@ def _write(name: str, out: Path, found: Any, facts: dict[str, Any]) -> tuple[str
     import matplotlib as mpl
 
     from experiments.figures import save
-    from experiments.output import whole
+    from experiments.files import whole
 
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.json"

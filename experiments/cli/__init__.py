@@ -1,0 +1,78 @@
+"""The ``zoo`` command. Results go to standard output, progress and remarks to standard error."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from typing import Any
+
+from experiments.cli import fitting, running, showing  # each adds its commands to the app
+from experiments.cli.app import app
+from zoo.errors import Interrupted, ZooError, ZooWarning
+
+__all__ = ["app", "fitting", "main", "run", "running", "showing"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit, never with a traceback.
+
+    The code is 0; 1 for a defect of ours; 2 for bad input; 3 where a study's claim or a run of a grid failed; 130 or 143
+    where it was interrupted.
+    """
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that lacks ‖ must not cost the numbers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", ZooWarning)
+        said: set[str] = set()
+
+        def say(message: Warning | str, *rest: Any, **named: Any) -> None:
+            if str(message) not in said:
+                print(f"remark: {message}", file=sys.stderr)
+            said.add(str(message))
+
+        warnings.showwarning = say
+        try:
+            code = app(arguments, standalone_mode=False)
+            sys.stdout.flush()
+            return int(code or 0)
+        except ZooError as error:
+            return _fail(str(error), 2)
+        except Interrupted as stopped:
+            on = f"; 'zoo resume {stopped.path}' goes on from its last checkpoint" if stopped.path is not None else ""
+            return _fail(f"interrupted{on}", 128 + stopped.signal)
+        except KeyboardInterrupt:
+            return _fail("interrupted", 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except Exception as error:
+            return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    message = getattr(error, "format_message", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and message is not None:
+        print(message())
+        return 0
+    if message is not None:  # the command-line library's own: a missing argument, a word that is no number
+        return _fail(str(message()).strip().rstrip("."), 2)
+    if type(error).__name__ == "Abort":
+        return _fail("interrupted", 130)
+    if os.environ.get("ZOO_DEBUG"):
+        raise error
+    first = (str(error).strip().splitlines() or [""])[0]
+    return _fail(f"unexpected {type(error).__name__}: {first[:200]}; set ZOO_DEBUG=1 to see where, and please report it", 1)
+
+
+def _fail(text: str, code: int) -> int:
+    print("error: " + " ".join(text.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,119 @@
+"""Commands on specs and run directories: run, resume, report, runs."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from experiments.cli.app import app
+from experiments.cli.options import EVERY, FORCE, JSON, OUT, REPORT, SAVE, TENSORBOARD
+from experiments.cli.work import INTERVAL, Saving, do, show_records
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from experiments.grid import Grid
+
+JOBS = Annotated[int, typer.Option(help="Of a grid: processes at a time; 0: one a core.", min=0)]
+DASK = Annotated[str | None, typer.Option(help="Of a grid: the address of a Dask scheduler to run it on.")]
+
+
+@app.command()
+def run(
+    spec: Annotated[str, typer.Argument(help="A spec file, the name of a ready one (a model's), or a run's directory.")],
+    as_json: JSON = False, out: OUT = None, save: SAVE = True, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None,
+    checkpoint_every: EVERY = INTERVAL, tensorboard: TENSORBOARD = False, force: FORCE = False,
+) -> int:
+    """Do what a spec file says: one run, or the runs of a grid. Exits 3 where a run of a grid failed."""
+    from experiments.grid import find, read_grid
+
+    path = find(spec)
+    grid = read_grid(path)
+    saving = Saving(out, save, report, checkpoint_every, tensorboard, force)
+    if grid.single:
+        if dask is not None:
+            raise ZooError(f"expected a grid with --dask; got the one run of {path}; leave --dask out")
+        do(grid.specs[""], as_json, None, saving)
+        return 0
+    first = next(iter(grid.specs.values()))
+    place = saving.path(first)
+    if place is None or tensorboard:
+        raise ZooError("expected a directory for a grid's runs; got --no-save or --tensorboard; leave it out")
+    return _sweep(grid, place, as_json, saving, jobs, dask)
+
+
+@app.command()
+def resume(
+    directory: Annotated[Path, typer.Argument(help="A run's directory, or a grid's.")],
+    as_json: JSON = False, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None, checkpoint_every: EVERY = INTERVAL,
+    tensorboard: TENSORBOARD = False, force: FORCE = False,
+) -> int:
+    """Go on with a run that was cut off, from its last checkpoint, to the very same result."""
+    from experiments.record import spec_of, state_of
+    from experiments.sweep import grid_of
+
+    saving = Saving(directory, True, report, checkpoint_every, tensorboard, force)
+    grid = grid_of(directory)
+    if grid is not None:
+        return _sweep(grid, directory, as_json, saving, jobs, dask)
+    spec = spec_of(directory)
+    if state_of(directory)[0] == "done" and not force:
+        raise ZooError(f"expected a run that was cut off in {directory}; got one that is done; see its report.html")
+    do(spec, as_json, None, saving)
+    return 0
+
+
+@app.command("report")
+def report_command(
+    directories: Annotated[list[Path], typer.Argument(help="Runs' or grids' directories: several are compared in one page.")],
+    out: Annotated[Path | None, typer.Option(help="The page; report.html in the directory, or here for several.")] = None,
+) -> None:
+    """Make the page of one run, or one that compares several."""
+    from experiments.files import whole
+    from experiments.output import remark
+    from experiments.record import find_runs, read
+    from experiments.report import page
+
+    found = [path for directory in directories for path in find_runs(directory)]
+    if not found:
+        raise ZooError(f"expected run directories; got none in {', '.join(map(str, directories))}; check the path")
+    target = out or (directories[0] / "report.html" if len(directories) == 1 else Path("report.html"))
+    whole(target, page([read(path) for path in dict.fromkeys(found)]))
+    remark(f"wrote {target}")
+
+
+@app.command()
+def runs(
+    directory: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"), as_json: JSON = False,
+) -> None:
+    """List the runs in a directory, oldest first, and how they stand."""
+    from experiments.record import find_runs, read
+
+    show_records([read(path) for path in find_runs(directory)], as_json)
+
+
+def _sweep(grid: Grid, place: Path, as_json: bool, saving: Saving, jobs: int, dask: str | None) -> int:
+    from experiments.cli.stopping import stoppable
+    from experiments.output import remark
+    from experiments.sweep import Sweep, sweep
+
+    def told(name: str, state: str) -> None:
+        remark(f"{name}: {state}")
+
+    with stoppable() as stop, _executor(dask) as executor:
+        records = sweep(grid, place, Sweep(
+            jobs, saving.interval, saving.report, saving.force, stop, told), executor)
+    show_records(records, as_json)
+    remark(f"wrote {place}")
+    return 3 if any(record.state == "failed" for record in records) else 0
+
+
+def _executor(dask: str | None) -> AbstractContextManager[Executor | None]:
+    if dask is None:
+        return nullcontext()
+    from experiments.cluster import connected
+
+    return connected(dask)

@@ -1,0 +1,61 @@
+"""Commands that show what there is: the registries and the studies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.app import app
+from experiments.cli.options import JSON, SEED
+from zoo.errors import ZooError
+
+
+@app.command("list")
+def list_command(name: Annotated[str | None, typer.Argument(help="A model, to see its options.")] = None) -> None:
+    """Show the models, guides and data sets, and what fits what."""
+    from experiments import listing
+
+    listing.show(name)
+
+
+@app.command()
+def study(
+    names: Annotated[list[str] | None, typer.Argument(help="Which to run; none: list them.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Run all of them, in the order of the theory.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="At the reduced size of the tests.")] = False,
+    seed: SEED = 0,
+    out: Annotated[Path, typer.Option(help="Where figures (PNG, SVG) and results (JSON) go.")] = Path("studies"),
+    jobs: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0, as_json: JSON = False,
+) -> int:
+    """Run studies: a claim of the theory, its numbers, what they should be, and a picture. Exits 3 where one does not hold."""
+    from experiments import listing
+    from experiments.studies.registry import STUDIES
+    from zoo.registry import lookup
+
+    if every and names:
+        raise ZooError(f"expected names or --all; got both {', '.join(names)} and --all; drop one")
+    chosen = list(STUDIES) if every else list(dict.fromkeys(names or ()))
+    for name in chosen:
+        lookup(STUDIES, name, "study", "zoo study")
+    if not chosen:
+        listing.show_studies()
+        return 0
+    from experiments.files import directory
+    from experiments.output import remark
+    from experiments.studies.runner import perform_all
+
+    reports = []
+    with directory(out):
+        for report in perform_all(chosen, out, quick, seed, jobs):
+            reports.append(report)
+            if not as_json:
+                listing.show_report(report)
+    if as_json:
+        print(json.dumps([report.to_dict() for report in reports], indent=1, allow_nan=False, ensure_ascii=False))
+    failed = [report.name for report in reports if not report.holds]
+    if failed:
+        remark(f"{len(failed)} of {len(reports)} did not hold: {', '.join(failed)}")
+    return 3 if failed else 0

@@ -1,0 +1,114 @@
+"""Doing what a spec asks for, and saying how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from experiments.job import Job
+    from experiments.journal import Stop
+    from experiments.record import Record
+    from experiments.runs import How
+    from experiments.spec import Spec
+    from experiments.table import Comparison
+
+#: Seconds between checkpoints; a test holds it to the journal's own.
+INTERVAL = 30.0
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What is left behind, and where: the run's directory (``None``: one of its own below ``runs``), or nothing."""
+
+    out: Path | None
+    save: bool = True
+    report: bool = True
+    interval: float = INTERVAL
+    tensorboard: bool = False
+    force: bool = False
+
+    def path(self, spec: Spec) -> Path | None:
+        """Return the directory for a run of ``spec``; ``None``: nothing is to be left behind."""
+        from experiments.runs import default_path
+
+        parent = os.environ.get("ZOO_RUNS", "runs")
+        if self.out is not None or not self.save or not parent:
+            return self.out if self.save else None
+        return default_path(spec, Path(parent))
+
+    def how(self, path: Path, stop: Stop, as_json: bool) -> How:
+        """Return how a run in ``path`` is to be done."""
+        from experiments.runs import How
+        from experiments.trackers import TensorBoard
+
+        callbacks = [TensorBoard(path / "tensorboard")] if self.tensorboard else []
+        return How(
+            callbacks, begun=said, show=lambda table: report(table, as_json), interval=self.interval, stop=stop,
+            report=self.report, force=self.force)
+
+
+def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> None:
+    """Do one run, or write its spec down."""
+    from experiments.cli.stopping import stoppable
+    from experiments.output import remark
+
+    if save_spec is not None:
+        from experiments.files import whole
+        from experiments.grid import write_toml
+
+        whole(save_spec, write_toml(spec))
+        return remark(f"wrote {save_spec}; 'zoo run {save_spec}' does it")
+    path = saving.path(spec)
+    if path is None:
+        if saving.tensorboard or saving.out is not None:
+            raise ZooError("expected a run directory for --out and --tensorboard; got --no-save; leave one of them out")
+        from experiments.job import prepare
+
+        job = prepare(spec)
+        said(job)
+        return report(job.work(), as_json)
+    from experiments.runs import run
+
+    with stoppable() as stop:
+        run(spec, path, saving.how(path, stop, as_json))
+    remark(f"wrote {path}")
+
+
+def said(job: Job) -> None:
+    """Say what was done to the data."""
+    from experiments.output import remark
+
+    for text in job.data.remarks:
+        remark(f"{job.data.name}: {text}")
+
+
+def report(table: Comparison, as_json: bool) -> None:
+    """Print a table, as JSON or for people."""
+    if as_json:
+        return print_json(table.to_dict())
+    from experiments import render
+
+    render.comparison(table, render.console())
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON."""
+    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def show_records(records: list[Record], as_json: bool) -> None:
+    """Print several runs as a table: a row a run and guide."""
+    from experiments.sweep import overview
+
+    if as_json:
+        return print_json([
+            {"run": r.name, "path": str(r.path), "state": r.state, "error": r.error, **(r.comparison or {})} for r in records])
+    from experiments import listing
+
+    listing.show_runs(overview(records))

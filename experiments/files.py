@@ -1,0 +1,114 @@
+"""Files that are written whole or not at all, directories that are one process's at a time, and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from zoo.errors import ZooError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write to; on leaving, put it in the place of ``path``, safe on the disk.
+
+    Whoever reads ``path``, at any instant and after any crash, finds the old file whole, the new one whole, or none.
+
+    Raises:
+        ZooError: if the disk is full or can't be written to; ``path`` is then as it was.
+    """
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    with writing(path):
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+            _sync_directory(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def whole(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path`` whole or not at all.
+
+    Raises:
+        ZooError: as of :func:`replacing`.
+    """
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a :class:`ZooError`."""
+    try:
+        yield
+    except OSError as error:
+        raise ZooError(
+            f"expected to write {path}; got '{error.strerror or error}'; free space or choose another directory, "
+            "then 'zoo resume' goes on from the last checkpoint") from error
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[None]:
+    """Make a directory, try it, and remove it again if nothing was left in it.
+
+    Raises:
+        ZooError: if it can't be written to.
+    """
+    made = [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        trial = path / f".trial-{os.getpid()}"
+        trial.write_bytes(b"")
+        trial.unlink()
+    except OSError as error:
+        raise ZooError(
+            f"expected a directory to write to; got --out {path}: {error.strerror or error}; choose another") from error
+    try:
+        yield
+    finally:
+        for one in made:
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of a directory. The system takes the lock back when the process ends, however it ends.
+
+    Raises:
+        ZooError: if another process is in it.
+    """
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ZooError(f"expected {path} to be free; got another process at work in it; wait, or choose another") from None
+    try:
+        yield
+    finally:
+        lock.release()  # the file stays: whoever waits for it must wait for the same one
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of ``content`` in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename last: it is the directory that it changes. Not every system lets a directory be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

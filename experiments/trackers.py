@@ -1,0 +1,115 @@
+"""Callbacks that write down what a fit tells: a line of JSON a step, or TensorBoard's events."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from experiments.callbacks import Callback, Moment
+from experiments.files import whole
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from experiments.fitting import Fit
+
+#: What a step tells besides its number, each a number or nothing.
+NUMBERS = ("elbo", "reconstruction", "kl", "gradient_norm", "learning_rate", "seconds")
+
+
+class Metrics(Callback):
+    """Appends a line of JSON to a file after each step: ``fit``, ``step`` and :data:`NUMBERS`, in nats and seconds.
+
+    A fit that goes on from a checkpoint first drops the lines of the steps that it will take again.
+
+    Args:
+        path: the file; made where there is none.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def on_start(self, now: Moment) -> None:
+        kept = [row for row in read_metrics(self.path) if row["fit"] != now.name or row["step"] <= now.step]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+        if self.path.exists() and self.path.read_text(encoding="utf-8") != text:
+            whole(self.path, text)
+        self._file = self.path.open("a", encoding="utf-8", buffering=1)  # a line that is written outlives the process
+
+    def on_step(self, now: Moment) -> None:
+        assert self._file is not None, "a fit starts before it steps"
+        row = {name: _finite(getattr(now, name)) for name in NUMBERS}
+        self._file.write(json.dumps({"fit": now.name, "step": now.step, **row}, ensure_ascii=False) + "\n")
+
+    def on_end(self, fit: Fit | None) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file; none where there is no file. A last line that was cut short is left out.
+
+    Raises:
+        ZooError: a line that is no such row.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line break was cut short
+        try:
+            row = json.loads(line)
+            rows.append({"fit": str(row["fit"]), "step": int(row["step"]), **{name: _number(row[name]) for name in NUMBERS}})
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise ZooError(
+                f"expected a step's numbers in line {number} of {path}; got {line[:60]!r} ({type(error).__name__}); "
+                "remove the line") from None
+    return rows
+
+
+class TensorBoard(Callback):
+    """Writes :data:`NUMBERS` as scalars, one run of TensorBoard a fit. Needs the extra ``tensorboard``.
+
+    Args:
+        path: the directory, for ``tensorboard --logdir``.
+
+    Raises:
+        ZooError: if tensorboard is not installed.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ZooError("expected tensorboard for --tensorboard; got none installed; pip install 'latent-zoo[tensorboard]'"
+                           ) from None
+        self.path, self._make = path, SummaryWriter
+        self._writer: Any = None
+
+    def on_start(self, now: Moment) -> None:
+        from experiments.journal import slug
+
+        self._writer = self._make(str(self.path / slug(now.name or now.guide.text)), purge_step=now.step + 1)
+
+    def on_step(self, now: Moment) -> None:
+        for name in NUMBERS:
+            value = getattr(now, name)
+            if value is not None and name != "seconds":
+                self._writer.add_scalar(name, value, now.step)
+
+    def on_checkpoint(self, now: Moment) -> None:
+        self._writer.flush()
+
+    def on_end(self, fit: Fit | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
