@@ -1,4 +1,4 @@
-"""Fit, evaluate and compare guides; the posterior as an ArviZ tree. Names load when first used."""
+"""Fit, evaluate and compare guides; the posterior as an ArviZ tree; runs that survive. Names load when first used."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from experiments.em import Iteration, e_step, elbo, expected_log_joint, m_step
     from experiments.evaluation import Evaluation, Gap, evaluate
     from experiments.fitting import METHODS, Fit, fit, fit_seeds
+    from experiments.grid import Grid, read_grid
+    from experiments.journal import Journal
+    from experiments.loading import Loaded, load
     from experiments.marginal import Evidence, evidence
+    from experiments.record import Record
+    from experiments.runs import RunOptions, resume, run
+    from experiments.spec import Spec
     from experiments.splitting import Split, free_member, split
+    from experiments.sweeping import SweepOptions, sweep
     from experiments.table import Comparison, Row
+    from experiments.trackers import Metrics, TensorBoard
     from experiments.training import Training
     from experiments.tree import posterior
     from experiments.weights import Estimate, LogWeights, log_weights
@@ -30,11 +38,20 @@ _LAZY = {
     "Evidence": "experiments.marginal:Evidence",
     "Fit": "experiments.fitting:Fit",
     "Gap": "experiments.evaluation:Gap",
+    "Grid": "experiments.grid:Grid",
     "Iteration": "experiments.em:Iteration",
+    "Journal": "experiments.journal:Journal",
+    "Loaded": "experiments.loading:Loaded",
     "LogWeights": "experiments.weights:LogWeights",
+    "Metrics": "experiments.trackers:Metrics",
     "Moment": "experiments.callbacks:Moment",
+    "Record": "experiments.record:Record",
     "Row": "experiments.table:Row",
+    "RunOptions": "experiments.runs:RunOptions",
+    "Spec": "experiments.spec:Spec",
     "Split": "experiments.splitting:Split",
+    "SweepOptions": "experiments.sweeping:SweepOptions",
+    "TensorBoard": "experiments.trackers:TensorBoard",
     "Training": "experiments.training:Training",
     "bracket": "experiments.bracketing:bracket",
     "compare": "experiments.comparison:compare",
@@ -46,17 +63,23 @@ _LAZY = {
     "fit": "experiments.fitting:fit",
     "fit_seeds": "experiments.fitting:fit_seeds",
     "free_member": "experiments.splitting:free_member",
+    "load": "experiments.loading:load",
     "log_weights": "experiments.weights:log_weights",
     "m_step": "experiments.em:m_step",
     "posterior": "experiments.tree:posterior",
+    "read_grid": "experiments.grid:read_grid",
+    "resume": "experiments.runs:resume",
+    "run": "experiments.runs:run",
     "split": "experiments.splitting:split",
+    "sweep": "experiments.sweeping:sweep",
 }
 
 __all__ = [
-    "METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap",
-    "Iteration", "LogWeights", "Moment", "Row", "Split", "Training", "bracket", "compare", "e_step", "elbo",
-    "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "log_weights", "m_step",
-    "posterior", "split",
+    "METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "Grid",
+    "Iteration", "Journal", "Loaded", "LogWeights", "Metrics", "Moment", "Record", "Row", "RunOptions", "Spec",
+    "Split", "SweepOptions", "TensorBoard", "Training", "bracket", "compare", "e_step", "elbo", "evaluate",
+    "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "load", "log_weights", "m_step",
+    "posterior", "read_grid", "resume", "run", "split", "sweep",
 ]
 
 

@@ -90,7 +90,7 @@ def check_same(journal: Journal, model: Model, guide: BaseGuide, x: Data, **how:
         before = json.loads(path.read_bytes())
     except FileNotFoundError:
         before = None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise ZooError(f"expected {path} to say which fit it is; got a file that can't be read; remove {path.parent}") from None
     if not isinstance(before, dict):
         journal.make()

@@ -51,19 +51,19 @@ class Job:
             train_model=spec.train_model, holdout=self.holdout, steps=spec.steps, view=self.data.view,
             simulate=spec.simulate, **how)
 
-    def fitted(self, journal: Journal) -> Contested:
-        """Return what a finished run has fitted, from its journal; a pair that was fitted by itself as a contest of one.
+    def fitted(self, journal: Journal, callbacks: Sequence[Callback] = ()) -> Contested:
+        """Do the fits that the journal lacks, and return all of them; a pair that is fitted by itself as a contest of one.
 
         Raises:
-            ZooError: if the journal lacks one of the fits.
+            ZooError: any error of ``fit``; a fit that is not done in a sealed journal.
         """
         if self.spec.command == "compare":
-            return self.contested(journal=journal)
+            return self.contested(journal=journal, callbacks=callbacks)
         spec = self.spec
         options = {k: v for k, v in self._training.items() if k not in ("seed", "train_draws")}
         done = fit_seeds(
             self.model, spec.guides[0], self.data.x, seeds=range(spec.seed, spec.seed + spec.seeds),
-            draws=spec.train_draws, journal=journal, **options)[0]
+            draws=spec.train_draws, journal=journal, callbacks=callbacks, progress=False, **options)[0]
         return alone(done, one_view(self.data.x, self.data.view, spec.seed), spec.seed)
 
     @property

@@ -14,7 +14,7 @@ from experiments.fitting import Fit
 from experiments.grid import read_toml
 from experiments.job import Job, prepare
 from experiments.journal import Journal
-from experiments.record import read_json, spec_of, state_of
+from experiments.record import read_comparison, spec_of, state_of
 from experiments.spec import Spec
 from guides.guide import BaseGuide
 from zoo.data import Data
@@ -106,7 +106,7 @@ def load(path: str | Path) -> Loaded:
     if not isinstance(record, dict) or record.get("data_sha256") != data_digest(job.data.x):
         raise ZooError(
             f"expected the data that {path} was run on; got other values of '{job.data.name}'; put the old data back")
-    comparison = read_json(path / "comparison.json")
+    comparison = read_comparison(path / "comparison.json")
     if comparison is None:
         raise ZooError(f"expected {path / 'comparison.json'}; got none; 'zoo resume' makes it again")
     return Loaded(path, spec, comparison, job, job.fitted(Journal(path / "checkpoint", sealed=True)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+import scipy.linalg
 import torch
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ def ascend(
         value, gradient = ask() if tape is None else tape.answer(ask)
         if not np.isfinite(value) or not np.isfinite(gradient).all():
             return -best + 1e3 * (1 + abs(best)), np.zeros_like(point)
-        norm = float(np.linalg.norm(gradient))
+        norm = float(scipy.linalg.norm(gradient, check_finite=False))  # numpy's squares may overflow
         if value > best:
             best, best_point = value, point.copy()
         return -value, -gradient

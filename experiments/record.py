@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.files import whole
 from experiments.grid import read_grid, read_toml
@@ -77,7 +79,7 @@ def read(path: Path) -> Record:
     """
     spec = read_toml(path / "spec.toml")
     state, error = state_of(path)
-    comparison = read_json(path / "comparison.json")
+    comparison = read_comparison(path / "comparison.json")
     summary = _summary(path / "summary.csv")
     figures = {file.stem: file for file in sorted((path / "figures").glob("*.svg"))}
     return Record(path, state, spec, error, comparison, read_metrics(path / "metrics.jsonl"), summary, figures)
@@ -98,6 +100,84 @@ def find_runs(path: Path) -> list[Path]:
         return [path]
     found = [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/spec.toml")]
     return sorted(found, key=lambda p: ((p / "spec.toml").stat().st_mtime, p))
+
+
+class _Shape(BaseModel):
+    """What is relied on of a file that somebody may have altered; other keys are let be."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class _Number(_Shape):
+    value: float | None
+    se: float | None
+
+
+class _Gap(_Number):
+    lower: float | None
+    upper: float | None
+
+
+class _Evidence(_Gap):
+    kind: Literal["exact", "quadrature", "bracketed", "estimated", "lower_bound"]
+    guide: str | None = None
+    method: str | None = None
+
+
+class _Fitted(_Shape):
+    method: str
+    guide: str
+    steps: int
+    seconds: float
+    converged: bool
+    stopped: str
+
+
+class _Row(_Fitted):
+    elbo: _Number
+    kl_gap: _Gap
+    approximation_gap: _Gap | None
+    amortisation_gap: _Gap | None
+    reconstruction: _Number
+    kl_prior: _Number
+    active: int | None
+    khat: float | None
+    ess: float | None
+    draws: int
+    parameters: int
+    log_evidence: _Evidence
+
+
+class _Table(_Shape):
+    model: str
+    data: str
+    units: int = Field(ge=1)
+    units_in_all: int
+    holdout: float
+    seed: int
+    log_evidence: _Evidence | None
+    own_theta: bool
+    simulated: bool
+    theta: _Fitted | None
+    guides: list[_Row] = Field(min_length=1)
+
+
+def read_comparison(path: Path) -> dict[str, Any] | None:
+    """Return a run's table as plain data, as :meth:`Comparison.to_dict` made it; ``None`` where there is no file.
+
+    Raises:
+        ZooError: if the file can't be read, or lacks what a table has.
+    """
+    found = read_json(path)
+    if found is None:
+        return None
+    try:
+        _Table.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ZooError(f"expected a comparison's table in {path}; got {key}: {first['msg'].lower()}; remove it") from None
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

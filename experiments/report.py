@@ -223,7 +223,7 @@ def chart(traces: dict[str, Trace], level: float | None, points: int, faint: boo
     """
     lines = {name: smooth(trace) for name, trace in traces.items()}
     ends = [line[-1][1] for line in lines.values()]
-    top = max([*ends, *([] if level is None else [level])])
+    top = max([elbo for line in lines.values() for _, elbo in line] + ([] if level is None else [level]))
     depth = max(top - sorted(elbo for _, elbo in line)[int(0.3 * len(line))] for line in lines.values())
     lag = top - min(ends)
     if lag > SHALLOW:  # the first steps may be thousands of nats below
@@ -235,9 +235,9 @@ def chart(traces: dict[str, Trace], level: float | None, points: int, faint: boo
     def path(trace: Trace) -> str:
         return " ".join(f"{x.at(seconds):g},{100 - y.at(elbo):.5g}" for seconds, elbo in thin(trace, points))
 
-    noisy = {name for name, line in lines.items() if line is not traces[name]}
-    return {"x": x, "y": y, "level": None if level is None else y.at(level), "smooth": noisy, "faint": faint, "lines": [
-        {"name": name, "path": path(line), "faint": path(traces[name]) if faint and name in noisy else "",
+    noisy = {name: path(trace) if faint else "" for name, trace in traces.items() if lines[name] is not trace}
+    return {"x": x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "faint": faint, "lines": [
+        {"name": re.sub(r"^theta\b", "θ", name), "path": path(line), "faint": noisy.get(name, ""),
          "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
 
 

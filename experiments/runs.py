@@ -32,7 +32,7 @@ RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How a run is done, which its results do not depend on.
 
     Attributes:
@@ -64,7 +64,7 @@ def default_path(spec: Spec, parent: Path = RUNS) -> Path:
     return parent / f"{spec.model}-{data}-{datetime.now().strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def run(spec: Spec, path: Path, how: How = How()) -> Comparison:
+def run(spec: Spec, path: str | Path, how: RunOptions | None = None) -> Comparison:
     """Do a run in the directory ``path``, or go on with it where it was begun there; return its table.
 
     Args:
@@ -77,6 +77,7 @@ def run(spec: Spec, path: Path, how: How = How()) -> Comparison:
             written to, holds another run, or in which another process runs; data or code that changed since; a full disk.
         Interrupted: if it was told to stop; the directory then holds a checkpoint.
     """
+    path, how = Path(path), how or RunOptions()
     job = prepare(spec)
     if how.begun is not None:
         how.begun(job)
@@ -110,13 +111,13 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def resume(path: Path, how: How = How()) -> Comparison:
+def resume(path: str | Path, how: RunOptions | None = None) -> Comparison:
     """Go on with the run in ``path``, from its last checkpoint, to the same bits as if it had not been cut off.
 
     Raises:
         ZooError: if there is no run, it runs elsewhere, its spec can't be read, or data or code changed since, unless forced.
     """
-    return run(spec_of(path), path, how)
+    return run(spec_of(Path(path)), path, how)
 
 
 def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
@@ -150,7 +151,7 @@ def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
     return {"threads": now["threads"], **found.record}
 
 
-def _work(job: Job, path: Path, how: How) -> Comparison:
+def _work(job: Job, path: Path, how: RunOptions) -> Comparison:
     journal = Journal(path / "checkpoint", how.interval, how.stop)
     table = job.work(journal, [Metrics(path / "metrics.jsonl"), *how.callbacks], how.progress)
     if how.show is not None:

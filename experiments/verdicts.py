@@ -166,13 +166,13 @@ def traces_of(record: Record) -> dict[str, Trace]:
 
 
 def smooth(trace: Trace) -> Trace:
-    """Return the mean of each fiftieth of a long trace that often falls; another trace as it is."""
+    """Return the mean of each fiftieth (or ten steps) of a long trace that often falls; another trace as it is."""
     falls = sum(after[1] < before[1] for before, after in pairwise(trace))
     if len(trace) < 100 or falls < 0.2 * len(trace):
         return trace
-    size = len(trace) // 50
+    size = max(10, len(trace) // 50)
     blocks = [trace[i:i + size] for i in range(0, len(trace) - size + 1, size)]
-    return [(block[-1][0], statistics.fmean(elbo for _, elbo in block)) for block in blocks]
+    return [(statistics.fmean(at for at, _ in block), statistics.fmean(elbo for _, elbo in block)) for block in blocks]
 
 
 def thin(trace: Trace, most: int) -> Trace:

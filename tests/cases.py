@@ -58,3 +58,11 @@ def points(model: Model, guide: BaseGuide, x: Data, draws: int = 64, seed: int =
     with zoo.seeded(seed), torch.no_grad():
         q = guide.posterior(x)
         return (q.enumerate_support() if isinstance(q, Enumerated) else scored(q, draws)[0]), q
+
+
+def held_elbo(model: Model, guide: Any, x: Data, noise: torch.Tensor) -> torch.Tensor:
+    """Return the ELBO that fixed-draw optimisation sees on ``noise``."""
+    from experiments.fixed_draws import held_terms
+
+    reconstruction, kl = held_terms(model, guide, x, noise)
+    return reconstruction - kl

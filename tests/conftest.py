@@ -23,6 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_runs_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands leave a run directory behind only where a test says so: with --out, or by setting ZOO_RUNS."""
+    monkeypatch.setenv("ZOO_RUNS", "")
+
+
+@pytest.fixture(autouse=True)
 def nothing_global() -> Iterator[None]:
     before = (torch.get_default_dtype(), Distribution._validate_args, pyro.settings.get())
     pyro.clear_param_store()

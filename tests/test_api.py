@@ -22,10 +22,11 @@ PUBLIC = {
     guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free",
              "Guide", "GuideSpec", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide",
              "build", "default_guides", "fitting_guides", "parse"],
-    experiments: ["METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap",
-                  "Iteration", "LogWeights", "Moment", "Row", "Split", "Training", "bracket", "compare", "e_step", "elbo",
-                  "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "log_weights",
-                  "m_step", "posterior", "split"],
+    experiments: ["METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "Grid",
+                  "Iteration", "Journal", "Loaded", "LogWeights", "Metrics", "Moment", "Record", "Row",
+                  "RunOptions", "Spec", "Split", "SweepOptions", "TensorBoard", "Training", "bracket", "compare",
+                  "e_step", "elbo", "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member",
+                  "load", "log_weights", "m_step", "posterior", "read_grid", "resume", "run", "split", "sweep"],
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import zoo
 from experiments.cli import run
+from experiments.journal import slug
 from experiments.spec import Spec
 from experiments.table import Comparison
 
@@ -100,16 +101,20 @@ def test_out_writes_results_and_figures(tmp_path: Path) -> None:
     written = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
     names = ("elbo", "gap", "split", "samples", "density", "predictive")
     figures = {f"figures/{name}.{ending}" for name in names for ending in ("png", "svg")}
-    assert written == {"comparison.json", "comparison.csv", *figures}
+    names = ("theta", "categorical:encoder", "best free categorical:encoder")
+    fits = {f"checkpoint/{slug(name)}/{file}" for name in names for file in ("fit.json", "end.json", "end.safetensors")}
+    assert written - fits == {
+        "spec.toml", "status.json", "metrics.jsonl", "comparison.json", "comparison.csv", "posterior.nc", "summary.csv",
+        "report.html", ".lock", *figures}
     assert json.loads((out / "comparison.json").read_text())["units"] == 60
     assert pd.read_csv(out / "comparison.csv", index_col="guide").loc["exact", "kl_gap"] == pytest.approx(0, abs=1e-6)
-    out = tmp_path / "schools"
-    command("fit", "eight_schools", "-g", "mean_field", "--out", str(out))
+    out = tmp_path / "regression"
+    command("fit", "linear_regression", "-g", "mean_field", "--out", str(out))
     assert {p.stem for p in (out / "figures").iterdir()} == {"elbo", "gap", "forest", "pair", "predictive"}
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
-    words = ["fit", "eight_schools", "-g", "mean_field", "--method", "svi", "--steps", "600"]
+    words = ["fit", "ppca", "--data", "iris", "-g", "mean_field", "--method", "svi", "--steps", "600"]
     assert command(*words).stderr == ""
     master, slave = pty.openpty()
     with subprocess.Popen([sys.executable, "-m", "experiments.cli", *words], stdout=subprocess.DEVNULL, stderr=slave,
@@ -249,5 +254,5 @@ def test_spec_refuses_unknown_keys() -> None:
     assert Spec(model="gmm", data="faithful").seed == 0
     from experiments.spec import checked
 
-    with pytest.raises(zoo.ZooError, match="--sede: extra inputs are not permitted"):
+    with pytest.raises(zoo.ZooError, match="--sede: unknown key; did you mean 'seed'"):
         checked(model="gmm", data="faithful", sede=3)

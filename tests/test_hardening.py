@@ -18,6 +18,7 @@ import experiments
 import guides
 import zoo
 from experiments.cli import run
+from experiments.job import Job
 from experiments.objectives import Objective, stochastic_bound
 from experiments.splitting import split
 from experiments.streams import Stream
@@ -287,10 +288,10 @@ def test_a_holdout_of_one_unit_is_refused(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_summary_is_of_all_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def said(job: Any, *rest: Any, **named: Any) -> None:
+    def said(job: Job, **named: Any) -> None:
         raise zoo.ZooError(f"{len(job.data.x)} rows, {job.holdout} held out")
 
-    monkeypatch.setattr("experiments.cli._compare", said)
+    monkeypatch.setattr(Job, "contested", said)
     assert run(["summary", "flow_prior", "--data", "iris", "-g", "mean_field:encoder"]) == 2
     assert "150 rows, 0.0 held out" in capsys.readouterr().err
 

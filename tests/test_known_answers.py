@@ -19,10 +19,11 @@ from sklearn.mixture import GaussianMixture
 import experiments
 import guides
 import zoo
-from experiments.fixed_draws import held_elbo, normal_noise
+from experiments.fixed_draws import normal_noise
 from experiments.quadrature import integrate
 from experiments.weights import LogWeights, log_weights
 from guides.gaussian import MeanField
+from tests.cases import held_elbo
 
 SE = 5
 

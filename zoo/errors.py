@@ -22,8 +22,8 @@ class ZooWarning(UserWarning):
     """Something a reader of the numbers must know: a slow path, a regularised component, a stopped fit."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop by a signal, and has written what it knows.
+class Interrupted(BaseException):
+    """A run that was asked to stop by a signal, and has written what it knows. No ``except Exception`` holds it up.
 
     Attributes:
         signal: the signal's number.

@@ -43,14 +43,12 @@ def run(arguments: list[str]) -> int:
         try:
             code = app(arguments, standalone_mode=False)
             sys.stdout.flush()
-            return int(code or 0)
+            return _fail("interrupted", 130) if code == 130 else int(code or 0)
         except ZooError as error:
             return _fail(str(error), 2)
         except Interrupted as stopped:
             on = f"; 'zoo resume {stopped.path}' goes on from its last checkpoint" if stopped.path is not None else ""
             return _fail(f"interrupted{on}", 128 + stopped.signal)
-        except KeyboardInterrupt:
-            return _fail("interrupted", 130)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

@@ -53,7 +53,7 @@ def resume(
 ) -> int:
     """Go on with a run that was cut off, from its last checkpoint, to the very same result."""
     from experiments.record import spec_of, state_of
-    from experiments.sweep import grid_of
+    from experiments.sweeping import grid_of
 
     saving = Saving(directory, True, report, checkpoint_every, tensorboard, force)
     grid = grid_of(directory)
@@ -98,13 +98,13 @@ def runs(
 def _sweep(grid: Grid, place: Path, as_json: bool, saving: Saving, jobs: int, dask: str | None) -> int:
     from experiments.cli.stopping import stoppable
     from experiments.output import remark
-    from experiments.sweep import Sweep, sweep
+    from experiments.sweeping import SweepOptions, sweep
 
     def told(name: str, state: str) -> None:
         remark(f"{name}: {state}")
 
     with stoppable() as stop, _executor(dask) as executor:
-        records = sweep(grid, place, Sweep(
+        records = sweep(grid, place, SweepOptions(
             jobs, saving.interval, saving.report, saving.force, stop, told), executor)
     show_records(records, as_json)
     remark(f"wrote {place}")

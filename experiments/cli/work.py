@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from experiments.job import Job
     from experiments.journal import Stop
     from experiments.record import Record
-    from experiments.runs import How
+    from experiments.runs import RunOptions
     from experiments.spec import Spec
     from experiments.table import Comparison
 
@@ -42,13 +42,13 @@ class Saving:
             return self.out if self.save else None
         return default_path(spec, Path(parent))
 
-    def how(self, path: Path, stop: Stop, as_json: bool) -> How:
+    def how(self, path: Path, stop: Stop, as_json: bool) -> RunOptions:
         """Return how a run in ``path`` is to be done."""
-        from experiments.runs import How
+        from experiments.runs import RunOptions
         from experiments.trackers import TensorBoard
 
         callbacks = [TensorBoard(path / "tensorboard")] if self.tensorboard else []
-        return How(
+        return RunOptions(
             callbacks, begun=said, show=lambda table: report(table, as_json), interval=self.interval, stop=stop,
             report=self.report, force=self.force)
 
@@ -104,7 +104,7 @@ def print_json(value: Any) -> None:
 
 def show_records(records: list[Record], as_json: bool) -> None:
     """Print several runs as a table: a row a run and guide."""
-    from experiments.sweep import overview
+    from experiments.sweeping import overview
 
     if as_json:
         return print_json([

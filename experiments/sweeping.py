@@ -32,7 +32,7 @@ STOP = ".stop"
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepOptions:
     """How a grid is run.
 
     Attributes:
@@ -50,7 +50,9 @@ class Sweep:
     told: Callable[[str, str], None] = lambda name, state: None
 
 
-def sweep(grid: Grid, path: Path, how: Sweep, executor: Executor | None = None) -> list[Record]:
+def sweep(
+    grid: Grid, path: str | Path, how: SweepOptions | None = None, executor: Executor | None = None,
+) -> list[Record]:
     """Do the runs of a grid, each in a directory below ``path`` that is named after it, and return what they left behind.
 
     Runs that are done are not done again; those that were cut off go on. One that fails does not stop the others: its error is
@@ -65,9 +67,20 @@ def sweep(grid: Grid, path: Path, how: Sweep, executor: Executor | None = None) 
     Raises:
         ZooError: a directory that can't be written to, or is at work elsewhere, or holds another grid.
         Interrupted: if it was told to stop; the runs under way have then written a checkpoint.
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from tempfile import TemporaryDirectory
+    >>> from experiments import SweepOptions, read_grid, sweep
+    >>> with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as executor:
+    ...     file = Path(folder) / "grid.toml"
+    ...     _ = file.write_text('model = "gmm"\\nguides = ["exact"]\\n[options]\\ncomponents = [1, 2]')
+    ...     done = sweep(read_grid(file), Path(folder) / "runs", SweepOptions(report=False), executor)
+    >>> [(record.name, record.state) for record in done]
+    [('components=1', 'done'), ('components=2', 'done')]
     """
     from experiments.runs import interruptible
 
+    path, how = Path(path), how or SweepOptions()
     with directory(path), locked(path), interruptible(path):
         _begin(grid, path)
         places = {name: path / slug(name) for name in grid.specs}
@@ -114,14 +127,14 @@ def overview(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def one(spec: str, place: str, interval: float, report: bool, force: bool, stop: str, threads: int) -> str:
     """Do one run of a sweep in this process, and return how it stands; what goes wrong is in its directory."""
-    from experiments.runs import How, one_line, run
+    from experiments.runs import RunOptions, one_line, run
 
     path = Path(place)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        run(_spec(spec), path, How(
+        run(_spec(spec), path, RunOptions(
             interval=interval, report=report, force=force, progress=False, keep=True, stop=Stop(file=Path(stop))))
         return "done"
     except Interrupted:
@@ -161,7 +174,7 @@ def _begin(grid: Grid, path: Path) -> None:
     whole(file, json.dumps({**before, **now}, indent=1, ensure_ascii=False))
 
 
-def _on_processes(grid: Grid, places: Mapping[str, Path], missing: list[str], how: Sweep, path: Path) -> None:
+def _on_processes(grid: Grid, places: Mapping[str, Path], missing: list[str], how: SweepOptions, path: Path) -> None:
     """Do runs in processes of this machine, anew where one was killed."""
     cores = os.cpu_count() or 1
     jobs = max(1, min(len(missing), how.jobs or cores))
@@ -178,7 +191,7 @@ def _on_processes(grid: Grid, places: Mapping[str, Path], missing: list[str], ho
 
 
 def _on(
-    executor: Executor, grid: Grid, places: Mapping[str, Path], missing: list[str], how: Sweep, path: Path, threads: int,
+    executor: Executor, grid: Grid, places: Mapping[str, Path], missing: list[str], how: SweepOptions, path: Path, threads: int,
 ) -> list[str]:
     """Do runs on an executor; return those whose process was killed."""
     running: dict[Future[str], str] = {}
