@@ -32,6 +32,7 @@ class Moment:
         x: the data that is fitted.
         method: ``em``, ``fixed_draws`` or ``svi``.
         limit: how many steps it may take.
+        units: that are fitted, over which ``elbo`` and the like are summed.
         name: of the fit, where it is one of several: ``theta``, a guide's text, ``seed 0``.
         step: steps taken.
         elbo: what the optimiser saw, in nats, summed over units; ``None`` before the first step.
@@ -49,6 +50,7 @@ class Moment:
     x: Data
     method: str
     limit: int
+    units: int = 1
     name: str = ""
     step: int = 0
     elbo: float | None = None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experiments.fitting import pair
 from experiments.marginal import Evidence, evidence
+from experiments.reliability import misses_mass
 from experiments.streams import Stream
 from experiments.weights import Z95, Estimate, LogWeights, log_weights
 from guides.guide import AnyGuide
@@ -82,17 +83,8 @@ class Evaluation:
 
     @property
     def misses_mass(self) -> bool:
-        """Whether q misses posterior mass that matters, by :func:`misses_mass`."""
+        """Whether q misses posterior mass that matters, see :func:`experiments.reliability.misses_mass`."""
         return misses_mass(self.khat, self.ess, self.draws)
-
-
-def misses_mass(khat: float | None, ess: float | None, draws: int) -> bool:
-    """Whether a guide misses posterior mass that matters: k̂ > 0.7 with uneven weights.
-
-    Where the effective sample size is over nine tenths of the draws, the weights are all but equal, and the shape of what
-    little tail they have says nothing.
-    """
-    return khat is not None and khat > 0.7 and (ess or 0.0) < 0.9 * draws
 
 
 def evaluate(

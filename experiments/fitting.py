@@ -143,7 +143,7 @@ def fit(
     share = min(1.0, (how.batch_size or BATCH) / latents.units) if chosen == "svi" else 1.0
     one = threads_for(round(share * work(x, latents.units, latents.size)))
     theta = nullcontext() if has_theta else held(model)
-    watch = Watch(Moment(model, guide, x, chosen, limit, name), [*bars(progress), *callbacks], kept)
+    watch = Watch(Moment(model, guide, x, chosen, limit, latents.units, name), [*bars(progress), *callbacks], kept)
     with watch, seeded(seed), torch.enable_grad(), one, theta:
         options: dict[str, Any] = {"steps": limit, "watch": watch}
         outcome: Outcome

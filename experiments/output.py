@@ -46,6 +46,7 @@ def print_summary(done: Fit, x: Data, data_set: Dataset, draws: int, seed: int, 
     import arviz_stats as azs
 
     from experiments.evaluation import worst_ess, worst_khat
+    from experiments.report.verdicts import khat_verdict
     from experiments.streams import Stream
     from experiments.tree import posterior
     from experiments.weights import log_weights
@@ -62,15 +63,4 @@ def print_summary(done: Fit, x: Data, data_set: Dataset, draws: int, seed: int, 
             "summary": json.loads(frame.to_json(orient="index"))}, indent=1, ensure_ascii=False))
         return
     print(frame.to_string(float_format=lambda value: f"{value:.3f}"))
-    remark(verdict(text, khat, ess, len(weights.log_q)))
-
-
-def verdict(guide: str, khat: float | None, ess: float | None, draws: int) -> str:
-    """Say what k̂ means for means and intervals under the guide."""
-    from experiments.evaluation import misses_mass
-
-    if khat is None:
-        return f"'{guide}' was enumerated or is exact: k̂ does not apply"
-    if misses_mass(khat, ess, draws):
-        return f"k̂ = {khat:.2f} > 0.7: '{guide}' misses posterior mass that matters; read its intervals with care"
-    return f"k̂ = {khat:.2f}, ESS {ess:.0f} of {draws}: nothing speaks against '{guide}'"
+    remark(khat_verdict(text, khat, ess, len(weights.log_q)).text)

@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from experiments.files import whole
 from experiments.grid import read_grid, read_toml
 from experiments.spec import Spec
-from experiments.trackers import read_metrics
 from zoo.errors import ZooError
 
 #: How a run may stand. ``unfinished``: under way, killed, or interrupted; it can be resumed.
 STATES = ("done", "failed", "unfinished")
+#: What a step tells besides its number, each a number or nothing.
+NUMBERS = ("elbo", "reconstruction", "kl", "gradient_norm", "learning_rate", "seconds")
 
 
 @dataclass(frozen=True)
@@ -209,3 +210,29 @@ def _summary(path: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, OSError) as error:
         text = " ".join(str(error).split())[:100]
         raise ZooError(f"expected a summary in {path}; got a file that can't be read ({text}); remove it") from None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file; none where there is no file. A last line that was cut short is left out.
+
+    Raises:
+        ZooError: a line that is no such row.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line break was cut short
+        try:
+            row = json.loads(line)
+            head = {"fit": str(row["fit"]), "step": int(row["step"]), "units": int(row["units"])}
+            rows.append({**head, **{name: _number(row[name]) for name in NUMBERS}})
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise ZooError(
+                f"expected a step's numbers in line {number} of {path}; got {line[:60]!r} ({type(error).__name__}); "
+                "remove the line") from None
+    return rows
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

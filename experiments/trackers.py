@@ -9,17 +9,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 from experiments.callbacks import Callback, Moment
 from experiments.files import whole
+from experiments.record import NUMBERS, read_metrics
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from experiments.fitting import Fit
 
-#: What a step tells besides its number, each a number or nothing.
-NUMBERS = ("elbo", "reconstruction", "kl", "gradient_norm", "learning_rate", "seconds")
-
-
 class Metrics(Callback):
-    """Appends a line of JSON to a file after each step: ``fit``, ``step`` and :data:`NUMBERS`, in nats and seconds.
+    """Appends a line of JSON to a file after each step: ``fit``, ``step``, ``units`` and :data:`NUMBERS`.
+
+    Nats are totals over the ``units`` that are fitted; times are in seconds.
 
     A fit that goes on from a checkpoint first drops the lines of the steps that it will take again.
 
@@ -41,32 +40,11 @@ class Metrics(Callback):
     def on_step(self, now: Moment) -> None:
         assert self._file is not None, "a fit starts before it steps"
         row = {name: _finite(getattr(now, name)) for name in NUMBERS}
-        self._file.write(json.dumps({"fit": now.name, "step": now.step, **row}, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps({"fit": now.name, "step": now.step, "units": now.units, **row}, ensure_ascii=False) + "\n")
 
     def on_end(self, fit: Fit | None) -> None:
         if self._file is not None:
             self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics file; none where there is no file. A last line that was cut short is left out.
-
-    Raises:
-        ZooError: a line that is no such row.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().decode(errors="replace").split("\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line break was cut short
-        try:
-            row = json.loads(line)
-            rows.append({"fit": str(row["fit"]), "step": int(row["step"]), **{name: _number(row[name]) for name in NUMBERS}})
-        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-            raise ZooError(
-                f"expected a step's numbers in line {number} of {path}; got {line[:60]!r} ({type(error).__name__}); "
-                "remove the line") from None
-    return rows
 
 
 class TensorBoard(Callback):
@@ -109,7 +87,3 @@ class TensorBoard(Callback):
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

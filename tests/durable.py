@@ -12,9 +12,9 @@ import pytest
 import experiments
 from experiments.job import prepare
 from experiments.journal import Journal, read, slug
+from experiments.record import read_metrics
 from experiments.runs import RunOptions
 from experiments.spec import Spec, complete
-from experiments.trackers import read_metrics
 from zoo.errors import Interrupted
 
 SPECS: dict[str, dict[str, Any]] = {

@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 
 from experiments.record import Record
-from experiments.report import LARGEST, Cell, Scale, Table, chart, page
-from experiments.verdicts import Verdict, smooth, spread, thin, traces_of, verdicts
+from experiments.report import page
+from experiments.report.charts import Scale, chart, smooth, thin
+from experiments.report.facts import traces_of
+from experiments.report.page import LARGEST
+from experiments.report.tables import Cell, Table
+from experiments.report.verdicts import Verdict, spread, verdicts
 
 EVIL = """<script>alert(1)</script>"'&<b>"""
 
@@ -45,8 +49,8 @@ def comparison(*rows: dict[str, Any], **given: Any) -> dict[str, Any]:
     return {**found, **given}
 
 
-def metrics(fit: str, end: float, steps: int = 60, depth: float = 5000.0) -> list[dict[str, Any]]:
-    return [{"fit": fit, "step": i, "elbo": end - depth * math.exp(-i / 5), "reconstruction": None, "kl": None,
+def metrics(fit: str, end: float, steps: int = 60, depth: float = 5000.0, units: int = 1) -> list[dict[str, Any]]:
+    return [{"fit": fit, "step": i, "units": units, "elbo": end - depth * math.exp(-i / 5), "reconstruction": None, "kl": None,
              "gradient_norm": None, "learning_rate": None, "seconds": 0.01 * i} for i in range(1, steps + 1)]
 
 
@@ -63,7 +67,8 @@ def full(name: str = "a", seed: int = 0, elbo: float = -1200.0) -> Record:
     split = {"approximation_gap": gap(15.0, 14.0, 16.0), "amortisation_gap": gap(25.0, 24.0, 26.0)}
     rows = row("mean_field:encoder", elbo, **split, khat=None, ess=None), row("mean_field", elbo + 25, khat=0.95, ess=7.0)
     summary = [{"variable": f"z[{i}]", "mean": 0.1 * i, "sd": 0.2, "lower": -0.3, "upper": None} for i in range(70)]
-    steps = metrics("theta", -4700.0) + metrics("mean_field:encoder", elbo * 4) + metrics("mean_field", elbo + 25)
+    steps = [*metrics("theta", -4700.0, units=160), *metrics("mean_field:encoder", elbo * 4, units=160),
+             *metrics("mean_field", elbo + 25, units=40)]
     return record(name, seed=seed, table=comparison(*rows), metrics=steps, summary=summary)
 
 
@@ -116,7 +121,7 @@ class TestPage:
         assert "There is no comparison: the run failed" in failed
         unfinished = page([record(state="unfinished", metrics=metrics("theta", -90.0))])
         assert "last seen in fit &#39;theta&#39; at step 60" in unfinished
-        assert "ELBO, nats<" in unfinished  # totals: nobody knows the number of units yet
+        assert "ELBO, nats per unit<" in unfinished
 
     def test_nothing_to_report_on_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="expected at least one record"):
@@ -229,7 +234,7 @@ class TestVerdicts:
 
     @pytest.mark.parametrize(("ends", "level"), [((-1200.0, -1200.01), "good"), ((-1200.0, -1300.0), "caution")])
     def test_seeds_of_one_run(self, ends: tuple[float, float], level: str) -> None:
-        steps = [step for i, end in enumerate(ends) for step in metrics(f"seed {i}", end, 200)]
+        steps = [step for i, end in enumerate(ends) for step in metrics(f"seed {i}", end, 200, units=40)]
         assert levels(verdicts(record(table=comparison(), metrics=steps)), "seeds") == [level]
         assert levels(verdicts(record(table=comparison(), metrics=steps[:200])), "seeds") == []
 

@@ -26,11 +26,11 @@ import zoo
 from experiments.cli import run as command
 from experiments.job import prepare
 from experiments.journal import Journal, Stop, read
+from experiments.record import NUMBERS, read_metrics
 from experiments.record import read as read_record
 from experiments.runs import RunOptions, resume, run
 from experiments.spec import complete
 from experiments.sweeping import grid_of
-from experiments.trackers import NUMBERS, read_metrics
 from tests.durable import gmm, interrupted, numbers, quiet, spec
 from zoo.errors import Interrupted, ZooError
 

@@ -8,22 +8,17 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 from experiments.record import Record
+from experiments.reliability import EVEN, KHAT, misses_mass
 from experiments.render import number
+from experiments.report.facts import differing, settings, traces_of
 
 Level = Literal["good", "caution", "bad"]
-#: (seconds since the start, nats per unit) of a fit's steps.
-Trace = list[tuple[float, float]]
 #: From the best to the worst.
 LEVELS: tuple[Level, ...] = ("good", "caution", "bad")
 
-#: k̂ above this means that importance weights have no finite variance to speak of. https://arxiv.org/abs/1507.02646
-KHAT = 0.7
-#: Weights with an effective sample size above this share of the draws are all but equal: what tail they have says nothing.
-EVEN = 0.9
 #: Effective draws below which means under importance weights are a guess, and below which they are rough.
 GUESS, ROUGH = 10, 100
 #: Share of the draws below which the effective sample size is called low.
@@ -76,11 +71,6 @@ def verdicts(record: Record) -> list[Verdict]:
     return found + _seeds(record)
 
 
-def misses_mass(row: dict[str, Any]) -> bool:
-    """Whether a guide misses posterior mass that matters: k̂ > 0.7, and an ESS below nine tenths of its draws."""
-    return row["khat"] is not None and row["khat"] > KHAT and (row["ess"] or 0.0) < EVEN * row["draws"]
-
-
 def _state(record: Record) -> list[Verdict]:
     if record.state == "failed":
         return [Verdict("run", "bad", f"failed: {record.error or 'no reason was written down'}")]
@@ -98,10 +88,14 @@ def _gap(row: dict[str, Any]) -> Verdict | None:
 
 
 def _khat(row: dict[str, Any]) -> Verdict:
-    guide, khat = row["guide"], row["khat"]
+    return khat_verdict(row["guide"], row["khat"], row["ess"], row["draws"])
+
+
+def khat_verdict(guide: str, khat: float | None, ess: float | None, draws: int) -> Verdict:
+    """Say what the worst unit's k̂ means for means and intervals under a guide."""
     if khat is None:
         return Verdict("k̂", "good", f"k̂ does not apply to '{guide}': exact, enumerated, or of equal weights")
-    if misses_mass(row):
+    if misses_mass(khat, ess, draws):
         return Verdict("k̂", "bad", (
             f"k̂ = {khat:.2f} > {KHAT}: '{guide}' misses posterior mass that matters; read its means and intervals with care"))
     if khat > KHAT:
@@ -150,86 +144,6 @@ def _seeds(record: Record) -> list[Verdict]:
     tails = [[elbo for _, elbo in end] for end in ends]
     errors = [statistics.stdev(tail) / math.sqrt(len(tail)) if len(tail) > 1 else 0.0 for tail in tails]
     return [_agreement("the best was kept", [statistics.fmean(tail) for tail in tails], errors, None)]
-
-
-def traces_of(record: Record) -> dict[str, Trace]:
-    """Return the ELBO of each fit against time, where it took steps: in nats per unit, or totals before units are known."""
-    table, traces = record.comparison or {}, dict[str, Trace]()
-    held = table.get("units", 1)
-    trained = table["units_in_all"] - held if table.get("holdout") else held
-    for row in record.metrics:
-        elbo, seconds, fit = row.get("elbo"), row.get("seconds"), row["fit"]
-        units = row.get("units") or (trained if fit.startswith("theta") or ":encoder" in fit else held)
-        if elbo is not None and seconds is not None and math.isfinite(elbo):
-            traces.setdefault(fit, []).append((seconds, elbo / units))
-    return {fit: trace for fit, trace in traces.items() if len(trace) > 1}
-
-
-def smooth(trace: Trace) -> Trace:
-    """Return the mean of each fiftieth (or ten steps) of a long trace that often falls; another trace as it is."""
-    falls = sum(after[1] < before[1] for before, after in pairwise(trace))
-    if len(trace) < 100 or falls < 0.2 * len(trace):
-        return trace
-    size = max(10, len(trace) // 50)
-    blocks = [trace[i:i + size] for i in range(0, len(trace) - size + 1, size)]
-    return [(statistics.fmean(at for at, _ in block), statistics.fmean(elbo for _, elbo in block)) for block in blocks]
-
-
-def thin(trace: Trace, most: int) -> Trace:
-    """Return the first, the last, the lowest and the highest of each stretch: about ``most`` points."""
-    size = math.ceil(2 * len(trace) / most)
-    if size <= 2:
-        return trace
-    kept = {0, len(trace) - 1}
-    for start in range(0, len(trace), size):
-        stretch = range(start, min(start + size, len(trace)))
-        kept |= {min(stretch, key=lambda i: trace[i][1]), max(stretch, key=lambda i: trace[i][1])}
-    return [trace[i] for i in sorted(kept)]
-
-
-def finished(comparison: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return a comparison with the infinities that JSON lacks put back, and each row's own evidence where they differ."""
-    if comparison is None:
-        return None
-    rows = [dict(row) for row in comparison["guides"]]
-    for row in rows:
-        row["own_evidence"] = row["log_evidence"] if comparison["own_theta"] else None
-        for key, lost in (("elbo", -math.inf), ("reconstruction", math.nan), ("kl_prior", math.nan)):
-            row[key] = {"value": lost if row[key]["value"] is None else row[key]["value"], "se": row[key]["se"] or 0.0}
-        for key in ("kl_gap", "approximation_gap", "amortisation_gap"):
-            if row[key] and row[key]["lower"] is None:
-                row[key] = {"value": math.inf, "se": 0.0, "lower": math.inf, "upper": math.inf}
-    return {**comparison, "guides": rows}
-
-
-def settings(record: Record) -> dict[str, str]:
-    """Return what was asked for as flat text, the model's own options under their names; what is unset is left out."""
-    flat = {key: value for key, value in record.spec.items() if key not in ("record", "options")}
-    flat |= record.spec.get("options") or {}
-    done = record.spec.get("record") or {}
-    flat |= {"data checksum": done.get("data_sha256"), "commit": done.get("git_commit")}
-    return {key: plain(value) for key, value in flat.items() if value not in (None, "", [], ())}
-
-
-def plain(value: Any) -> str:
-    """Write a value of a spec without quotes and brackets, and of a checksum its beginning.
-
-    >>> plain([400, True]), plain("0123456789abcdef" * 4)
-    ('400, true', '0123456789ab…')
-    """
-    if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(part)}" for key, part in value.items())
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", text) else text
-
-
-def differing(records: Sequence[Record]) -> list[str]:
-    """Return the names of the settings that are not the same in all records, in the order of their specs."""
-    flat = [settings(record) for record in records]
-    names = dict.fromkeys(name for one in flat for name in one)
-    return [name for name in names if len({one.get(name) for one in flat}) > 1]
 
 
 def spread(records: Sequence[Record]) -> list[Verdict]:

@@ -1,0 +1,144 @@
+"""Charts of a report, laid out in per cent of their box: bars for gaps, lines for ELBOs against time."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from experiments.render import interval, number
+from experiments.report.facts import Trace
+
+#: Nats per unit that a chart shows at least.
+SHALLOW = 1e-3
+#: Bars that a chart shows.
+BARS = 60
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers from ``low`` to ``high`` laid on 0 … 100: evenly, or by their logarithm above the ``knee``."""
+
+    low: float
+    high: float
+    knee: float | None = None
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> Scale:
+        """Return the scale from 0 to just above the largest value, logarithmic if they differ more than fiftyfold."""
+        known = [value for value in values if 1e-6 < value < math.inf] or [1.0]
+        return cls(0.0, 1.04 * max(known), min(known) if max(known) > 50 * min(known) else None)
+
+    def at(self, value: float) -> float:
+        def bent(part: float) -> float:
+            return part if self.knee is None else math.log1p(max(0.0, part) / self.knee)
+
+        return round(min(300.0, max(-200.0, 100 * bent(value - self.low) / bent(self.high - self.low))), 2)
+
+    def within(self, value: float) -> float:
+        """Return where ``value`` lies, or the end that it lies beyond."""
+        return min(100.0, max(0.0, self.at(value)))
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Where to put which label: round numbers, far enough apart to be read."""
+        step = 10.0 ** math.floor(math.log10((self.high - self.low) / 6))
+        step *= next(k for k in (1, 2, 5, 10) if (self.high - self.low) / (k * step) <= 6)
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        marks = [(k * step, f"{k * step:.{digits}f}") for k in range(math.ceil(self.low / step), int(self.high // step) + 1)]
+        if self.knee is not None:
+            powers = range(math.ceil(math.log10(self.knee)), math.floor(math.log10(self.high)) + 1)
+            marks = [(0.0, "0"), *((10.0 ** power, f"{10.0 ** power:g}") for power in powers)]
+        kept: list[tuple[float, str]] = []
+        for value, text in marks:
+            if not kept or self.at(value) - kept[-1][0] > 13:
+                kept.append((self.at(value), text))
+        return kept
+
+
+def each(gap: dict[str, Any], units: int) -> dict[str, Any]:
+    return {end: None if value is None else value / units for end, value in gap.items()}
+
+
+def bars(gaps: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return gaps per unit as bars: label, interval in words, and value, lower and upper end on the scale."""
+    scale = Scale.over([gap[end] for _, gap in gaps for end in ("value", "upper") if gap[end] is not None])
+    rows = [
+        (name, interval(gap), *(None if gap[end] is None else scale.within(gap[end]) for end in ("value", "lower", "upper")))
+        for name, gap in gaps[:BARS]]
+    return {"scale": scale, "rows": rows, "left": len(gaps) - len(rows)}
+
+
+def splits(rows: Sequence[dict[str, Any]], units: int) -> dict[str, Any] | None:
+    """Return encoders' gaps per unit in two: label, both intervals in words, and both parts' widths on the scale."""
+    pairs = [(row["guide"], each(row["approximation_gap"], units), each(row["amortisation_gap"], units)) for row in rows]
+    if not pairs:
+        return None
+    scale = max((Scale.over([max(0.0, a["value"]) + max(0.0, b["value"])]) for _, a, b in pairs), key=lambda scale: scale.high)
+    return {"scale": scale, "rows": [
+        (name, interval(a), interval(b), scale.within(a["value"]), scale.within(b["value"])) for name, a, b in pairs]}
+
+
+def chart(traces: dict[str, Trace], level: float | None, points: int, faint: bool = True) -> dict[str, Any]:
+    """Return lines for ELBOs against seconds, on the range where the fits' ends can be told apart.
+
+    Args:
+        traces: of each fit; noisy ones are drawn as the mean of each fiftieth, and, if ``faint``, their steps behind it.
+        level: log p(x | θ) per unit, where it is known.
+        points: of a line, at most, about.
+    """
+    lines = {name: smooth(trace) for name, trace in traces.items()}
+    ends = [line[-1][1] for line in lines.values()]
+    top = max([elbo for line in lines.values() for _, elbo in line] + ([] if level is None else [level]))
+    depth = max(top - sorted(elbo for _, elbo in line)[int(0.3 * len(line))] for line in lines.values())
+    lag = top - min(ends)
+    if lag > SHALLOW:  # the first steps may be thousands of nats below
+        depth = max(1.2 * lag, min(depth, 8 * lag))
+    depth = max(depth, SHALLOW)
+    y = Scale(top - depth, top + 0.08 * depth)
+    x = Scale.over([trace[-1][0] for trace in traces.values()])
+
+    def path(trace: Trace) -> str:
+        return " ".join(f"{x.at(seconds):g},{100 - y.at(elbo):.5g}" for seconds, elbo in thin(trace, points))
+
+    noisy = {name: path(trace) if faint else "" for name, trace in traces.items() if lines[name] is not trace}
+    return {"x": x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "faint": faint, "lines": [
+        {"name": re.sub(r"^theta\b", "θ", name), "path": path(line), "faint": noisy.get(name, ""),
+         "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
+
+
+def smooth(trace: Trace) -> Trace:
+    """Return the mean of each fiftieth (or ten steps) of a long trace that often falls; another trace as it is."""
+    falls = sum(after[1] < before[1] for before, after in pairwise(trace))
+    if len(trace) < 100 or falls < 0.2 * len(trace):
+        return trace
+    size = max(10, len(trace) // 50)
+    blocks = [trace[i:i + size] for i in range(0, len(trace) - size + 1, size)]
+    return [(statistics.fmean(at for at, _ in block), statistics.fmean(elbo for _, elbo in block)) for block in blocks]
+
+
+def thin(trace: Trace, most: int) -> Trace:
+    """Return the first, the last, the lowest and the highest of each stretch: about ``most`` points."""
+    size = math.ceil(2 * len(trace) / most)
+    if size <= 2:
+        return trace
+    kept = {0, len(trace) - 1}
+    for start in range(0, len(trace), size):
+        stretch = range(start, min(start + size, len(trace)))
+        kept |= {min(stretch, key=lambda i: trace[i][1]), max(stretch, key=lambda i: trace[i][1])}
+    return [trace[i] for i in sorted(kept)]
+
+
+def short(value: float | None, error: float | None) -> str:
+    """Write a number to the digits that its error allows, without the error.
+
+    >>> short(-31.5261, 0.0142), short(0.00012345, 1e-5)
+    ('-31.526', '0.0001234')
+    """
+    if value is not None and error and error < 1e-4:
+        return f"{value:.4g}"
+    return number(value, error).partition(" ±")[0]
