@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs results studies dist clean
+.PHONY: demo test lint types docs results studies soak bench dist clean
 
 demo: .venv/.installed
 	$(BIN)/zoo compare gmm --data faithful
@@ -26,6 +26,12 @@ results: .venv/.tested
 
 studies: .venv/.tested
 	$(BIN)/python docs/make_studies.py
+
+soak: .venv/.tested
+	ZOO_KILLS=200 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -k killed_at_any tests/test_kills.py
+
+bench: .venv/.tested
+	$(BIN)/python -m benchmarks
 
 dist: .venv/.tested
 	$(BIN)/python -m build

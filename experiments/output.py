@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ZooWarning
 
 if TYPE_CHECKING:
     from experiments.fitting import Fit
     from experiments.table import Comparison, Row
     from zoo.data import Data
     from zoo.datasets import Dataset
+
+
+@contextmanager
+def remarks() -> Iterator[None]:
+    """Say our own warnings as remarks, each once, and no one else's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", ZooWarning)
+        said: set[str] = set()
+
+        def say(message: Warning | str, *rest: Any, **named: Any) -> None:
+            if str(message) not in said:
+                remark(str(message))
+            said.add(str(message))
+
+        warnings.showwarning = say
+        yield
 
 
 def remark(text: str) -> None:

@@ -36,7 +36,7 @@ def number(value: float | None, se: float | None = None) -> str:
     if not se or not math.isfinite(se) or se < 1e-9 * (1 + abs(value)):
         text = f"{value:.3f}" if abs(value) < 1e7 else f"{value:.3e}"
         return "0.000" if text == "-0.000" else text
-    digits = min(4, max(0, 1 - math.floor(math.log10(se))))
+    digits = min(6, max(0, 1 - math.floor(math.log10(se))))
     if abs(value) >= 1e7:
         return f"{value:.3e} ± {se:.1e}"
     return f"{value:.{digits}f} ± {se:.{digits}f}"

@@ -19,6 +19,7 @@ import torch
 from experiments.files import directory, locked, whole
 from experiments.grid import Grid, write_toml
 from experiments.journal import INTERVAL, Stop, slug
+from experiments.output import remarks
 from experiments.record import Record, read, settle, state_of
 from experiments.spec import Spec
 from experiments.table import flat
@@ -134,8 +135,9 @@ def one(spec: str, place: str, interval: float, report: bool, force: bool, stop:
     torch.set_num_threads(threads)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        run(_spec(spec), path, RunOptions(
-            interval=interval, report=report, force=force, progress=False, keep=True, stop=Stop(file=Path(stop))))
+        with remarks():
+            run(_spec(spec), path, RunOptions(
+                interval=interval, report=report, force=force, progress=False, keep=True, stop=Stop(file=Path(stop))))
         return "done"
     except Interrupted:
         return "unfinished"

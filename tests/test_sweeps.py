@@ -223,9 +223,17 @@ def test_a_scheduler_that_does_not_answer(capsys: pytest.CaptureFixture[str], tm
 
 
 def test_a_grid_that_is_interrupted_is_resumed(tmp_path: Path) -> None:
-    text = GRID.replace("seeds = [0, 1]", "seeds = [0]").replace("steps = 3", "steps = 800").replace('"gmm"', '"ppca"').replace('"faithful"', '"iris"').replace(
-        '["exact"]', '["mean_field:encoder"]\nmethod = "svi"\ntrain_with = "mean_field:encoder"').replace(
-        "components = [1, 2]", "latent = [1, 2]")
+    text = """
+        model = "ppca"
+        data = "iris"
+        guides = ["mean_field:encoder"]
+        train_with = "mean_field:encoder"
+        seeds = [0]
+        steps = 800
+        draws = 8
+        [options]
+        latent = [1, 2]
+    """
     out = tmp_path / "runs"
     words = ["run", str(written(tmp_path, text)), "--no-report", "--jobs", "2", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-m", "experiments.cli", *words], stderr=subprocess.PIPE, text=True)

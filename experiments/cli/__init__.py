@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-import warnings
-from typing import Any
 
 from experiments.cli import fitting, running, showing  # each adds its commands to the app
 from experiments.cli.app import app
-from zoo.errors import Interrupted, ZooError, ZooWarning
+from experiments.output import remarks
+from zoo.errors import Interrupted, ZooError
 
 __all__ = ["app", "fitting", "main", "run", "running", "showing"]
 
@@ -29,17 +28,7 @@ def run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that lacks ‖ must not cost the numbers
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("default", ZooWarning)
-        said: set[str] = set()
-
-        def say(message: Warning | str, *rest: Any, **named: Any) -> None:
-            if str(message) not in said:
-                print(f"remark: {message}", file=sys.stderr)
-            said.add(str(message))
-
-        warnings.showwarning = say
+    with remarks():
         try:
             code = app(arguments, standalone_mode=False)
             sys.stdout.flush()
