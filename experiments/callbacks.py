@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from experiments.journal import Journal, Snapshot, State
+from experiments.journal import Journal, Snapshot, State, fitting
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import Interrupted, ZooWarning
@@ -105,7 +105,10 @@ class Watch:
     def __init__(self, start: Moment, callbacks: Sequence[Callback], journal: Journal | None = None):
         self.callbacks, self.journal = list(callbacks), journal
         self._saved = None if journal is None else journal.latest()
-        self.history: list[tuple[int, float, float]] = [] if self._saved is None else _rows(self._saved)
+        self.history: list[tuple[int, float, float]] = []
+        if journal is not None and self._saved is not None:
+            with fitting(journal.path):
+                self.history = rows_of(self._saved)
         self._before = self.history[-1][2] if self.history else 0.0
         self.start = replace(start, step=len(self.history), seconds=self._before)
         self._paused = 0.0
@@ -140,11 +143,12 @@ class Watch:
 
         ``drawing``: put torch's generators to where they were, too. Not for a method that repeats its steps to get there.
         """
-        if self._saved is None:
+        if self.journal is None or self._saved is None:
             return 0
-        load(State(self._saved.part("method"), self._saved.values["method"]))
-        if drawing:
-            set_generators(self._saved.tensors["generator"], self._saved.numbered("cuda"))
+        with fitting(self.journal.path):
+            load(State(self._saved.part("method"), dict(self._saved.values["method"])))
+            if drawing:
+                set_generators(self._saved.tensors["generator"], self._saved.numbered("cuda"))
         return len(self.history)
 
     def step(self, step: int, elbo: float, snapshot: Snapshot | None = None, **numbers: float | None) -> None:
@@ -208,5 +212,13 @@ class Watch:
                 stacklevel=4)
 
 
-def _rows(state: State) -> list[tuple[int, float, float]]:
-    return [(int(step), elbo, seconds) for step, elbo, seconds in state.tensors["history"].tolist()]
+def rows_of(state: State) -> list[tuple[int, float, float]]:
+    """Return the history that a state holds.
+
+    Raises:
+        ValueError: if its steps are not 1, 2, 3, …
+    """
+    rows = [(int(step), float(elbo), float(seconds)) for step, elbo, seconds in state.tensors["history"].tolist()]
+    if [step for step, _, _ in rows] != list(range(1, len(rows) + 1)):
+        raise ValueError("a history with steps left out")
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch.distributions import Distribution
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, non_finite_site
 from experiments.fixed_draws import normal_noise, power_of_two
-from experiments.journal import State
+from experiments.journal import State, check_finite
 from experiments.optimise import ascend
 from guides.guide import BaseGuide
 from guides.whole import Exact
@@ -39,6 +40,12 @@ class Iteration:
     @property
     def gap(self) -> float:
         return self.log_evidence - self.elbo_after
+
+
+def iteration(row: Sequence[float]) -> Iteration:
+    """Return the iteration that was written down as ``row``."""
+    step, *nats = row
+    return Iteration(int(step), *map(float, nats))
 
 
 def e_step(model: Model, x: Data) -> Distribution:
@@ -118,8 +125,9 @@ def em(
     def load(state: State) -> None:
         nonlocal evidence
         model.load_state_dict(state.part("model"))
-        evidence = state.values["evidence"]
-        record[:] = [Iteration(*row) for row in state.values["iterations"]]
+        check_finite(model.parameters())
+        evidence = float(state.values["evidence"])
+        record[:] = [iteration(row) for row in state.values["iterations"]]
 
     for step in range(watch.resume(load) + 1, steps + 1):
         kept = {name: value.clone() for name, value in model.state_dict().items()}

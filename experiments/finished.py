@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments.em import Iteration
+from experiments.callbacks import rows_of
+from experiments.em import iteration
 from experiments.engine import States, moved
 from experiments.files import digest, whole
-from experiments.journal import Journal, State
+from experiments.journal import Journal, State, alike, check_finite, fitting
 from guides.guide import BaseGuide
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
@@ -20,7 +21,9 @@ from zoo.model import Model
 if TYPE_CHECKING:
     from experiments.fitting import Fit
 
-_PLAIN = ("method", "steps", "seconds", "elbo", "converged", "stopped", "units")
+#: What else of a fit is kept, and as what.
+_PLAIN: dict[str, Any] = {
+    "method": str, "steps": int, "seconds": float, "elbo": float, "converged": bool, "stopped": str, "units": int}
 
 
 def keep(journal: Journal, done: Fit) -> None:
@@ -54,31 +57,22 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
         raise ZooError(f"expected a finished fit in {journal.path}; got none; 'zoo resume' goes on with the run")
     if state is None:
         return None
-    load_into(model, state, "model", journal)
-    load_into(guide, state, "guide", journal)
+    with fitting(journal.path):
+        model.load_state_dict(state.part("model"))
+        guide.load_state_dict(state.part("guide"))
+        check_finite([*model.parameters(), *guide.parameters()])
+        states = None
+        if state.values["best_step"] is not None:
+            tensors = tuple(moved(model, guide, train_model))
+            best, last = (tuple(alike(state.numbered(name), tensors)) for name in ("best", "last"))
+            states = States(tensors, best, last, int(state.values["best_step"]))
+        values = {name: state.values[name] for name in _PLAIN}
+        plain: dict[str, Any] = {name: None if v is None else _PLAIN[name](v) for name, v in values.items()}
+        iterations = tuple(iteration(row) for row in state.values["iterations"])
+        done = Fit(model, guide, **plain, history=tuple(rows_of(state)), iterations=iterations, states=states)
     guide.eval()
     model.eval()
-    states = None
-    if state.values["best_step"] is not None:
-        best, last = (tuple(state.numbered(name)) for name in ("best", "last"))
-        states = States(tuple(moved(model, guide, train_model)), best, last, state.values["best_step"])
-    history = tuple((int(step), elbo, seconds) for step, elbo, seconds in state.tensors["history"].tolist())
-    return Fit(
-        model, guide, **{name: state.values[name] for name in _PLAIN}, history=history,
-        iterations=tuple(Iteration(*row) for row in state.values["iterations"]), states=states)
-
-
-def load_into(module: Model | BaseGuide, state: State, prefix: str, journal: Journal) -> None:
-    """Put the tensors under ``prefix`` into ``module``.
-
-    Raises:
-        ZooError: other names or shapes than the module's.
-    """
-    try:
-        module.load_state_dict(state.part(prefix))
-    except RuntimeError as error:
-        text = " ".join(str(error).split())[:300]
-        raise ZooError(f"expected the {prefix} that {journal.path} was written for; got another: {text}") from None
+    return done
 
 
 def check_same(journal: Journal, model: Model, guide: BaseGuide, x: Data, **how: Any) -> None:

@@ -81,7 +81,7 @@ def fixed_draws(
     if not isinstance(guide, Guide):
         raise ZooError(f"expected a guide with parameters for method fixed_draws; got '{guide.text}'; use method em")
     parameters = trainable(model, guide, train_model)
-    count = _Count(watch)
+    count = _Count(watch, sum(p.numel() for p in parameters))
     # What was evaluated before it was cut off is on the tape: the fit repeats its steps from there, without evaluating.
     watch.resume(count.load, drawing=False)
     if isinstance(guide.family, NormalBase):
@@ -98,6 +98,7 @@ class _Count:
     """Counts the iterations of all ascents of a fit, tells the watch of each, and keeps the tape of their evaluations."""
 
     watch: Watch
+    size: int
     taken: int = 0
     reconstruction: float | None = None
     kl: float | None = None
@@ -118,13 +119,12 @@ class _Count:
 
     def snapshot(self) -> State:
         assert self.tape is not None, "only a watch that keeps checkpoints asks"
-        size = len(self.tape.gradients[0]) if self.tape.gradients else 0
         return State({
             "values": torch.tensor(self.tape.values, dtype=torch.float64),
-            "gradients": torch.from_numpy(np.array(self.tape.gradients).reshape(len(self.tape.values), size))}, {})
+            "gradients": torch.from_numpy(np.array(self.tape.gradients).reshape(len(self.tape.values), self.size))}, {})
 
     def load(self, state: State) -> None:
-        gradients = list(state.tensors["gradients"].numpy())
+        gradients = list(state.tensors["gradients"].double().numpy().reshape(len(state.tensors["values"]), self.size))
         self.tape = Tape(state.tensors["values"].tolist(), gradients, size=sum(g.nbytes for g in gradients))
 
 

@@ -6,7 +6,8 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,33 @@ class State:
     def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``tensors`` with ``prefix.`` before their names."""
         return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what a state that does not fit makes of those who take it into a :class:`ZooError`."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise ZooError(
+            f"expected a state of this fit in {path}; got another ({type(error).__name__}: {text}); remove the directory"
+        ) from None
+
+
+def alike(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return ``values`` in the types and on the devices of ``tensors``; raise a ``ValueError`` where a shape differs."""
+    if [value.shape for value in values] != [tensor.shape for tensor in tensors]:
+        raise ValueError("tensors of other shapes")
+    return [value.to(tensor) for value, tensor in zip(values, tensors, strict=True)]
+
+
+def check_finite(tensors: Iterable[Tensor]) -> None:
+    """Raise a ``ValueError`` if parameters that were read are not finite: no fit leaves such behind."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError("parameters that are not finite")
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from experiments.batches import batch_size, check_batch, default_draws, hold_out
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, States, check_start, moved, non_finite_site, trainable
-from experiments.journal import State
+from experiments.journal import State, alike, check_finite
 from experiments.objectives import Step, enumerated_elbo, stochastic_bound
 from experiments.training import SCHEDULES, Training
 from experiments.weights import scored
@@ -28,7 +30,8 @@ BLOCKS = 50
 #: Draws of z per unit for the held-out ELBO.
 VALIDATION_DRAWS = 16
 #: What else of a run goes into a checkpoint.
-_KEPT = ("best_step", "best_value", "best_error", "stale", "stopped")
+_KEPT: dict[str, Callable[[Any], Any]] = {
+    "best_step": int, "best_value": float, "best_error": float, "stale": int, "stopped": str}
 
 
 def svi(
@@ -141,26 +144,31 @@ class _Run:
         tensors |= {"order": self.order, "values": torch.tensor(self.values, dtype=torch.float64)}
         return State(tensors, {
             **{name: getattr(self, name) for name in _KEPT}, "rates": [group["lr"] for group in adam["param_groups"]],
-            "schedule": self.schedule.state_dict()})
+            "epoch": self.schedule.last_epoch})
 
     def load(self, state: State) -> None:
         """Go on from a :meth:`snapshot`."""
         def like(name: str) -> list[Tensor]:
-            return [value.to(tensor) for value, tensor in zip(state.numbered(name), self.tensors, strict=True)]
+            return alike(state.numbered(name), self.tensors)
 
         self._restore(like("now"))
+        check_finite(self.parameters)
         self.start, self.best = like("start"), like("best")
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in state.part("adam").items():
             number, _, key = name.partition(".")
             slots.setdefault(int(number), {})[key] = value
+        for i, slot in slots.items():
+            alike([slot[key] for key in ("exp_avg", "exp_avg_sq", "step")], [*[self.parameters[i]] * 2, torch.zeros(())])
         groups = self.optimiser.state_dict()["param_groups"]
-        rated = [{**group, "lr": rate} for group, rate in zip(groups, state.values["rates"], strict=True)]
+        rated = [{**group, "lr": float(rate)} for group, rate in zip(groups, state.values["rates"], strict=True)]
         self.optimiser.load_state_dict({"state": slots, "param_groups": rated})
-        self.schedule.load_state_dict(dict(state.values["schedule"]))
-        self.order, self.values = state.tensors["order"], state.tensors["values"].tolist()
-        for name in _KEPT:
-            setattr(self, name, state.values[name])
+        self.schedule.load_state_dict({**self.schedule.state_dict(), "last_epoch": int(state.values["epoch"])})
+        self.order, self.values = state.tensors["order"], [float(value) for value in state.tensors["values"].tolist()]
+        for name, kind in _KEPT.items():
+            setattr(self, name, kind(state.values[name]))
+        if self.order.dtype != torch.long or not set(self.order.tolist()) <= set(range(self.units)):
+            raise ValueError("units of another fit")
 
     def judge(self, step: int) -> None:
         """Compare the block that ends at ``step`` with the best before it; keep its state if it is better."""

@@ -8,11 +8,14 @@ import json
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import tomli_w
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +24,8 @@ from experiments.cli import run as command
 from experiments.files import digest
 from experiments.journal import Stop
 from experiments.runs import run
-from experiments.spec import Spec
-from tests.durable import gmm, quiet
+from experiments.spec import Spec, complete
+from tests.durable import quiet
 from zoo.errors import Interrupted
 
 BASE = {
@@ -71,49 +74,116 @@ def test_mutated_specs_run_or_fail_in_one_line(text: bytes) -> None:
         assert code != 2 or (errors[0].startswith("error: ") and len(errors[0]) < 800)
 
 
+STOPPED = {
+    "em": {"model": "gmm", "guides": ("exact",), "draws": 8},
+    "svi": {"command": "fit", "model": "ppca", "data": "iris", "guides": ("mean_field:encoder",), "method": "svi", "steps": 12,
+            "draws": 8, "validation": 0.2, "batch_size": 20},
+    "fixed_draws": {"command": "fit", "model": "linear_regression", "guides": ("mean_field",), "method": "fixed_draws",
+                    "steps": 8, "draws": 8},
+}
+
+
 @pytest.fixture(scope="module")
-def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("stopped") / "run"
-    stop = Stop()
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Runs of each method, stopped after three steps with two checkpoints, and done ones that lost their status."""
+    found = []
+    for method, asked in STOPPED.items():
+        for last in (3, None):
+            path = tmp_path_factory.mktemp("stopped") / method
+            stop = Stop()
 
-    class Ask(experiments.Callback):
-        def on_step(self, now: experiments.Moment) -> None:
-            if now.step == 3:
-                stop.signal = signal.SIGINT
+            class Ask(experiments.Callback):
+                def on_step(self, now: experiments.Moment, stop: Stop = stop, last: int | None = last) -> None:
+                    stop.signal = signal.SIGINT if now.step == last else None
 
+            with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Interrupted):
+                patch.setattr("experiments.journal.SHARE", 1e9)
+                run(complete(**asked), path, quiet(stop=stop, interval=0.0, callbacks=[Ask()]))
+            (path / "status.json").unlink(missing_ok=True)
+            found.append(path)
+    return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hasty() -> Iterator[None]:
+    """A thousand runs need not be safe from a power cut."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.journal.SHARE", 1e9)
-        with pytest.raises(Interrupted):
-            run(gmm(draws=8), path, quiet(stop=stop, interval=0.0, callbacks=[Ask()]))
-    return path
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths to all that a JSON value holds."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """Return ``value`` with ``new`` at ``path``; ``...`` takes it out."""
+    if not path:
+        return new
+    value = value.copy()
+    if len(path) == 1 and new is ...:
+        value.pop(path[0])
+    else:
+        value[path[0]] = put(value[path[0]], path[1:], new)
+    return value
+
+
+def harm_values(data: st.DataObject, file: Path) -> None:
+    """Put something else in a place of a checkpoint's JSON, or take it out, and make the checksum fit."""
+    body = json.loads(file.read_bytes())["body"]
+    place = data.draw(st.sampled_from(places(body["values"])[1:]))
+    new = data.draw(st.sampled_from([..., None, "x", -1, 10**20, 0.5, float("nan"), [], {}, [[1]], True]))
+    body["values"] = put(body["values"], place, new)
+    seal(file, body)
+
+
+def harm_tensors(data: st.DataObject, file: Path) -> None:
+    """Give a tensor of a checkpoint another shape, type, name or values, or take it out, and make the checksums fit."""
+    tensors = safetensors.torch.load_file(file.with_suffix(".safetensors"))
+    name = data.draw(st.sampled_from(sorted(tensors)))
+    value = tensors.pop(name)
+    kind = data.draw(st.sampled_from(["out", "renamed", "longer", "flat", "empty", "int", "float32", "huge", "nan"]))
+    made = {"longer": lambda: torch.cat([value.reshape(-1), value.reshape(-1)]), "flat": lambda: value.reshape(-1),
+            "empty": lambda: value.reshape(-1)[:0], "int": value.long, "float32": value.float,
+            "huge": lambda: torch.full_like(value, 200), "nan": lambda: torch.full_like(value.double(), torch.nan)}
+    if kind == "renamed":
+        tensors[name + "0"] = value
+    elif kind != "out":
+        tensors[name] = made[kind]().contiguous()
+    raw = safetensors.torch.save(tensors)
+    file.with_suffix(".safetensors").write_bytes(raw)
+    seal(file, {**json.loads(file.read_bytes())["body"], "tensors": digest(raw)})
+
+
+def harm_bytes(data: st.DataObject, file: Path) -> None:
+    """Change some bytes of a checkpoint's file, or of the others beside it."""
+    file = data.draw(st.sampled_from([file, file.with_suffix(".safetensors"), file.parent / "fit.json",
+                                      file.parent.parent.parent / "metrics.jsonl"]))
+    raw = bytearray(file.read_bytes())
+    at, length = data.draw(st.integers(0, len(raw))), data.draw(st.integers(0, 12))
+    raw[at : at + length] = data.draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"NaN", b"[[[[", b"1e999"])))
+    file.write_bytes(raw)
+
+
+def seal(file: Path, body: Any) -> None:
+    """Write a checkpoint's JSON with a checksum that fits: whoever alters a checkpoint may alter that, too."""
+    text = json.dumps(body, sort_keys=True)
+    file.write_text(json.dumps({"checksum": digest(text.encode()), "body": body}, sort_keys=True))
 
 
 @settings(max_examples=500, deadline=10_000, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(data=st.data())
-def test_mutated_checkpoints_run_or_fail_in_one_line(data: st.DataObject, stopped_run: Path) -> None:
+def test_mutated_checkpoints_run_or_fail_in_one_line(data: st.DataObject, stopped: list[Path]) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as said, \
             contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "run"
-        shutil.copytree(stopped_run, path)
-        files = sorted(p for p in path.rglob("*") if p.is_file() and (p.parent.name == "theta" or p.name == "metrics.jsonl"))
-        for file in data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=3, unique=True)):
-            raw = bytearray(file.read_bytes())
-            at, length = data.draw(st.integers(0, len(raw))), data.draw(st.integers(0, 12))
-            raw[at : at + length] = data.draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"NaN", b"[[[[", b"1e999"])))
-            if data.draw(st.booleans()) and file.suffix == ".json" and file.name != "fit.json":
-                raw = bytearray(rehashed(bytes(raw)))  # whoever alters a checkpoint may alter its checksum, too
-            file.write_bytes(raw)
+        shutil.copytree(data.draw(st.sampled_from(stopped)), path)
+        files = sorted([*path.glob("checkpoint/*/step-*.json"), *path.glob("checkpoint/*/end.json")])
+        for file in data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=2, unique=True)):
+            data.draw(st.sampled_from([harm_values, harm_tensors, harm_bytes]))(data, file)
         code = command(["resume", str(path), "--no-report"])
         errors = [line for line in said.getvalue().splitlines() if not line.startswith("remark: ")]
         assert code in (0, 2), said.getvalue()
         assert len(errors) == (1 if code == 2 else 0), said.getvalue()
-
-
-def rehashed(raw: bytes) -> bytes:
-    """Return a checkpoint's JSON with its checksum made to fit, where it is JSON."""
-    try:
-        outer = json.loads(raw)
-        outer["checksum"] = digest(json.dumps(outer["body"], sort_keys=True).encode())
-        return json.dumps(outer).encode()
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-        return raw
