@@ -40,6 +40,7 @@ class Moment:
         reconstruction, kl: E_q[log p(x | z)] and KL(q ‖ prior), in nats, summed over units.
         gradient_norm: of the ELBO's gradient, before it was clipped.
         learning_rate: of the step.
+        saving: whether a checkpoint follows on this step.
         checkpoint: the file, of ``on_checkpoint``.
 
     What a method does not have is ``None``: EM has no gradient, and only svi has a learning rate.
@@ -59,6 +60,7 @@ class Moment:
     kl: float | None = None
     gradient_norm: float | None = None
     learning_rate: float | None = None
+    saving: bool = False
     checkpoint: Path | None = None
 
 
@@ -166,13 +168,13 @@ class Watch:
         """
         if step <= len(self.history):
             return
-        now = replace(self.start, step=step, elbo=elbo, seconds=self.seconds, **numbers)  # type: ignore[arg-type]
+        asked = None if self.journal is None else self.journal.stop.asked
+        saving = self.journal is not None and snapshot is not None and (asked is not None or self.journal.due)
+        now = replace(
+            self.start, step=step, elbo=elbo, seconds=self.seconds, saving=saving, **numbers)  # type: ignore[arg-type]
         self.history.append((step, elbo, now.seconds))
         self._tell(lambda callback: callback.on_step(now))
-        if self.journal is None or snapshot is None:
-            return
-        asked = self.journal.stop.asked
-        if asked is not None or self.journal.due:
+        if saving and self.journal is not None and snapshot is not None:
             self._save(self.journal, now, snapshot())
         if asked is not None:
             raise Interrupted(asked)

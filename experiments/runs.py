@@ -82,6 +82,8 @@ def run(spec: Spec, path: str | Path, how: RunOptions | None = None) -> Comparis
     if how.begun is not None:
         how.begun(job)
     with directory(path), locked(path), interruptible(path):
+        for part in path.rglob(".part-*"):
+            part.unlink()  # of a write that was cut off
         new = not (path / "spec.toml").exists()
         record = _begun(job, path, how.force)
         with _threads(record.get("threads")):
