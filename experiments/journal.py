@@ -190,7 +190,7 @@ def slug(name: str) -> str:
     """Return ``name`` as a file name: what a file name may not hold becomes a dash; unlike names stay apart.
 
     >>> slug("mean_field:encoder"), slug("flow(layers=2)")[:14]
-    ('mean_field-encoder-9975', 'flow-layers-2-')
+    ('mean_field-encoder-9975', 'flow-layers=2-')
     """
     plain = re.sub(r"[^A-Za-z0-9._=,-]+", "-", name).strip("-.")[:60]
     return plain if plain == name else f"{plain}-{digest(name.encode())[:4]}"

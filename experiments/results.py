@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,8 @@ def write_figures(table: Comparison, data_set: Dataset, path: Path) -> None:
         "worst": lambda: pictures.worst_units(table, table.rows[0].evaluation.guide, shape),
         "layers": lambda: pictures.flow_layers(table, q)}
     for name, make in made.items():
-        with mpl.rc_context({"backend": "agg"}):
+        with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what plotting libraries say to their developers
             try:
                 figure = make()
             except (ZooError, NotImplementedError):

@@ -126,7 +126,7 @@ def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
     """Write down what is begun, or check that it is what was begun there before; return the record of its surroundings."""
     now = surroundings(job.data)
     file = path / "spec.toml"
-    spec = job.spec.model_copy(update={"data": _absolute(job.spec.data)})
+    spec = job.spec.model_copy(update={"data": absolute(job.spec.data)})
     if not file.exists():
         others = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
         if others:
@@ -184,5 +184,6 @@ def _threads(count: Any) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _absolute(data: str) -> str:
+def absolute(data: str) -> str:
+    """Return what names a data set, a file by its absolute path: whoever goes on may stand elsewhere."""
     return str(Path(data).resolve()) if Path(data).exists() else data

@@ -79,9 +79,11 @@ def sweep(
     >>> [(record.name, record.state) for record in done]
     [('components=1', 'done'), ('components=2', 'done')]
     """
-    from experiments.runs import interruptible
+    from experiments.runs import absolute, interruptible
 
-    path, how = Path(path), how or SweepOptions()
+    path, how = Path(path).resolve(), how or SweepOptions()
+    specs = {name: spec.model_copy(update={"data": absolute(spec.data)}) for name, spec in grid.specs.items()}
+    grid = Grid(specs, grid.record)  # a worker may stand in another directory
     with directory(path), locked(path), interruptible(path):
         _begin(grid, path)
         places = {name: path / slug(name) for name in grid.specs}

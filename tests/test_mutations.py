@@ -76,7 +76,7 @@ def test_mutated_specs_run_or_fail_in_one_line(text: bytes) -> None:
 
 STOPPED = {
     "em": {"model": "gmm", "guides": ("exact",), "draws": 8},
-    "svi": {"command": "fit", "model": "ppca", "data": "iris", "guides": ("mean_field:encoder",), "method": "svi", "steps": 12,
+    "svi": {"command": "fit", "model": "gmm", "data": "iris", "guides": ("categorical:encoder",), "method": "svi", "steps": 12,
             "draws": 8, "validation": 0.2, "batch_size": 20},
     "fixed_draws": {"command": "fit", "model": "linear_regression", "guides": ("mean_field",), "method": "fixed_draws",
                     "steps": 8, "draws": 8},

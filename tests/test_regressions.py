@@ -204,17 +204,18 @@ def test_words(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text:
     assert text in refused(capsys, *words)
 
 
-def test_names_with_slashes_and_repeated_names_keep_their_figures_and_summaries(tmp_path: Path) -> None:
+def test_names_with_slashes_and_repeated_names_keep_their_figures_and_summaries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "[bold]f.csv").write_text("mg/dl,intercept,y\n1,2,3\n2,1,4\n3,5,1\n4,4,4\n")
-    base = [sys.executable, "-m", "experiments.cli"]
     words = ["linear_regression", "-d", str(tmp_path / "[bold]f.csv"), "-g", "exact"]
-    done = subprocess.run([*base, "compare", *words, "--out", str(tmp_path / "o")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "could not be drawn" not in done.stderr
-    assert "[bold]f.csv" in done.stdout
+    assert run(["compare", *words, "--out", str(tmp_path / "o")]) == 0
+    said = capsys.readouterr()
+    assert "could not be drawn" not in said.err
+    assert "[bold]f.csv" in said.out
     assert (tmp_path / "o" / "figures" / "forest.png").exists()
-    done = subprocess.run([*base, "summary", *words, "--json", "--draws", "50"], capture_output=True, text=True, check=False)
-    assert "weights[intercept (2)]" in json.loads(done.stdout)["summary"]
+    assert run(["summary", *words, "--json", "--draws", "50"]) == 0
+    assert "weights[intercept (2)]" in json.loads(capsys.readouterr().out)["summary"]
 
 
 def test_consoles_without_our_letters_still_get_the_numbers() -> None:

@@ -229,7 +229,7 @@ def test_a_grid_that_is_interrupted_is_resumed(tmp_path: Path) -> None:
         guides = ["mean_field:encoder"]
         train_with = "mean_field:encoder"
         seeds = [0]
-        steps = 800
+        steps = 400
         draws = 8
         [options]
         latent = [1, 2]
@@ -251,7 +251,7 @@ def test_a_grid_that_is_interrupted_is_resumed(tmp_path: Path) -> None:
     assert not (out / ".stop").exists()
     assert command(["resume", str(out), "--no-report", "--jobs", "1"]) == 0
     assert {state_of(path.parent)[0] for path in begun} == {"done"}
-    assert [row["step"] for row in read(begun[0].parent).metrics if row["fit"] == "theta"] == list(range(1, 801))
+    assert [row["step"] for row in read(begun[0].parent).metrics if row["fit"] == "theta"] == list(range(1, 401))
 
 
 # -- trackers ------------------------------------------------------------------------------------------------------------------
