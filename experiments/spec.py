@@ -24,7 +24,7 @@ class Spec(BaseModel):
         options: the model's own.
         seeds: of ``fit``: from how many seeds, of which the best is kept.
 
-    The others are what the options of ``zoo compare`` and ``zoo fit`` of the same names are.
+    The others are what the options of ``zoo compare`` and ``zoo fit`` of the same names are. :meth:`of` makes one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,6 +57,18 @@ class Spec(BaseModel):
     target: str | None = None
     standardise: bool = False
     drop_constant: bool = False
+
+    @classmethod
+    def of(cls, **given: Any) -> Spec:
+        """Return a spec, what was not given filled in as the model decides, see :func:`complete`.
+
+        Raises:
+            ZooError: the first thing that is wrong.
+
+        >>> Spec.of(model="vae", seed=3).binarise
+        'static'
+        """
+        return complete("", **given)
 
     @field_validator("model")
     @classmethod

@@ -24,6 +24,7 @@ import torch
 import experiments
 import zoo
 from experiments.cli import run as command
+from experiments.grid import write_toml
 from experiments.job import prepare
 from experiments.journal import Journal, Stop, read
 from experiments.record import NUMBERS, read_metrics
@@ -57,6 +58,17 @@ def test_a_run_directory_tells_all(tmp_path: Path) -> None:
     assert rows[-1]["elbo"] == pytest.approx(rows[-1]["reconstruction"] - rows[-1]["kl"], abs=1e-3)
     assert json.loads((path / "comparison.json").read_text()) == table.to_dict()
     assert read_record(path).state == "done"
+
+
+def test_what_a_write_that_was_cut_off_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint" / "theta").mkdir(parents=True)
+    left = [tmp_path / ".part-1-spec.toml", tmp_path / "checkpoint" / "theta" / ".part-1-end.json"]
+    for file in left:
+        file.write_bytes(b"half")
+    (tmp_path / "spec.toml").write_text(write_toml(gmm()))  # written, but never begun
+    run(gmm(), tmp_path, quiet())
+    assert not any(file.exists() for file in left)
+    assert tomllib.loads((tmp_path / "spec.toml").read_text())["record"]["data_name"] == "faithful"
 
 
 def test_the_spec_of_a_run_does_it_again(tmp_path: Path) -> None:

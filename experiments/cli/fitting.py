@@ -28,7 +28,7 @@ from experiments.cli.options import (
     TARGET,
     TENSORBOARD,
 )
-from experiments.cli.work import INTERVAL, Saving, do, said
+from experiments.cli.work import Saving, do, said
 
 if TYPE_CHECKING:
     from experiments.spec import Spec
@@ -46,7 +46,7 @@ def compare(
         bool, typer.Option("--simulate", help="Compare on data drawn from the fitted model.")] = False,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
-    checkpoint_every: EVERY = INTERVAL, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> None:
     """Fit θ once, fit each guide to it, and say how far each is from the posterior."""
     spec = _asked(
@@ -74,7 +74,7 @@ def fit(
     seeds: Annotated[int, typer.Option(help="Fit from this many seeds, and keep the best.")] = 1,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
-    checkpoint_every: EVERY = INTERVAL, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> None:
     """Fit θ and one guide together, and evaluate the pair."""
     spec = _asked(

@@ -27,6 +27,6 @@ SAVE = Annotated[bool, typer.Option("--save/--no-save", help="Whether to leave a
 SAVE_SPEC = Annotated[Path | None, typer.Option(help="Write what was asked as a spec for 'zoo run', and do nothing else.")]
 REPORT = Annotated[
     bool, typer.Option("--report/--no-report", help="Whether to make figures, the posterior's draws and report.html.")]
-EVERY = Annotated[float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.", min=0)]
+EVERY = Annotated[float | None, typer.Option("--checkpoint-every", help="Seconds between checkpoints; 30 where unsaid.", min=0)]
 FORCE = Annotated[bool, typer.Option("--force", help="Go on although data or code changed since.")]
 TENSORBOARD = Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard to the run's directory, too.")]

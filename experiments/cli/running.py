@@ -11,7 +11,7 @@ import typer
 
 from experiments.cli.app import app
 from experiments.cli.options import EVERY, FORCE, JSON, OUT, REPORT, SAVE, TENSORBOARD
-from experiments.cli.work import INTERVAL, Saving, do, show_records
+from experiments.cli.work import Saving, do, show_records
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ DASK = Annotated[str | None, typer.Option(help="Of a grid: the address of a Dask
 def run(
     spec: Annotated[str, typer.Argument(help="A spec file, the name of a ready one (a model's), or a run's directory.")],
     as_json: JSON = False, out: OUT = None, save: SAVE = True, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None,
-    checkpoint_every: EVERY = INTERVAL, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
     """Do what a spec file says: one run, or the runs of a grid. Exits 3 where a run of a grid failed."""
     from experiments.grid import find, read_grid
@@ -48,7 +48,7 @@ def run(
 @app.command()
 def resume(
     directory: Annotated[Path, typer.Argument(help="A run's directory, or a grid's.")],
-    as_json: JSON = False, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None, checkpoint_every: EVERY = INTERVAL,
+    as_json: JSON = False, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None, checkpoint_every: EVERY = None,
     tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
     """Go on with a run that was cut off, from its last checkpoint, to the very same result."""
@@ -90,9 +90,14 @@ def runs(
     directory: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"), as_json: JSON = False,
 ) -> None:
     """List the runs in a directory, oldest first, and how they stand."""
+    from experiments.output import remark
     from experiments.record import find_runs, read
 
-    show_records([read(path) for path in find_runs(directory)], as_json)
+    found = find_runs(directory)
+    if not found and not as_json:
+        remark(f"no runs in {directory}")
+        return
+    show_records([read(path) for path in found], as_json)
 
 
 def _sweep(grid: Grid, place: Path, as_json: bool, saving: Saving, jobs: int, dask: str | None) -> int:
@@ -105,7 +110,7 @@ def _sweep(grid: Grid, place: Path, as_json: bool, saving: Saving, jobs: int, da
 
     with stoppable() as stop, _executor(dask) as executor:
         records = sweep(grid, place, SweepOptions(
-            jobs, saving.interval, saving.report, saving.force, stop, told), executor)
+            jobs, report=saving.report, force=saving.force, stop=stop, told=told, **saving.every), executor)
     show_records(records, as_json)
     remark(f"wrote {place}")
     return 3 if any(record.state == "failed" for record in records) else 0

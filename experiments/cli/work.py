@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from experiments.spec import Spec
     from experiments.table import Comparison
 
-#: Seconds between checkpoints; a test holds it to the journal's own.
-INTERVAL = 30.0
-
 
 @dataclass(frozen=True)
 class Saving:
@@ -29,7 +26,7 @@ class Saving:
     out: Path | None
     save: bool = True
     report: bool = True
-    interval: float = INTERVAL
+    interval: float | None = None
     tensorboard: bool = False
     force: bool = False
 
@@ -49,8 +46,13 @@ class Saving:
 
         callbacks = [TensorBoard(path / "tensorboard")] if self.tensorboard else []
         return RunOptions(
-            callbacks, begun=said, show=lambda table: report(table, as_json), interval=self.interval, stop=stop,
-            report=self.report, force=self.force)
+            callbacks, begun=said, show=lambda table: report(table, as_json), stop=stop, report=self.report,
+            force=self.force, **self.every)
+
+    @property
+    def every(self) -> dict[str, Any]:
+        """The seconds between checkpoints, as an option where one was given."""
+        return {} if self.interval is None else {"interval": self.interval}
 
 
 def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> None:
