@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import experiments
+import experiments.journal
 import zoo
 from experiments.files import locked
 from experiments.job import prepare
@@ -144,6 +145,7 @@ def fill(path: str, limit: int) -> None:
     """Do a run where no file may be larger than ``limit`` bytes, as on a disk that is full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    experiments.journal.SHARE = 1e9  # a checkpoint after each step
     try:
         run(spec("em"), Path(path), quiet(interval=0.0))
     except ZooError as error:
