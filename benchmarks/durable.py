@@ -41,7 +41,7 @@ def checkpoints() -> dict[str, Any]:
     Two whole runs differ by more than that from noise alone, so the time within the steps' bookkeeping is measured in each run,
     with and without journal and metrics, alternately.
     """
-    x = zoo.dataset("digits", "images", binarise="static").x
+    x = zoo.dataset("digits", "images", binarise="static").tensor
     plain: list[float] = []
     kept: list[float] = []
     seconds: list[float] = []

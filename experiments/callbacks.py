@@ -179,10 +179,9 @@ class Watch:
         if asked is not None:
             raise Interrupted(asked)
 
-    def end(self, fit: Fit) -> Fit:
-        """Tell that the fit is done, and return it."""
+    def end(self, fit: Fit) -> None:
+        """Tell that the fit is done."""
         self._tell(lambda callback: callback.on_end(fit))
-        return fit
 
     def _save(self, journal: Journal, now: Moment, method: State) -> None:
         begun = time.perf_counter()

@@ -51,8 +51,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ZooError(
-            f"expected to write {path}; got '{error.strerror or error}'; free space or choose another directory, "
-            "then 'zoo resume' goes on from the last checkpoint") from error
+            f"expected to write {path}; got '{error.strerror or error}'; free space or choose another place; "
+            "'zoo resume' goes on with a run from its last checkpoint") from error
 
 
 @contextmanager

@@ -158,9 +158,10 @@ def fit(
     fitted = Fit(
         model, guide, chosen, outcome.steps, watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
         tuple(watch.history), latents.units, tuple(iterations), outcome.states)
+    watch.end(fitted)
     if kept is not None:
-        keep(kept, fitted)
-    return watch.end(fitted)
+        keep(kept, fitted)  # last: a fit that is kept is not watched again, and what its callbacks know must be written
+    return fitted
 
 
 def fit_seeds(

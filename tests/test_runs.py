@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("no disk can be mounted here")
     try:
-        with pytest.raises(ZooError, match=r"got 'No space left on device'; free space or choose another directory, then 'zoo"):
+        with pytest.raises(ZooError, match=r"got 'No space left on device'; free space or choose another place; 'zoo resume'"):
             run(spec("svi"), disk / "run", quiet(interval=0.0))
         (disk / "run" / "metrics.jsonl").unlink()
         shutil.copytree(disk / "run", tmp_path / "copy")
