@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.adam import moments, put_back
 from experiments.batches import batch_size, check_batch, default_draws, hold_out
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, States, check_start, moved, non_finite_site, trainable
@@ -137,32 +138,20 @@ class _Run:
 
     def snapshot(self) -> State:
         """Return all that a run needs to go on; torch's generators and the history are the watch's."""
-        adam = self.optimiser.state_dict()
         lists = {"now": self.tensors, "start": self.start, "best": self.best}
         tensors = {f"{name}.{i}": value for name, values in lists.items() for i, value in enumerate(values)}
-        tensors |= {f"adam.{i}.{key}": value for i, slots in adam["state"].items() for key, value in slots.items()}
+        tensors |= State.prefixed("adam", moments(self.optimiser))
         tensors |= {"order": self.order, "values": torch.tensor(self.values, dtype=torch.float64)}
         return State(tensors, {
-            **{name: getattr(self, name) for name in _KEPT}, "rates": [group["lr"] for group in adam["param_groups"]],
+            **{name: getattr(self, name) for name in _KEPT}, "rates": [group["lr"] for group in self.optimiser.param_groups],
             "epoch": self.schedule.last_epoch})
 
     def load(self, state: State) -> None:
         """Go on from a :meth:`snapshot`."""
-        def like(name: str) -> list[Tensor]:
-            return alike(state.numbered(name), self.tensors)
-
-        self._restore(like("now"))
+        now, self.start, self.best = (alike(state.numbered(name), self.tensors) for name in ("now", "start", "best"))
+        self._restore(now)
         check_finite(self.parameters)
-        self.start, self.best = like("start"), like("best")
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.part("adam").items():
-            number, _, key = name.partition(".")
-            slots.setdefault(int(number), {})[key] = value
-        for i, slot in slots.items():
-            alike([slot[key] for key in ("exp_avg", "exp_avg_sq", "step")], [*[self.parameters[i]] * 2, torch.zeros(())])
-        groups = self.optimiser.state_dict()["param_groups"]
-        rated = [{**group, "lr": float(rate)} for group, rate in zip(groups, state.values["rates"], strict=True)]
-        self.optimiser.load_state_dict({"state": slots, "param_groups": rated})
+        put_back(self.optimiser, self.parameters, state.part("adam"), state.values["rates"])
         self.schedule.load_state_dict({**self.schedule.state_dict(), "last_epoch": int(state.values["epoch"])})
         self.order, self.values = state.tensors["order"], [float(value) for value in state.tensors["values"].tolist()]
         for name, kind in _KEPT.items():

@@ -61,6 +61,7 @@ class Scale:
 
 
 def each(gap: dict[str, Any], units: int) -> dict[str, Any]:
+    """Return a gap per unit."""
     return {end: None if value is None else value / units for end, value in gap.items()}
 
 

@@ -60,6 +60,7 @@ def tables(rows: list[dict[str, Any]], units: int) -> list[Table]:
 
 
 def summary_table(rows: list[dict[str, Any]]) -> Table:
+    """Return a posterior's summary as a table, each number to the digits that a tenth of its standard deviation allows."""
     cells = [[Cell(str(row["variable"])), *(
         Cell(short(row[key], row["sd"] and row["sd"] / 10)) for key in ("mean", "sd", "lower", "upper"))] for row in rows]
     return Table("Mean, standard deviation and 94% interval", ["variable", "mean", "sd", "3%", "97%"], cells)
