@@ -17,7 +17,7 @@ from zoo.models.gmm import GMM
 
 #: (rows, columns, components), iterations and repeats of each case.
 CASES = {
-    "n=2e3 d=2 K=3": ((2_000, 2, 3), 20, 5), "n=5e4 d=2 K=8": ((50_000, 2, 8), 10, 5),
+    "n=2e3 d=2 K=3": ((2_000, 2, 3), 5, 9), "n=5e4 d=2 K=8": ((50_000, 2, 8), 8, 5),
     "n=1e5 d=16 K=16": ((100_000, 16, 16), 3, 3), "n=1e5 d=32 K=8": ((100_000, 32, 8), 3, 3),
     "n=1e6 d=8 K=10": ((1_000_000, 8, 10), 2, 3),
 }
@@ -60,8 +60,11 @@ def _scikit_learn(start: GMM, x: np.ndarray, iterations: int) -> float:
 def _mixture(rows: int, columns: int, components: int) -> Tensor:
     """Return rows of a mixture whose components overlap, (rows, columns), float64."""
     with zoo.seeded(0):
-        means = 2.5 * torch.randn(components, columns, dtype=torch.double)
-        factors = torch.eye(columns, dtype=torch.double) + 0.4 * torch.randn(components, columns, columns, dtype=torch.double)
+        size = columns**-0.5  # components as far apart, and covariances as well conditioned, in any dimension
+        means = 3 * size * torch.randn(components, columns, dtype=torch.double)
+        bent = torch.randn(components, columns, columns, dtype=torch.double)
+        factors = torch.eye(columns, dtype=torch.double) + 0.4 * size * bent
         z = torch.randint(components, (rows,))
         noise = torch.randn(rows, columns, dtype=torch.double)
-        return means[z] + torch.einsum("nij,nj->ni", factors[z], noise)
+        x: Tensor = means[z] + torch.einsum("nij,nj->ni", factors[z], noise)
+        return x
