@@ -76,7 +76,7 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
 
 
 def check_same(journal: Journal, model: Model, guide: BaseGuide, x: Data, **how: Any) -> None:
-    """Write down which fit a journal is of, or raise a :class:`ZooError` if it is of another one."""
+    """Write down which fit a journal is of, or raise a :class:`ZooError` if it is of another one; a sealed one is only read."""
     training = {name: repr(value) for name, value in how.pop("training").items() if name != "view" and value is not None}
     now = {"model": repr(model), "guide": guide.text, "data": data_digest(x), **how, **training}
     path = journal.path / "fit.json"
@@ -86,6 +86,8 @@ def check_same(journal: Journal, model: Model, guide: BaseGuide, x: Data, **how:
         before = None
     except (OSError, ValueError, RecursionError):
         raise ZooError(f"expected {path} to say which fit it is; got a file that can't be read; remove {path.parent}") from None
+    if not isinstance(before, dict) and journal.sealed:
+        raise ZooError(f"expected {path} to say which fit it is; got none; 'zoo resume' goes on with the run")
     if not isinstance(before, dict):
         journal.make()
         whole(path, json.dumps(now, indent=1, ensure_ascii=False))

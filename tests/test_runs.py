@@ -260,6 +260,15 @@ def test_only_what_is_done_is_loaded(tmp_path: Path) -> None:
         experiments.load(tmp_path / "done")
 
 
+def test_loading_writes_nothing(tmp_path: Path) -> None:
+    run(gmm(), tmp_path / "run", quiet())
+    (tmp_path / "run" / "checkpoint" / "theta" / "fit.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ZooError, match="to say which fit it is; got none"):
+        experiments.load(tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 class Evil:
     """What a pickle can do to whoever opens it."""
 
