@@ -61,7 +61,8 @@ def resume(
         return _sweep(grid, directory, as_json, saving, jobs, dask)
     spec = spec_of(directory)
     if state_of(directory)[0] == "done" and not force:
-        raise ZooError(f"expected a run that was cut off in {directory}; got one that is done; see its report.html")
+        raise ZooError(
+            f"expected a run that was cut off in {directory}; got one that is done; 'zoo report {directory}' makes its page")
     do(spec, as_json, None, saving)
     return 0
 
