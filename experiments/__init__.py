@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from experiments.bracketing import Bracket, bracket
     from experiments.callbacks import Callback, Moment
     from experiments.comparison import compare
-    from experiments.em import Iteration, e_step, elbo, expected_log_joint, m_step
+    from experiments.em import Iteration
     from experiments.evaluation import Evaluation, Gap, evaluate
+    from experiments.expectation import e_step, elbo, expected_log_joint, m_step
     from experiments.fitting import METHODS, Fit, fit, fit_seeds
     from experiments.grid import Grid, read_grid
     from experiments.journal import Journal
@@ -55,17 +56,17 @@ _LAZY = {
     "Training": "experiments.training:Training",
     "bracket": "experiments.bracketing:bracket",
     "compare": "experiments.comparison:compare",
-    "e_step": "experiments.em:e_step",
-    "elbo": "experiments.em:elbo",
+    "e_step": "experiments.expectation:e_step",
+    "elbo": "experiments.expectation:elbo",
     "evaluate": "experiments.evaluation:evaluate",
     "evidence": "experiments.marginal:evidence",
-    "expected_log_joint": "experiments.em:expected_log_joint",
+    "expected_log_joint": "experiments.expectation:expected_log_joint",
     "fit": "experiments.fitting:fit",
     "fit_seeds": "experiments.fitting:fit_seeds",
     "free_member": "experiments.splitting:free_member",
     "load": "experiments.loading:load",
     "log_weights": "experiments.weights:log_weights",
-    "m_step": "experiments.em:m_step",
+    "m_step": "experiments.expectation:m_step",
     "posterior": "experiments.tree:posterior",
     "read_grid": "experiments.grid:read_grid",
     "resume": "experiments.runs:resume",

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
+from experiments.acceleration import Anderson
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, non_finite_site
-from experiments.fixed_draws import normal_noise, power_of_two
+from experiments.expectation import Expectation, expectation
 from experiments.journal import State, check_finite
-from experiments.optimise import ascend
+from experiments.optimise import assign, flat
 from guides.guide import BaseGuide
 from guides.whole import Exact
 from zoo.data import Data
-from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
-from zoo.models.linear_gaussian import covariances
 
 
 @dataclass(frozen=True)
@@ -48,53 +46,15 @@ def iteration(row: Sequence[float]) -> Iteration:
     return Iteration(int(step), *map(float, nats))
 
 
-def e_step(model: Model, x: Data) -> Distribution:
-    """Return q(z) = p(z | x, θ): the maximiser of the ELBO over all q, at which the gap is zero."""
-    with torch.no_grad():
-        return model.posterior(x)
-
-
-def m_step(model: Model, x: Data, q: Distribution, iterations: int = 20) -> None:
-    """Move θ to raise E_q[log p(x, z | θ)]: to its maximiser where the model knows it, else by L-BFGS steps."""
-    try:
-        model.maximise(x, q)
-    except NotImplementedError:
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        ascend(lambda: expected_log_joint(model, x, q), parameters, iterations)
-
-
-def expected_log_joint(model: Model, x: Data, q: Distribution) -> Tensor:
-    """Return Q(θ) = E_q[log p(x, z | θ)], summed over units.
-
-    An exact sum where q enumerates; else the mean over held quasi-random draws with q's own mean and covariance, which
-    is exact where log p(x, z) is quadratic in z, as in every linear-Gaussian model.
-    """
-    prior, likelihood = _expected_terms(model, x, q)
-    return prior + likelihood
-
-
-def _expected_terms(model: Model, x: Data, q: Distribution) -> tuple[Tensor, Tensor]:
-    """Return E_q[log p(z | θ)] and E_q[log p(x | z, θ)], summed over units, as of :func:`expected_log_joint`."""
-    if isinstance(q, Enumerated):
-        prior, likelihood = model.log_terms(x, q.enumerate_support())
-        share = q.probs.movedim(-1, 0)
-        return expect(share, prior).sum(), expect(share, likelihood).sum()
-    prior, likelihood = model.log_terms(x, _held(q))
-    return prior.mean(0).sum(), likelihood.mean(0).sum()
-
-
-def elbo(model: Model, x: Data, q: Distribution) -> Tensor:
-    """Return Q(θ) + H(q), summed over units."""
-    return expected_log_joint(model, x, q) + q.entropy().sum()
-
-
 def em(
     model: Model, guide: BaseGuide, x: Data, *, steps: int, watch: Watch, iterations: list[Iteration] | None = None,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-9, accelerate: bool = False,
 ) -> Outcome:
     """Alternate :func:`e_step` and :func:`m_step` until log p(x | θ) rises by under ``tolerance`` nats per unit.
 
-    Each iteration is appended to ``iterations``. θ that turns non-finite stops the fit at the last finite θ.
+    Each iteration is appended to ``iterations``. θ that turns non-finite stops the fit at the last finite θ. With
+    ``accelerate``, each E-step is taken where :class:`Anderson` extrapolates to, if log p(x | θ) there is at least the ELBO
+    that the M-step reached, and else where the M-step led to: it stays monotone.
 
     Raises:
         ZooError: the guide is not exact, the model has no θ, or log p(x | θ) is not finite at the start.
@@ -110,60 +70,101 @@ def em(
             f"expected latents to fill in for method em; got {model.label}, whose latents are functions of x; use method svi")
     if not any(p.requires_grad for p in model.parameters()):
         raise ZooError(f"expected a model with parameters for method em; got {model.label}, which has none; nothing to fit")
-    evidence = _log_evidence(model, x)
-    if not torch.isfinite(torch.tensor(evidence)):
-        site = non_finite_site(model, x, _points(e_step(model, x)))
-        raise ZooError(
-            f"expected a finite log p(x) where EM starts; got {evidence} at site '{site}' of {model.label}; check the data")
-    record = [] if iterations is None else iterations
+    work = expectation(model, x)
+    run = _Run(work, [] if iterations is None else iterations, Anderson() if accelerate else None)
+    first = watch.resume(run.load) + 1
     units = model.latents(x).units
-
-    def snapshot() -> State:
-        return State(State.prefixed("model", model.state_dict()), {
-            "evidence": evidence, "iterations": [astuple(done) for done in record]})
-
-    def load(state: State) -> None:
-        nonlocal evidence
-        model.load_state_dict(state.part("model"))
-        check_finite(model.parameters())
-        evidence = float(state.values["evidence"])
-        record[:] = [iteration(row) for row in state.values["iterations"]]
-
-    for step in range(watch.resume(load) + 1, steps + 1):
-        kept = {name: value.clone() for name, value in model.state_dict().items()}
-        q = e_step(model, x)
-        before = float(elbo(model, x, q).detach())
-        m_step(model, x, q)
-        prior, likelihood, entropy = (float(v.detach()) for v in (*_expected_terms(model, x, q), q.entropy().sum()))
-        after, new = prior + likelihood + entropy, _log_evidence(model, x)
-        if not torch.isfinite(torch.tensor([after, new])).all():
-            site = non_finite_site(model, x, _points(q))
-            model.load_state_dict(kept)
+    run.start()
+    _copy(work.model, model)
+    for step in range(first, steps + 1):
+        before, evidence = _state(work.model), run.evidence
+        done, numbers = run.step(step)
+        if not math.isfinite(done.elbo_after) or not math.isfinite(done.log_evidence):
+            site = non_finite_site(work.model, *work.points())
+            work.model.load_state_dict(before)
+            _copy(work.model, model)
             reason = f"iteration {step} turned non-finite at site '{site}'; the parameters before it are kept"
             warnings.warn(ZooWarning(f"EM on {model.label} stopped: {reason}"), stacklevel=3)
             return Outcome(step - 1, evidence, False, reason)
-        record.append(Iteration(step, before, after, new))
-        rise, evidence = new - evidence, new
-        watch.step(step, new, snapshot, reconstruction=likelihood, kl=-prior - entropy)
-        if abs(rise) < tolerance * units:
-            return Outcome(step, new, True)
-    return Outcome(steps, evidence, False)
+        run.record.append(done)
+        _copy(work.model, model)
+        watch.step(step, done.log_evidence, run.snapshot, **numbers)
+        if abs(done.log_evidence - evidence) < tolerance * units:
+            return Outcome(step, done.log_evidence, True)
+    return Outcome(steps, run.evidence, False)
 
 
-def _log_evidence(model: Model, x: Data) -> float:
-    with torch.no_grad():
-        return float(model.log_evidence(x).sum())
+class _Run:
+    """One run of EM: θ and q in ``work``, and what it remembers."""
+
+    def __init__(self, work: Expectation, record: list[Iteration], anderson: Anderson | None):
+        self.work, self.record, self.anderson = work, record, anderson
+        self.parameters = [p for p in work.model.parameters() if p.requires_grad]
+        self.evidence = -math.inf
+
+    def start(self) -> None:
+        """Take the first E-step.
+
+        Raises:
+            ZooError: log p(x | θ) is not finite there.
+        """
+        self.evidence = self.work.expect()
+        if not math.isfinite(self.evidence):
+            site = non_finite_site(self.work.model, *self.work.points())
+            raise ZooError(
+                f"expected a finite log p(x) where EM starts; got {self.evidence} at site '{site}' of "
+                f"{self.work.model.label}; check the data")
+
+    def step(self, step: int) -> tuple[Iteration, dict[str, float]]:
+        """Take an M-step and an E-step; return what they did, and the terms of the ELBO between them."""
+        before, start = sum(self.work.terms()), flat(self.parameters)
+        self.work.maximise()
+        prior, likelihood, entropy = self.work.terms()
+        after = prior + likelihood + entropy
+        self.evidence = self._expect(start, after)
+        return Iteration(step, before, after, self.evidence), {"reconstruction": likelihood, "kl": -prior - entropy}
+
+    def _expect(self, start: Tensor, after: float) -> float:
+        """Take the E-step where the M-step led to, or farther on, if log p(x) is sure to be no lower there."""
+        if self.anderson is None:
+            return self.work.expect()
+        image = flat(self.parameters)
+        proposed = self.anderson.propose(start, image)
+        if proposed is not None:
+            self._move(proposed)
+            evidence = self.work.expect()
+            if evidence >= after:
+                return evidence
+            self.anderson.restart()
+            self._move(image)
+        return self.work.expect()
+
+    def _move(self, point: Tensor) -> None:
+        assign(self.parameters, point)
+        self.work.model.confine()
+        self.work.moved()
+
+    def snapshot(self) -> State:
+        state = State(State.prefixed("model", self.work.model.state_dict()), {
+            "evidence": self.evidence, "iterations": [astuple(done) for done in self.record]})
+        return state if self.anderson is None else State(
+            {**state.tensors, **State.prefixed("anderson", self.anderson.state())}, state.values)
+
+    def load(self, state: State) -> None:
+        """Go on from a :meth:`snapshot`."""
+        self.work.model.load_state_dict(state.part("model"))
+        self.work.moved()
+        check_finite(self.work.model.parameters())
+        self.record[:] = [iteration(row) for row in state.values["iterations"]]
+        if self.anderson is not None:
+            self.anderson.load(state.part("anderson"), self.parameters)
 
 
-def _points(q: Distribution) -> Tensor:
-    return q.enumerate_support() if isinstance(q, Enumerated) else _held(q)
+def _state(model: Model) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def _held(q: Distribution) -> Tensor:
-    """Return draws (draws, units, d) whose mean and covariance are q's own, exactly."""
-    size = q.event_shape[0]
-    draws = power_of_two(max(16, 4 * size))
-    factor = torch.linalg.cholesky(covariances(q))
-    noise = normal_noise(draws, size, 0, q.mean)
-    held: Tensor = (q.mean + (factor @ noise[..., None])[..., 0]).detach()
-    return held
+def _copy(moved: Model, model: Model) -> None:
+    """Put θ of the copy that was moved, if it is one, into the model."""
+    if moved is not model:
+        model.load_state_dict(moved.state_dict())

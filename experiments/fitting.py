@@ -85,7 +85,7 @@ def default_method(guide: BaseGuide, x: Data | None = None) -> str:
 
 def fit(
     model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
-    steps: int | None = None, draws: int | None = None, seed: int = 0, progress: bool | None = None,
+    steps: int | None = None, draws: int | None = None, accelerate: bool = False, seed: int = 0, progress: bool | None = None,
     callbacks: Sequence[Callback] = (), journal: Journal | str | Path | None = None, name: str = "", **training: Any,
 ) -> Fit:
     """Maximise the ELBO over φ and (``train_model``) θ, in place.
@@ -98,6 +98,8 @@ def fit(
         train_model: move θ too. A model without parameters has nothing to move.
         steps: at most; ``None``: 1,000 iterations of em and fixed_draws, 2,000 steps of svi.
         draws: of z per unit: of fixed_draws at the start and the end, of svi per step.
+        accelerate: extrapolate EM's steps, see :class:`experiments.acceleration.Anderson`: far fewer where it creeps, and as
+            monotone. The maximum that it comes to may be another one of several.
         seed: of all that is drawn: same seed, same machine, same bits. Torch's own generator is left as it was.
         progress: show a bar on standard error; ``None``: on a terminal only.
         callbacks: told of the start, of every step, of checkpoints and of the end.
@@ -122,7 +124,7 @@ def fit(
     how = Training(**training)
     shown = one_view(x, how.view, seed)
     model, guide = pair(model, guide, shown, seed)
-    chosen = _chosen(method, guide, shown, train_model, draws=draws, **training)
+    chosen = _chosen(method, guide, shown, train_model, draws=draws, accelerate=accelerate or None, **training)
     latents = model.latents(shown)
     has_theta = train_model and any(p.requires_grad for p in model.parameters())
     if method is None and not has_theta and not guide.size:
@@ -135,7 +137,8 @@ def fit(
     if kept is not None:
         kept = kept.of(name) if name else kept
         check_same(
-            kept, model, guide, x, method=chosen, steps=limit, draws=draws, seed=seed, theta=has_theta, training=training)
+            kept, model, guide, x, method=chosen, steps=limit, draws=draws, seed=seed, theta=has_theta,
+            training={**training, "accelerate": accelerate or None})
         done = restore(kept, model, guide, has_theta)
         if done is not None:
             return done
@@ -148,7 +151,7 @@ def fit(
         options: dict[str, Any] = {"steps": limit, "watch": watch}
         outcome: Outcome
         if chosen == "em":
-            outcome = em(model, guide, x, iterations=iterations, **options)
+            outcome = em(model, guide, x, iterations=iterations, accelerate=accelerate, **options)
         elif chosen == "fixed_draws":
             outcome = fixed_draws(model, guide, x, train_model=has_theta, draws=draws, seed=seed, **options)
         else:
@@ -216,7 +219,7 @@ def _chosen(method: str | None, guide: BaseGuide, x: Data, train_model: bool, **
     if chosen not in METHODS:
         raise ZooError(f"unknown method '{chosen}'{nearest(chosen, METHODS) or ';'} choose from {', '.join(METHODS)}")
     for name, value in options.items():
-        methods = ("svi", "fixed_draws") if name == "draws" else ("svi",)
+        methods = {"draws": ("svi", "fixed_draws"), "accelerate": ("em",)}.get(name, ("svi",))
         if value is not None and chosen not in methods:
             raise ZooError(
                 f"expected method {' or '.join(methods)} with {name}; got {chosen} for '{guide.text}'; leave {name} out")

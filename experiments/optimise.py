@@ -74,13 +74,13 @@ def ascend(
     Source: Zhu, Byrd, Lu and Nocedal (1997), Algorithm 778: L-BFGS-B, https://doi.org/10.1145/279232.279236
     """
     best = -np.inf
-    best_point = _flatten(parameters)
+    best_point = flat(parameters).cpu().numpy()
     seen: list[float] = []
     settled, norm = False, np.nan
 
     def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal best, best_point, norm
-        _assign(parameters, point)
+        assign(parameters, torch.from_numpy(point))
         def ask() -> tuple[float, np.ndarray]:
             return _value_and_gradient(objective, parameters)
 
@@ -105,11 +105,11 @@ def ascend(
         loss, best_point.copy(), jac=True, method="L-BFGS-B", callback=watch,
         options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 100,
                  "maxls": 40})
-    _assign(parameters, best_point)
+    assign(parameters, torch.from_numpy(best_point))
     # Status 0: no gradient left, or no rise that floating point can show. A line search that gave up (2) has converged only
     # if it gave up on the top: where the gradient is nothing to speak of, or the steps before it rose by nothing.
-    flat = float(np.abs(result.jac).max()) < 1e-4 or (len(seen) > 1 and seen[-1] - seen[-2] < tolerance)
-    still = result.status == 2 and flat
+    level = float(np.abs(result.jac).max()) < 1e-4 or (len(seen) > 1 and seen[-1] - seen[-2] < tolerance)
+    still = result.status == 2 and level
     return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0 or still))
 
 
@@ -120,26 +120,22 @@ def _value_and_gradient(objective: Objective, parameters: Sequence[nn.Parameter]
         parts = objective()
         for part in [parts] if isinstance(parts, Tensor) else parts:
             found = torch.autograd.grad(part, list(parameters), allow_unused=True)
-            flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-            gradient += _numbers(flat)
+            gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+            gradient += torch.cat([g.double().flatten() for g in gradients]).cpu().numpy()
             total += float(part.detach())
     except LinAlgError:
         return np.nan, gradient
     return total, gradient
 
 
-def _flatten(parameters: Sequence[nn.Parameter]) -> np.ndarray:
-    return _numbers([p.detach() for p in parameters])
+def flat(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return the parameters as one vector, (size,), float64."""
+    return torch.cat([p.detach().double().flatten() for p in parameters])
 
 
-def _numbers(tensors: Sequence[Tensor]) -> np.ndarray:
-    return np.concatenate([t.detach().cpu().double().numpy().ravel() for t in tensors])
-
-
-def _assign(parameters: Sequence[nn.Parameter], point: np.ndarray) -> None:
-    start = 0
+def assign(parameters: Sequence[nn.Parameter], point: Tensor) -> None:
+    """Put a vector as of :func:`flat` into the parameters."""
+    parts = point.split([p.numel() for p in parameters])
     with torch.no_grad():
-        for p in parameters:
-            part = torch.from_numpy(point[start : start + p.numel()])
+        for p, part in zip(parameters, parts, strict=True):
             p.copy_(part.reshape(p.shape))
-            start += p.numel()

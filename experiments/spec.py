@@ -52,6 +52,7 @@ class Spec(BaseModel):
     warm_up: int = Field(0, ge=0)
     validation: float = Field(0.0, ge=0, lt=1)
     patience: int = Field(10, ge=1)
+    accelerate: bool = False
     seeds: int = Field(1, ge=1)
     binarise: Literal["static", "dynamic", "threshold"] | None = None
     target: str | None = None
@@ -179,12 +180,14 @@ def kind_of(spec: Spec) -> str:
     return MODELS[spec.model].kind(dict(spec.options))
 
 
-#: Fields of a :class:`Spec` that are options of ``svi``.
-TRAINING = ("batch_size", "learning_rate", "objective", "estimator", "schedule", "clip", "warm_up", "validation", "patience")
+#: Fields of a :class:`Spec` that are options of one method.
+TRAINING = (
+    "batch_size", "learning_rate", "objective", "estimator", "schedule", "clip", "warm_up", "validation", "patience",
+    "accelerate")
 
 
 def training(spec: Spec) -> dict[str, Any]:
-    """Return the options of ``svi`` that were given, those at their defaults left out.
+    """Return the options of ``svi`` and ``em`` that were given, those at their defaults left out.
 
     >>> training(checked(model="vae", data="digits", clip=1.0))
     {'clip': 1.0}

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 import experiments
 import zoo
-from experiments.em import e_step, elbo, expected_log_joint, m_step
+from experiments.expectation import e_step, elbo, expected_log_joint, m_step
 
 CASES = [("gmm", {"components": 3, "covariance": c}) for c in ("full", "tied", "diag", "spherical")] + [
     ("ppca", {"latent": 3, "start": "random"}), ("factor_analysis", {"latent": 3, "start": "random"})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pyro.distributions import Normal
@@ -21,6 +21,9 @@ from zoo.params import LocalParams, theta
 from zoo.program import draw_afresh, isolated, latent_log_prob, layout, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
 from zoo.vectorise import over_draws
+
+if TYPE_CHECKING:
+    from zoo.quadratic import Moments
 
 
 class Model(PyroModule):
@@ -55,6 +58,8 @@ class Model(PyroModule):
         train_with: the guide to fit θ with in a comparison, unless one says otherwise; empty: EM where the posterior is
             known, else the first amortised guide compared.
         learning_rate: of Adam, unless one says otherwise.
+        quadratic: whether log p(x_i, z_i | θ) is a polynomial of degree two in row i, jointly so in z_i where z is continuous,
+            as of normal rows. EM then needs the rows' first and second moments alone: see :mod:`zoo.quadratic`.
 
     >>> import pyro, pyro.distributions as dist
     >>> def coin(x):
@@ -72,11 +77,15 @@ class Model(PyroModule):
     holdout: ClassVar[float] = 0.0
     train_with: ClassVar[str] = ""
     learning_rate: ClassVar[float] = 0.02
+    quadratic: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
         self._vectorised = True
         self._last: tuple[Any, Latents] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}  # it holds on to the data, which copies of a model can do without
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
@@ -270,6 +279,19 @@ class Model(PyroModule):
             NotImplementedError: where there is no closed form; EM then climbs by gradient steps.
         """
         raise NotImplementedError(f"{self.label} has no closed-form M-step")
+
+    def maximise_moments(self, moments: Moments) -> None:
+        """Set θ to the maximiser of E_q[log p(x, z | θ)] from the rows' moments under each value of z.
+
+        The M-step of ``quadratic`` models with discrete latents, beside :meth:`maximise`.
+
+        Raises:
+            NotImplementedError: where there is no closed form.
+        """
+        raise NotImplementedError(f"{self.label} has no closed-form M-step")
+
+    def confine(self) -> None:
+        """Move θ to where the M-step could have put it, if that bounds θ: extrapolated steps may leave there."""
 
     def start(self, x: Data) -> dict[str, Tensor] | None:
         """Return latent values near which fits of ``free`` guides should start; ``None``: the prior's median."""

@@ -71,6 +71,7 @@ def fit(
     warm_up: Annotated[int, typer.Option(help="Of svi: steps over which the KL term's weight rises to 1.")] = 0,
     validation: Annotated[float, typer.Option(help="Of svi: share of units on whose ELBO it stops early.")] = 0.0,
     patience: Annotated[int, typer.Option(help="Of svi: fiftieths of the run without a better one.")] = 10,
+    accelerate: Annotated[bool, typer.Option("--accelerate", help="Of em: extrapolate its steps.")] = False,
     seeds: Annotated[int, typer.Option(help="Fit from this many seeds, and keep the best.")] = 1,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
@@ -81,7 +82,8 @@ def fit(
         context, command="fit", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, steps=steps,
         draws=draws, train_draws=train_draws, batch_size=batch_size, learning_rate=learning_rate, objective=objective,
         estimator=estimator, schedule=schedule, clip=clip, warm_up=warm_up, validation=validation, patience=patience,
-        seeds=seeds, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant)
+        accelerate=accelerate, seeds=seeds, binarise=binarise, target=target, standardise=standardise,
+        drop_constant=drop_constant)
     do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from zoo.data import Data, check_positive, check_table
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.models.gmm import check_components, cluster, moments
+from zoo.models.gmm import check_components, cluster
+from zoo.quadratic import Moments
 
 
 class BayesianGMM(Model):
@@ -77,10 +78,10 @@ class BayesianGMM(Model):
         """Return the k-means clusters' shares, means and standard deviations, without correlation (torch's generator)."""
         x = check_table(x, self.label)
         labels = cluster(x, self.components)
-        weights, means, scatter = moments(x, torch.nn.functional.one_hot(labels, self.components).to(x))
-        scales = scatter.diagonal(dim1=-2, dim2=-1).sqrt().clamp(min=1e-2 * self.spread)
+        found = Moments.of(x, torch.nn.functional.one_hot(labels, self.components).to(x))
+        scales = found.covariance.diagonal(dim1=-2, dim2=-1).sqrt().clamp(min=1e-2 * self.spread)
         eye = torch.eye(len(self.centre)).to(x).expand(self.components, -1, -1)
-        return {"weights": weights / weights.sum(), "means": means, "scales": scales, "corr_cholesky": eye}
+        return {"weights": found.count / found.count.sum(), "means": found.mean, "scales": scales, "corr_cholesky": eye}
 
     def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``responsibilities``, p(assignment_i = k | x_i, parameters), (draws, rows, K)."""

@@ -19,6 +19,7 @@ from zoo.data import Data, check_table
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.model import Model
+from zoo.quadratic import Moments
 
 #: The smallest eigenvalue of a component's covariance, in units of the columns' variances.
 FLOOR = 1e-6
@@ -95,6 +96,7 @@ class GMM(Model):
     """
 
     dims = {"x": ("column",)}
+    quadratic = True
     weights: Any
     scale: Any
     floor: Tensor
@@ -107,11 +109,10 @@ class GMM(Model):
         self.components, self.covariance = components, structure
         self._name = covariance
         self.register_buffer("floor", FLOOR * x.var(0, unbiased=False))
-        r = torch.nn.functional.one_hot(labels, components).to(x)
-        weights, means, scatter = moments(x, r)
-        self.weights = PyroParam(weights / len(x), constraints.simplex)
-        self.means = torch.nn.Parameter(means)
-        self.scale = PyroParam(self._scale(scatter, weights), self.covariance.constraint)
+        found = Moments.of(x, torch.nn.functional.one_hot(labels, components).to(x))
+        self.weights = PyroParam(found.count / len(x), constraints.simplex)
+        self.means = torch.nn.Parameter(found.mean)
+        self.scale = PyroParam(self._scale(found.covariance, found.count), self.covariance.constraint)
 
     def forward(self, x: Tensor) -> None:
         scale_tril = self.covariance.expand(self.scale, *self.means.shape)
@@ -125,12 +126,20 @@ class GMM(Model):
             raise ZooError(f"expected q over the {self.components} components; got {type(q).__name__}; use a discrete guide")
         x = check_table(x, self.label)
         with torch.no_grad():
-            weights, means, scatter = moments(x, self._reseed(x, q.probs))
-            self.weights = weights / weights.sum()
-            self.means.copy_(means)
-            self.scale = self._scale(scatter, weights)
+            self.maximise_moments(Moments.of(x, self._reseed(x, q.probs)))
 
-    def _scale(self, scatter: Tensor, weights: Tensor) -> Tensor:
+    def maximise_moments(self, moments: Moments) -> None:
+        with torch.no_grad():
+            self.weights = moments.count / moments.count.sum()
+            self.means.copy_(moments.mean)
+            self.scale = self._scale(moments.covariance, moments.count)
+
+    def confine(self) -> None:
+        with torch.no_grad():
+            factors = self.covariance.expand(self.scale, *self.means.shape)
+            self.scale = self._scale(factors @ factors.mT, self.weights, quiet=True)
+
+    def _scale(self, scatter: Tensor, weights: Tensor, quiet: bool = False) -> Tensor:
         """Return θ's scale at the maximiser under Σ_k ⪰ diag(floor): eigenvalues clamped in the floor's metric."""
         covariance = self.covariance.estimate(scatter, weights)
         # One variance for all columns has one floor for all, or the floor would break the structure.
@@ -138,10 +147,11 @@ class GMM(Model):
         metric = covariance / (root[:, None] * root)
         values, vectors = torch.linalg.eigh(metric)
         if bool((values < 1).any()):
-            which = (values < 1).any(-1).nonzero().flatten().tolist()
-            warnings.warn(ZooWarning(
-                f"mixture component(s) {', '.join(map(str, which))} collapsed onto few rows: covariance held at "
-                f"{FLOOR:g} of the columns' variances; use fewer components or a simpler covariance"), stacklevel=2)
+            if not quiet:
+                which = (values < 1).any(-1).nonzero().flatten().tolist()
+                warnings.warn(ZooWarning(
+                    f"mixture component(s) {', '.join(map(str, which))} collapsed onto few rows: covariance held at "
+                    f"{FLOOR:g} of the columns' variances; use fewer components or a simpler covariance"), stacklevel=2)
             metric = vectors @ torch.diag_embed(values.clamp(min=1.0)) @ vectors.mT
             covariance = metric * (root[:, None] * root)
         return self.covariance.reduce(torch.linalg.cholesky(covariance))
@@ -167,15 +177,6 @@ class GMM(Model):
 
     def extra_repr(self) -> str:
         return f"components={self.components}, covariance={self._name}, columns={self.means.shape[1]}"
-
-
-def moments(x: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the components' weights Σ_i r_ik (K,), means (K, D) and scatter matrices about them (K, D, D)."""
-    weights = r.sum(0)
-    means = (r.T @ x) / weights[:, None]
-    centred = x - means[:, None]
-    scatter = torch.einsum("ik,kid,kie->kde", r, centred, centred) / weights[:, None, None]
-    return weights, means, scatter
 
 
 def cluster(x: Tensor, components: int) -> Tensor:

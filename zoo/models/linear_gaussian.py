@@ -91,6 +91,7 @@ class LinearGaussian(Model):
 
     dims = {"z": ("latent",), "x": ("column",)}
     varying = True
+    quadratic = True
     variance: Any
     floor: Tensor
 
@@ -142,6 +143,10 @@ class LinearGaussian(Model):
             self.loadings.copy_(loadings)
             self.loc.copy_(loc)
             self.variance = self._floored(self.average(residual))
+
+    def confine(self) -> None:
+        with torch.no_grad():
+            self.variance = torch.maximum(self.variance, self.average(self.floor))
 
     def _floored(self, variance: Tensor) -> Tensor:
         floor = self.average(self.floor)

@@ -155,6 +155,7 @@ class LinearVAE(VAE):
 
     dims = {"z": ("latent",), "x": ("column",)}
     holdout = 0.0
+    quadratic = True
     train_with = ""
 
     def __init__(self, x: Data, latent: int = 2):
@@ -180,6 +181,11 @@ class LinearVAE(VAE):
             linear.weight.copy_(loadings)
             linear.bias.copy_(loc)
             likelihood.set_scale(residual.mean().sqrt())
+
+    def confine(self) -> None:
+        likelihood = self.likelihood
+        assert isinstance(likelihood, Normal), "as __init__ built it"
+        likelihood.set_scale(likelihood.scale.detach())
 
 
 def _check(x: Data, name: str) -> Tensor:

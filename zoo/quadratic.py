@@ -1,0 +1,205 @@
+"""Rows that a density meets only through their first and second moments.
+
+Where log p(x_i, z_i | θ) is a polynomial of degree two in row i, at every value of z_i, one of these replaces a pass of the
+program over all rows:
+
+- z on a finite support (a Gaussian mixture): the polynomial's coefficients at each value of z. They are read off the
+  program, by running it on a handful of rows (:func:`probe`): the program stays the only definition of the density.
+- x and z jointly normal (probabilistic PCA): log p(x), the posterior's mean and all expectations are polynomials of degree
+  two in the row as well, so any rows with the data's mean and covariance give their totals: a few are as good as all
+  (:meth:`Frame.rows`).
+
+Everything is computed in float64, whatever the data's type, a chunk of rows at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from zoo.model import Model
+
+#: Numbers that a chunk's features may take: they are read again at once, and should still be in the cache then.
+CACHE = 2**19
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of rows, weighted by the probabilities of K components: what a closed-form M-step needs.
+
+    Attributes:
+        count: Σ_i r_ik, (K,).
+        mean: (K, D).
+        covariance: about the mean, (K, D, D), divided by ``count``.
+    """
+
+    count: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, r: Tensor) -> Moments:
+        """Return the moments of rows ``x`` (rows, D) under weights ``r`` (rows, K).
+
+        >>> Moments.of(torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([[1.0], [1.0], [0.0]])).covariance
+        tensor([[[1.]]])
+        """
+        count = r.sum(0)
+        mean = (r.T @ x) / count[:, None]
+        scatter = []
+        for weight, centre in zip(r.T, mean, strict=True):
+            centred = x - centre
+            scatter.append((weight[:, None] * centred).T @ centred)
+        return cls(count, mean, torch.stack(scatter) / count[:, None, None])
+
+
+def power_sums(x: Tensor, origin: Tensor) -> Tensor:
+    """Return Σ_i (1, x_i − origin)(1, x_i − origin)ᵀ over rows (rows, D), (D + 1, D + 1), float64: sums of parts add up."""
+    total = torch.zeros(x.shape[1] + 1, x.shape[1] + 1, dtype=torch.float64, device=x.device)
+    for part in x.split(max(1, CACHE // (x.shape[1] + 1))):
+        moved = part.double() - origin
+        rows = torch.cat([torch.ones_like(moved[:, :1]), moved], 1)
+        total += rows.T @ rows
+    return total
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates y = A⁻¹ (x − centre) in which the data have mean zero and identity covariance.
+
+    Polynomials are expanded there, since the terms of an expansion about another origin cancel.
+
+    Attributes:
+        count: how many rows the data have.
+        centre: their mean, (D,).
+        basis: A, lower triangular, (D, D).
+    """
+
+    count: int
+    centre: Tensor
+    basis: Tensor
+
+    @classmethod
+    def of(cls, sums: Tensor, origin: Tensor) -> Frame:
+        """Return the frame of rows with these :func:`power_sums`."""
+        count = float(sums[0, 0])
+        mean = sums[0, 1:] / count
+        covariance = sums[1:, 1:] / count - torch.outer(mean, mean)
+        scale = covariance.diagonal().clamp(min=0).sqrt()
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        # Collinear columns have a singular correlation; any basis will do for the direction in which nothing varies.
+        correlation = covariance / torch.outer(scale, scale) + 1e-10 * torch.eye(len(scale)).to(scale)
+        return cls(round(count), origin + mean, scale[:, None] * torch.linalg.cholesky(correlation))
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """A⁻¹, (D, D)."""
+        found: Tensor = torch.linalg.solve_triangular(self.basis, torch.eye(len(self.centre)).to(self.basis), upper=False)
+        return found
+
+    @property
+    def columns(self) -> int:
+        return len(self.centre)
+
+    @property
+    def size(self) -> int:
+        """How many coefficients a polynomial of degree two has: 1 + D + D (D + 1) / 2."""
+        return 1 + self.columns + self.columns * (self.columns + 1) // 2
+
+    def rows(self) -> Tensor:
+        """Return 2 D rows with the data's mean and covariance, (2 D, D): centre ± √D A e_j."""
+        spread = math.sqrt(self.columns) * self.basis.T
+        return torch.cat([self.centre + spread, self.centre - spread])
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return 1, y_j and y_i y_j (i ≤ j) of rows (rows, D), as (size, rows)."""
+        columns = self.columns
+        out = torch.empty(self.size, len(x), dtype=torch.float64, device=x.device)
+        out[0] = 1.0
+        y = out[1 : 1 + columns]
+        torch.mm(self.inverse, (x.double() - self.centre).T, out=y)
+        start = 1 + columns
+        for i in range(columns):
+            torch.mul(y[i], y[i:], out=out[start : start + columns - i])
+            start += columns - i
+        return out
+
+    def chunks(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield rows (rows, D) in parts whose features stay in the cache."""
+        yield from x.split(max(256, min(8192, CACHE // self.size)))
+
+    def moments(self, sums: Tensor) -> Moments:
+        """Return the moments, in x's own coordinates, of weighted sums of features (K, size)."""
+        columns, count = self.columns, sums[:, 0]
+        mean = sums[:, 1 : 1 + columns] / count[:, None]
+        second = _symmetric(sums[:, 1 + columns :], columns) / count[:, None, None]
+        covariance = self.basis @ (second - mean[:, :, None] * mean[:, None]) @ self.basis.T
+        return Moments(count, self.centre + mean @ self.basis.T, covariance)
+
+
+def probe(model: Model, frame: Frame, support: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the coefficients of log p(z | θ) and of log p(x | z, θ) in the features of ``frame``: each (K, size).
+
+    The program runs on the rows centre, centre ± A e_j and centre + A (e_i + e_j): from their densities the coefficients
+    follow by differences, exactly so where the density is a polynomial of degree two. Check that with :func:`departs`.
+
+    Args:
+        model: with discrete latents, and float64 parameters.
+        frame: of the data.
+        support: the values of z, (K, d).
+    """
+    eye = torch.eye(frame.columns).to(frame.basis)
+    first, second = torch.triu_indices(frame.columns, frame.columns, 1, device=eye.device)
+    y = torch.cat([torch.zeros_like(eye[:1]), eye, -eye, eye[first] + eye[second]])
+    x = frame.centre + y @ frame.basis.T
+    found = model.log_terms(x, support[:, None].expand(-1, len(x), -1))
+    prior, likelihood = (_coefficients(values, frame.columns, first, second) for values in found)
+    return prior, likelihood
+
+
+def _coefficients(values: Tensor, columns: int, first: Tensor, second: Tensor) -> Tensor:
+    """Return coefficients (K, size) from the values (K, rows) at the rows of :func:`probe`."""
+    constant = values[:, :1]
+    plus, minus, both = values[:, 1:].split([columns, columns, len(first)], 1)
+    square = 0.5 * (plus + minus) - constant
+    table = torch.diag_embed(square)
+    table[:, first, second] = both - plus[:, first] - plus[:, second] + constant
+    upper = torch.triu_indices(columns, columns, device=values.device)
+    return torch.cat([constant, 0.5 * (plus - minus), table[:, upper[0], upper[1]]], 1)
+
+
+def _symmetric(upper: Tensor, columns: int) -> Tensor:
+    """Return the symmetric matrices (K, D, D) whose upper triangles (K, D (D + 1) / 2) are given row by row."""
+    full = upper.new_empty(len(upper), columns, columns)
+    first, second = torch.triu_indices(columns, columns, device=upper.device)
+    full[:, first, second] = upper
+    full[:, second, first] = upper
+    return full
+
+
+def departs(model: Model, frame: Frame, support: Tensor, x: Tensor, coefficients: Tensor) -> float:
+    """Return by how much log p(x, z | θ) differs from the polynomials at rows (rows, D): the most, relative to 1 + its size."""
+    exact = model.log_joint(x.double(), support[:, None].expand(-1, len(x), -1))
+    found = coefficients @ frame.features(x)
+    off = (found - exact).abs() / (1 + exact.abs())
+    return float(off.nan_to_num(torch.inf).max())
+
+
+def responsibilities(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Σ_i r_ik features_i, (K, size), and Σ_i log p(x_i), (): r_ik = p(z_i = k | x_i), of rows (rows, D)."""
+    sums = torch.zeros_like(coefficients)
+    total = coefficients.new_zeros(())
+    for part in frame.chunks(x):
+        features = frame.features(part)
+        log_joint = coefficients @ features
+        most = log_joint.amax(0)
+        share = log_joint.sub_(most).exp_()
+        mass = share.sum(0)
+        total += most.add_(mass.log()).sum()
+        sums.addmm_(share.div_(mass), features.T)
+    return sums, total
