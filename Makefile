@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs results studies soak bench dist clean
+.PHONY: demo test lint types docs results studies soak bench benchpage dist clean
 
 demo: .venv/.installed
 	$(BIN)/zoo compare gmm --data faithful
@@ -30,8 +30,12 @@ studies: .venv/.tested
 soak: .venv/.tested
 	ZOO_KILLS=200 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -k killed_at_any tests/test_kills.py
 
-bench: .venv/.tested
+bench: .venv/.bench
 	$(BIN)/python -m benchmarks
+
+benchpage: .venv/.bench
+	$(BIN)/python -m benchmarks --out docs/benchmarks
+	$(BIN)/python docs/make_benchmarks.py
 
 dist: .venv/.tested
 	$(BIN)/python -m build
@@ -48,6 +52,10 @@ dist: .venv/.tested
 
 .venv/.tested: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/.bench: .venv/.tested
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
 clean:

@@ -1,20 +1,65 @@
-"""Run benchmarks by name, or all of them, and print what they measured as JSON."""
+"""Run benchmarks by name, or all of them: ``python -m benchmarks [NAME ...]``."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
 
 from benchmarks.registry import BENCHMARKS
-from zoo.registry import load, lookup
+from benchmarks.runner import run
+from zoo.errors import ZooError
+from zoo.registry import lookup
+
+#: Where results go if nobody says.
+OUT = Path("runs/benchmarks")
 
 
-def main(names: list[str]) -> None:
-    """Run the benchmarks called ``names``; none: all."""
-    for name in names or list(BENCHMARKS):
-        measure = load(lookup(BENCHMARKS, name, "benchmark", "benchmarks/registry.py"))
-        print(json.dumps({"benchmark": name, **measure()}, indent=1))
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ZooError(message)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what ``arguments`` ask for; return the exit code: 1 if a benchmark failed, 2 for what can't be run."""
+    try:
+        asked = _parser().parse_args(arguments)
+        names = list(dict.fromkeys(asked.names)) or list(BENCHMARKS)
+        check(names, asked.repeats, asked.threads)
+    except ZooError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if asked.list:
+        width = max(map(len, BENCHMARKS))
+        print("\n".join(f"{name:{width}}  {entry.summary}" for name, entry in BENCHMARKS.items()))
+        return 0
+    return max(run(name, asked.out, asked.repeats, asked.threads) for name in names)
+
+
+def check(names: Sequence[str], repeats: int | None, threads: int) -> None:
+    """Raise a :class:`ZooError` for a benchmark that there is not, a peer that is not installed, or a number below 1."""
+    for name in names:
+        entry = lookup(BENCHMARKS, name, "benchmark", "python -m benchmarks --list")
+        missing = next((package for package in entry.needs if find_spec(package) is None), None)
+        if missing is not None:
+            raise ZooError(f"expected {missing} for benchmark '{name}'; got none installed; pip install 'latent-zoo[bench]'")
+    for option, number in (("repeats", repeats), ("threads", threads)):
+        if number is not None and number < 1:
+            raise ZooError(f"expected --{option} from 1; got {number}; raise it")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m benchmarks", description="Time the zoo and its peers side by side.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; none: all")
+    parser.add_argument("--list", action="store_true", help="show what there is, and run nothing")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where JSON and figures go ({OUT})")
+    parser.add_argument("--repeats", type=int, metavar="N", help="timed runs of each contender, if not each benchmark's own")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="cores to run on (2)")
+    return parser
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

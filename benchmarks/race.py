@@ -6,10 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-#: What a contender does: all of its work, and the number that it comes to, on which all must agree.
-Contender = Callable[[], float]
+from benchmarks.results import Ratio, Row
+
+K = TypeVar("K")
+
+#: What a contender does: all of its work. What it comes to is a number, or what ``judge`` makes a number of.
+Contender = Callable[[], Any]
+#: What a peer's ratios should at least be, warm and cold; ``None``: no goal.
+Goals = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -17,19 +23,45 @@ class Race:
     """Seconds of contenders that came to the same number, run in turn in one process.
 
     Attributes:
-        cold: of each one's first run, in which it imports and compiles what it needs.
+        cold: of each one's first run, in which it imports and compiles what it needs; or of fresh processes.
         warm: of the runs after it, (repeats,) each; the runs of one index follow each other.
         values: what each came to.
     """
 
-    cold: Mapping[str, float]
+    cold: Mapping[str, float | tuple[float, ...]]
     warm: Mapping[str, tuple[float, ...]]
     values: Mapping[str, float]
 
     def ratio(self, peer: str, ours: str = "zoo") -> tuple[float, float, float]:
         """Return how many times as long ``peer`` takes as ``ours``: the median over pairs of runs, the least and the most."""
-        pairs = [theirs / own for theirs, own in zip(self.warm[peer], self.warm[ours], strict=True)]
-        return statistics.median(pairs), min(pairs), max(pairs)
+        found = Ratio.of(self.warm[peer], self.warm[ours])
+        return found.median, found.low, found.high
+
+    def rows(
+        self, case: str, agrees: str, goals: Mapping[str, Goals], each: float = 1.0, unit: str = "s", **more: Any,
+    ) -> list[Row]:
+        """Return a row for each peer of the first contender.
+
+        Args:
+            case, agrees: as of :class:`Row`.
+            goals: of each peer that has any.
+            each: what a warm run's seconds are multiplied by to be in ``unit``.
+            more: of :class:`Row`.
+        """
+        ours, *peers = self.warm
+        first = {name: seconds if isinstance(seconds, tuple) else (seconds,) for name, seconds in self.cold.items()}
+
+        def row(peer: str) -> Row:
+            pair = (ours, peer)
+            warm, cold = goals.get(peer, (None, None))
+            timed = all(name in first for name in pair)
+            return Row(
+                case, peer, {name: each * statistics.median(self.warm[name]) for name in pair},
+                Ratio.of(self.warm[peer], self.warm[ours]), warm, agrees,
+                Ratio.of(first[peer], first[ours]) if timed else None,
+                {name: statistics.median(first[name]) for name in pair} if timed else {}, cold, unit=unit, **more)
+
+        return [row(peer) for peer in peers]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the race as plain data, ratios of every peer to the first contender included."""
@@ -39,30 +71,41 @@ class Race:
             "values": dict(self.values), "ratios": {peer: self.ratio(peer, ours) for peer in peers}}
 
 
-def race(contenders: Mapping[str, Contender], repeats: int = 5, tolerance: float = 1e-8) -> Race:
+def race(
+    contenders: Mapping[str, Contender], repeats: int = 5, tolerance: float = 1e-8, judge: Callable[[Any], float] = float,
+) -> Race:
     """Run contenders once each and check that they agree; then ``repeats`` times in turn.
 
     Args:
         contenders: by name, ours first.
         repeats: of each, after the first.
         tolerance: relative, of the numbers they come to.
+        judge: makes a number of what a contender returns, outside the clock.
 
     Raises:
         AssertionError: if they do not do the same work: their times would not compare.
     """
-    cold, values = {}, {}
+    cold: dict[str, float | tuple[float, ...]] = {}
+    values: dict[str, float] = {}
     for name, work in contenders.items():
-        cold[name], values[name] = _timed(work)
+        cold[name], found = timed(work)
+        values[name] = judge(found)
     low, high = min(values.values()), max(values.values())
     assert high - low <= tolerance * max(1.0, abs(low), abs(high)), f"expected contenders that agree; got {values}"
-    warm: dict[str, list[float]] = {name: [] for name in contenders}
+    return Race(cold, in_turn(contenders, repeats), values)
+
+
+def in_turn(contenders: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, tuple[float, ...]]:
+    """Return the seconds of ``repeats`` runs of each contender, (repeats,) each, run in turn."""
+    seconds: dict[K, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, work in contenders.items():
-            warm[name].append(_timed(work)[0])
-    return Race(cold, {name: tuple(seconds) for name, seconds in warm.items()}, values)
+            seconds[name].append(timed(work)[0])
+    return {name: tuple(each) for name, each in seconds.items()}
 
 
-def _timed(work: Contender) -> tuple[float, float]:
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds that ``work`` took, and what it returned."""
     begun = time.perf_counter()
     value = work()
     return time.perf_counter() - begun, value

