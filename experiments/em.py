@@ -15,6 +15,7 @@ from experiments.engine import Outcome, non_finite_site
 from experiments.expectation import Expectation, expectation
 from experiments.journal import State, check_finite
 from experiments.optimise import assign, flat
+from experiments.processes import ALONE, Processes
 from guides.guide import BaseGuide
 from guides.whole import Exact
 from zoo.data import Data
@@ -48,13 +49,14 @@ def iteration(row: Sequence[float]) -> Iteration:
 
 def em(
     model: Model, guide: BaseGuide, x: Data, *, steps: int, watch: Watch, iterations: list[Iteration] | None = None,
-    tolerance: float = 1e-9, accelerate: bool = False,
+    tolerance: float = 1e-9, accelerate: bool = False, processes: Processes = ALONE,
 ) -> Outcome:
     """Alternate :func:`e_step` and :func:`m_step` until log p(x | θ) rises by under ``tolerance`` nats per unit.
 
     Each iteration is appended to ``iterations``. θ that turns non-finite stops the fit at the last finite θ. With
     ``accelerate``, each E-step is taken where :class:`Anderson` extrapolates to, if log p(x | θ) there is at least the ELBO
-    that the M-step reached, and else where the M-step led to: it stays monotone.
+    that the M-step reached, and else where the M-step led to: it stays monotone. Of several ``processes`` each takes the
+    E-step on its share of the units.
 
     Raises:
         ZooError: the guide is not exact, the model has no θ, or log p(x | θ) is not finite at the start.
@@ -70,7 +72,7 @@ def em(
             f"expected latents to fill in for method em; got {model.label}, whose latents are functions of x; use method svi")
     if not any(p.requires_grad for p in model.parameters()):
         raise ZooError(f"expected a model with parameters for method em; got {model.label}, which has none; nothing to fit")
-    work = expectation(model, x)
+    work = expectation(model, x, processes)
     run = _Run(work, [] if iterations is None else iterations, Anderson() if accelerate else None)
     first = watch.resume(run.load) + 1
     units = model.latents(x).units

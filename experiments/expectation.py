@@ -13,7 +13,8 @@ from torch.distributions import Distribution
 
 from experiments.fixed_draws import normal_noise, power_of_two
 from experiments.optimise import LinAlgError, ascend
-from zoo.data import Data, reference
+from experiments.processes import ALONE, Processes
+from zoo.data import Data, reference, take
 from zoo.enumerated import Enumerated, expect
 from zoo.model import Model
 from zoo.models.linear_gaussian import covariances
@@ -34,13 +35,18 @@ def e_step(model: Model, x: Data) -> Distribution:
         return model.posterior(x)
 
 
-def m_step(model: Model, x: Data, q: Distribution, iterations: int = 20) -> None:
-    """Move θ to raise E_q[log p(x, z | θ)]: to its maximiser where the model knows it, else by L-BFGS steps."""
+def m_step(model: Model, x: Data, q: Distribution, iterations: int = 20, processes: Processes = ALONE) -> None:
+    """Move θ to raise E_q[log p(x, z | θ)]: to its maximiser where the model knows it, else by L-BFGS steps.
+
+    Where several ``processes`` have a share of the rows each, by L-BFGS: a closed form asks for all rows at once.
+    """
     try:
+        if processes.count > 1:
+            raise NotImplementedError
         model.maximise(x, q)
     except NotImplementedError:
         parameters = [p for p in model.parameters() if p.requires_grad]
-        ascend(lambda: expected_log_joint(model, x, q), parameters, iterations)
+        ascend(lambda: expected_log_joint(model, x, q), parameters, iterations, processes=processes)
 
 
 def expected_log_joint(model: Model, x: Data, q: Distribution) -> Tensor:
@@ -93,13 +99,14 @@ class Rows(Expectation):
 
     Args:
         model: the model.
-        x: the rows.
+        x: the rows, or this process's share of them.
         share: how many rows of the data each of them stands for.
+        processes: that have the others.
     """
 
-    def __init__(self, model: Model, x: Data, share: float = 1.0):
+    def __init__(self, model: Model, x: Data, share: float = 1.0, processes: Processes = ALONE):
         super().__init__(model)
-        self.x, self.share = x, share
+        self.x, self.share, self.processes = x, share, processes
         self.q: Distribution
         latents = model.latents(x)
         known = type(model).posterior is not Model.posterior or not latents.discrete
@@ -111,10 +118,15 @@ class Rows(Expectation):
         with torch.no_grad():
             if self.support is None:
                 self.q = e_step(self.model, self.x)
-                return self.share * float(self.model.log_evidence(self.x).sum())
+                return self._total(self.model.log_evidence(self.x).sum())[0]
             log_joint = torch.add(*self._enumerated(self.support))
             self.q = Enumerated(log_joint.T, self.support[:, 0], validate_args=False)
-            return self.share * float(log_joint.logsumexp(0).sum())
+            return self._total(log_joint.logsumexp(0).sum())[0]
+
+    def _total(self, *values: Tensor) -> list[float]:
+        """Return sums over this process's rows as sums over all that there are."""
+        found: list[float] = (self.share * self.processes.total(torch.stack(values))).tolist()
+        return found
 
     def _enumerated(self, support: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(z) and log p(x | z), (K, units), at θ: evaluated once for each."""
@@ -127,11 +139,11 @@ class Rows(Expectation):
                 parts = _expected_terms(self.model, self.x, self.q)
             else:
                 parts = _shared(self.q, *self._enumerated(self.support))
-            prior, likelihood, entropy = (self.share * float(part) for part in (*parts, self.q.entropy().sum()))
+            prior, likelihood, entropy = self._total(*parts, self.q.entropy().sum())
             return prior, likelihood, entropy
 
     def maximise(self) -> None:
-        m_step(self.model, self.x, self.q)
+        m_step(self.model, self.x, self.q, processes=self.processes)
         self.moved()
 
     def moved(self) -> None:
@@ -148,10 +160,11 @@ class Polynomials(Expectation):
     expansion cancels), or a component has lost its rows, an iteration goes by the program.
     """
 
-    def __init__(self, model: Model, x: Tensor, frame: Frame):
+    def __init__(self, model: Model, x: Tensor, frame: Frame, processes: Processes = ALONE):
         super().__init__(model)
-        self.x, self.frame = x, frame
-        self.support = model.latents(x[:CHECKED]).support().to(frame.centre)
+        self.frame, self.processes = frame, processes
+        self.x = x[processes.share(len(x))]
+        self.support = model.latents(x).support().to(frame.centre)
         self.checked = x[:: max(1, len(x) // CHECKED)][:CHECKED]
         #: Coefficients of log p(z) and log p(x | z) at θ, and of their sum where q is from.
         self.prior, self.likelihood, self.posterior, self.sums = (torch.empty(0) for _ in range(4))
@@ -162,10 +175,11 @@ class Polynomials(Expectation):
     def expect(self) -> float:
         self.rows = None
         if not self._probed():
-            self.rows = Rows(self.model, self.x.double())
+            self.rows = Rows(self.model, self.x.double(), processes=self.processes)
             return self.rows.expect()
         self.posterior = self.prior + self.likelihood
         self.sums, total = responsibilities(self.frame, self.x, self.posterior)
+        self.processes.add_up([self.sums, total])
         self.entropy = float(total - (self.posterior * self.sums).sum())
         return float(total)
 
@@ -180,7 +194,7 @@ class Polynomials(Expectation):
 
     def _by_rows(self) -> Rows:
         """Return the way by the program, with the q that the polynomials gave."""
-        self.rows = Rows(self.model, self.x.double())
+        self.rows = Rows(self.model, self.x.double(), processes=self.processes)
         log_joint = torch.cat([self.posterior @ self.frame.features(part) for part in self.frame.chunks(self.x)], 1)
         self.rows.q = Enumerated(log_joint.T, self.support, validate_args=False)
         return self.rows
@@ -206,19 +220,23 @@ class Polynomials(Expectation):
         return self.checked.double(), self.support[:, None].expand(-1, len(self.checked), -1)
 
 
-def expectation(model: Model, x: Data) -> Expectation:
-    """Return the quickest way to EM's steps that ``model`` allows on ``x``."""
-    if not model.quadratic or not isinstance(x, Tensor):
-        return Rows(model, x)
+def expectation(model: Model, x: Data, processes: Processes = ALONE) -> Expectation:
+    """Return the quickest way to EM's steps that ``model`` allows on ``x``, each of ``processes`` taking a share of it."""
     discrete = model.latents(x).discrete
-    if discrete and type(model).maximise_moments is Model.maximise_moments:
+    normal = model.quadratic and isinstance(x, Tensor)
+    if isinstance(x, Tensor) and normal and (not discrete or type(model).maximise_moments is not Model.maximise_moments):
+        origin = x[0].double()
+        frame = Frame.of(processes.total(power_sums(x[processes.share(len(x))], origin)), origin)
+        if discrete:
+            return Polynomials(_double(model), x, frame, processes)
+        rows = frame.rows()
+        if len(rows) < len(x):
+            return Rows(_double(model), rows, len(x) / len(rows))
+    if processes.count == 1:
         return Rows(model, x)
-    origin = x[0].double()
-    frame = Frame.of(power_sums(x, origin), origin)
-    if discrete:
-        return Polynomials(_double(model), x, frame)
-    rows = frame.rows()
-    return Rows(_double(model), rows, len(x) / len(rows)) if len(rows) < len(x) else Rows(model, x)
+    units = model.latents(x).units
+    index = torch.arange(units, device=reference(x).device)[processes.share(units)]
+    return Rows(model, take(x, index, units), processes=processes)
 
 
 def _double(model: Model) -> Model:

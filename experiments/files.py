@@ -97,7 +97,7 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()  # the file stays: whoever waits for it must wait for the same one
 
 
-def digest(content: bytes) -> str:
+def digest(content: bytes | memoryview) -> str:
     """Return the SHA-256 of ``content`` in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from experiments.callbacks import rows_of
@@ -104,6 +105,7 @@ def data_digest(x: Data) -> str:
     parts = []
     for name, value in tensors(x).items():
         plain = value.detach().cpu().contiguous()
-        parts.append(f"{name} {plain.dtype} {tuple(plain.shape)} {digest(plain.numpy().tobytes())}")
+        content = plain.numpy().reshape(-1).view(np.uint8).data  # no copy: the data may not fit in memory twice
+        parts.append(f"{name} {plain.dtype} {tuple(plain.shape)} {digest(content)}")
     return digest("\n".join(parts).encode())
 

@@ -20,6 +20,7 @@ from experiments.engine import Outcome, States, held, threads_for
 from experiments.finished import check_same, keep, restore
 from experiments.fixed_draws import fixed_draws
 from experiments.journal import Journal
+from experiments.processes import ALONE, Processes
 from experiments.progress import bars
 from experiments.svi import svi
 from experiments.training import Training
@@ -32,6 +33,7 @@ from guides.whole import Exact
 from zoo.bare import as_model
 from zoo.data import Data
 from zoo.errors import ZooError, check_number, nearest
+from zoo.latents import Latents
 from zoo.model import Model
 from zoo.program import Program, seeded
 
@@ -85,8 +87,9 @@ def default_method(guide: BaseGuide, x: Data | None = None) -> str:
 
 def fit(
     model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
-    steps: int | None = None, draws: int | None = None, accelerate: bool = False, seed: int = 0, progress: bool | None = None,
-    callbacks: Sequence[Callback] = (), journal: Journal | str | Path | None = None, name: str = "", **training: Any,
+    steps: int | None = None, draws: int | None = None, accelerate: bool = False, shard: bool = False, seed: int = 0,
+    progress: bool | None = None, callbacks: Sequence[Callback] = (), journal: Journal | str | Path | None = None,
+    name: str = "", **training: Any,
 ) -> Fit:
     """Maximise the ELBO over φ and (``train_model``) θ, in place.
 
@@ -100,6 +103,9 @@ def fit(
         draws: of z per unit: of fixed_draws at the start and the end, of svi per step.
         accelerate: extrapolate EM's steps, see :class:`experiments.acceleration.Anderson`: far fewer where it creeps, and as
             monotone. The maximum that it comes to may be another one of several.
+        shard: share the units out over the processes of torch.distributed's group, each of which makes this same call: EM adds
+            up what it needs of the rows, svi its gradients. All end with the same parameters, those of one process but for
+            rounding.
         seed: of all that is drawn: same seed, same machine, same bits. Torch's own generator is left as it was.
         progress: show a bar on standard error; ``None``: on a terminal only.
         callbacks: told of the start, of every step, of checkpoints and of the end.
@@ -125,7 +131,9 @@ def fit(
     shown = one_view(x, how.view, seed)
     model, guide = pair(model, guide, shown, seed)
     chosen = _chosen(method, guide, shown, train_model, draws=draws, accelerate=accelerate or None, **training)
+    processes = Processes.joined() if shard else ALONE
     latents = model.latents(shown)
+    _check_shard(processes, chosen, model, latents, journal)
     has_theta = train_model and any(p.requires_grad for p in model.parameters())
     if method is None and not has_theta and not guide.size:
         return Fit(model, guide, "none", 0, 0.0, None, True, units=latents.units)
@@ -148,14 +156,16 @@ def fit(
     theta = nullcontext() if has_theta else held(model)
     watch = Watch(Moment(model, guide, x, chosen, limit, latents.units, name), [*bars(progress), *callbacks], kept)
     with watch, seeded(seed), torch.enable_grad(), one, theta:
+        processes.agree([*model.state_dict().values(), *guide.state_dict().values()])
         options: dict[str, Any] = {"steps": limit, "watch": watch}
         outcome: Outcome
         if chosen == "em":
-            outcome = em(model, guide, x, iterations=iterations, accelerate=accelerate, **options)
+            outcome = em(model, guide, x, iterations=iterations, accelerate=accelerate, processes=processes, **options)
         elif chosen == "fixed_draws":
             outcome = fixed_draws(model, guide, x, train_model=has_theta, draws=draws, seed=seed, **options)
         else:
-            outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, **options)
+            outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, **options)
+    processes.agree(model.buffers())  # running statistics of a decoder are of a process's own units
     guide.eval()
     model.eval()
     fitted = Fit(
@@ -226,6 +236,17 @@ def _chosen(method: str | None, guide: BaseGuide, x: Data, train_model: bool, **
     if method == "em" and not train_model:
         raise ZooError("expected train_model for method em, which moves θ alone; got train_model=False; leave method out")
     return chosen
+
+
+def _check_shard(processes: Processes, method: str, model: Model, latents: Latents, journal: object) -> None:
+    """Raise a :class:`ZooError` for a fit that several processes can't share."""
+    if processes.count == 1:
+        return
+    if method == "fixed_draws" or latents.unit is None or not latents.rows_first:
+        what = f"method {method}" if method == "fixed_draws" else f"{model.label}, whose rows are not its units"
+        raise ZooError(f"expected method em or svi and rows that are units with shard=True; got {what}; leave shard out")
+    if journal is not None:
+        raise ZooError("expected no journal with shard=True, whose checkpoints are of one process; got one; leave one out")
 
 
 def check_options(training: Mapping[str, Any]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from experiments.engine import frozen
+from experiments.processes import ALONE, Processes
 from experiments.weights import scored
 from guides.guide import BaseGuide
-from zoo.data import Data
+from zoo.data import Data, reference, take
 from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError, chosen, nearest
 from zoo.model import Model
@@ -98,6 +100,7 @@ class Step:
 def stochastic_bound(
     model: Model, guide: BaseGuide, batch: Data, index: Tensor | None, units: int, draws: int,
     objective: Objective = Objective("elbo", 1.0), estimator: str = "reparameterised", kl_weight: float = 1.0,
+    processes: Processes = ALONE,
 ) -> Step:
     """Return an unbiased estimate of a bound's total over ``units`` from a minibatch of them.
 
@@ -111,6 +114,8 @@ def stochastic_bound(
         objective: which bound.
         estimator: a key of :data:`ESTIMATORS`.
         kl_weight: β on log p(z) − log q(z), for KL warm-up.
+        processes: with whom the minibatch is shared. Each draws all of z, so that the draws are those of one process, and then
+            goes on with its own share of the units; their steps add up to the one of a single process.
 
     Raises:
         ZooError: a guide without reparameterised draws, or an objective other than the ELBO where nothing is drawn.
@@ -118,47 +123,60 @@ def stochastic_bound(
     Source: Roeder, Wu and Duvenaud (2017), Sticking the landing, https://arxiv.org/abs/1703.09194; Tucker, Lawson, Gu and
     Maddison (2019), Doubly reparameterized gradient estimators, https://arxiv.org/abs/1810.04152
     """
-    before = generators()
+    before, whole = generators(), batch
     q = guide.posterior(batch, index)
+    count = q.batch_shape[0]
+    shared, own = processes.count > 1, processes.share(count)
+    if shared:
+        batch = take(batch, torch.arange(count, device=reference(batch).device)[own], count)
     if isinstance(q, Enumerated):
-        return _enumerated(model, q, batch, units, objective, kl_weight)
+        mine = Enumerated(q.logits[own], q.values, validate_args=False) if shared else q
+        with processes.apart():
+            done = _enumerated(model, mine, batch, units / count, objective, kl_weight)
+        return replace(done, z=q.enumerate_support())
     if not q.has_rsample:
         raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
     z, log_q = scored(q, draws)
     if estimator != "reparameterised":
         with replaying(before), frozen(guide):  # an encoder that drops units out must drop the same ones
-            log_q = guide.posterior(batch, index).log_prob(z)
-    prior, likelihood = model.log_terms(batch, z)
+            log_q = guide.posterior(whole, index).log_prob(z)
+    drawn = z
+    if shared:
+        z, log_q = z[:, own], log_q[:, own]
+    with processes.apart():
+        prior, likelihood = model.log_terms(batch, z)
     log_weight = likelihood + prior - log_q if kl_weight == 1 else likelihood + kl_weight * (prior - log_q)
-    scale = units / log_weight.shape[1]
+    scale = units / count
     value = objective.bound(log_weight).sum() * scale
     reconstruction = likelihood.detach().mean(0).sum() * scale
     if estimator == "reparameterised":
-        return Step(value, -value, z, reconstruction)
-    return Step(value, -_doubly_reparameterised(log_weight, z, objective.alpha).sum() * scale, z, reconstruction)
+        return Step(value, -value, drawn, reconstruction)
+    return Step(value, -_doubly_reparameterised(log_weight, drawn, own, objective.alpha).sum() * scale, drawn, reconstruction)
 
 
-def _doubly_reparameterised(log_weight: Tensor, z: Tensor, alpha: float) -> Tensor:
+def _doubly_reparameterised(log_weight: Tensor, drawn: Tensor, own: slice, alpha: float) -> Tensor:
     """Return a surrogate (units,) whose gradient in θ is Σ_k v_k ∂θ log w_k, v_k ∝ w_k^(1−α), and in φ, through z alone,
     Σ_k (α v_k + (1−α) v_k²) ∂z log w_k ∂φ z_k.
 
     The score that was dropped, −v_k ∂φ log q(z_k), is in expectation the path gradient of v_k, (1−α)(v_k − v_k²) ∂z log w_k:
-    subtracted from v_k it leaves the factor above. α = 0 is DReG for IWAE, α = 1 sticking the landing.
+    subtracted from v_k it leaves the factor above. α = 0 is DReG for IWAE, α = 1 sticking the landing. The weights are of the
+    units ``own`` of those that were ``drawn``; others have no gradient here.
     """
     share = ((1 - alpha) * log_weight).softmax(0).detach()
-    if z.requires_grad:
-        z.register_hook(lambda gradient: gradient * (alpha + (1 - alpha) * share)[..., None])
+    if drawn.requires_grad:
+        factor = drawn.new_zeros(drawn.shape[:2])
+        factor[:, own] = alpha + (1 - alpha) * share
+        drawn.register_hook(lambda gradient: gradient * factor[..., None])
     return (share * log_weight).sum(0)
 
 
 def _enumerated(
-    model: Model, q: Enumerated, batch: Data, units: int, objective: Objective, kl_weight: float,
+    model: Model, q: Enumerated, batch: Data, scale: float, objective: Objective, kl_weight: float,
 ) -> Step:
     if objective.alpha != 1:
         raise ZooError(
             f"expected objective elbo for discrete latents, which are summed, not drawn; got '{objective.text}'; leave it out")
     reconstruction, kl = enumerated_terms(model, q, batch)
-    scale = units / q.batch_shape[0]
     value = (reconstruction - kl_weight * kl) * scale
     return Step(value, -value, q.enumerate_support(), reconstruction.detach() * scale)
 

@@ -12,6 +12,8 @@ import torch
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 
+from experiments.processes import ALONE, Processes
+
 LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 
 #: Iterations over which the rise is measured.
@@ -64,12 +66,14 @@ class Tape:
 def ascend(
     objective: Objective, parameters: Sequence[nn.Parameter], iterations: int,
     report: Report | None = None, tolerance: float = 1e-6, window: int = WINDOW, tape: Tape | None = None,
+    processes: Processes = ALONE,
 ) -> Ascent:
     """Maximise a deterministic ``objective`` over ``parameters``, in place, by SciPy's L-BFGS-B in float64.
 
     A trial step that leaves the finite numbers is treated as a very low value, so the line search shortens it: the
     parameters end at the best finite point. It has converged when ``window`` iterations raise the objective by under
-    ``tolerance`` nats. With a ``tape``, evaluations are recorded there, and those that are on it already are not made.
+    ``tolerance`` nats. With a ``tape``, evaluations are recorded there, and those that are on it already are not made. Of
+    several ``processes`` each has a part of the objective, and all take the same steps.
 
     Source: Zhu, Byrd, Lu and Nocedal (1997), Algorithm 778: L-BFGS-B, https://doi.org/10.1145/279232.279236
     """
@@ -82,7 +86,7 @@ def ascend(
         nonlocal best, best_point, norm
         assign(parameters, torch.from_numpy(point))
         def ask() -> tuple[float, np.ndarray]:
-            return _value_and_gradient(objective, parameters)
+            return _value_and_gradient(objective, parameters, processes)
 
         value, gradient = ask() if tape is None else tape.answer(ask)
         if not np.isfinite(value) or not np.isfinite(gradient).all():
@@ -113,7 +117,9 @@ def ascend(
     return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0 or still))
 
 
-def _value_and_gradient(objective: Objective, parameters: Sequence[nn.Parameter]) -> tuple[float, np.ndarray]:
+def _value_and_gradient(
+    objective: Objective, parameters: Sequence[nn.Parameter], processes: Processes,
+) -> tuple[float, np.ndarray]:
     """Return the objective and its gradient; NaN where a covariance is no longer positive definite in floating point."""
     total, gradient = 0.0, np.zeros(sum(p.numel() for p in parameters))
     try:
@@ -124,7 +130,10 @@ def _value_and_gradient(objective: Objective, parameters: Sequence[nn.Parameter]
             gradient += torch.cat([g.double().flatten() for g in gradients]).cpu().numpy()
             total += float(part.detach())
     except LinAlgError:
-        return np.nan, gradient
+        total = np.nan
+    if processes.count > 1:
+        both = processes.total(torch.from_numpy(np.append(gradient, total))).numpy()
+        total, gradient = float(both[-1]), both[:-1]
     return total, gradient
 
 

@@ -17,10 +17,11 @@ from experiments.callbacks import Watch
 from experiments.engine import Outcome, States, check_start, moved, non_finite_site, trainable
 from experiments.journal import State, alike, check_finite
 from experiments.objectives import Step, enumerated_elbo, stochastic_bound
+from experiments.processes import ALONE, Processes
 from experiments.training import SCHEDULES, Training
 from experiments.weights import scored
 from guides.guide import BaseGuide
-from zoo.data import Data, reference, take
+from zoo.data import Data, reference, some, take
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
@@ -37,7 +38,7 @@ _KEPT: dict[str, Callable[[Any], Any]] = {
 
 def svi(
     model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int, draws: int | None,
-    watch: Watch, training: Training = Training(),
+    watch: Watch, training: Training = Training(), processes: Processes = ALONE,
 ) -> Outcome:
     """Maximise a bound by Adam; uses torch's generator.
 
@@ -52,6 +53,7 @@ def svi(
         steps: of Adam.
         draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many, 1 for an encoder on batches of 100 or more.
             Discrete guides are summed exactly.
+        processes: with whom each minibatch is shared: their gradients are added up.
 
     Raises:
         ZooError: a batch larger than the data, a batch of a one-unit model, a guide without reparameterised draws, a
@@ -60,7 +62,7 @@ def svi(
     Source: Kucukelbir et al. (2017), Automatic differentiation variational inference, https://arxiv.org/abs/1603.00788;
     Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980
     """
-    run = _Run(model, guide, x, train_model, steps, draws, training)
+    run = _Run(model, guide, x, train_model, steps, draws, training, processes)
     guide.train()
     if train_model:
         model.train()
@@ -82,8 +84,9 @@ class _Run:
 
     def __init__(
         self, model: Model, guide: BaseGuide, x: Data, train_model: bool, steps: int, draws: int | None, training: Training,
+        processes: Processes,
     ):
-        self.model, self.guide, self.training, self.steps = model, guide, training, steps
+        self.model, self.guide, self.training, self.steps, self.processes = model, guide, training, steps, processes
         self.x, self.validation, held = hold_out(model, guide, x, training.validation)
         self.units = model.latents(self._view(self.x)).units
         #: What totals over the units trained on are multiplied by to be totals over all.
@@ -96,7 +99,7 @@ class _Run:
                 "pass more, or leave the objective out")
         self.parameters = trainable(model, guide, train_model)
         self.tensors = moved(model, guide, train_model)
-        check_start(model, guide, self._view(self.x))
+        check_start(model, guide, self._view(some(self.x) if guide.new_units and self.size < self.units else self.x))
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate)
         factor = SCHEDULES[training.schedule]
@@ -120,7 +123,9 @@ class _Run:
         self.optimiser.zero_grad()
         done.loss.backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        value, reconstruction = torch.stack([done.value.detach(), done.reconstruction]).tolist()
+        numbers = torch.stack([done.value.detach(), done.reconstruction])
+        self.processes.add_up([*gradients, numbers])
+        value, reconstruction = numbers.tolist()
         norm = nn.utils.get_total_norm(gradients)
         # A norm may overflow where no number of the gradient does.
         finite = math.isfinite(value) and (math.isfinite(norm) or all(bool(g.isfinite().all()) for g in gradients))
@@ -156,7 +161,7 @@ class _Run:
         self.order, self.values = state.tensors["order"], [float(value) for value in state.tensors["values"].tolist()]
         for name, kind in _KEPT.items():
             setattr(self, name, kind(state.values[name]))
-        if self.order.dtype != torch.long or not set(self.order.tolist()) <= set(range(self.units)):
+        if self.order.dtype != torch.long or bool(((self.order < 0) | (self.order >= self.units)).any()):
             raise ValueError("units of another fit")
 
     def judge(self, step: int) -> None:
@@ -228,7 +233,7 @@ class _Run:
         t = self.training
         return stochastic_bound(
             self.model, self.guide, self._view(batch), index, self.units, self.draws, t.bound, t.estimator,
-            self._kl_weight(step))
+            self._kl_weight(step), self.processes)
 
     def _kl_weight(self, step: int) -> float:
         warm_up = self.training.warm_up
@@ -240,7 +245,7 @@ class _Run:
         index = torch.arange(self.size, device=reference(self.x).device) if self.size < self.units else None
         batch = self.x if index is None else take(self.x, index, self.units)
         with seeded(0), torch.no_grad():
-            value = float(self._bound(batch, index, self.steps + self.training.warm_up + 1).value)
+            value = float(self.processes.total(self._bound(batch, index, self.steps + self.training.warm_up + 1).value))
         return value if math.isfinite(value) else -math.inf
 
     def _view(self, batch: Data) -> Data:
@@ -252,7 +257,8 @@ class _Run:
         if self.size == self.units:
             return self.x, None  # a guide with parameters for each unit may be served all of them without saying which
         if len(self.order) < self.size:
-            self.order = torch.cat([self.order, torch.randperm(self.units)])
+            again = torch.randperm(self.units)
+            self.order = torch.cat([self.order, again]) if len(self.order) else again
         index, self.order = self.order[: self.size].to(reference(self.x).device), self.order[self.size:]
         return take(self.x, index, self.units), index
 

@@ -35,6 +35,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     """
     from guides.family import Start
     from guides.guide import Guide
+    from zoo.data import some
     from zoo.program import seeded
 
     spec = parse(text)
@@ -54,7 +55,9 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
         inspect.signature(make_part).bind(None, None, *positional, **named, **amortisation)
     except TypeError as error:
         raise ZooError(f"expected arguments that '{text}' takes; got others: {error}; 'zoo list' shows guides") from error
+    # A guide that serves units it has not seen is as well started on some of very many.
+    seen = some(x) if make_part.new_units and facts.units == "rows" else x
     with seeded(seed):
         family = make_family(*spec.family_arguments[0], **spec.family_arguments[1])
-        part = make_part(family.initial(Start.of(model, x)), x, *positional, **named, **amortisation)
+        part = make_part(family.initial(Start.of(model, seen)), seen, *positional, **named, **amortisation)
     return Guide(model, family, part, text).eval()

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC = {
     zoo: ["DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
-          "dataset", "seeded"],
+          "dataset", "mapped", "seeded"],
     guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free",
              "Guide", "GuideSpec", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide",
              "build", "default_guides", "fitting_guides", "parse"],

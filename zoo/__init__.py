@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zoo.latents import Latents
     from zoo.model import Model
     from zoo.program import seeded
+    from zoo.spool import mapped
 
 _LAZY = {
     "Dataset": "zoo.datasets:Dataset",
@@ -24,12 +25,13 @@ _LAZY = {
     "as_model": "zoo.bare:as_model",
     "build": "zoo.construct:build",
     "dataset": "zoo.datasets:dataset",
+    "mapped": "zoo.spool:mapped",
     "seeded": "zoo.program:seeded",
 }
 
 __all__ = [
     "DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
-    "dataset", "seeded",
+    "dataset", "mapped", "seeded",
 ]
 
 

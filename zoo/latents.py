@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -229,6 +229,16 @@ class Latents:
     def rows_first(self) -> bool:
         """Whether the units run along the first dimension of every observed site."""
         return all(site.plates[:1] == (self.unit,) for site in self.observed)
+
+    def grown(self, units: int, before: int) -> Latents | None:
+        """Return the layout of a table of ``units`` rows from that of ``before`` of them; ``None`` where rows are not units."""
+        sites = [*self.sites, *self.observed]
+        if self.units != before or any(site.plates[:1] != (self.unit,) for site in sites):
+            return None
+        latent, observed = (
+            tuple(replace(site, shape=torch.Size([units, *site.shape[1:]])) for site in kind)
+            for kind in (self.sites, self.observed))
+        return Latents(latent, observed, self.unit, units)
 
     def support(self) -> Tensor:
         """Return the (K, d) values of a discrete unit's vector: the product of its elements' supports.

@@ -92,9 +92,7 @@ class Frame:
         covariance = sums[1:, 1:] / count - torch.outer(mean, mean)
         scale = covariance.diagonal().clamp(min=0).sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        # Collinear columns have a singular correlation; any basis will do for the direction in which nothing varies.
-        correlation = covariance / torch.outer(scale, scale) + 1e-10 * torch.eye(len(scale)).to(scale)
-        return cls(round(count), origin + mean, scale[:, None] * torch.linalg.cholesky(correlation))
+        return cls(round(count), origin + mean, scale[:, None] * _factor(covariance / torch.outer(scale, scale)))
 
     @cached_property
     def inverse(self) -> Tensor:
@@ -140,6 +138,18 @@ class Frame:
         second = _symmetric(sums[:, 1 + columns :], columns) / count[:, None, None]
         covariance = self.basis @ (second - mean[:, :, None] * mean[:, None]) @ self.basis.T
         return Moments(count, self.centre + mean @ self.basis.T, covariance)
+
+
+def _factor(correlation: Tensor) -> Tensor:
+    """Return the Cholesky factor; of a singular matrix, as collinear columns have, that of one a little off: any basis will
+    do for a direction in which nothing varies."""
+    eye = torch.eye(len(correlation)).to(correlation)
+    for ridge in (0.0, 1e-14, 1e-12, 1e-10, 1e-8):
+        factor, failed = torch.linalg.cholesky_ex(correlation + ridge * eye)
+        if not bool(failed) and float(factor.diagonal().min()) > 1e-7:
+            break
+    found: Tensor = factor
+    return found
 
 
 def probe(model: Model, frame: Frame, support: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from zoo.data import Data, check_table
+from zoo.data import Data, as_rows, check_table, some
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.model import Model
@@ -79,7 +79,8 @@ class GMM(Model):
     worst, with a warning.
 
     Args:
-        x: (rows, D). Sizes the model and starts it, by k-means on the standardised columns (torch's generator).
+        x: (rows, D). Sizes the model and starts it, by k-means on the standardised columns (torch's generator); of more than
+            32,768 rows, on so many.
         components: K.
         covariance: ``full``, ``tied``, ``diag`` or ``spherical``.
 
@@ -105,12 +106,13 @@ class GMM(Model):
         super().__init__()
         structure = chosen(COVARIANCES, covariance, "covariance")
         x = check_table(x, self.label)
-        labels = cluster(x, components)
+        rows = as_rows(some(x))
+        labels = cluster(rows, components)
         self.components, self.covariance = components, structure
         self._name = covariance
         self.register_buffer("floor", FLOOR * x.var(0, unbiased=False))
-        found = Moments.of(x, torch.nn.functional.one_hot(labels, components).to(x))
-        self.weights = PyroParam(found.count / len(x), constraints.simplex)
+        found = Moments.of(rows, torch.nn.functional.one_hot(labels, components).to(x))
+        self.weights = PyroParam(found.count / len(rows), constraints.simplex)
         self.means = torch.nn.Parameter(found.mean)
         self.scale = PyroParam(self._scale(found.covariance, found.count), self.covariance.constraint)
 
