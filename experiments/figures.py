@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Okabe and Ito's colours, told apart by all kinds of sight. https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 LINES = ("-", "--", "-.", ":")
+#: Dots per inch of what is saved as PNG.
+DPI = 160
 
 
 def elbo_trace(table: Comparison) -> Figure:
@@ -194,14 +196,19 @@ def density(model: Model, x: Data, guide: BaseGuide, columns: Sequence[str] = ()
 
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write ``path`` with the endings .png and .svg, each whole or not at all, and close the figure."""
+    import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     written = [path.with_suffix(ending) for ending in (".png", ".svg")]
     try:
+        figure.set_dpi(DPI)
+        figure.draw_without_rendering()  # lays the figure out, once for both: it takes longer than drawing
+        box = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
+        figure.set_layout_engine("none")
         for target in written:
             with replacing(target) as part:
                 metadata = {"Date": None} if target.suffix == ".svg" else None
-                figure.savefig(part, dpi=160, bbox_inches="tight", metadata=metadata)
+                figure.savefig(part, dpi=DPI, bbox_inches=box, metadata=metadata)
     finally:
         plt.close(figure)
     return written
