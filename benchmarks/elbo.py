@@ -1,0 +1,214 @@
+"""Time to the best ELBO of a normal family, against NumPyro and stock Pyro."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders import Task, cold_in_turn
+from benchmarks.normals import CHUNK, FAMILIES, Case, Judge, cases
+from benchmarks.race import Race, in_turn
+from benchmarks.results import Curve, Result, Row
+from benchmarks.sides import pyro_elbo, zoo_elbo
+
+#: Nats below the best known ELBO at which a guide has got there.
+WITHIN = 0.1
+#: What peers may choose from: rate of Adam, horizon over which it falls to a hundredth (0: constant), draws a step.
+NUMPYRO = [
+    *itertools.product((0.03, 0.1, 0.01, 0.3, 0.003), (0,), (1, 4, 16)),
+    *itertools.product((0.1, 0.03), (1_000, 3_000, 10_000, 30_000), (1, 16))]
+PYRO = [(0.03, 0, 1), (0.1, 3_000, 1), (0.1, 0, 1), (0.03, 10_000, 1), (0.01, 0, 1), (0.01, 0, 16)]
+#: Steps and seconds that a peer is given at most, for each choice.
+LIMITS = {"NumPyro": (50_000, 60.0), "Pyro": (20_000, 40.0)}
+GOALS = {"NumPyro": (5.0, 20.0), "Pyro": (100.0, None)}
+#: The run that seeks the best ELBO: NumPyro's longest.
+LONG = (0.03, 50_000, 16)
+COLD = 3
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How a peer gets to the target soonest: its choice, the seconds and steps to there, and the way.
+
+    ``reached`` is false where no choice got there; seconds and steps are then those of the best one, all that it was given.
+    """
+
+    choice: tuple[float, int, int]
+    seconds: float
+    steps: int
+    reached: bool
+    way: tuple[tuple[float, float], ...]
+
+
+def time_to_elbo(repeats: int = 5) -> Result:
+    """Time from data in memory to a normal guide within 0.1 nat of the best known ELBO of its family (`mean_field`,
+    `full_rank`), in float64.
+
+    The zoo's time is that of a whole call of `experiments.fit` with its defaults: model and guide are built, and its own rule
+    stops it. The second row of each case takes the first state within 0.1 nat instead, as for the peers.
+
+    A peer's time ends at its first state within 0.1 nat, which no user would know, at the best of a grid: of rates of Adam
+    (constant, or falling to a hundredth), horizons and draws a step. NumPyro runs `svi.init` and one jitted `fori_loop` of
+    `svi.update`; warm, it is compiled before. Pyro runs `SVI.step` with validation off and on as many threads as suit
+    the size. All start from the same point. Cold is a fresh process that imports, builds, compiles and runs once.
+
+    The best known ELBO is the highest of all contenders' long runs. One judge gives every ELBO, outside the clock, from
+    16,384 quasi-random draws. Coordinates and densities of all contenders are the same, so the families are, too.
+    """
+    parts = [measure(case, family, repeats) for case in cases() for family in FAMILIES]
+    return Result(
+        [row for part in parts for row in part.rows], [curve for part in parts for curve in part.curves],
+        facts={key: value for part in parts for key, value in part.facts.items()})
+
+
+def measure(case: Case, family: str, repeats: int) -> Result:
+    """Measure one family on one case."""
+    label = f"{case.name}, {family}"
+    judge = Judge(case)
+    apart = _check(case, judge)
+    given = {"model": case.model, "family": family}
+    ours = Task("benchmarks.sides.zoo_elbo:run", case.arrays, given)
+    best, found = _best(case, family, judge, ours)
+    target = best - WITHIN
+    way = [(seconds, judge(state, CHUNK)) for seconds, state in zoo_elbo.trace(case.arrays, **given)]
+    peers = {"NumPyro": _numpyro(case, family, judge, target), "Pyro": _pyro(case, family, judge, target)}
+    tasks = {"zoo": ours} | {name: _task(name, case, given, reach) for name, reach in peers.items()}
+    first = [_first(case, given, judge, target) for _ in range(repeats)]
+    agrees = f"log p(x, z) at 5 points in unconstrained coordinates, to {apart:.0e} relative"
+    note = f"best ELBO {best:.3f}; zoo ends {best - found:.3f} below"
+    rows = [
+        row for name in peers
+        for row in _rows(label, tasks, name, peers[name], repeats, agrees, note, first, found >= target)]
+    series = {"zoo": way, **{f"{name}{_named(reach)}": reach.way for name, reach in peers.items()}}
+    return Result(rows, [Curve(label, target, series)], facts={label: {
+        "best": best, "zoo": found, **{name: replace(reach, way=()).__dict__ for name, reach in peers.items()}}})
+
+
+def _check(case: Case, judge: Judge) -> float:
+    """Return how far the peers' log joints are from the zoo's, relative; raise where they are not the same density."""
+    from benchmarks.sides import numpyro_elbo
+
+    ours, theirs = judge.log_joint(case.arrays["points"]), numpyro_elbo.log_joint(case.arrays, case.model)
+    apart = float(np.max(np.abs(ours - theirs) / np.abs(ours)))
+    assert apart < 1e-8, f"expected the same log joint of {case.name} in the same coordinates; got {ours} and {theirs}"
+    return apart
+
+
+def _best(case: Case, family: str, judge: Judge, ours: Task) -> tuple[float, float]:
+    """Return the best known ELBO of a family, and that of the zoo's fit as it comes."""
+    from benchmarks.sides import numpyro_elbo
+
+    fitted = judge(ours())
+    long = judge(ours.having(method="fixed_draws", draws=4096, steps=3000)())
+    *_, (_, _, last) = numpyro_elbo.trace(case.arrays, case.model, family, *LONG, [LIMITS["NumPyro"][0]])
+    return max(fitted, long, judge(last)), fitted
+
+
+def _numpyro(case: Case, family: str, judge: Judge, target: float) -> Reach:
+    from benchmarks.sides import numpyro_elbo
+
+    def trace(choice: tuple[float, int, int], stops: Sequence[int]) -> Iterator[tuple[float, int, Any]]:
+        return numpyro_elbo.trace(case.arrays, case.model, family, *choice, stops)
+
+    return seek(NUMPYRO, trace, judge, target, *LIMITS["NumPyro"])
+
+
+def _pyro(case: Case, family: str, judge: Judge, target: float) -> Reach:
+    def trace(choice: tuple[float, int, int], stops: Sequence[int]) -> Iterator[tuple[float, int, Any]]:
+        return pyro_elbo.trace(case.arrays, case.model, family, *choice, stops, _threads(case))
+
+    return seek(PYRO, trace, judge, target, *LIMITS["Pyro"])
+
+
+def seek(
+    choices: Iterable[tuple[float, int, int]], trace: Any, judge: Any, target: float, most_steps: int, most_seconds: float,
+) -> Reach:
+    """Return the choice that gets to ``target`` soonest, and its way; one that can't be the soonest any more is cut off.
+
+    Args:
+        choices: to try.
+        trace: (choice, steps to stop at) → (seconds, step, guide) of each stop.
+        judge: guide (and draws) → ELBO. Few draws find a stop, all of them must confirm it.
+        target: nats.
+        most_steps, most_seconds: of each choice.
+    """
+    best: Reach | None = None
+    for choice in choices:
+        way: list[tuple[float, float]] = []
+        limit = best.seconds if best is not None and best.reached else most_seconds
+        for seconds, step, state in trace(choice, stops(most_steps)):  # noqa: B007
+            value = judge(state, CHUNK)
+            way.append((seconds, value))
+            reached = value >= target and judge(state) >= target
+            if reached or seconds > limit:
+                break
+        found = Reach(choice, seconds, step, reached, tuple(way))
+        if best is None or (found.reached, -found.seconds if reached else value) > _order(best):
+            best = found
+    assert best is not None, "there are choices"
+    return best
+
+
+def _order(reach: Reach) -> tuple[bool, float]:
+    """Return what choices are ranked by: those that got there by their seconds, the others by the ELBO they got to."""
+    return reach.reached, -reach.seconds if reach.reached else reach.way[-1][1]
+
+
+def stops(most: int) -> list[int]:
+    """Return steps at which a run is judged: each a twentieth on, up to ``most``.
+
+    >>> stops(14), len(stops(50_000))
+    ([10, 11, 12, 13, 14], 173)
+    """
+    found = [10]
+    while found[-1] < most:
+        found.append(min(most, max(found[-1] + 1, round(1.05 * found[-1]))))
+    return found
+
+
+def _task(name: str, case: Case, given: Mapping[str, Any], reach: Reach) -> Task:
+    rate, horizon, particles = reach.choice
+    threads = {"threads": _threads(case)} if name == "Pyro" else {}
+    options = {**given, "rate": rate, "horizon": horizon, "particles": particles, "steps": reach.steps, **threads}
+    return Task(f"benchmarks.sides.{name.lower()}_elbo:run", case.arrays, options)
+
+
+def _threads(case: Case) -> int:
+    """Return the threads that suit torch's operations on a case: the zoo's own rule."""
+    return 1 if case.numbers < 2**16 else 2
+
+
+def _first(case: Case, given: Mapping[str, Any], judge: Judge, target: float) -> float:
+    """Return the seconds to the zoo's first state at the target; to its last where there is none."""
+    states = zoo_elbo.trace(case.arrays, **given)
+    return next((s for s, state in states if judge(state, CHUNK) >= target and judge(state) >= target), states[-1][0])
+
+
+def _rows(
+    label: str, tasks: Mapping[str, Task], peer: str, reach: Reach, repeats: int, agrees: str, note: str,
+    first: Sequence[float], reached: bool,
+) -> list[Row]:
+    """Return the rows of one peer: against the whole fit, and against its first state at the target."""
+    pair = {"zoo": tasks["zoo"], peer: tasks[peer]}
+    if reach.reached:
+        seconds, cold = in_turn(pair, repeats), cold_in_turn(pair, COLD)
+    else:  # it never got there: all that it was given, once
+        seconds = in_turn({"zoo": tasks["zoo"]}, repeats)
+        seconds, cold = {**seconds, peer: (reach.seconds,) * repeats}, {}
+    note = f"{note}; {peer}{_named(reach)}, {reach.steps:,} steps, its loop alone {reach.seconds:.2g} s"
+    more: dict[str, Any] = {"at_least": not reach.reached, "note": note}
+    rows = Race(cold, seconds, {}).rows(label, agrees, GOALS, **more)
+    if not reached:
+        return [replace(row, warm=None, cold=None, note=f"the zoo did not get there; {note}") for row in rows]
+    state = Race({}, {"zoo": tuple(first), peer: seconds[peer]}, {}).rows(f"{label}: first state", agrees, {}, **more)
+    return rows + state
+
+
+def _named(reach: Reach) -> str:
+    rate, horizon, particles = reach.choice
+    falling = f", falling over {horizon:,} steps" if horizon else ""
+    return f" (rate {rate:g}{falling}, {particles} draw{'s' if particles > 1 else ''})"

@@ -1,0 +1,125 @@
+"""Where the time of a step of svi goes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import experiments
+import guides
+import zoo
+from benchmarks.results import Result, Table
+
+#: Steps of a run, and of the one before, which imports and traces.
+STEPS, FIRST = 1_500, 50
+#: Seconds between samples.
+INTERVAL = 0.001
+LAYERS = ("program trace", "density", "guide", "backward", "optimiser", "bookkeeping")
+#: Pyro's machinery and ours around it, as against arithmetic: files by a part of their path.
+TRACING = (
+    "/pyro/poutine/", "/pyro/primitives", "/pyro/nn/", "/pyro/infer/", "/zoo/program", "/zoo/latents", "/zoo/vectorise",
+    "/zoo/params", "/torch/_functorch/", "/contextlib")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair to take steps of: registered model, its options, its data, a guide, and options of the fit."""
+
+    model: str
+    guide: str
+    data: tuple[str, str | None, str | None]
+    fit: tuple[tuple[str, int], ...] = ()
+
+
+CASES = (
+    Case("vae", "mean_field:encoder", ("digits", "images", "threshold"), (("batch_size", 256),)),
+    Case("eight_schools", "mean_field", ("eight_schools", None, None)),
+    Case("gmm", "categorical:encoder", ("faithful", None, None)))
+
+
+def layers() -> Result:
+    """Sample where a step of svi is, every millisecond, by the stack of Python's frames; milliseconds a step and shares.
+
+    *Program trace*: running the Pyro program, its messengers, packing and vmap, without the arithmetic of its densities.
+    *Density*: distributions, networks and log-probabilities of the model. *Guide*: φ from x, draws and log q. *Backward*:
+    gradients. *Optimiser*: Adam and the schedule. *Bookkeeping*: everything else in `experiments.fit`. A signal that comes
+    while a kernel runs is served when it returns, so kernels count for the line that called them.
+    """
+    rows = [_measure(case) for case in CASES]
+    return Result(tables=[Table("ms a step, and share", ("case", "ms a step", *LAYERS), rows)])
+
+
+def _measure(case: Case) -> list[str]:
+    name, kind, binarise = case.data
+    x: Any = zoo.dataset(name, kind, binarise=binarise).x
+    model = zoo.build(case.model, x)
+    guide = guides.build(case.guide, model, x)
+    options: dict[str, Any] = {"method": "svi", "progress": False, **dict(case.fit)}
+    experiments.fit(model, guide, x, steps=FIRST, **options)
+    begun = time.perf_counter()
+    with sampled() as counts:
+        experiments.fit(model, guide, x, steps=STEPS, **options)
+    step = 1e3 * (time.perf_counter() - begun) / STEPS
+    total = max(1, sum(counts.values()))
+    shares = {layer: counts[layer] / total for layer in LAYERS}
+    return [f"{case.model}, {case.guide}", f"{step:.2f}", *(f"{step * s:.2f} ({100 * s:.0f}%)" for s in shares.values())]
+
+
+@contextmanager
+def sampled() -> Iterator[Counter[str]]:
+    """Count the layers that the stack is in, by the clock."""
+    counts: Counter[str] = Counter()
+
+    def sample(_: int, frame: FrameType | None) -> None:
+        counts[layer_of(frame)] += 1
+
+    before = signal.signal(signal.SIGALRM, sample)
+    signal.setitimer(signal.ITIMER_REAL, INTERVAL, INTERVAL)
+    try:
+        yield counts
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def layer_of(frame: FrameType | None) -> str:
+    """Return the layer of :data:`LAYERS` that a stack is in."""
+    stack = []
+    while frame is not None:
+        stack.append((frame.f_code.co_filename, frame.f_code.co_name))
+        frame = frame.f_back
+    return layer(stack)
+
+
+def layer(stack: list[tuple[str, str]]) -> str:
+    """Return the layer of a stack of (file, function), innermost first.
+
+    >>> layer([("/torch/nn/functional.py", "linear"), ("/zoo/models/vae.py", "forward"), ("/zoo/model.py", "log_terms")])
+    'density'
+    """
+    if any(name == "backward" and "/torch/" in file for file, name in stack):
+        return "backward"
+    if any("/torch/optim/" in file for file, _ in stack):
+        return "optimiser"
+    if any("/guides/" in file or name == "scored" for file, name in stack):
+        return "guide"
+    inside = next((i for i, (file, name) in enumerate(stack) if file.endswith("zoo/model.py") and "log" in name), None)
+    if inside is None:
+        return "bookkeeping"
+    return "program trace" if _tracing(stack[: inside + 1]) else "density"
+
+
+def _tracing(stack: list[tuple[str, str]]) -> bool:
+    """Whether the innermost frame that tells is of Pyro's machinery, not of a distribution, a network or a model."""
+    for file, _ in stack:
+        if any(part in file for part in TRACING):
+            return True
+        if any(part in file for part in ("distributions/", "/torch/nn/", "/zoo/")):
+            return file.endswith("zoo/model.py")
+    return True
