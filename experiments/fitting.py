@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experiments.batches import BATCH
 from experiments.callbacks import Callback, Moment, Watch
 from experiments.em import Iteration, em
-from experiments.engine import Outcome, States, held, threads_for
+from experiments.engine import Outcome, States, held, quick_products, threads_for
 from experiments.finished import check_same, keep, restore
 from experiments.fixed_draws import fixed_draws
 from experiments.journal import Journal
@@ -154,8 +154,9 @@ def fit(
     share = min(1.0, (how.batch_size or BATCH) / latents.units) if chosen == "svi" else 1.0
     one = threads_for(round(share * work(x, latents.units, latents.size)))
     theta = nullcontext() if has_theta else held(model)
+    products = quick_products() if chosen == "svi" else nullcontext()
     watch = Watch(Moment(model, guide, x, chosen, limit, latents.units, name), [*bars(progress), *callbacks], kept)
-    with watch, seeded(seed), torch.enable_grad(), one, theta:
+    with watch, seeded(seed), torch.enable_grad(), one, theta, products:
         processes.agree([*model.state_dict().values(), *guide.state_dict().values()])
         options: dict[str, Any] = {"steps": limit, "watch": watch}
         outcome: Outcome

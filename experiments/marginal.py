@@ -11,8 +11,9 @@ from torch import Tensor
 
 from experiments.annealing import checked_draws
 from experiments.bracketing import bracket
+from experiments.importance import importance
 from experiments.quadrature import NODES, integrate
-from experiments.weights import log_weights, work
+from experiments.weights import Z95, log_weights, work
 from guides.guide import BaseGuide, paired
 from guides.whole import Prior
 from zoo.data import Data
@@ -59,7 +60,7 @@ class Evidence:
 
 def evidence(
     model: Model | Program, x: Data, guide: BaseGuide | None = None, *, draws: int | None = None, seed: int = 0,
-    exact: Tensor | None = None,
+    exact: Tensor | None = None, precision: float | None = None,
 ) -> Evidence:
     """Return the best available log p(x | θ), and of which kind it is.
 
@@ -73,6 +74,8 @@ def evidence(
         guide: whose draws the bounds take; needed where there is no other way.
         draws: of the importance-weighted bounds, per unit.
         seed: of the draws.
+        precision: nats, of each unit: instead of a bracket, the importance-weighted bound of ``guide``, with as many draws for
+            each unit as that takes: see :func:`experiments.importance.importance`.
         exact: draws of the exact posterior given ``x`` at this very θ, (draws, units, d), where ``x`` was simulated from it.
 
     Raises:
@@ -88,11 +91,12 @@ def evidence(
     """
     model = paired(model, guide)
     with evaluating(model):
-        return _best(model, x, guide, draws, seed, exact)
+        return _best(model, x, guide, draws, seed, exact, precision)
 
 
 def _best(
     model: Model, x: Data, guide: BaseGuide | None, draws: int | None, seed: int, exact: Tensor | None,
+    precision: float | None,
 ) -> Evidence:
     try:
         with torch.no_grad():
@@ -108,6 +112,8 @@ def _best(
     if guide is None:
         raise ZooError(
             f"expected a guide to bound the evidence of {model.label}, which knows none exactly; got none; pass guide=")
+    if precision is not None:
+        return _precise(model, guide, x, precision, seed)
     if exact is not None:
         checked_draws(model, x, exact)
     try:
@@ -136,6 +142,17 @@ def _by_quadrature(model: Model, x: Data) -> Evidence | None:
             "using the importance-weighted bound"), stacklevel=3)
         return None
     return Evidence("quadrature", total, 0.0, total - error, total + error, integral.value)
+
+
+def _precise(model: Model, guide: BaseGuide, x: Data, precision: float, seed: int) -> Evidence:
+    found = importance(model, guide, x, precision, seed=seed)
+    short = int((found.se > precision).sum())
+    if short:
+        warnings.warn(ZooWarning(
+            f"{short} of {len(found.se)} units did not come to {precision:g} nats within {int(found.draws.max())} draws of "
+            f"'{guide.text}'; use a guide closer to the posterior, or leave precision out"), stacklevel=4)
+    total, se = float(found.value.sum()), float(found.se.square().sum().sqrt())
+    return Evidence("lower_bound", total, se, total - Z95 * se, None, found.value, guide.text, "importance")
 
 
 def _bound(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: int) -> Evidence:

@@ -101,7 +101,7 @@ class _Run:
         self.tensors = moved(model, guide, train_model)
         check_start(model, guide, self._view(some(self.x) if guide.new_units and self.size < self.units else self.x))
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
-        self.optimiser = torch.optim.Adam(self.parameters, lr=rate)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=rate, fused=True)
         factor = SCHEDULES[training.schedule]
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: factor(min(1.0, step / max(1, steps))))
         self.block = max(10, steps // BLOCKS)
