@@ -20,8 +20,8 @@ from zoo.data import Data
 from zoo.model import Model
 
 FAMILIES = ("mean_field", "full_rank")
-#: Draws that a judge takes, and how many go into memory at once.
-DRAWS, CHUNK = 2**14, 2**10
+#: Draws that a judge takes, those that say where it is worth while to look closer, and how many go into memory at once.
+DRAWS, FEW, CHUNK = 2**14, 2**9, 2**10
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Judge:
     def __init__(self, case: Case):
         self.model, self.x = case.build()
         size = self.model.latents(self.x).size
-        self.noise = {draws: noise(draws, size) for draws in (CHUNK, DRAWS)}
+        self.noise = {draws: noise(draws, size) for draws in (FEW, DRAWS)}
 
     def __call__(self, normal: Normal, draws: int = DRAWS) -> float:
         """Return the ELBO in nats, −∞ where it is not finite."""

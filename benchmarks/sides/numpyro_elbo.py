@@ -81,20 +81,20 @@ def run(
 
     The first call compiles the loop, for all later ones.
     """
-    engine = _engine(arrays, model, family, rate, horizon, particles, seed)
-    return engine.read(jax.block_until_ready(engine.advance(engine.start(), engine.data, steps)))
+    engine = _engine(arrays, model, family, particles, seed)
+    return engine.read(jax.block_until_ready(engine.advance(engine.start(), engine.data, steps, rate, _decay(horizon))))
 
 
 def trace(
     arrays: Arrays, model: str, family: str, rate: float, horizon: int, particles: int, stops: Sequence[int], seed: int = 0,
 ) -> Iterator[tuple[float, int, Normal]]:
     """Yield seconds, step and guide at each of ``stops``, steps in rising order; compiling and reading are not counted."""
-    engine = _engine(arrays, model, family, rate, horizon, particles, seed)
+    engine = _engine(arrays, model, family, particles, seed)
     state, taken, seconds = engine.start(), 0, 0.0
-    jax.block_until_ready(engine.advance(state, engine.data, 1))
+    jax.block_until_ready(engine.advance(state, engine.data, 1, rate, _decay(horizon)))
     for stop in stops:
         begun = time.perf_counter()
-        state = jax.block_until_ready(engine.advance(state, engine.data, stop - taken))
+        state = jax.block_until_ready(engine.advance(state, engine.data, stop - taken, rate, _decay(horizon)))
         seconds += time.perf_counter() - begun
         taken = stop
         yield seconds, taken, engine.read(state)
@@ -103,18 +103,21 @@ def trace(
 class _Engine:
     """An SVI, its jitted loop, its state at the start, and how its parameters are read."""
 
-    def __init__(self, arrays: Arrays, model: str, family: str, rate: float, horizon: int, particles: int, seed: int):
+    def __init__(self, arrays: Arrays, model: str, family: str, particles: int, seed: int):
         program, self.sites = PROGRAMS[model]
         self.arrays, self.data, self.shapes, self.family = arrays, _data(arrays), _shapes(arrays, model), family
         self.guide = {"mean_field": AutoNormal, "full_rank": AutoMultivariateNormal}[family](
             program, init_loc_fn=init_to_value(values=_start(arrays)))
-        # A rate that falls to a hundredth over the horizon; none: constant.
-        schedule: Any = (lambda i: rate * 0.01 ** (i / horizon)) if horizon else rate
-        svi = SVI(program, self.guide, numpyro.optim.Adam(schedule), Trace_ELBO(num_particles=particles))
+        svi = SVI(program, self.guide, numpyro.optim.Adam(1.0), Trace_ELBO(num_particles=particles))
         self.start: Callable[[], Any] = lambda: svi.init(random.PRNGKey(seed), self.data)
         self.params = svi.get_params
-        self.advance = jax.jit(lambda state, data, steps: lax.fori_loop(
-            0, steps, lambda _, now: svi.update(now, data)[0], state))
+
+        def advance(state: Any, data: Any, steps: Any, rate: Any, decay: Any) -> Any:
+            # Rate and decay are arguments of what is compiled, so that no choice of them compiles anew.
+            svi.optim = numpyro.optim.Adam(lambda step: rate * decay**step)
+            return lax.fori_loop(0, steps, lambda _, now: svi.update(now, data)[0], state)
+
+        self.advance = jax.jit(advance)
 
     def read(self, state: Any) -> Normal:
         """Return mean and factor in the zoo's order."""
@@ -128,6 +131,11 @@ class _Engine:
         # AutoMultivariateNormal packs the sites by name.
         order = np.concatenate([np.arange(ends[site] - sizes[site], ends[site]) for site in self.sites])
         return np.array(params["auto_loc"])[order], np.array(params["auto_scale_tril"])[order]
+
+
+def _decay(horizon: int) -> float:
+    """Return the factor a step by which a rate falls to a hundredth over the horizon; 1 where there is none."""
+    return float(0.01 ** (1 / horizon)) if horizon else 1.0
 
 
 _ENGINES: dict[tuple[Any, ...], _Engine] = {}
