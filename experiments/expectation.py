@@ -18,7 +18,7 @@ from zoo.data import Data, reference, take
 from zoo.enumerated import Enumerated, expect
 from zoo.model import Model
 from zoo.models.linear_gaussian import covariances
-from zoo.quadratic import Frame, departs, power_sums, probe, responsibilities
+from zoo.quadratic import Frame, power_sums, probe, responsibilities
 
 #: E_q[log p(z | θ)], E_q[log p(x | z, θ)] and the entropy of q, in nats, summed over units: the ELBO's three terms.
 Terms: TypeAlias = tuple[float, float, float]
@@ -165,7 +165,7 @@ class Polynomials(Expectation):
         self.frame, self.processes = frame, processes
         self.x = x[processes.share(len(x))]
         self.support = model.latents(x).support().to(frame.centre)
-        self.checked = x[:: max(1, len(x) // CHECKED)][:CHECKED]
+        self.checked = x[:: max(1, len(x) // CHECKED)][:CHECKED].double()
         #: Coefficients of log p(z) and log p(x | z) at θ, and of their sum where q is from.
         self.prior, self.likelihood, self.posterior, self.sums = (torch.empty(0) for _ in range(4))
         self.entropy = 0.0
@@ -187,8 +187,7 @@ class Polynomials(Expectation):
         """Read the polynomials at θ off the program, once for each θ; return whether they are what it says."""
         if not self.known:
             with torch.no_grad(), suppress(LinAlgError):
-                self.prior, self.likelihood = probe(self.model, self.frame, self.support)
-                off = departs(self.model, self.frame, self.support, self.checked, self.prior + self.likelihood)
+                self.prior, self.likelihood, off = probe(self.model, self.frame, self.support, self.checked)
                 self.known = off < TOLERANCE
         return self.known
 
@@ -217,7 +216,7 @@ class Polynomials(Expectation):
             self.rows.moved()
 
     def points(self) -> tuple[Data, Tensor]:
-        return self.checked.double(), self.support[:, None].expand(-1, len(self.checked), -1)
+        return self.checked, self.support[:, None].expand(-1, len(self.checked), -1)
 
 
 def expectation(model: Model, x: Data, processes: Processes = ALONE) -> Expectation:

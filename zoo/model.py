@@ -83,6 +83,7 @@ class Model(PyroModule):
         super().__init__()
         self._vectorised = True
         self._last: tuple[Any, Latents] | None = None
+        self._plain: bool | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # it holds on to the data, which copies of a model can do without
@@ -111,7 +112,7 @@ class Model(PyroModule):
             found = layout(self, some(x), self.label)
             grown = found if some(x) is x else found.grown(len(reference(x)), len(reference(some(x))))
             found = layout(self, x, self.label) if grown is None else grown
-        self._last = (key, found)
+        self._last, self._plain = (key, found), None
         return found
 
     def log_terms(self, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +126,7 @@ class Model(PyroModule):
             two tensors (draws, units). The first includes log|det J| of the constraining map.
         """
         unit = self._unit(x)
-        prior, likelihood = self._over_draws(lambda row: log_terms(self, x, row, unit), z)
+        prior, likelihood = self._over_draws(lambda row: log_terms(self._program, x, row, unit), z)
         return prior, likelihood
 
     def log_joint(self, x: Data, z: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ class Model(PyroModule):
 
         def one(row: Tensor) -> dict[str, Tensor]:
             substitute = Substitute(row, unit)
-            sites = run(self, x, substitute).items()
+            sites = run(self._program, x, substitute).items()
             return {k: latent_log_prob(k, s, substitute) for k, s in sites if not is_deterministic(s)}
 
         result: dict[str, Tensor] = self._over_draws(one, z)
@@ -158,7 +159,7 @@ class Model(PyroModule):
         unit = self._unit(x)
 
         def one(row: Tensor) -> dict[str, Tensor]:
-            sites = run(self, x, Substitute(row, unit), density=False).items()
+            sites = run(self._program, x, Substitute(row, unit), density=False).items()
             return {k: s["value"] for k, s in sites if not s["is_observed"] or is_deterministic(s)}
 
         result: dict[str, Tensor] = self._over_draws(one, z)
@@ -304,6 +305,19 @@ class Model(PyroModule):
     def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return quantities that the program marginalises, for the posterior tree; ``values`` are (draws, *shape)."""
         return {}
+
+    @property
+    def _program(self) -> Callable[[Data], Any]:
+        """The program as it is run: ``forward`` itself where that is the same as calling the module.
+
+        A call makes each use of a parameter or a network a statement that goes through Pyro's handlers, a third of the time that
+        a run of a small program takes. Only ``PyroSample`` attributes and hooks need it.
+        """
+        if self._plain is None:
+            modules = [m for m in self.modules() if isinstance(m, PyroModule)]
+            hooked = self._forward_hooks or self._forward_pre_hooks
+            self._plain = not hooked and not any(m._pyro_samples for m in modules)
+        return self.forward if self._plain else self
 
     @contextmanager
     def _isolated(self) -> Iterator[None]:

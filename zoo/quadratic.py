@@ -109,6 +109,18 @@ class Frame:
         """How many coefficients a polynomial of degree two has: 1 + D + D (D + 1) / 2."""
         return 1 + self.columns + self.columns * (self.columns + 1) // 2
 
+    @cached_property
+    def pairs(self) -> Tensor:
+        """All i < j, (2, D (D − 1) / 2)."""
+        return torch.triu_indices(self.columns, self.columns, 1, device=self.basis.device)
+
+    @cached_property
+    def corners(self) -> Tensor:
+        """The rows whose densities tell a polynomial's coefficients, (size, D): see :func:`probe`."""
+        eye = torch.eye(self.columns).to(self.basis)
+        y = torch.cat([torch.zeros_like(eye[:1]), eye, -eye, eye[self.pairs[0]] + eye[self.pairs[1]]])
+        return self.centre + y @ self.basis.T
+
     def rows(self) -> Tensor:
         """Return 2 D rows with the data's mean and covariance, (2 D, D): centre ± √D A e_j."""
         spread = math.sqrt(self.columns) * self.basis.T
@@ -152,33 +164,34 @@ def _factor(correlation: Tensor) -> Tensor:
     return found
 
 
-def probe(model: Model, frame: Frame, support: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the coefficients of log p(z | θ) and of log p(x | z, θ) in the features of ``frame``: each (K, size).
+def probe(model: Model, frame: Frame, support: Tensor, checked: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return the coefficients of log p(z | θ) and of log p(x | z, θ) in the features of ``frame``, each (K, size), and how far
+    their sum is from log p(x, z | θ) at the rows ``checked``: the most, relative to 1 + its size.
 
     The program runs on the rows centre, centre ± A e_j and centre + A (e_i + e_j): from their densities the coefficients
-    follow by differences, exactly so where the density is a polynomial of degree two. Check that with :func:`departs`.
+    follow by differences, exactly so where the density is a polynomial of degree two.
 
     Args:
         model: with discrete latents, and float64 parameters.
         frame: of the data.
         support: the values of z, (K, d).
+        checked: rows of the data, (rows, D), float64.
     """
-    eye = torch.eye(frame.columns).to(frame.basis)
-    first, second = torch.triu_indices(frame.columns, frame.columns, 1, device=eye.device)
-    y = torch.cat([torch.zeros_like(eye[:1]), eye, -eye, eye[first] + eye[second]])
-    x = frame.centre + y @ frame.basis.T
+    x = torch.cat([frame.corners, checked])
     found = model.log_terms(x, support[:, None].expand(-1, len(x), -1))
-    prior, likelihood = (_coefficients(values, frame.columns, first, second) for values in found)
-    return prior, likelihood
+    size = len(frame.corners)
+    prior, likelihood = (_coefficients(values[:, :size], frame.columns, frame.pairs) for values in found)
+    exact = (found[0] + found[1])[:, size:]
+    off = ((prior + likelihood) @ frame.features(checked) - exact).abs() / (1 + exact.abs())
+    return prior, likelihood, float(off.nan_to_num(torch.inf).max())
 
 
-def _coefficients(values: Tensor, columns: int, first: Tensor, second: Tensor) -> Tensor:
-    """Return coefficients (K, size) from the values (K, rows) at the rows of :func:`probe`."""
+def _coefficients(values: Tensor, columns: int, pairs: Tensor) -> Tensor:
+    """Return coefficients (K, size) from the values (K, size) at the corners of a frame."""
     constant = values[:, :1]
-    plus, minus, both = values[:, 1:].split([columns, columns, len(first)], 1)
-    square = 0.5 * (plus + minus) - constant
-    table = torch.diag_embed(square)
-    table[:, first, second] = both - plus[:, first] - plus[:, second] + constant
+    plus, minus, both = values[:, 1:].split([columns, columns, pairs.shape[1]], 1)
+    table = torch.diag_embed(0.5 * (plus + minus) - constant)
+    table[:, pairs[0], pairs[1]] = both - plus[:, pairs[0]] - plus[:, pairs[1]] + constant
     upper = torch.triu_indices(columns, columns, device=values.device)
     return torch.cat([constant, 0.5 * (plus - minus), table[:, upper[0], upper[1]]], 1)
 
@@ -190,14 +203,6 @@ def _symmetric(upper: Tensor, columns: int) -> Tensor:
     full[:, first, second] = upper
     full[:, second, first] = upper
     return full
-
-
-def departs(model: Model, frame: Frame, support: Tensor, x: Tensor, coefficients: Tensor) -> float:
-    """Return by how much log p(x, z | θ) differs from the polynomials at rows (rows, D): the most, relative to 1 + its size."""
-    exact = model.log_joint(x.double(), support[:, None].expand(-1, len(x), -1))
-    found = coefficients @ frame.features(x)
-    off = (found - exact).abs() / (1 + exact.abs())
-    return float(off.nan_to_num(torch.inf).max())
 
 
 def responsibilities(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
