@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def _analysis(name: str, x: Tensor, latent: int, repeats: int) -> list[Row]:
     contenders: dict[str, Contender] = {
         "zoo": lambda: _zoo("factor_analysis", x, latent, ours).elbo,
         "scikit-learn": lambda: _scikit_learn(x.numpy(), latent, own)}
-    found = race(contenders, repeats, 3 * WITHIN, lambda done: done if isinstance(done, float) else done.score(x.numpy()) * len(x))
+    found = race(contenders, repeats, 3 * WITHIN, lambda done: _log_likelihood(done, x))
     agrees = f"log p(x), within {WITHIN:g}: {ours} iterations of the zoo, {own} of scikit-learn"
     return _warm(found.rows(f"factor analysis, {name}", agrees, {"scikit-learn": (GOAL, None)}))
 
@@ -56,8 +57,12 @@ def _principal(name: str, x: Tensor, latent: int, repeats: int) -> list[Row]:
     contenders: dict[str, Contender] = {
         "zoo": lambda: _zoo("ppca", x, latent, 1).elbo, "scikit-learn": lambda: PCA(latent).fit(x.numpy())}
     # Its noise variance is that of the covariance over n − 1: the same likelihood to 1 / n.
-    found = race(contenders, repeats, 2 / len(x), lambda done: done if isinstance(done, float) else done.score(x.numpy()) * len(x))
+    found = race(contenders, repeats, 2 / len(x), lambda done: _log_likelihood(done, x))
     return _warm(found.rows(f"PPCA, {name}", "log p(x), to 2 / n: covariances over n and n − 1", {}))
+
+
+def _log_likelihood(done: Any, x: Tensor) -> float:
+    return done if isinstance(done, float) else float(done.score(x.numpy())) * len(x)
 
 
 def _warm(rows: list[Row]) -> list[Row]:

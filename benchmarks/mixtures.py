@@ -27,8 +27,8 @@ CREEPING, WITHIN, MOST, GOAL = ((50_000, 4, 6), (100_000, 8, 10)), 1e-6, 400, 6.
 
 def same_iterations(repeats: int = 5) -> Result:
     """As many iterations of EM on a Gaussian mixture with full covariances, from the same start (k-means, before the clock
-    starts), float64, against scikit-learn's `GaussianMixture`. The zoo's time is that of `experiments.fit`: its E-steps, M-steps, and
-    the ELBO before and after each M-step, which scikit-learn does not report.
+    starts), float64, against scikit-learn's `GaussianMixture`. The zoo's time is that of `experiments.fit`: its E-steps,
+    M-steps, and the ELBO before and after each M-step, which scikit-learn does not report.
     """
     return Result([row for sizes, iterations, goal in CASES for row in _same(sizes, iterations, goal, repeats)])
 

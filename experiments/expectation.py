@@ -222,8 +222,7 @@ class Polynomials(Expectation):
 def expectation(model: Model, x: Data, processes: Processes = ALONE) -> Expectation:
     """Return the quickest way to EM's steps that ``model`` allows on ``x``, each of ``processes`` taking a share of it."""
     discrete = model.latents(x).discrete
-    normal = model.quadratic and isinstance(x, Tensor)
-    if isinstance(x, Tensor) and normal and (not discrete or type(model).maximise_moments is not Model.maximise_moments):
+    if isinstance(x, Tensor) and model.quadratic and (not discrete or _by_moments(model)):
         origin = x[0].double()
         frame = Frame.of(processes.total(power_sums(x[processes.share(len(x))], origin)), origin)
         if discrete:
@@ -236,6 +235,13 @@ def expectation(model: Model, x: Data, processes: Processes = ALONE) -> Expectat
     units = model.latents(x).units
     index = torch.arange(units, device=reference(x).device)[processes.share(units)]
     return Rows(model, take(x, index, units), processes=processes)
+
+
+def _by_moments(model: Model) -> bool:
+    """Return whether the model's M-step is known from moments: that of a subclass which has another one may not be."""
+    classes = type(model).__mro__
+    steps = [next(i for i, c in enumerate(classes) if name in vars(c)) for name in ("maximise_moments", "maximise")]
+    return steps[0] <= steps[1] and classes[steps[0]] is not Model
 
 
 def _double(model: Model) -> Model:

@@ -15,6 +15,7 @@ from experiments.engine import frozen
 from experiments.optimise import ascend
 from tests.cases import held_elbo
 from zoo.low_rank_normal import LowRankNormal
+from zoo.quadratic import Moments
 
 ONE = torch.ones((), dtype=torch.double)
 
@@ -83,16 +84,16 @@ def test_a_fit_that_starts_non_finite_is_refused_and_names_the_site() -> None:
 def test_em_that_turns_non_finite_keeps_the_last_theta(monkeypatch: pytest.MonkeyPatch) -> None:
     x = zoo.dataset("faithful").x
     model = zoo.build("gmm", x)
-    original, calls = type(model).maximise, []
+    original, calls = type(model).maximise_moments, []
 
-    def spoilt(self: zoo.Model, x: Tensor, q: object) -> None:
-        original(self, x, q)
+    def spoilt(self: zoo.Model, moments: Moments) -> None:
+        original(self, moments)
         calls.append(1)
         if len(calls) == 3:
             with torch.no_grad():
                 self.means.fill_(float("nan"))
 
-    monkeypatch.setattr(type(model), "maximise", spoilt)
+    monkeypatch.setattr(type(model), "maximise_moments", spoilt)
     with pytest.warns(zoo.ZooWarning, match="iteration 3 turned non-finite at site 'x'"):
         fit = experiments.fit(model, "exact", x)
     assert fit.steps == 2

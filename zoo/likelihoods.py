@@ -51,7 +51,7 @@ class Likelihood(PyroModule):
         raise NotImplementedError("a likelihood says where it starts")
 
 
-class BernoulliLogits(dist.Bernoulli):
+class BernoulliLogits(dist.Bernoulli):  # type: ignore[misc]
     """Bernoulli(sigmoid(logits)), whose log-probability is x · logits − log(1 + exp(logits)).
 
     That is what torch's computes, to float precision, in a third of the time: here it is the costliest part of a decoder.
@@ -59,7 +59,8 @@ class BernoulliLogits(dist.Bernoulli):
 
     def log_prob(self, value: Tensor) -> Tensor:
         # Beyond 40 the logarithm is the logit itself to within 4e-18.
-        return value * self.logits - torch.nn.functional.softplus(self.logits, threshold=40.0)
+        found: Tensor = value * self.logits - torch.nn.functional.softplus(self.logits, threshold=40.0)
+        return found
 
 
 class Bernoulli(Likelihood):

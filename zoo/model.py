@@ -310,8 +310,8 @@ class Model(PyroModule):
     def _program(self) -> Callable[[Data], Any]:
         """The program as it is run: ``forward`` itself where that is the same as calling the module.
 
-        A call makes each use of a parameter or a network a statement that goes through Pyro's handlers, a third of the time that
-        a run of a small program takes. Only ``PyroSample`` attributes and hooks need it.
+        A call makes each use of a parameter or a network a statement that goes through Pyro's handlers, a third of the time
+        that a run of a small program takes. Only ``PyroSample`` attributes and hooks need it.
         """
         if self._plain is None:
             modules = [m for m in self.modules() if isinstance(m, PyroModule)]

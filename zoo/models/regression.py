@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.data import Data, check_magnitude, check_mapping, check_positive, check_table
 from zoo.errors import ZooError
+from zoo.likelihoods import BernoulliLogits
 from zoo.model import Model
 from zoo.normal_inverse_gamma import NormalInverseGamma
 
@@ -114,7 +115,7 @@ class LogisticRegression(Model):
         prior = dist.Normal(x["X"].new_zeros(()), self.scale)
         weights = pyro.sample("weights", prior.expand([x["X"].shape[1] + 1]).to_event(1))
         with pyro.plate("rows", len(x["y"])):
-            pyro.sample("y", dist.Bernoulli(logits=design(x) @ weights), obs=x["y"])
+            pyro.sample("y", BernoulliLogits(logits=design(x) @ weights), obs=x["y"])
 
 
 def check_design(x: Data, name: str) -> dict[str, Tensor]:
