@@ -10,11 +10,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroSample
 from torch import Tensor
+from torch.distributions import Distribution
 
 import experiments
 import zoo
 from experiments.expectation import Expectation, Polynomials, Rows, expectation
+from zoo.data import Data
 from zoo.models.gmm import GMM
 from zoo.quadratic import Frame, Moments, power_sums, probe, responsibilities
 
@@ -132,6 +135,22 @@ def test_a_density_that_is_no_polynomial_goes_by_the_program() -> None:
     assert work.rows is not None
 
 
+class Shrunk(GMM):
+    """Has an M-step of its own, from rows."""
+
+    def maximise(self, x: Data, q: Distribution) -> None:
+        super().maximise(x, q)
+        with torch.no_grad():
+            self.means.mul_(0.9)
+
+
+def test_a_subclass_with_its_own_m_step_keeps_it() -> None:
+    x = overlapping()
+    with zoo.seeded(0):
+        model = Shrunk(x, 2)
+    assert isinstance(expectation(model, x), Rows)
+
+
 @pytest.mark.parametrize(("name", "options"), [("gmm", {"components": 3}), *LINEAR[:2]])
 def test_accelerated_em_climbs_as_surely_to_the_same_maximum(name: str, options: dict[str, object]) -> None:
     x = overlapping()
@@ -162,3 +181,37 @@ def test_acceleration_is_ems_alone() -> None:
     x = overlapping()
     with pytest.raises(zoo.ZooError, match="expected method em with accelerate; got svi"):
         experiments.fit(zoo.build("gmm", x), "categorical:encoder", x, method="svi", accelerate=True)
+
+
+def test_quick_products_are_for_training_alone() -> None:
+    before, seen = torch.get_float32_matmul_precision(), []
+
+    class Watch(experiments.Callback):
+        def on_step(self, now: experiments.Moment) -> None:
+            seen.append(torch.get_float32_matmul_precision())
+
+    x = overlapping().float()
+    experiments.fit(zoo.build("ppca", x), "mean_field:encoder", x, steps=2, callbacks=[Watch()])
+    assert seen == ["medium", "medium"]
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_parameters_drawn_by_the_module_still_are_latents() -> None:
+    """``PyroSample`` attributes are statements only where the module is called: its program may not be run past that."""
+    class Sampled(zoo.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = PyroSample(dist.Normal(torch.zeros(()).double(), 1.0))
+
+        def forward(self, x: Tensor) -> None:
+            loc = self.loc
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    x = torch.tensor([1.0, 2.0]).double()
+    model = Sampled()
+    z = torch.tensor([[[0.5]]]).double()
+    normal = torch.distributions.Normal(torch.tensor([0.0, 0.5, 0.5]).double(), 1.0)
+    expected = float(normal.log_prob(torch.tensor([0.5, 1.0, 2.0]).double()).sum())
+    assert [site.name for site in model.latents(x).sites] == ["loc"]
+    assert float(model.log_joint(x, z)) == pytest.approx(expected)

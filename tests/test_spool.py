@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
 import experiments
 import zoo
+from zoo.program import layout
 
 ROWS = np.random.default_rng(0).normal(size=(1000, 3))
 
@@ -93,6 +96,28 @@ def test_em_on_mapped_rows_is_em(tmp_path: Path) -> None:
     fits = [experiments.fit(zoo.build("gmm", rows, components=2), "exact", rows, steps=5) for rows in (
         x, zoo.mapped(_memmap(tmp_path)))]
     assert fits[0].elbo == fits[1].elbo
+
+
+def test_some_rows_tell_the_layout_of_many() -> None:
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(40_000, 2)))
+    for name in ("gmm", "ppca"):
+        options = {"latent": 1} if name == "ppca" else {}
+        model = zoo.build(name, x, **options)
+        many, whole = model.latents(x), layout(model, x, model.label)
+        assert (many.units, many.unit, many.size) == (whole.units, whole.unit, whole.size) == (40_000, "rows", 1)
+        for found, expected in zip([*many.sites, *many.observed], [*whole.sites, *whole.observed], strict=True):
+            assert (found.shape, found.plates, found.size) == (expected.shape, expected.plates, expected.size)
+
+
+def test_rows_that_are_no_units_are_laid_out_whole() -> None:
+    def shared(x: torch.Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).expand([2]).to_event(1), obs=x)
+
+    x = torch.zeros(40_000, 2, dtype=torch.double)
+    found = zoo.as_model(shared).latents(x)
+    assert (found.units, found.observed[0].shape) == (1, torch.Size([40_000, 2]))
 
 
 #: Fits a table of a small and of a large size, and prints by how many megabytes the larger raised the peak of memory.
