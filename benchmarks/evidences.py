@@ -15,6 +15,7 @@ from torch import Tensor
 import experiments
 from benchmarks.digits import UNITS, Digits, trained
 from benchmarks.results import Ratio, Result, Row
+from experiments.importance import importance
 from guides.guide import BaseGuide
 from zoo.model import Model
 
@@ -27,7 +28,7 @@ FIRST, MOST, CHUNK = 64, 2**16, 2**11
 
 @dataclass
 class Count:
-    """Evaluations of a unit's density so far; with gradients or without, each counts as one."""
+    """Evaluations of a unit's density so far."""
 
     evaluations: int = 0
     inside: bool = field(default=False, repr=False)
@@ -48,9 +49,8 @@ def evidence() -> Result:
     standard error of 0.05 nats, from the same fitted guide.
 
     *Importance sampling* doubles its draws, of all units alike, until 99 of 100 units have an error below 0.05 nats by the
-    delta method; up to 65,536 draws each. The zoo's side doubles the draws of `experiments.evidence` until the root mean square
-    of the units' errors is there; evaluations of its Markov chains, which give the upper bound that importance sampling lacks,
-    are counted. An evaluation with its gradient counts as one.
+    delta method; up to 65,536 draws each. The zoo, asked for a `precision`, gives each unit as many draws as it needs, up to as
+    many, and goes on with the last hundredth, too.
     """
     digits = trained()
     found = [_case(digits, guide) for guide in GUIDES]
@@ -71,15 +71,12 @@ def _case(digits: Digits, text: str) -> tuple[Row, dict[str, Any]]:
 
 
 def _ours(digits: Digits, guide: BaseGuide) -> Found:
-    """Return what the zoo's ``evidence`` takes."""
+    """Return what the zoo takes, each unit as many draws as it needs."""
     with counted(digits.model) as count:
-        draws = FIRST
-        while True:
-            found = experiments.evidence(digits.model, digits.x, guide, draws=draws)
-            error = found.se / math.sqrt(len(found.units))  # of a unit, in the mean square
-            if error <= ERROR or 2 * draws > MOST:
-                return Found(found.units, count.evaluations, error <= ERROR, f"{found.kind}, {draws} draws, error {error:.3f}")
-            draws *= 2
+        found = importance(digits.model, guide, digits.x, ERROR, most=MOST)
+    share = float((found.se <= ERROR).double().mean())
+    how = f"{int(found.draws.min()):,} to {int(found.draws.max()):,} draws, {100 * share:.1f}% of units there"
+    return Found(found.value, count.evaluations, share >= SHARE, how)
 
 
 def _importance(digits: Digits, guide: BaseGuide) -> Found:
@@ -96,7 +93,7 @@ def _importance(digits: Digits, guide: BaseGuide) -> Found:
             error = ((draws * (square - 2 * total).exp() - 1).clamp(min=0) / (draws - 1)).sqrt()
             share = float((error <= ERROR).double().mean())
             if share >= SHARE or 2 * draws > MOST:
-                how = f"{draws:,} draws, {100 * share:.0f}% of units there"
+                how = f"{draws:,} draws, {100 * share:.1f}% of units there"
                 return Found(total - math.log(draws), count.evaluations, share >= SHARE, how)
             draws *= 2
 

@@ -27,10 +27,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_processes_are_as_one(name: str, shared: Path) -> None:
-    alone = told(CASES[name](False))
-    first, second = (load_file(shared / f"{name}-{rank}.safetensors") for rank in range(2))
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_as_one(case: str, shared: Path) -> None:
+    alone = told(CASES[case](False))
+    first, second = (load_file(shared / f"{case}-{rank}.safetensors") for rank in range(2))
     assert set(first) == set(alone)
     for key, value in alone.items():
         assert torch.equal(first[key], second[key]), key  # they never come apart

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def trace(
-    decoder: nn.Module, x: Tensor, latent: int, rate: float, draws: int, stops: Sequence[int],
+    decoder: nn.Module, x: Tensor, latent: int, rate: float, draws: int, horizon: int, stops: Sequence[int],
 ) -> Iterator[tuple[float, int, tuple[Tensor, Tensor]]]:
     """Fit q(z_i) = N(loc_i, diag(scale_i²)) to each row by one Adam; yield seconds, step and (loc, scale) at each of ``stops``.
 
@@ -27,6 +27,7 @@ def trace(
         latent: d.
         rate: of Adam.
         draws: of z per unit and step.
+        horizon: steps over which the rate falls to a hundredth, in a line; 0: it is constant.
         stops: steps in rising order.
 
     Source: after Cremer, Li and Duvenaud (2018), https://arxiv.org/abs/1801.03558, who optimise the parameters of each unit.
@@ -40,7 +41,9 @@ def trace(
     for stop in stops:
         torch.set_num_threads(1 if draws * x.numel() < 2**16 else threads)
         begun = time.perf_counter()
-        for _ in range(stop - taken):
+        for step in range(taken, stop):
+            if horizon:
+                optimiser.param_groups[0]["lr"] = rate * max(0.01, 1 - 0.99 * step / horizon)
             optimiser.zero_grad()
             _loss(decoder, x, loc, log_scale, draws).backward()
             optimiser.step()
