@@ -29,7 +29,7 @@ STEPS = 2_000
 #: Seconds that a choice is given at most.
 MOST = 60.0
 #: The runs that seek the best: draws of the zoo; rate, draws and steps of Adam.
-HELD, LONG = 256, (0.03, 16, 3_000)
+HELD, LONG = 128, (0.03, 32, 1_500)
 #: Steps at which a run is judged.
 STOPS = sorted({min(STEPS, round(20 * 1.15**k)) for k in range(34)})
 GOAL = 50.0
@@ -54,7 +54,7 @@ def free_posteriors(repeats: int = 3) -> Result:
     the first 12 units and scaled to 300. *Adam, all at once* shares one Adam among all units and ends where their mean ELBO
     gets there. Both take the best of a grid of rates (constant or falling) and draws, start at the prior's mean, and are given
     up to 2,000 steps or a minute. Neither could know when to stop; the zoo's own rule does. The best is, unit by unit, the
-    highest of the zoo's fit as it comes and on 256 draws, and of 3,000 steps of Adam on 16 draws. ELBOs are judged outside the
+    highest of the zoo's fit as it comes and on 128 draws, and of 1,500 steps of Adam on 32 draws. ELBOs are judged outside the
     clock, on 2,048 quasi-random draws of a unit alone and 256 of all together.
     """
     digits = trained()
