@@ -215,7 +215,7 @@ class _Held:
             yield take(self.x, index, latents.units), index
 
     def climb(self, noise: Tensor, other: Tensor, steps: int, stop: tuple[float, int]) -> tuple[Ascent, float]:
-        """Maximise the ELBO on ``noise`` until ``stop``, see :data:`ROUGH`; return where that led, and the ELBO on ``other``."""
+        """Maximise the ELBO on ``noise`` until ``stop``, see :data:`ROUGH`; return where it led and the ELBO on ``other``."""
         rise, window = stop
         done = ascend(
             lambda: self.elbo(noise), self.parameters, steps, self.count, rise * self.model.latents(self.x).units, window,

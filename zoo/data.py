@@ -45,17 +45,17 @@ def take(x: Data, index: Tensor, units: int) -> Data:
     return {k: v[index] if v.ndim and v.shape[0] == units else v for k, v in x.items()}
 
 
-#: Rows of a table that stand for all of them where one asks for its layout, a start, or a scale; and that are checked at once.
-MANY = 2**15
+#: Rows of a table beyond which some stand for all of them where one asks for a start or a scale: so many; or for the layout.
+MANY, FEW = 2**15, 2**12
 
 
-def some(x: Data) -> Data:
-    """Return ``x``, or of a table of more than 32,768 rows that many, evenly spaced: a view that copies nothing.
+def some(x: Data, count: int = MANY) -> Data:
+    """Return ``x``, or of a table of more than 32,768 rows that many or ``count``, evenly spaced: a view that copies nothing.
 
     >>> some(torch.zeros(1_000_000, 2)).shape
     torch.Size([32768, 2])
     """
-    return x[:: len(x) // MANY][:MANY] if isinstance(x, Tensor) and x.ndim == 2 and len(x) > MANY else x
+    return x[:: len(x) // count][:count] if isinstance(x, Tensor) and x.ndim == 2 and len(x) > MANY else x
 
 
 def parts(x: Tensor) -> Iterator[Tensor]:

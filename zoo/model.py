@@ -13,7 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo.data import Data, Identity, put_back, reference, some
+from zoo.data import FEW, Data, Identity, put_back, reference, some
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Latents, Pack, Substitute, Unobserve, is_deterministic
@@ -100,7 +100,7 @@ class Model(PyroModule):
     def latents(self, x: Data) -> Latents:
         """Return the latent sites of the program on ``x`` and how they pack into each unit's vector.
 
-        Of a table of more than 32,768 rows, each a unit, some rows are run and stand for all.
+        Of a table of more than 32,768 rows, each a unit, 4,096 are run and stand for all.
 
         Raises:
             ZooError: see :func:`zoo.program.layout`.
@@ -109,8 +109,9 @@ class Model(PyroModule):
         if self._last is not None and self._last[0] == key:
             return self._last[1]
         with seeded(0), self._isolated():
-            found = layout(self, some(x), self.label)
-            grown = found if some(x) is x else found.grown(len(reference(x)), len(reference(some(x))))
+            few = some(x, FEW)
+            found = layout(self, few, self.label)
+            grown = found if few is x else found.grown(len(reference(x)), len(reference(few)))
             found = layout(self, x, self.label) if grown is None else grown
         self._last, self._plain = (key, found), None
         return found

@@ -13,7 +13,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from zoo.data import MANY, Data, as_rows, check_table
+from zoo.data import Data, as_rows, check_table
 from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.low_rank_normal import LowRankNormal
 from zoo.model import Model
@@ -112,7 +112,7 @@ class LinearGaussian(Model):
         self.register_buffer("floor", FLOOR * variance.clamp(min=float(variance.mean()) * 1e-6))
         self.loc = torch.nn.Parameter(x.mean(0))
         # The closed form asks for the data's covariance alone, and of many rows a few have the same.
-        few = x if len(x) <= MANY else Frame.of(power_sums(x, x[0].double()), x[0].double()).rows().to(x)
+        few = x if len(x) <= 4 * columns else Frame.of(power_sums(x, x[0].double()), x[0].double()).rows().to(x)
         loadings, noise = begin(few - few.mean(0), latent, self.average(variance).expand(columns))
         self.loadings = torch.nn.Parameter(loadings)
         self.variance = PyroParam(torch.maximum(self.average(noise), self.average(self.floor)), constraints.positive)
