@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -27,6 +28,9 @@ from experiments.runs import run
 from experiments.spec import Spec, complete
 from tests.durable import quiet
 from zoo.errors import Interrupted
+
+#: Mutations of each kind; `make soak` tries 500.
+MUTATIONS = int(os.environ.get("ZOO_MUTATIONS", "150"))
 
 BASE = {
     "command": "fit", "model": "gmm", "data": "faithful", "guides": ["exact"], "seed": 1, "steps": 2, "draws": 8,
@@ -60,7 +64,7 @@ def mutated(draw: Any) -> bytes:
     return bytes(text)
 
 
-@settings(max_examples=500, deadline=10_000, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@settings(max_examples=MUTATIONS, deadline=10_000, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(mutated())
 def test_mutated_specs_run_or_fail_in_one_line(text: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as said, \
@@ -173,7 +177,7 @@ def seal(file: Path, body: Any) -> None:
     file.write_text(json.dumps({"checksum": digest(text.encode()), "body": body}, sort_keys=True))
 
 
-@settings(max_examples=500, deadline=10_000, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@settings(max_examples=MUTATIONS, deadline=10_000, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(data=st.data())
 def test_mutated_checkpoints_run_or_fail_in_one_line(data: st.DataObject, stopped: list[Path]) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as said, \
