@@ -29,8 +29,10 @@ def run(name: str, out: Path, repeats: int | None, threads: int) -> int:
     path = out / f"{name}.json"
     number = BENCHMARKS[name].repeats if repeats is None else repeats
     command = [sys.executable, "-m", "benchmarks.runner", name, str(path), str(number), str(threads)]
-    if subprocess.run(command, env=environment(os.environ), check=False).returncode:
-        print(f"error: benchmark '{name}' failed", file=sys.stderr)
+    code = subprocess.run(command, env=environment(os.environ), check=False).returncode
+    if code:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        print(f"error: benchmark '{name}' failed with {how}", file=sys.stderr)
         return 1
     from benchmarks.results import Result
     from benchmarks.show import draw, show

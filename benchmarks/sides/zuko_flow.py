@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import zuko
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -47,7 +46,13 @@ def train(network: nn.Module, x: Tensor, steps: int, batch: int, rate: float, sc
 
 
 def wrap(network: nn.Module, x: Tensor) -> Any:
-    """Return a zuko flow of ``network`` over a standard normal in the dtype of ``x`` (rows, D)."""
+    """Return a zuko flow of ``network`` over a standard normal in the dtype of ``x`` (rows, D).
+
+    Zuko is imported only here, when the zoo has loaded it to build the network: by itself it switches argument validation off
+    for the whole process, and the zoo would be timed without.
+    """
+    import zuko
+
     zero, one = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
     return zuko.flows.Flow(network, zuko.flows.UnconditionalDistribution(zuko.distributions.DiagNormal, zero, one, buffer=True))
 
