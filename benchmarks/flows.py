@@ -12,7 +12,7 @@ from torch import Tensor
 
 import experiments
 import zoo
-from benchmarks.race import Race, in_turn
+from benchmarks.race import Race, in_turn, slope
 from benchmarks.results import Result, Row
 from benchmarks.sides import zuko_flow
 from experiments.training import SCHEDULES
@@ -60,12 +60,9 @@ def _case(name: str, kind: str, x: Tensor, repeats: int) -> list[Row]:
     for run in sides.values():
         run(10)
     seconds = in_turn({(side, steps): partial(run, steps) for side, run in sides.items() for steps in (STEPS, SHORT)}, repeats)
-    epoch = len(x) / BATCH / (STEPS - SHORT)
-    each = {side: tuple(
-        epoch * (long - short) for long, short in zip(seconds[side, STEPS], seconds[side, SHORT], strict=True))
-        for side in sides}
+    each = {side: slope(seconds[side, STEPS], seconds[side, SHORT], STEPS - SHORT) for side in sides}
     agrees = f"log-likelihood at the same weights, before and after training, to {apart:.0e} relative"
-    return Race({}, each, {}).rows(name, agrees, {"zuko": (GOAL, None)}, 1e3, "ms an epoch")
+    return Race({}, each, {}).rows(name, agrees, {"zuko": (GOAL, None)}, 1e3 * len(x) / BATCH, "ms an epoch")
 
 
 def _zoo(model: Any, x: Tensor, steps: int) -> Any:

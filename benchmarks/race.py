@@ -104,6 +104,20 @@ def in_turn(contenders: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, 
     return {name: tuple(each) for name, each in seconds.items()}
 
 
+def slope(long: tuple[float, ...], short: tuple[float, ...], more: int) -> tuple[float, ...]:
+    """Return the seconds of one of the ``more`` steps that long runs take beyond short ones, pair by pair.
+
+    Raises:
+        AssertionError: if a long run took less: something else was running.
+
+    >>> slope((3.0, 4.0), (1.0, 1.0), 2)
+    (1.0, 1.5)
+    """
+    found = tuple((one - other) / more for one, other in zip(long, short, strict=True))
+    assert min(found) > 0, f"expected longer runs to take longer; got {long} against {short}: measure when nothing else runs"
+    return found
+
+
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """Return the seconds that ``work`` took, and what it returned."""
     begun = time.perf_counter()

@@ -9,7 +9,7 @@ import torch
 import experiments
 import zoo
 from benchmarks.contenders import Task, cold_in_turn
-from benchmarks.race import Race, in_turn
+from benchmarks.race import Race, in_turn, slope
 from benchmarks.results import Result
 from benchmarks.sides import zoo_vae
 
@@ -55,10 +55,7 @@ def _times(tasks: dict[str, Task], repeats: int) -> tuple[dict[str, tuple[float,
     runs = {(name, steps): task.having(steps=steps) for name, task in tasks.items() for steps in (STEPS, SHORT)}
     seconds = in_turn(runs, repeats)
     whole = {name: seconds[name, STEPS] for name in tasks}
-    step = {
-        name: tuple((long - short) / (STEPS - SHORT) for long, short in zip(whole[name], seconds[name, SHORT], strict=True))
-        for name in tasks}
-    return whole, step
+    return whole, {name: slope(whole[name], seconds[name, SHORT], STEPS - SHORT) for name in tasks}
 
 
 def _arrays() -> dict[str, Any]:

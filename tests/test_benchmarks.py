@@ -16,7 +16,7 @@ from benchmarks.contenders import Task
 from benchmarks.elbo import seek, stops
 from benchmarks.layers import layer
 from benchmarks.machine import UNSET, describe, environment
-from benchmarks.race import Race, in_turn, race
+from benchmarks.race import Race, in_turn, race, slope
 from benchmarks.registry import BENCHMARKS
 from benchmarks.results import Curve, Ratio, Result, Row, Table, result_of
 from benchmarks.show import cells, draw, number
@@ -58,6 +58,11 @@ def test_runs_of_one_index_follow_each_other() -> None:
     order: list[int] = []
     in_turn({1: lambda: order.append(1), 2: lambda: order.append(2)}, 2)
     assert order == [1, 2, 1, 2]
+
+
+def test_a_long_run_that_took_less_is_not_believed() -> None:
+    with pytest.raises(AssertionError, match="expected longer runs to take longer"):
+        slope((3.0, 1.0), (1.0, 1.5), 2)
 
 
 def test_a_ratio_is_the_median_over_pairs() -> None:

@@ -42,11 +42,20 @@ def train(arrays: Arrays, steps: int, batch: int, rate: float) -> dict[str, np.n
     start, x = _start(arrays), jnp.asarray(arrays["x"])
     svi, advance = _loop(rate)
     state = svi.init(random.PRNGKey(0), x[:batch], start)
-    generator = np.random.default_rng(0)
-    passes = -(-steps * batch // (len(x) // batch * batch))
-    rows = [generator.permutation(len(x))[: len(x) // batch * batch].reshape(-1, batch) for _ in range(passes)]
-    params = svi.get_params(jax.block_until_ready(advance(state, x, jnp.asarray(np.concatenate(rows)), start, steps)))
+    index = jnp.asarray(_batches(len(x), batch, steps))
+    params = svi.get_params(jax.block_until_ready(advance(state, x, index, start, steps)))
     return {f"{part}.{name}": np.array(value) for part in ("decoder", "encoder") for name, value in params[part].items()}
+
+
+def _batches(rows: int, batch: int, steps: int) -> np.ndarray:
+    """Return the rows of each step, each row once in a pass: (steps or more, batch), as many for 300 as for 600 steps.
+
+    What is compiled hangs on this number, and must not be compiled anew for a shorter run.
+    """
+    generator, most = np.random.default_rng(0), 1024 * -(-steps // 1024)
+    each = rows // batch
+    passes = [generator.permutation(rows)[: each * batch].reshape(each, batch) for _ in range(-(-most // each))]
+    return np.concatenate(passes)[:most]
 
 
 @cache
