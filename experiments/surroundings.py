@@ -53,6 +53,7 @@ def _table(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+@cache
 def installed(name: str) -> str:
     """Return the installed version of one of :data:`PACKAGES`."""
     try:

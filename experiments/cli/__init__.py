@@ -6,6 +6,10 @@ import gc
 import io
 import os
 import sys
+from functools import cache
+from typing import Any
+
+import typer
 
 from experiments.cli import fitting, running, showing  # each adds its commands to the app
 from experiments.cli.app import app
@@ -35,7 +39,7 @@ def run(arguments: list[str]) -> int:
             stream.reconfigure(errors="replace")  # a console that lacks ‖ must not cost the numbers
     with remarks():
         try:
-            code = app(arguments, standalone_mode=False)
+            code = _command()(arguments, standalone_mode=False)
             sys.stdout.flush()
             return _fail("interrupted", 130) if code == 130 else int(code or 0)
         except ZooError as error:
@@ -48,6 +52,12 @@ def run(arguments: list[str]) -> int:
             return 0
         except Exception as error:
             return _unexpected(error)
+
+
+@cache
+def _command() -> Any:
+    """Read the commands' signatures: once, however often a process runs one."""
+    return typer.main.get_command(app)
 
 
 def _unexpected(error: Exception) -> int:
