@@ -15,8 +15,7 @@ import experiments
 import guides
 import zoo
 from experiments.objectives import stochastic_bound
-from experiments.weights import log_weights
-from tests.cases import EXACT, PAIRS, TRAINED, case, fitted, points
+from tests.cases import EXACT, PAIRS, TRAINED, case, fitted, points, reduced
 from zoo.data import take
 
 SE = 5  # standard errors that a true claim may miss by, with fixed seeds
@@ -77,8 +76,7 @@ def upper_reference(name: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("name", "text"), PAIRS)
 def test_elbo_is_at_most_the_evidence(name: str, text: str) -> None:
-    model, x = case(name)
-    elbo = log_weights(model, fitted(name, text), x, 512).elbo()
+    elbo = reduced(name, text).elbo
     value, se = upper_reference(name)
     assert elbo.value <= value + SE * math.hypot(se, elbo.se) + 1e-9 * abs(value)
 
@@ -112,10 +110,8 @@ def test_exact_guide_has_no_gap(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "text"), PAIRS)
 def test_elbo_is_reconstruction_minus_kl(name: str, text: str) -> None:
-    model, x = case(name)
-    weights = log_weights(model, fitted(name, text), x, 64)
-    difference = weights.reconstruction().value - weights.kl_prior().value
-    assert difference == pytest.approx(weights.elbo().value, rel=1e-9)
+    found = reduced(name, text)
+    assert found.reconstruction.value - found.kl_prior.value == pytest.approx(found.elbo.value, rel=1e-9)
 
 
 @pytest.mark.parametrize(("name", "text"), PAIRS)
@@ -123,7 +119,7 @@ def test_stock_pyro_agrees(name: str, text: str) -> None:
     """Stock Trace_ELBO (TraceEnum_ELBO for discrete latents) on the same pair gives our ELBO."""
     model, x = case(name)
     guide = fitted(name, text)
-    ours = log_weights(model, guide, x, 512 if text == "prior" else 2048).elbo()
+    ours = reduced(name, text).elbo
     with zoo.seeded(1), pyro.get_param_store().scope(), torch.no_grad():
         if model.latents(x).discrete:
             stock = -pyro.infer.TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x)
@@ -191,7 +187,7 @@ def test_minibatch_elbo_is_unbiased(name: str, text: str) -> None:
     """Over a partition of the units the scaled estimates average to the full ELBO: exactly, with enumerated latents."""
     model, x = case(name)
     guide, units = fitted(name, text), model.latents(x).units
-    full = log_weights(model, guide, x, 2048).elbo()
+    full = reduced(name, text).elbo
     batches = torch.randperm(units, generator=torch.Generator().manual_seed(0)).reshape(6, -1)
     with zoo.seeded(3), torch.no_grad():
         values = [[float(stochastic_bound(model, guide, take(x, index, units), index, units, 64).value) for index in batches]

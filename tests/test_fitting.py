@@ -13,6 +13,7 @@ import guides
 import zoo
 from experiments.engine import frozen
 from experiments.optimise import ascend
+from experiments.weights import log_weights
 from tests.cases import held_elbo
 from zoo.low_rank_normal import LowRankNormal
 from zoo.quadratic import Moments
@@ -31,13 +32,24 @@ def test_same_seed_same_bits_and_torchs_generator_untouched(name: str, text: str
         before = torch.get_rng_state()
         model = zoo.build(name, x)
         fit = experiments.fit(model, text, x, method=method, steps=40, seed=5)
-        result = experiments.evaluate(model, fit.guide, x, seed=5, draws=64)
+        elbo = log_weights(model, fit.guide, x, 64, seed=5).elbo()
         assert torch.equal(torch.get_rng_state(), before)
-        states.append(([*model.state_dict().values(), *fit.guide.state_dict().values()], result.elbo.value, fit.elbo))
+        states.append(([*model.state_dict().values(), *fit.guide.state_dict().values()], elbo.value, fit.elbo))
     assert all(torch.equal(a, b) for a, b in zip(states[0][0], states[1][0], strict=True))
     assert states[0][1:] == states[1][1:]
     other = experiments.fit(zoo.build(name, x, seed=6), text, x, method=method, steps=40, seed=6)
     assert text == "exact" or other.elbo != states[0][2]
+
+
+def test_same_seed_same_bits_of_an_evaluation() -> None:
+    x = zoo.dataset("eight_schools").x
+    model = zoo.build("eight_schools", x)
+    guide = experiments.fit(model, "full_rank", x, steps=40).guide
+    before = torch.get_rng_state()
+    first, second = (experiments.evaluate(model, guide, x, seed=5, draws=64) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (first.elbo.value, first.khat, first.evidence.lower, first.evidence.upper) == (
+        second.elbo.value, second.khat, second.evidence.lower, second.evidence.upper)
 
 
 def test_fits_run_inside_no_grad() -> None:

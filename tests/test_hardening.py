@@ -84,13 +84,13 @@ def test_iwae_takes_several_draws() -> None:
 
 def test_guides_of_own_units_are_fitted_to_the_view_they_are_scored_on() -> None:
     data = zoo.dataset("digits", "images", binarise="dynamic")
-    x = data.tensor[:30]
+    x = data.tensor[:20]
     model = zoo.build("vae", data.view(x), latent=2, hidden=(8,))
     asked = ["mean_field:encoder", "mixture(2)", "mean_field:semi"]
     table = experiments.compare(model, x, asked, view=data.view, holdout=0.0, steps=30, seed=0)
-    assert [row.evaluation.units for row in table.rows] == [30] * 3
+    assert [row.evaluation.units for row in table.rows] == [20] * 3
     held = experiments.compare(model, x, asked[:2], view=data.view, holdout=0.2, steps=10, seed=0)
-    assert held.units == 6
+    assert held.units == 4
 
 
 def test_no_two_purposes_share_a_seed() -> None:

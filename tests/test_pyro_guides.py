@@ -606,8 +606,8 @@ def ppca_guide(**options: Any) -> Callable[[Tensor], None]:
     ({"shared": True}, "expected the guide 'guide' to sample z; got u, z; name its sites after"),
     ({"shared": "auxiliary"}, "expected 'guide' to draw its latents alone; got 1 auxiliary number"),
     ({"scale": 0.5}, "expected a density at every site of 'guide'; got 'z' scaled, masked or subsampled"),
-    ({"mask": torch.arange(120) < 60}, "expected a density at every site of 'guide'; got 'z' scaled, masked or subsampled"),
-    ({"narrow": True}, "expected site 'z' of 'guide' in the model's shape (120, 2); got (120, 1); match its plates"),
+    ({"mask": torch.arange(60) < 30}, "expected a density at every site of 'guide'; got 'z' scaled, masked or subsampled"),
+    ({"narrow": True}, "expected site 'z' of 'guide' in the model's shape (60, 2); got (60, 1); match its plates"),
     ({"point": True}, "expected a guide with a density; got 'guide', a point estimate (Delta) at site 'z'; use another"),
     ({"name": "y"}, "expected the guide 'guide' to sample z; got y; name its sites after"),
     ({"observed": True}, "expected the guide 'guide' to sample z; got z, observed")])
@@ -665,7 +665,7 @@ def test_refused_minibatches_and_other_units() -> None:
     assert not guide.minibatches
     assert not guide.new_units
     for args in ((x[:7], torch.arange(7)), (x[:7],)):
-        with pytest.raises(ZooError, match="expected the 120 units that 'AutoNormal' has parameters for; got 7"):
+        with pytest.raises(ZooError, match="expected the 60 units that 'AutoNormal' has parameters for; got 7"):
             guide.posterior(*args)
 
 
