@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import zoo
 from benchmarks.__main__ import main
 from benchmarks.contenders import Task
 from benchmarks.elbo import seek, stops
 from benchmarks.layers import layer
 from benchmarks.machine import UNSET, describe, environment
+from benchmarks.normals import FEW, Case, Judge
 from benchmarks.race import Race, in_turn, race, slope
 from benchmarks.registry import BENCHMARKS
 from benchmarks.results import Curve, Ratio, Result, Row, Table, result_of
@@ -214,6 +216,16 @@ def test_the_choice_that_gets_there_soonest_is_found() -> None:
 def test_a_target_that_none_reaches_is_told() -> None:
     found = seek([(1.0, 0, 1)], lambda _, at: ((s, s, -9.0) for s in at), lambda state, *draws: state, -5.0, 20, 1000.0)
     assert (found.reached, found.steps) == (False, 20)
+
+
+def test_a_judge_takes_any_factor_of_a_covariance() -> None:
+    x = zoo.dataset("eight_schools").x
+    judge = Judge(Case("schools", "eight_schools", {f"data.{name}": value.numpy() for name, value in x.items()}))
+    rng = np.random.default_rng(0)
+    loc, factor = 0.1 * rng.normal(size=10), np.tril(0.1 * rng.normal(size=(10, 10))) + np.eye(10)
+    turn = np.linalg.qr(rng.normal(size=(10, 10)))[0]  # the same covariance
+    assert judge((loc, factor), FEW) == pytest.approx(judge((loc, factor @ turn), FEW), abs=0.2)
+    assert judge((loc, factor), FEW) == pytest.approx(judge((loc, factor)), abs=0.2)
 
 
 @pytest.mark.parametrize(("stack", "expected"), [

@@ -126,10 +126,9 @@ class _Engine:
             loc, scale = (
                 np.concatenate([np.ravel(params[f"{site}_auto_{what}"]) for site in self.sites]) for what in ("loc", "scale"))
             return loc, np.diag(scale)
-        sizes = {site: int(np.prod(shape)) for site, shape in self.shapes.items()}
-        ends = dict(zip(sorted(sizes), np.cumsum([sizes[site] for site in sorted(sizes)]), strict=True))
-        # AutoMultivariateNormal packs the sites by name.
-        order = np.concatenate([np.arange(ends[site] - sizes[site], ends[site]) for site in self.sites])
+        # Where AutoMultivariateNormal has put the coordinates of each site, read off how it takes them apart.
+        places = self.guide._unpack_latent(jnp.arange(float(self.guide.latent_dim)))
+        order = np.concatenate([np.ravel(places[site]) for site in self.sites]).astype(int)
         return np.array(params["auto_loc"])[order], np.array(params["auto_scale_tril"])[order]
 
 
