@@ -28,7 +28,7 @@ studies: .venv/.tested
 	$(BIN)/python docs/make_studies.py
 
 soak: .venv/.tested
-	ZOO_KILLS=200 ZOO_MUTATIONS=500 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
+	ZOO_KILLS=200 ZOO_MUTATIONS=2000 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
 		-k 'killed_at_any or mutated' tests/test_kills.py tests/test_mutations.py
 
 bench: .venv/.bench
