@@ -156,10 +156,11 @@ def samples(table: Comparison) -> Figure:
     for axes, rows, title, colour in zip(panels, (x, drawn), titles, COLOURS, strict=False):
         axes.plot(*rows.detach().cpu().numpy().T, ".", color=colour, markersize=3, alpha=0.7)
         axes.set_title(title, loc="left")
-        axes.set_aspect("equal")
     low, high = torch.minimum(x.min(0).values, drawn.min(0).values), torch.maximum(x.max(0).values, drawn.max(0).values)
     pad = 0.05 * (high - low)
+    alike = float(pad.max()) < 3 * float(pad.min())  # columns in one unit keep their shape; others would make a sliver
     for axes in panels:
+        axes.set_aspect("equal" if alike else "auto")
         axes.set_xlim(float(low[0] - pad[0]), float(high[0] + pad[0]))
         axes.set_ylim(float(low[1] - pad[1]), float(high[1] + pad[1]))
     return figure

@@ -300,3 +300,12 @@ def test_draws_of_the_fit_and_of_the_evaluation(capsys: pytest.CaptureFixture[st
     command = "fit linear_vae -g mean_field:encoder --objective iwae --train-draws 1 --steps 5"
     assert run(command.split()) == 2
     assert "expected 2 or more draws with objective iwae" in capsys.readouterr().err
+
+
+def test_samples_keep_their_shape_where_columns_are_alike_alone() -> None:
+    from experiments.pictures import samples
+
+    for data, model, aspect in (("two_moons", "gmm", 1.0), ("faithful", "gmm", "auto")):
+        x = zoo.dataset(data).tensor
+        figure = samples(experiments.compare(zoo.build(model, x), x, ["exact"]))
+        assert [axes.get_aspect() for axes in figure.axes] == [aspect] * 2
