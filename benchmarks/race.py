@@ -12,6 +12,10 @@ from benchmarks.results import Ratio, Row
 
 K = TypeVar("K")
 
+#: Seconds that a turn takes at least. Shorter work is done several times over: what the contender before left behind, busily
+#: waiting threads and other numbers in the cache, makes the first time take up to twice as long.
+TURN = 0.2
+
 #: What a contender does: all of its work. What it comes to is a number, or what ``judge`` makes a number of.
 Contender = Callable[[], Any]
 #: What a peer's ratios should at least be, warm and cold; ``None``: no goal.
@@ -96,11 +100,18 @@ def race(
 
 
 def in_turn(contenders: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, tuple[float, ...]]:
-    """Return the seconds of ``repeats`` runs of each contender, (repeats,) each, run in turn."""
+    """Return the seconds of a run of each contender in each of its ``repeats`` turns, (repeats,) each.
+
+    A turn is one run; or of shorter work as many as fill :data:`TURN`, after one that does not count, and their mean.
+    """
     seconds: dict[K, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, work in contenders.items():
-            seconds[name].append(timed(work)[0])
+            first = timed(work)[0]
+            runs = [] if first < TURN else [first]
+            while sum(runs) < TURN:
+                runs.append(timed(work)[0])
+            seconds[name].append(statistics.fmean(runs))
     return {name: tuple(each) for name, each in seconds.items()}
 
 

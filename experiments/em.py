@@ -67,7 +67,8 @@ def em(
     """
     if not isinstance(guide, Exact):
         raise ZooError(f"expected guide 'exact' for method em, whose E-step is the exact posterior; got '{guide.text}'; use it")
-    if not model.latents(x).size:
+    latents = model.latents(x)
+    if not latents.size:
         raise ZooError(
             f"expected latents to fill in for method em; got {model.label}, whose latents are functions of x; use method svi")
     if not any(p.requires_grad for p in model.parameters()):
@@ -75,7 +76,6 @@ def em(
     work = expectation(model, x, processes)
     run = _Run(work, [] if iterations is None else iterations, Anderson() if accelerate else None)
     first = watch.resume(run.load) + 1
-    units = model.latents(x).units
     run.start()
     _copy(work.model, model)
     for step in range(first, steps + 1):
@@ -91,7 +91,7 @@ def em(
         run.record.append(done)
         _copy(work.model, model)
         watch.step(step, done.log_evidence, run.snapshot, **numbers)
-        if abs(done.log_evidence - evidence) < tolerance * units:
+        if abs(done.log_evidence - evidence) < tolerance * latents.units:
             return Outcome(step, done.log_evidence, True)
     return Outcome(steps, run.evidence, False)
 

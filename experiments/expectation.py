@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import math
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -16,9 +17,10 @@ from experiments.optimise import LinAlgError, ascend
 from experiments.processes import ALONE, Processes
 from zoo.data import Data, reference, take
 from zoo.enumerated import Enumerated, expect
+from zoo.latents import Latents
 from zoo.model import Model
 from zoo.models.linear_gaussian import covariances
-from zoo.quadratic import Frame, power_sums, probe, responsibilities
+from zoo.quadratic import Frame, Probe, power_sums, responsibilities
 
 #: E_q[log p(z | θ)], E_q[log p(x | z, θ)] and the entropy of q, in nats, summed over units: the ELBO's three terms.
 Terms: TypeAlias = tuple[float, float, float]
@@ -100,18 +102,18 @@ class Rows(Expectation):
     Args:
         model: the model.
         x: the rows, or this process's share of them.
-        share: how many rows of the data each of them stands for.
+        latents: of the model, on any rows of that kind.
+        units: how many there are in ``x``.
         processes: that have the others.
     """
 
-    def __init__(self, model: Model, x: Data, share: float = 1.0, processes: Processes = ALONE):
+    def __init__(self, model: Model, x: Data, latents: Latents, units: int, processes: Processes = ALONE):
         super().__init__(model)
-        self.x, self.share, self.processes = x, share, processes
+        self.x, self.processes = x, processes
         self.q: Distribution
-        latents = model.latents(x)
         known = type(model).posterior is not Model.posterior or not latents.discrete
         #: All values of z, (K, units, d), where the E-step is by enumeration: then one of them serves all that is asked.
-        self.support = None if known else latents.support().to(reference(x))[:, None].expand(-1, latents.units, -1)
+        self.support = None if known else latents.support().to(reference(x))[:, None].expand(-1, units, -1)
         self.found: tuple[Tensor, Tensor] | None = None
 
     def expect(self) -> float:
@@ -125,7 +127,7 @@ class Rows(Expectation):
 
     def _total(self, *values: Tensor) -> list[float]:
         """Return sums over this process's rows as sums over all that there are."""
-        found: list[float] = (self.share * self.processes.total(torch.stack(values))).tolist()
+        found: list[float] = self.processes.total(torch.stack(values)).tolist()
         return found
 
     def _enumerated(self, support: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,6 +155,45 @@ class Rows(Expectation):
         return self.x, self.q.enumerate_support() if isinstance(self.q, Enumerated) else _held(self.q)
 
 
+class Stand(Expectation):
+    """By a few rows that stand for all, where x and z are jointly normal: every total that EM asks for is a polynomial of degree
+    two in the row, so rows with the data's mean and covariance have the same, as 2 d values of z with q's mean and covariance
+    have its expectations.
+
+    Args:
+        model: the model.
+        x: the rows, (rows, D), float64.
+        share: how many rows of the data each of them stands for.
+    """
+
+    def __init__(self, model: Model, x: Tensor, share: float):
+        super().__init__(model)
+        self.x, self.share = x, share
+        self.q: Distribution
+
+    def expect(self) -> float:
+        with torch.no_grad():
+            self.q = e_step(self.model, self.x)
+            return self.share * float(self.model.log_evidence(self.x).sum())
+
+    def terms(self) -> Terms:
+        with torch.no_grad():
+            z = _spread(self.q)
+            # All values of z as so many rows: a single run of the program, which need not be mapped.
+            prior, likelihood = self.model.log_terms(self.x.repeat(len(z), 1), z.flatten(0, 1)[None])
+            each = self.share / len(z)
+            return each * float(prior.sum()), each * float(likelihood.sum()), self.share * float(self.q.entropy().sum())
+
+    def maximise(self) -> None:
+        m_step(self.model, self.x, self.q)
+
+    def moved(self) -> None:
+        pass
+
+    def points(self) -> tuple[Data, Tensor]:
+        return self.x, _spread(self.q)
+
+
 class Polynomials(Expectation):
     """By the polynomials that a quadratic model's density is of at each value of z: one pass of matrix products an iteration.
 
@@ -160,12 +201,13 @@ class Polynomials(Expectation):
     expansion cancels), or a component has lost its rows, an iteration goes by the program.
     """
 
-    def __init__(self, model: Model, x: Tensor, frame: Frame, processes: Processes = ALONE):
+    def __init__(self, model: Model, x: Tensor, frame: Frame, latents: Latents, processes: Processes = ALONE):
         super().__init__(model)
-        self.frame, self.processes = frame, processes
+        self.frame, self.latents, self.processes = frame, latents, processes
         self.x = x[processes.share(len(x))]
-        self.support = model.latents(x).support().to(frame.centre)
+        self.support = latents.support().to(frame.centre)
         self.checked = x[:: max(1, len(x) // CHECKED)][:CHECKED].double()
+        self.probe = Probe(frame, self.support, self.checked)
         #: Coefficients of log p(z) and log p(x | z) at θ, and of their sum where q is from.
         self.prior, self.likelihood, self.posterior, self.sums = (torch.empty(0) for _ in range(4))
         self.entropy = 0.0
@@ -175,8 +217,7 @@ class Polynomials(Expectation):
     def expect(self) -> float:
         self.rows = None
         if not self._probed():
-            self.rows = Rows(self.model, self.x.double(), processes=self.processes)
-            return self.rows.expect()
+            return self._all_rows().expect()
         self.posterior = self.prior + self.likelihood
         self.sums, total = responsibilities(self.frame, self.x, self.posterior)
         self.processes.add_up([self.sums, total])
@@ -187,15 +228,19 @@ class Polynomials(Expectation):
         """Read the polynomials at θ off the program, once for each θ; return whether they are what it says."""
         if not self.known:
             with torch.no_grad(), suppress(LinAlgError):
-                self.prior, self.likelihood, off = probe(self.model, self.frame, self.support, self.checked)
+                self.prior, self.likelihood, off = self.probe(self.model)
                 self.known = off < TOLERANCE
         return self.known
 
     def _by_rows(self) -> Rows:
         """Return the way by the program, with the q that the polynomials gave."""
-        self.rows = Rows(self.model, self.x.double(), processes=self.processes)
         log_joint = torch.cat([self.posterior @ self.frame.features(part) for part in self.frame.chunks(self.x)], 1)
-        self.rows.q = Enumerated(log_joint.T, self.support, validate_args=False)
+        rows = self._all_rows()
+        rows.q = Enumerated(log_joint.T, self.support, validate_args=False)
+        return rows
+
+    def _all_rows(self) -> Rows:
+        self.rows = Rows(self.model, self.x.double(), self.latents, len(self.x), self.processes)
         return self.rows
 
     def terms(self) -> Terms:
@@ -221,20 +266,19 @@ class Polynomials(Expectation):
 
 def expectation(model: Model, x: Data, processes: Processes = ALONE) -> Expectation:
     """Return the quickest way to EM's steps that ``model`` allows on ``x``, each of ``processes`` taking a share of it."""
-    discrete = model.latents(x).discrete
-    if isinstance(x, Tensor) and model.quadratic and (not discrete or _by_moments(model)):
+    latents = model.latents(x)
+    if isinstance(x, Tensor) and model.quadratic and (not latents.discrete or _by_moments(model)):
         origin = x[0].double()
         frame = Frame.of(processes.total(power_sums(x[processes.share(len(x))], origin)), origin)
-        if discrete:
-            return Polynomials(_double(model), x, frame, processes)
+        if latents.discrete:
+            return Polynomials(_double(model), x, frame, latents, processes)
         rows = frame.rows()
         if len(rows) < len(x):
-            return Rows(_double(model), rows, len(x) / len(rows))
+            return Stand(_double(model), rows, len(x) / len(rows))
     if processes.count == 1:
-        return Rows(model, x)
-    units = model.latents(x).units
-    index = torch.arange(units, device=reference(x).device)[processes.share(units)]
-    return Rows(model, take(x, index, units), processes=processes)
+        return Rows(model, x, latents, latents.units)
+    index = torch.arange(latents.units, device=reference(x).device)[processes.share(latents.units)]
+    return Rows(model, take(x, index, latents.units), latents, len(index), processes)
 
 
 def _by_moments(model: Model) -> bool:
@@ -263,6 +307,15 @@ def _shared(q: Enumerated, prior: Tensor, likelihood: Tensor) -> tuple[Tensor, T
     """Return expectations of (K, units) tensors under q, summed over units."""
     share = q.probs.movedim(-1, 0)
     return expect(share, prior).sum(), expect(share, likelihood).sum()
+
+
+def _spread(q: Distribution) -> Tensor:
+    """Return 2 d values (2 d, units, d) whose mean and covariance are q's own, exactly: its mean ± √d each column of L."""
+    factor = getattr(q, "scale_tril", None)
+    factor = torch.linalg.cholesky(covariances(q)) if factor is None else factor
+    moved = math.sqrt(q.event_shape[0]) * factor.movedim(-1, 0)
+    spread: Tensor = torch.cat([q.mean + moved, q.mean - moved]).detach()
+    return spread
 
 
 def _held(q: Distribution) -> Tensor:

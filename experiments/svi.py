@@ -230,9 +230,11 @@ class _Run:
         return f"the ELBO ended at {value:.5g}, below its start" if lost > large else ""
 
     def _bound(self, batch: Data, index: Tensor | None, step: int) -> Step:
-        t = self.training
+        t, batch = self.training, self._view(batch)
+        if index is not None:
+            self.model.adopt(batch, len(index))
         return stochastic_bound(
-            self.model, self.guide, self._view(batch), index, self.units, self.draws, t.bound, t.estimator,
+            self.model, self.guide, batch, index, self.units, self.draws, t.bound, t.estimator,
             self._kl_weight(step), self.processes)
 
     def _kl_weight(self, step: int) -> float:

@@ -35,7 +35,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     """
     from guides.family import Start
     from guides.guide import Guide
-    from zoo.data import some
+    from zoo.data import FEW, some
     from zoo.program import seeded
 
     spec = parse(text)
@@ -55,9 +55,16 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
         inspect.signature(make_part).bind(None, None, *positional, **named, **amortisation)
     except TypeError as error:
         raise ZooError(f"expected arguments that '{text}' takes; got others: {error}; 'zoo list' shows guides") from error
-    # A guide that serves units it has not seen is as well started on some of very many.
-    seen = some(x) if make_part.new_units and facts.units == "rows" else x
+    # A guide that serves units it has not seen is as well started on some of very many, and all of them alike.
+    shared = make_part.new_units and facts.units == "rows"
+    seen, few = (some(x), some(x, FEW, beyond=FEW)) if shared else (x, x)
+    units = model.latents(seen).units
+    if few is not seen:
+        model.adopt(few, len(few))
     with seeded(seed):
         family = make_family(*spec.family_arguments[0], **spec.family_arguments[1])
-        part = make_part(family.initial(Start.of(model, seen)), seen, *positional, **named, **amortisation)
+        initial = family.initial(Start.of(model, few))
+        if shared:
+            initial = {name: value.mean(0, keepdim=True).expand(units, *value.shape[1:]) for name, value in initial.items()}
+        part = make_part(initial, seen, *positional, **named, **amortisation)
     return Guide(model, family, part, text).eval()

@@ -33,7 +33,8 @@ FOUND = Result(
     [Table("shares", ("case", "density"), [["vae", "26%"]])], {"best": -31.6}, "time-to-elbo", "Time to the best.", MACHINE)
 
 
-def test_contenders_run_in_turn_after_they_agreed() -> None:
+def test_contenders_run_in_turn_after_they_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.race.TURN", 0.0)
     order: list[str] = []
 
     def work(name: str) -> float:
@@ -56,10 +57,20 @@ def test_a_judge_makes_a_number_of_what_a_contender_returns() -> None:
     assert found.values == {"zoo": 3.0, "peer": 3.0}
 
 
-def test_runs_of_one_index_follow_each_other() -> None:
+def test_runs_of_one_index_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.race.TURN", 0.0)
     order: list[int] = []
     in_turn({1: lambda: order.append(1), 2: lambda: order.append(2)}, 2)
     assert order == [1, 2, 1, 2]
+
+
+def test_short_work_is_repeated_until_its_turn_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = iter([0.15, 0.05, 0.1, 0.15, 0.25])
+    monkeypatch.setattr("benchmarks.race.timed", lambda work: (next(given), work()))
+    order: list[str] = []
+    found = in_turn({"short": lambda: order.append("short"), "long": lambda: order.append("long")}, 1)
+    assert order == ["short"] * 4 + ["long"]  # the first of the short ones does not count
+    assert found == {"short": (pytest.approx(0.1),), "long": (0.25,)}
 
 
 def test_a_long_run_that_took_less_is_not_believed() -> None:

@@ -19,7 +19,7 @@ import zoo
 from experiments.expectation import Expectation, Polynomials, Rows, expectation
 from zoo.data import Data
 from zoo.models.gmm import GMM
-from zoo.quadratic import Frame, Moments, power_sums, probe, responsibilities
+from zoo.quadratic import Frame, Moments, Probe, power_sums, responsibilities
 
 COVARIANCES = ["full", "tied", "diag", "spherical"]
 LINEAR = [("ppca", {"start": "random"}), ("factor_analysis", {"start": "random"}), ("linear_vae", {})]
@@ -42,7 +42,7 @@ def test_polynomials_are_the_programs_density(covariance: str) -> None:
     model = zoo.build("gmm", x, components=3, covariance=covariance)
     frame, support = frame_of(x), model.latents(x).support().double()
     with torch.no_grad():
-        prior, likelihood, off = probe(model, frame, support, x)
+        prior, likelihood, off = Probe(frame, support, x)(model)
         assert off < 1e-12
         terms = model.log_terms(x, support[:, None].expand(-1, len(x), -1))
         torch.testing.assert_close(prior @ frame.features(x), terms[0], rtol=1e-10, atol=1e-10)
@@ -65,7 +65,7 @@ def test_sums_give_the_weighted_moments() -> None:
     model = zoo.build("gmm", x, components=3)
     frame, support = frame_of(x), model.latents(x).support().double()
     with torch.no_grad():
-        sums, total = responsibilities(frame, x, torch.add(*probe(model, frame, support, x[:1])[:2]))
+        sums, total = responsibilities(frame, x, torch.add(*Probe(frame, support, x[:1])(model)[:2]))
         direct = Moments.of(x, model.posterior(x).probs)
         found = frame.moments(sums)
         assert float(total) == pytest.approx(float(model.log_evidence(x).sum()), rel=1e-12)
@@ -98,7 +98,9 @@ def test_em_is_the_same_as_on_the_rows(name: str, options: dict[str, object]) ->
 def test_terms_are_those_of_the_program_between_the_steps() -> None:
     x = overlapping()
     model = zoo.build("gmm", x, components=3)
-    ways: list[Expectation] = [Rows(copy.deepcopy(model), x), Polynomials(copy.deepcopy(model), x, frame_of(x))]
+    latents = model.latents(x)
+    ways: list[Expectation] = [
+        Rows(copy.deepcopy(model), x, latents, len(x)), Polynomials(copy.deepcopy(model), x, frame_of(x), latents)]
     for way in ways:
         way.expect()
         way.maximise()

@@ -6,7 +6,7 @@ tensors whose first dimension equals the number of units are taken to be per uni
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -45,22 +45,17 @@ def take(x: Data, index: Tensor, units: int) -> Data:
     return {k: v[index] if v.ndim and v.shape[0] == units else v for k, v in x.items()}
 
 
-#: Rows of a table beyond which some stand for all of them where one asks for a start or a scale: so many; or for the layout.
-MANY, FEW = 2**15, 2**12
+#: Rows of a table beyond which some stand for all where one asks for a scale or the layout; and how many do for the latter.
+MANY, FEW = 2**15, 2**10
 
 
-def some(x: Data, count: int = MANY) -> Data:
-    """Return ``x``, or of a table of more than 32,768 rows that many or ``count``, evenly spaced: a view that copies nothing.
+def some(x: Data, count: int = MANY, beyond: int = MANY) -> Data:
+    """Return ``x``, or of a table of more than ``beyond`` rows only ``count``, evenly spaced: a view that copies nothing.
 
     >>> some(torch.zeros(1_000_000, 2)).shape
     torch.Size([32768, 2])
     """
-    return x[:: len(x) // count][:count] if isinstance(x, Tensor) and x.ndim == 2 and len(x) > MANY else x
-
-
-def parts(x: Tensor) -> Iterator[Tensor]:
-    """Yield the rows of ``x`` a few megabytes at a time, so that what is computed of them stays small."""
-    yield from x.split(max(1, 2**20 // max(1, x[0].numel()))) if x.ndim and len(x) else [x]
+    return x[:: len(x) // count][:count] if isinstance(x, Tensor) and x.ndim == 2 and len(x) > beyond else x
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +110,7 @@ def reference(x: Data) -> Tensor:
 def check_finite(x: Data) -> None:
     """Raise a :class:`ZooError` that names the rows and columns of ``x`` that are NaN or infinite."""
     for name, value in tensors(x).items():
-        if not value.is_floating_point() or all(bool(part.isfinite().all()) for part in parts(value)):
+        if not value.is_floating_point() or all(bool(extreme.isfinite()) for extreme in value.aminmax()):
             continue
         bad = (~value.isfinite()).nonzero()[:3].tolist()
         where = ", ".join(f"row {i[0]}" + (f", column {i[1]}" if len(i) > 1 else "") if i else name for i in bad)
@@ -125,8 +120,12 @@ def check_finite(x: Data) -> None:
         )
 
 
-def check_magnitude(x: Tensor, name: str) -> None:
-    """Raise a :class:`ZooError` where squares of ``x``, or of its spread, leave the floating-point numbers."""
+def check_magnitude(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return each column's least and greatest value.
+
+    Raises:
+        ZooError: squares of ``x``, or of its spread, leave the floating-point numbers.
+    """
     info = torch.finfo(x.dtype)
     most, least = info.max**0.25, info.tiny**0.25
     low, high = x.aminmax(dim=0) if x.ndim else (x, x)
@@ -135,6 +134,7 @@ def check_magnitude(x: Tensor, name: str) -> None:
         raise ZooError(
             f"expected columns of size and spread between {least:.0e} and {most:.0e} for {name}; got others; "
             "rescale them (--standardise on the command line)")
+    return low, high
 
 
 def check_positive(name: str, **options: float) -> None:
@@ -155,10 +155,9 @@ def check_table(x: Data, name: str, varying: bool = True) -> Tensor:
             f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__)
         raise ZooError(f"expected a floating tensor of shape (rows, columns) for {name}; got {got}; reshape it")
     check_finite(tensors(x))
-    check_magnitude(x, name)
+    low, high = check_magnitude(x, name)
     if len(x) < 2:
         raise ZooError(f"expected at least 2 rows for {name}; got {len(x)}; add data")
-    low, high = x.aminmax(dim=0)
     constant = (low == high).nonzero().flatten().tolist()
     if constant and (varying or len(constant) == x.shape[1]):
         which = ", ".join(map(str, constant[:6])) + (" …" if len(constant) > 6 else "")

@@ -143,12 +143,13 @@ class Substitute(Messenger):
 class Pack(Messenger):
     """Collect the latent sites' unconstrained coordinates, (units, size) each, in ``parts``.
 
-    The sites are set to ``values`` (one draw) where given, and drawn by the program where not.
+    The sites are set to ``values`` (one draw) where given, and drawn by the program where not. After the site ``last`` the
+    program has nothing more to say, and is left by raising :class:`Collected`.
     """
 
-    def __init__(self, values: Mapping[str, Tensor] | None, unit: str | None):
+    def __init__(self, values: Mapping[str, Tensor] | None, unit: str | None, last: str = ""):
         super().__init__()
-        self.values, self.unit = values, unit
+        self.values, self.unit, self.last = values, unit, last
         self.parts: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -163,6 +164,12 @@ class Pack(Messenger):
             return
         packing, value = Packing.of(msg, self.unit), msg["value"]
         self.parts.append(packing.pack(value if packing.transform is None else packing.transform.inv(value)))
+        if msg["name"] == self.last:
+            raise Collected
+
+
+class Collected(Exception):  # noqa: N818  # a way out, no error
+    """All latent sites of a program have been met."""
 
 
 class Unobserve(Messenger):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from zoo.data import FEW, Data, Identity, put_back, reference, some
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
-from zoo.latents import Latents, Pack, Substitute, Unobserve, is_deterministic
+from zoo.latents import Collected, Latents, Pack, Substitute, Unobserve, is_deterministic
 from zoo.params import LocalParams, theta
 from zoo.program import draw_afresh, isolated, latent_log_prob, layout, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
@@ -83,10 +83,11 @@ class Model(PyroModule):
         super().__init__()
         self._vectorised = True
         self._last: tuple[Any, Latents] | None = None
+        self._part: tuple[Any, Latents] | None = None
         self._plain: bool | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}  # it holds on to the data, which copies of a model can do without
+        return {**self.__dict__, "_last": None, "_part": None}  # they hold on to the data, which copies can do without
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
@@ -100,21 +101,31 @@ class Model(PyroModule):
     def latents(self, x: Data) -> Latents:
         """Return the latent sites of the program on ``x`` and how they pack into each unit's vector.
 
-        Of a table of more than 32,768 rows, each a unit, 4,096 are run and stand for all.
+        Of a table of more than 32,768 rows, each a unit, 1,024 are run and stand for all.
 
         Raises:
             ZooError: see :func:`zoo.program.layout`.
         """
         key = Identity.of(x)
-        if self._last is not None and self._last[0] == key:
-            return self._last[1]
+        for known in (self._last, self._part):
+            if known is not None and known[0] == key:
+                return known[1]
         with seeded(0), self._isolated():
             few = some(x, FEW)
             found = layout(self, few, self.label)
             grown = found if few is x else found.grown(len(reference(x)), len(reference(few)))
             found = layout(self, x, self.label) if grown is None else grown
-        self._last, self._plain = (key, found), None
+        self._last, self._part, self._plain = (key, found), None, None
         return found
+
+    def adopt(self, part: Data, units: int) -> None:
+        """Take it that ``part`` is ``units`` of the units of the data last asked about: its :meth:`latents` are then known.
+
+        A minibatch is new data each time, and its layout would else be found by running the program each time.
+        """
+        if self._last is not None:
+            found = self._last[1].grown(units, self._last[1].units)
+            self._part = None if found is None else (Identity.of(part), found)
 
     def log_terms(self, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(z | θ) and log p(x | z, θ), in nats.
@@ -203,12 +214,14 @@ class Model(PyroModule):
 
     def sample_prior(self, x: Data, draws: int) -> Tensor:
         """Draw z from the prior p(z | θ): (draws, units, d), unconstrained. Uses torch's generator."""
-        unit = self._unit(x)
+        unit, sites = self._unit(x), self.latents(x).sites
         with torch.no_grad(), self._isolated():
             rows = []
             for _ in range(draws):
-                pack = Pack(None, unit)
-                run(self, x, Unobserve(), pack, density=False)
+                # What follows the last latent site, often a network and draws of the size of the data, is not wanted.
+                pack = Pack(None, unit, sites[-1].name if sites else "")
+                with suppress(Collected):
+                    run(self, x, Unobserve(), pack, density=False)
                 rows.append(torch.cat(pack.parts, 1) if pack.parts else self._nothing(x))
         if len({row.shape for row in rows}) > 1:
             raise ZooError(

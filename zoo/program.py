@@ -241,7 +241,7 @@ def _layout(program: Program, x: Data) -> Latents:
     check_structure(latent, observed, len(sites) < len(traced))
     for site in sites:
         check_shape(site)
-    check_supports(program, x)
+    check_supports(program, x, observed)
     unit = unit_plate(sites)
     frame = unit_frame(sites[0], unit)
     return Latents(
@@ -307,19 +307,19 @@ def check_shape(site: Any) -> None:
             f"{', '.join(f.name for f in site['cond_indep_stack'])} of {list(frames.values())}; reshape x, or use .to_event")
 
 
-def check_supports(program: Program, x: Data, attempts: int = 8) -> None:
+def check_supports(program: Program, x: Data, observed: list[Any], attempts: int = 8) -> None:
     """Raise unless, at some draw of the prior, every observation lies in its distribution's support.
 
-    A support may depend on the latents, so one draw that excludes the data proves nothing.
+    A support may depend on the latents, so one draw that excludes the data proves nothing. ``observed`` are the sites of one.
     """
     for attempt in range(attempts):
-        sites = run(program, x, density=False).values()
-        observed = [site for site in sites if site["is_observed"] and not is_deterministic(site)]
         outside = [site for site in observed if not bool(inside_support(site).all())]
         if not outside:
             return
         if attempt == attempts - 1:
             refuse_outside(outside[0])
+        sites = run(program, x, density=False).values()
+        observed = [site for site in sites if site["is_observed"] and not is_deterministic(site)]
 
 
 def inside_support(site: Any) -> Tensor:

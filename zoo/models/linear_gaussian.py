@@ -73,11 +73,11 @@ def regress(x: Tensor, q: Distribution) -> tuple[Tensor, Tensor, Tensor]:
     """Regress x (units, D) on z ~ q: return the W (D, d) and μ (D,) that maximise E_q[log N(x | W z + μ, Ψ)] whatever Ψ is,
     and each column's mean squared residual E_q[(x − W z − μ)²], (D,)."""
     mean = torch.cat([q.mean, torch.ones_like(q.mean[:, :1])], 1)
-    second = mean.T @ mean
-    second[:-1, :-1] += covariances(q).sum(0)
+    second, covariance = mean.T @ mean, covariances(q).sum(0)
+    second[:-1, :-1] += covariance
     weights = torch.linalg.solve(second, mean.T @ x).T
     centred = x - mean @ weights.T
-    spread = torch.einsum("pd,nde,pe->p", weights[:, :-1], covariances(q), weights[:, :-1])
+    spread = ((weights[:, :-1] @ covariance) * weights[:, :-1]).sum(1)
     return weights[:, :-1], weights[:, -1], (centred.square().sum(0) + spread) / len(x)
 
 
@@ -108,12 +108,12 @@ class LinearGaussian(Model):
         if latent > len(x):
             raise ZooError(f"expected at most as many latent dimensions as the {len(x)} rows; got {latent}; lower --latent")
         begin = chosen(STARTS, start, "start")
-        variance = x.var(0, unbiased=False)
-        self.register_buffer("floor", FLOOR * variance.clamp(min=float(variance.mean()) * 1e-6))
-        self.loc = torch.nn.Parameter(x.mean(0))
-        # The closed form asks for the data's covariance alone, and of many rows a few have the same.
-        few = x if len(x) <= 4 * columns else Frame.of(power_sums(x, x[0].double()), x[0].double()).rows().to(x)
-        loadings, noise = begin(few - few.mean(0), latent, self.average(variance).expand(columns))
+        # The start asks for the data's mean and covariance alone, and of many rows a few have the same.
+        few = x if len(x) <= 4 * columns else Frame.of(power_sums(x, x[0].double()), x[0].double()).rows()
+        mean, variance = few.mean(0), few.var(0, unbiased=False)
+        loadings, noise = (found.to(x) for found in begin(few - mean, latent, self.average(variance).expand(columns)))
+        self.register_buffer("floor", (FLOOR * variance.clamp(min=float(variance.mean()) * 1e-6)).to(x))
+        self.loc = torch.nn.Parameter(mean.to(x))
         self.loadings = torch.nn.Parameter(loadings)
         self.variance = PyroParam(torch.maximum(self.average(noise), self.average(self.floor)), constraints.positive)
 
