@@ -15,6 +15,8 @@ K = TypeVar("K")
 #: Seconds that a turn takes at least. Shorter work is done several times over: what the contender before left behind, busily
 #: waiting threads and other numbers in the cache, makes the first time take up to twice as long.
 TURN = 0.2
+#: Runs that a turn has at most.
+MOST = 1000
 
 #: What a contender does: all of its work. What it comes to is a number, or what ``judge`` makes a number of.
 Contender = Callable[[], Any]
@@ -107,11 +109,12 @@ def in_turn(contenders: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, 
     seconds: dict[K, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, work in contenders.items():
-            first = timed(work)[0]
-            runs = [] if first < TURN else [first]
-            while sum(runs) < TURN:
-                runs.append(timed(work)[0])
-            seconds[name].append(statistics.fmean(runs))
+            total, runs = timed(work)[0], 1
+            if total < TURN:
+                total, runs = 0.0, 0
+            while total < TURN and runs < MOST:
+                total, runs = total + timed(work)[0], runs + 1
+            seconds[name].append(total / runs)
     return {name: tuple(each) for name, each in seconds.items()}
 
 

@@ -45,22 +45,20 @@ class Tape:
     What lies beyond :data:`TAPE` bytes is not kept, and evaluated again.
     """
 
-    values: list[float] = field(default_factory=list)
-    gradients: list[np.ndarray] = field(default_factory=list)
+    answers: list[np.ndarray] = field(default_factory=list)
     at: int = 0
     size: int = 0
 
-    def answer(self, ask: Callable[[], tuple[float, np.ndarray]]) -> tuple[float, np.ndarray]:
-        """Return the next answer on the tape; beyond its end, ``ask`` and record."""
+    def answer(self, ask: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the next answer on the tape, a vector; beyond its end, ``ask`` and record."""
         self.at += 1
-        if self.at <= len(self.values):
-            return self.values[self.at - 1], self.gradients[self.at - 1]
-        value, gradient = ask()
-        if self.at == len(self.values) + 1 and self.size + gradient.nbytes <= TAPE:
-            self.values.append(value)
-            self.gradients.append(gradient)
-            self.size += gradient.nbytes
-        return value, gradient
+        if self.at <= len(self.answers):
+            return self.answers[self.at - 1]
+        found = ask()
+        if self.at == len(self.answers) + 1 and self.size + found.nbytes <= TAPE:
+            self.answers.append(found)
+            self.size += found.nbytes
+        return found
 
 
 def ascend(
@@ -85,10 +83,11 @@ def ascend(
     def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal best, best_point, norm
         assign(parameters, torch.from_numpy(point))
-        def ask() -> tuple[float, np.ndarray]:
-            return _value_and_gradient(objective, parameters, processes)
+        def ask() -> np.ndarray:
+            return np.append(*_gradient_and_value(objective, parameters, processes))
 
-        value, gradient = ask() if tape is None else tape.answer(ask)
+        answer = ask() if tape is None else tape.answer(ask)
+        gradient, value = answer[:-1], float(answer[-1])
         if not np.isfinite(value) or not np.isfinite(gradient).all():
             return -best + 1e3 * (1 + abs(best)), np.zeros_like(point)
         norm = float(scipy.linalg.norm(gradient, check_finite=False))  # numpy's squares may overflow
@@ -117,10 +116,13 @@ def ascend(
     return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0 or still))
 
 
-def _value_and_gradient(
+def _gradient_and_value(
     objective: Objective, parameters: Sequence[nn.Parameter], processes: Processes,
-) -> tuple[float, np.ndarray]:
-    """Return the objective and its gradient; NaN where a covariance is no longer positive definite in floating point."""
+) -> tuple[np.ndarray, float]:
+    """Return the objective's gradient, and the objective.
+
+    NaN where a covariance is no longer positive definite in floating point.
+    """
     total, gradient = 0.0, np.zeros(sum(p.numel() for p in parameters))
     try:
         parts = objective()
@@ -134,7 +136,7 @@ def _value_and_gradient(
     if processes.count > 1:
         both = processes.total(torch.from_numpy(np.append(gradient, total))).numpy()
         total, gradient = float(both[-1]), both[:-1]
-    return total, gradient
+    return gradient, total
 
 
 def flat(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -50,6 +50,21 @@ class Free(Amortisation):
                 "this x, or use an encoder")
         return dict(self.phi.items())
 
+    def flat(self) -> Tensor:
+        """Return φ as a row for each unit, (units, size), float64."""
+        return torch.cat([value.detach().double().flatten(1) for value in self.phi.values()], 1)
+
+    def unflat(self, rows: Tensor) -> Phi:
+        """Return rows as of :meth:`flat`, of any units, as φ."""
+        parts = rows.split([value[0].numel() for value in self.phi.values()], 1)
+        return {name: part.reshape(-1, *value.shape[1:]) for (name, value), part in zip(self.phi.items(), parts, strict=True)}
+
+    def set(self, rows: Tensor) -> None:
+        """Put rows as of :meth:`flat` into φ."""
+        with torch.no_grad():
+            for name, value in self.unflat(rows).items():
+                self.phi[name].copy_(value)
+
 
 class Encoder(Amortisation):
     """A network from a unit's row of x to its φ: one fit serves units it has not seen.

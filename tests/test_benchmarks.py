@@ -34,7 +34,7 @@ FOUND = Result(
 
 
 def test_contenders_run_in_turn_after_they_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.race.TURN", 0.0)
+    monkeypatch.setattr("benchmarks.race.TURN", -1.0)
     order: list[str] = []
 
     def work(name: str) -> float:
@@ -58,7 +58,7 @@ def test_a_judge_makes_a_number_of_what_a_contender_returns() -> None:
 
 
 def test_runs_of_one_index_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.race.TURN", 0.0)
+    monkeypatch.setattr("benchmarks.race.TURN", -1.0)
     order: list[int] = []
     in_turn({1: lambda: order.append(1), 2: lambda: order.append(2)}, 2)
     assert order == [1, 2, 1, 2]

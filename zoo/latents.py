@@ -168,7 +168,7 @@ class Pack(Messenger):
             raise Collected
 
 
-class Collected(Exception):  # noqa: N818  # a way out, no error
+class Collected(Exception):  # a way out, no error
     """All latent sites of a program have been met."""
 
 

@@ -1,0 +1,154 @@
+"""Deterministic ascents that share no parameters: an L-BFGS for each of many units, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.optimise import Ascent, Tape
+
+#: Steps that a unit's curvature is read from, fewer where that would take more numbers than this.
+MEMORY, MOST = 10, 2**26
+#: No coordinate moves farther than this in a step: φ are means, logarithms of scales, and their like.
+REACH = 2.0
+#: Armijo's share of the rise that the slope promises, and steps of a search for it.
+ENOUGH, TRIALS = 1e-4, 15
+#: Iterations in a row in which a settled unit rises no more than asked.
+CALM = 2
+
+#: (parameters (k, size), units (k,)) → objective (k,), a number to report (k,), gradient (k, size), all float64.
+Objective: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+#: What is told after each iteration: the objective, the norm of its gradient and the number to report, over all units; and
+#: the parameters (units, size).
+Report: TypeAlias = Callable[[float, float, float, Tensor], None]
+
+
+@dataclass
+class _State:
+    """Where each unit is: its parameters (units, size), −objective and number to report (units,), −gradient (units, size)."""
+
+    point: Tensor
+    loss: Tensor
+    told: Tensor
+    gradient: Tensor
+
+    def at(self, units: Tensor) -> _State:
+        """Return the state of some units."""
+        return _State(self.point[units], self.loss[units], self.told[units], self.gradient[units])
+
+    def put(self, units: Tensor, new: _State) -> None:
+        """Set the state of some units."""
+        self.point[units], self.loss[units], self.told[units] = new.point, new.loss, new.told
+        self.gradient[units] = new.gradient
+
+
+class _Curvature:
+    """The last steps of each unit, and how its gradient changed over them: L-BFGS's inverse Hessian."""
+
+    def __init__(self, gradient: Tensor):
+        units, size = gradient.shape
+        memory = max(3, min(MEMORY, MOST // (2 * units * size)))
+        self.steps, self.changes = gradient.new_zeros(2, memory, units, size)
+        #: 1 / (stepᵀ change); 0: a pair that says nothing, as at the start, or where the objective is not concave.
+        self.weight = gradient.new_zeros(memory, units)
+        self.scale = 1 / gradient.norm(dim=1).clamp(min=1.0)
+        self.taken = 0
+
+    def direction(self, gradient: Tensor, units: Tensor) -> Tensor:
+        """Return the quasi-Newton directions of ``units`` for their gradients (k, size), by the two-loop recursion."""
+        memory = len(self.weight)
+        newest_first = [(self.taken - 1 - i) % memory for i in range(min(self.taken, memory))]
+        q, shares = gradient.clone(), []
+        for i in newest_first:
+            share = self.weight[i, units] * (self.steps[i, units] * q).sum(1)
+            q -= share[:, None] * self.changes[i, units]
+            shares.append(share)
+        q *= self.scale[units, None]
+        for i, share in zip(reversed(newest_first), reversed(shares), strict=True):
+            other = self.weight[i, units] * (self.changes[i, units] * q).sum(1)
+            q += (share - other)[:, None] * self.steps[i, units]
+        return -q
+
+    def learn(self, units: Tensor, step: Tensor, change: Tensor) -> None:
+        """Remember the steps (k, size) of ``units`` and the changes of their gradients; drop the oldest."""
+        i = self.taken % len(self.weight)
+        product, squared = (step * change).sum(1), change.square().sum(1)
+        curved = product > 1e-10 * (step.square().sum(1) * squared).sqrt()
+        self.steps[i, units], self.changes[i, units], self.weight[i] = step, change, 0.0
+        self.weight[i, units] = torch.where(curved, 1 / product, torch.zeros_like(product))
+        self.scale[units] = torch.where(curved, product / squared, self.scale[units])
+        self.taken += 1
+
+
+def ascend_each(
+    objective: Objective, point: Tensor, iterations: int, report: Report | None = None, tolerance: float = 1e-6,
+    tape: Tape | None = None,
+) -> tuple[Tensor, Ascent]:
+    """Maximise each unit's own objective from ``point`` (units, size), float64; return where that led, and their sum there.
+
+    Each unit has its own curvature and step length, which a joint ascent must find for all of them at once, and leaves the
+    others when it has settled: when its rise, and a tenth of what its slope promises, stay below ``tolerance`` nats. A trial
+    step that leaves the finite numbers is shortened. A unit whose search finds no rise has settled, too: floating point can't
+    show one. With a ``tape``, evaluations are recorded there, and those that are on it already are not made.
+
+    Source: Nocedal and Wright (2006), Numerical optimization, algorithms 3.1, 7.4 and 7.5,
+    https://doi.org/10.1007/978-0-387-40065-5
+    """
+    def evaluate(at: Tensor, units: Tensor) -> _State:
+        size = at.shape[1]
+
+        def ask() -> np.ndarray:
+            value, told, gradient = objective(at, units)
+            return torch.cat([torch.stack([value, told], 1), gradient], 1).cpu().numpy().ravel()
+
+        found = torch.from_numpy(ask() if tape is None else tape.answer(ask)).to(at).view(-1, size + 2)
+        bad = ~found.isfinite().all(1)
+        return _State(at, torch.where(bad, torch.inf, -found[:, 0]), found[:, 1], -found[:, 2:])
+
+    active = torch.arange(len(point), device=point.device)
+    state = evaluate(point.clone(), active)
+    curvature, calm, taken = _Curvature(state.gradient), torch.zeros_like(active), 0
+    active = active[state.loss.isfinite()]
+    while len(active) and taken < iterations:
+        before = state.at(active)
+        after, promised = _step(evaluate, curvature, before, active)
+        curvature.learn(active, after.point - before.point, after.gradient - before.gradient)
+        state.put(active, after)
+        taken += 1
+        still = (before.loss - after.loss < tolerance) & (promised < 10 * tolerance)
+        calm[active] = torch.where(still, calm[active] + 1, 0)
+        calm[active[(after.point == before.point).all(1)]] = CALM
+        active = active[calm[active] < CALM]
+        if report is not None:
+            report(-float(state.loss.sum()), float(state.gradient.norm()), float(state.told.sum()), state.point)
+    return state.point, Ascent(-float(state.loss.sum()), taken, not len(active))
+
+
+def _step(
+    evaluate: Callable[[Tensor, Tensor], _State], curvature: _Curvature, before: _State, units: Tensor,
+) -> tuple[_State, Tensor]:
+    """Return the states of ``units`` after a step each, and half the slope along it, the rise that a quadratic promises."""
+    direction = curvature.direction(before.gradient, units)
+    direction *= (REACH / direction.abs().amax(1).clamp(min=REACH))[:, None]
+    slope = (before.gradient * direction).sum(1)
+    after, length = before.at(torch.arange(len(units), device=units.device)), torch.ones_like(slope)
+    searching = (slope < 0).nonzero()[:, 0]
+    for _ in range(TRIALS):
+        if not len(searching):
+            break
+        t, down = length[searching], slope[searching]
+        trial = evaluate(before.point[searching] + t[:, None] * direction[searching], units[searching])
+        rise = before.loss[searching] - trial.loss
+        found = rise >= -ENOUGH * t * down
+        after.put(searching[found], trial.at(found))
+        # The minimum of the parabola through what is known, within reason; a tenth where that is not finite.
+        best = down * t.square() / (2 * (rise + down * t))
+        shorter = torch.where(best.isfinite(), best, 0.0).clamp(0.1 * t, 0.5 * t)
+        length[searching] = shorter
+        searching = searching[~found]
+    return after, -slope / 2
