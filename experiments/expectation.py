@@ -158,8 +158,8 @@ class Rows(Expectation):
 class Stand(Expectation):
     """By a few rows that stand for all, where x and z are jointly normal.
 
-    Every total that EM asks for is then a polynomial of degree two in the row: rows with the data's mean and covariance have the
-    same, as 2 d values of z with q's mean and covariance have its expectations.
+    Every total that EM asks for is then a polynomial of degree two in the row: rows with the data's mean and covariance have
+    the same, as 2 d values of z with q's mean and covariance have its expectations.
 
     Args:
         model: the model.

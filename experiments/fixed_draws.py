@@ -30,9 +30,9 @@ from zoo.model import Model
 MAX_WORK = 2**26
 #: When an ascent has settled: nats per unit that so many iterations must raise the ELBO by. Rough while draws may still be
 #: doubled; then fine, for one unit and for many, whose hardest one holds up all the others.
-ROUGH, FINE = (1e-3, 5), ((1e-6, 20), (1e-5, 10))
-#: One unit's climb has also settled where it rises by less than this share of what held draws flatter it by.
-SETTLED = 0.02
+ROUGH, FINE = (1e-3, 5), ((1e-6, 20), (1e-7, 10))
+#: A climb has also settled where it rises by less than this share of what held draws flatter it by: of one unit, and of many.
+SETTLED = (0.02, 1e-3)
 #: Fresh draws that judge what few held ones flatter by, at least.
 FRESH = 128
 #: Numbers that are worked on at once: more units go in parts. Beyond, memory is asked of the system and given back at every
@@ -303,9 +303,9 @@ def _doubling(held: _Held, steps: int, draws: int | None, tolerance: float) -> O
 
 
 def _fine(units: int, flattery: float) -> tuple[float, int]:
-    """Return when the last ascent has settled. Held draws flatter one unit by far more than the last digits of a climb."""
+    """Return when the last ascent has settled. Held draws flatter φ by far more than the last digits of a climb."""
     rise, window = FINE[units > 1]
-    enough = SETTLED * abs(flattery) if units == 1 else 0.0
+    enough = SETTLED[units > 1] * abs(flattery) / units
     return (enough, ROUGH[1]) if enough > rise else (rise, window)
 
 

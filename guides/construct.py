@@ -64,7 +64,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     with seeded(seed):
         family = make_family(*spec.family_arguments[0], **spec.family_arguments[1])
         initial = family.initial(Start.of(model, few))
-        if shared:
+        if few is not seen:
             initial = {name: value.mean(0, keepdim=True).expand(units, *value.shape[1:]) for name, value in initial.items()}
         part = make_part(initial, seen, *positional, **named, **amortisation)
     return Guide(model, family, part, text).eval()

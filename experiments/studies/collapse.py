@@ -165,7 +165,7 @@ class Found(Findings):
 def run(quick: bool, seed: int) -> Found:
     """Fit the variants to ``digits`` with the same encoder and steps."""
     x = zoo.dataset("digits", "images", binarise="threshold").tensor
-    train, held, steps = (x[:500], x[1437:1600], 300) if quick else (x[:1437], x[1437:], 800)
+    train, held, steps = (x[:500], x[1437:1600], 600) if quick else (x[:1437], x[1437:], 800)
     variants = {}
     for name, (strong, mixture, warm) in VARIANTS.items():
         with zoo.seeded(seed):
