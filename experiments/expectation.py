@@ -180,8 +180,7 @@ class Stand(Expectation):
     def terms(self) -> Terms:
         with torch.no_grad():
             z = _spread(self.q)
-            # All values of z as so many rows: a single run of the program, which need not be mapped.
-            prior, likelihood = self.model.log_terms(self.x.repeat(len(z), 1), z.flatten(0, 1)[None])
+            prior, likelihood = self.model.log_terms(self.x, z)
             each = self.share / len(z)
             return each * float(prior.sum()), each * float(likelihood.sum()), self.share * float(self.q.entropy().sum())
 

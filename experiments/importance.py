@@ -31,17 +31,19 @@ class Importance:
     Attributes:
         value: (units,).
         se: its standard error, by the delta method, (units,).
-        draws: that each unit took, (units,).
+        draws: whose weights are averaged, of each unit, (units,).
+        pilot: draws before them, which told how many it takes, (units,).
     """
 
     value: Tensor
     se: Tensor
     draws: Tensor
+    pilot: Tensor
 
     @property
     def evaluations(self) -> int:
         """How many times log p(x_i, z) was evaluated."""
-        return int(self.draws.sum())
+        return int(self.draws.sum() + self.pilot.sum())
 
 
 def importance(
@@ -50,7 +52,9 @@ def importance(
     """Draw until the standard error of each unit's log p(x) is at most ``precision``: units that are there draw no more.
 
     The draws that a unit needs are the variance of its weights, relative to their squared mean, over precision². It differs
-    between units by orders of magnitude, and the hardest one would set the number for all.
+    between units by orders of magnitude, and the hardest one would set the number for all. Pilot draws tell it, and are not
+    averaged: a unit stops when its error looks small, which it does while no large weight has come, and its mean is then low.
+    As many fresh ones are, or more.
 
     Args:
         model: the model.
@@ -58,7 +62,7 @@ def importance(
         x: the data.
         precision: nats, of each unit.
         seed: of the draws.
-        most: draws of a unit at most; then its ``se`` says how far it came.
+        most: draws of a unit at most, of each kind; then its ``se`` says how far it came.
 
     Raises:
         ZooError: a precision that is not above 0, or units that are not the first dimension of x.
@@ -80,18 +84,30 @@ def importance(
         raise ZooError(
             f"expected the units of {model.label} along the first dimension of its observations for a precision of each; got "
             "them along another; leave precision out")
-    # Of the weights so far: the logarithms of their sum and of the sum of their squares.
-    total = torch.full((latents.units,), -math.inf, dtype=torch.float64, device=reference(x).device)
-    squares, draws = total.clone(), torch.zeros_like(total)
-    left, count = torch.arange(latents.units, device=total.device), FIRST
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
-        while len(left) and int(draws.max()) < most:
-            one, two = _sums(model, guide, x, left, latents.units, count)
-            total[left], squares[left] = torch.logaddexp(total[left], one), torch.logaddexp(squares[left], two)
-            draws[left] += count
-            left = left[_error(total, squares, draws)[left] > precision]
-            count = int(draws.max())
-    return Importance(total - draws.log(), _error(total, squares, draws), draws.long())
+        _, _, pilot = _until(model, guide, x, precision, torch.zeros(latents.units), most)
+        total, squares, draws = _until(model, guide, x, precision, pilot, most)
+    return Importance(total - draws.log(), _error(total, squares, draws), draws.long(), pilot.long())
+
+
+def _until(
+    model: Model, guide: BaseGuide, x: Data, precision: float, least: Tensor, most: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw for each unit until its error is at most ``precision``, ``least`` draws (units,) or more.
+
+    Returns:
+        of its weights the logarithms of their sum and of the sum of their squares, and how many there are, (units,) each.
+    """
+    total = torch.full((len(least),), -math.inf, dtype=torch.float64, device=reference(x).device)
+    squares, draws, least = total.clone(), torch.zeros_like(total), least.to(total)
+    left, count = torch.arange(len(least), device=total.device), FIRST
+    while len(left) and int(draws.max()) < most:
+        one, two = _sums(model, guide, x, left, len(least), count)
+        total[left], squares[left] = torch.logaddexp(total[left], one), torch.logaddexp(squares[left], two)
+        draws[left] += count
+        left = left[(_error(total, squares, draws)[left] > precision) | (draws[left] < least[left])]
+        count = int(draws.max())
+    return total, squares, draws
 
 
 def _error(total: Tensor, squares: Tensor, draws: Tensor) -> Tensor:

@@ -37,10 +37,11 @@ def test_it_is_log_p_to_its_error(pair: tuple[zoo.Model, torch.Tensor, guides.Ba
 def test_units_that_are_there_draw_no_more(pair: tuple[zoo.Model, torch.Tensor, guides.BaseGuide]) -> None:
     model, x, guide = pair
     found = importance(model, guide, x, 0.05)
-    assert found.evaluations < 0.7 * len(x) * int(found.draws.max())
+    assert found.evaluations < 1.4 * len(x) * int(found.draws.max())  # a pilot, and as many again
+    assert bool((found.draws >= found.pilot).all())
     assert int(found.draws[-1]) >= 4 * int(found.draws[0])
     exact = importance(model, guides.build("exact", model, x), x, 1e-6)
-    assert exact.evaluations == len(x) * FIRST
+    assert exact.evaluations == 2 * len(x) * FIRST  # a pilot, and as many again
     with torch.no_grad():
         torch.testing.assert_close(exact.value, model.log_evidence(x))
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from zoo.quadratic import Moments
 
 
+#: Rows of all draws that a program of independent rows takes in one run.
+AT_ONCE = 2**13
+
+
 class Model(PyroModule):
     """A latent-variable model p(x, z | θ), defined by one plain Pyro program.
 
@@ -138,6 +142,11 @@ class Model(PyroModule):
             two tensors (draws, units). The first includes log|det J| of the constraining map.
         """
         unit = self._unit(x)
+        if self.quadratic and isinstance(x, Tensor) and len(z) > 1 and z[..., 0].numel() <= AT_ONCE:
+            # Rows know nothing of each other, so all draws are as many rows more: one run, which need not be mapped.
+            prior, likelihood = self._over_draws(
+                lambda rows: log_terms(self._program, x.repeat(len(z), 1), rows, unit), z.flatten(0, 1)[None])
+            return prior.view(len(z), -1), likelihood.view(len(z), -1)
         prior, likelihood = self._over_draws(lambda row: log_terms(self._program, x, row, unit), z)
         return prior, likelihood
 

@@ -198,18 +198,16 @@ class Probe:
     """
 
     def __init__(self, frame: Frame, support: Tensor, checked: Tensor):
-        self.frame, self.values = frame, len(support)
-        rows = torch.cat([frame.corners, checked])
-        # The values of z one after the other, as so many rows: a single run of the program, which need not be mapped.
-        self.x, self.z = rows.repeat(len(support), 1), support.repeat_interleave(len(rows), 0)
+        self.frame, self.x = frame, torch.cat([frame.corners, checked])
+        self.z = support[:, None].expand(-1, len(self.x), -1)
         self.features = frame.features(checked)
 
     def __call__(self, model: Model) -> tuple[Tensor, Tensor, float]:
         """Return the coefficients of log p(z | θ) and of log p(x | z, θ), each (K, size), and how far their sum is from
         log p(x, z | θ) at the rows checked: the most, relative to 1 + its size. θ is to be float64."""
-        most = max(1, MATRICES // self.frame.columns**2)
-        parts = [model.log_terms(x, z[None]) for x, z in zip(self.x.split(most), self.z.split(most), strict=True)]
-        found = torch.stack([torch.cat(terms, 1) for terms in zip(*parts, strict=True)]).view(2, self.values, -1)
+        most = max(1, MATRICES // (len(self.z) * self.frame.columns**2))
+        parts = [model.log_terms(x, z) for x, z in zip(self.x.split(most), self.z.split(most, 1), strict=True)]
+        found = torch.stack([torch.cat(terms, 1) for terms in zip(*parts, strict=True)])
         prior, likelihood = self.frame.coefficients(found[..., : self.frame.size])
         exact = found[..., self.frame.size :].sum(0)
         off = ((prior + likelihood) @ self.features - exact).abs() / (1 + exact.abs())
