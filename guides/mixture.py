@@ -43,11 +43,10 @@ class MixtureFamily(Family):
     def initial(self, start: Start) -> dict[str, Tensor]:
         units, size = start.loc.shape
         # The same offsets for all units, so that an encoder, which starts at the units' mean, keeps the components apart.
-        # Their spread is set, not drawn: of two components that begin on one side, both end on the mode that lies there.
+        # They are centred: of two that begin on one side of a unit's start, both end on the mode that lies there.
         # The start's scale is a tenth of the prior's: five of them are half of it.
         drawn = torch.randn(self.components, size, dtype=start.loc.dtype, device=start.loc.device)
-        centred = drawn - drawn.mean(0)
-        offset = 5 * centred / centred.square().mean(0).sqrt().clamp(min=1e-6)
+        offset = 5 * (drawn - drawn.mean(0))
         return {
             "logits": start.loc.new_zeros(units, self.components),
             "loc": start.loc[:, None] + start.scale[:, None] * offset,
