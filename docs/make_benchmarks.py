@@ -47,7 +47,11 @@ def main(folder: Path = HERE / "benchmarks", page: Path = HERE / "benchmarks.md"
 
 def text(results: Sequence[Result], folder: str) -> str:
     """Return the page; figures are in ``folder`` beside it."""
-    head = PAGE.format(machines=machines(results), summary=summary([row for found in results for row in found.rows]))
+    counted = summary([row for found in results for row in found.rows])
+    absent = [name for name in BENCHMARKS if name not in [found.name for found in results]]
+    if absent:
+        counted += f"\n\nNot measured for this page: {', '.join(absent)}."
+    head = PAGE.format(machines=machines(results), summary=counted)
     return "\n".join([head, *(section(found, folder) for found in results)])
 
 
