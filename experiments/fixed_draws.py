@@ -26,8 +26,8 @@ from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 
-#: Numbers that all draws of one evaluation may touch.
-MAX_WORK = 2**26
+#: Numbers that draws evaluated at once may touch, and how many times as many all draws of one evaluation of one unit may.
+MAX_WORK, PARTS = 2**26, 16
 #: When an ascent has settled: nats per unit that so many iterations must raise the ELBO by. Rough while draws may still be
 #: doubled; then fine, for one unit and for many, whose hardest one holds up all the others.
 ROUGH, FINE = (1e-3, 5), ((1e-6, 20), (1e-7, 10))
@@ -205,10 +205,13 @@ class _Held:
     def elbo(self, noise: Tensor) -> Iterator[Tensor]:
         """Yield the parts of the ELBO, units by units."""
         total = noise.new_zeros(2)
-        for part, index in self.parts(len(noise)):
-            terms = [term.sum() for term in held_terms(self.model, self.guide, part, noise, index)]
-            total += torch.stack([term.detach() for term in terms])
-            yield terms[0] - terms[1]
+        for some in noise.split(self._most_draws):
+            for part, index in self.parts(len(some)):
+                terms = [
+                    term.sum() * (len(some) / len(noise))
+                    for term in held_terms(self.model, self.guide, part, some, index)]
+                total += torch.stack([term.detach() for term in terms])
+                yield terms[0] - terms[1]
         self.count.terms(*total)
 
     def parts(self, draws: int) -> Iterator[tuple[Data, Tensor | None]]:
@@ -218,6 +221,12 @@ class _Held:
             return
         for index in torch.arange(units, device=self.parameters[0].device).split(self._at_once(draws)):
             yield take(self.x, index, units), index
+
+    @property
+    def _most_draws(self) -> int:
+        """Draws of one unit that are evaluated at once, or of all units where none can be without the others."""
+        latents = self.model.latents(self.x)
+        return max(64, MAX_WORK * (latents.units if self._divisible else 1) // work(self.x, latents.units, latents.size))
 
     @property
     def _divisible(self) -> bool:
@@ -267,18 +276,22 @@ class _Held:
 
     def noise_error(self, noise: Tensor) -> float:
         """Return the standard error, in nats, of the difference between two ELBOs on as many independent draws."""
+        found = []
         with torch.no_grad():
-            totals = noise.new_zeros(len(noise))
-            for part, index in self.parts(len(noise)):
-                phi = self.guide.phi(part, index)
-                z = self.family.transform(phi, noise)
-                totals += (self.model.log_joint(part, z) - self.family.distribution(phi).log_prob(z)).sum(1)
-        return math.sqrt(2 / len(noise)) * float(totals.std())
+            for some in noise.split(self._most_draws):
+                totals = noise.new_zeros(len(some))
+                for part, index in self.parts(len(some)):
+                    phi = self.guide.phi(part, index)
+                    z = self.family.transform(phi, some)
+                    totals += (self.model.log_joint(part, z) - self.family.distribution(phi).log_prob(z)).sum(1)
+                found.append(totals)
+        return math.sqrt(2 / len(noise)) * float(torch.cat(found).std())
 
 
 def _doubling(held: _Held, steps: int, draws: int | None, tolerance: float) -> Outcome:
     latents, size = held.model.latents(held.x), held.size
-    number, most = _draws_at_start(held, draws), max(64, MAX_WORK // work(held.x, latents.units, latents.size))
+    number = _draws_at_start(held, draws)
+    most = max(64, MAX_WORK * (PARTS if latents.units == 1 else 1) // work(held.x, latents.units, latents.size))
     taken, enough = 0, 2 * tolerance * latents.units  # of flattery: twice what φ falls short by
     for attempt in range(12):
         noise, other = held.noise(number, 2 * attempt), held.noise(max(number, FRESH), 2 * attempt + 1)

@@ -8,12 +8,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pyro.distributions import Normal
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
 from zoo.data import FEW, Data, Identity, put_back, reference, some
+from zoo.empty import Empty
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Collected, Latents, Pack, Substitute, Unobserve, is_deterministic
@@ -89,6 +89,7 @@ class Model(PyroModule):
         self._last: tuple[Any, Latents] | None = None
         self._part: tuple[Any, Latents] | None = None
         self._plain: bool | None = None
+        self._alone = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None, "_part": None}  # they hold on to the data, which copies can do without
@@ -205,7 +206,7 @@ class Model(PyroModule):
 
         def one(row: Mapping[str, Tensor]) -> Tensor:
             pack = Pack(row, unit)
-            run(self, x, pack, density=False)
+            run(self._program, x, pack, density=False)
             return torch.cat(pack.parts, 1)
 
         result: Tensor = self._over_draws(one, dict(values))
@@ -274,7 +275,7 @@ class Model(PyroModule):
             NotImplementedError: where it is not known.
         """
         if not self.latents(x).size:
-            return Normal(self._nothing(x), 1.0).to_event(1)  # type: ignore[no-any-return]
+            return Empty(self._nothing(x))
         if not self.latents(x).discrete:
             raise NotImplementedError(f"{self.label} has no exact posterior")
         log_joint, values = self._enumerate(x)
@@ -340,11 +341,13 @@ class Model(PyroModule):
             modules = [m for m in self.modules() if isinstance(m, PyroModule)]
             hooked = self._forward_hooks or self._forward_pre_hooks
             self._plain = not hooked and not any(m._pyro_samples for m in modules)
+            self._alone = len(modules) == 1
         return self.forward if self._plain else self
 
     @contextmanager
-    def _isolated(self) -> Iterator[None]:
-        fixed = self.training and any(not p.requires_grad for p in self.parameters())
+    def _isolated(self, called: bool = True) -> Iterator[None]:
+        """Only where a PyroModule is ``called`` does Pyro see parameters, and warn of those held fixed."""
+        fixed = called and self.training and any(not p.requires_grad for p in self.parameters())
         with isolated(LocalParams(self)), unregistered() if fixed else nullcontext():
             yield
 
@@ -363,7 +366,7 @@ class Model(PyroModule):
 
     def _over_draws(self, one: Callable[[Any], Any], rows: Any) -> Any:
         """Map ``one`` over the first dimension of ``rows``; the first time that vmap can't, say so and why."""
-        with self._isolated():
+        with self._isolated(self._program is self or not self._alone):
             result, failure = over_draws(one, rows, self._vectorised)
         if failure:
             self._vectorised = False
