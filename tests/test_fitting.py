@@ -296,3 +296,14 @@ def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
     whole = experiments.evaluate(model, guide, x).elbo.value
     assert fit.elbo == pytest.approx(whole, rel=0.06)
     assert fit.history[-1][1] == pytest.approx(whole, rel=0.06)
+
+
+def test_held_draws_in_parts_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import fixed_draws
+
+    x = zoo.dataset("eight_schools").x
+    whole = experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="fixed_draws", draws=256, progress=False)
+    monkeypatch.setattr(fixed_draws, "MAX_WORK", 64)  # 64 draws at a time, the fewest
+    parts = experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="fixed_draws", draws=256, progress=False)
+    assert parts.elbo == pytest.approx(whole.elbo, abs=1e-6)
+    assert parts.steps > 1
