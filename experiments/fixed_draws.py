@@ -26,8 +26,8 @@ from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 
-#: Numbers that draws evaluated at once may touch, and how many times as many all draws of one evaluation of one unit may.
-MAX_WORK, PARTS = 2**26, 16
+#: Numbers that draws evaluated at once may touch; and the rounds of so many draws that one unit's evaluation may take.
+MAX_WORK, ROUNDS = 2**26, 16
 #: When an ascent has settled: nats per unit that so many iterations must raise the ELBO by. Rough while draws may still be
 #: doubled; then fine, for one unit and for many, whose hardest one holds up all the others.
 ROUGH, FINE = (1e-3, 5), ((1e-6, 20), (1e-7, 10))
@@ -203,30 +203,31 @@ class _Held:
         return self.family.noise_size(self.guide.phi(self.x))
 
     def elbo(self, noise: Tensor) -> Iterator[Tensor]:
-        """Yield the parts of the ELBO, units by units."""
+        """Yield terms that add up to the ELBO, each with a graph of its own."""
         total = noise.new_zeros(2)
-        for some in noise.split(self._most_draws):
-            for part, index in self.parts(len(some)):
-                terms = [
-                    term.sum() * (len(some) / len(noise))
-                    for term in held_terms(self.model, self.guide, part, some, index)]
-                total += torch.stack([term.detach() for term in terms])
-                yield terms[0] - terms[1]
+        for draws, part, index in self.parts(len(noise)):
+            found = held_terms(self.model, self.guide, part, noise[draws], index)
+            terms = [term.sum() * (len(noise[draws]) / len(noise)) for term in found]
+            total += torch.stack([term.detach() for term in terms])
+            yield terms[0] - terms[1]
         self.count.terms(*total)
 
-    def parts(self, draws: int) -> Iterator[tuple[Data, Tensor | None]]:
+    def parts(self, draws: int) -> Iterator[tuple[slice, Data, Tensor | None]]:
+        """Yield which of the draws, and the data and numbers of which units, are evaluated together."""
         units = self.model.latents(self.x).units
-        if not self._divisible or self._at_once(draws) >= units:
-            yield self.x, None
-            return
-        for index in torch.arange(units, device=self.parameters[0].device).split(self._at_once(draws)):
-            yield take(self.x, index, units), index
+        for first in range(0, draws, self.draws_at_once):
+            some = slice(first, min(first + self.draws_at_once, draws))
+            most = self._at_once(some.stop - first)
+            if not self._divisible or most >= units:
+                yield some, self.x, None
+                continue
+            for index in torch.arange(units, device=self.parameters[0].device).split(most):
+                yield some, take(self.x, index, units), index
 
     @property
-    def _most_draws(self) -> int:
-        """Draws of one unit that are evaluated at once, or of all units where none can be without the others."""
+    def draws_at_once(self) -> int:
         latents = self.model.latents(self.x)
-        return max(64, MAX_WORK * (latents.units if self._divisible else 1) // work(self.x, latents.units, latents.size))
+        return max(64, MAX_WORK // work(self.x, latents.units, latents.size))
 
     @property
     def _divisible(self) -> bool:
@@ -276,22 +277,18 @@ class _Held:
 
     def noise_error(self, noise: Tensor) -> float:
         """Return the standard error, in nats, of the difference between two ELBOs on as many independent draws."""
-        found = []
         with torch.no_grad():
-            for some in noise.split(self._most_draws):
-                totals = noise.new_zeros(len(some))
-                for part, index in self.parts(len(some)):
-                    phi = self.guide.phi(part, index)
-                    z = self.family.transform(phi, some)
-                    totals += (self.model.log_joint(part, z) - self.family.distribution(phi).log_prob(z)).sum(1)
-                found.append(totals)
-        return math.sqrt(2 / len(noise)) * float(torch.cat(found).std())
+            totals = noise.new_zeros(len(noise))
+            for draws, part, index in self.parts(len(noise)):
+                phi = self.guide.phi(part, index)
+                z = self.family.transform(phi, noise[draws])
+                totals[draws] += (self.model.log_joint(part, z) - self.family.distribution(phi).log_prob(z)).sum(1)
+        return math.sqrt(2 / len(noise)) * float(totals.std())
 
 
 def _doubling(held: _Held, steps: int, draws: int | None, tolerance: float) -> Outcome:
     latents, size = held.model.latents(held.x), held.size
-    number = _draws_at_start(held, draws)
-    most = max(64, MAX_WORK * (PARTS if latents.units == 1 else 1) // work(held.x, latents.units, latents.size))
+    number, most = _draws_at_start(held, draws), held.draws_at_once * (ROUNDS if latents.units == 1 else 1)
     taken, enough = 0, 2 * tolerance * latents.units  # of flattery: twice what φ falls short by
     for attempt in range(12):
         noise, other = held.noise(number, 2 * attempt), held.noise(max(number, FRESH), 2 * attempt + 1)

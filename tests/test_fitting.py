@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -298,12 +300,27 @@ def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
     assert fit.history[-1][1] == pytest.approx(whole, rel=0.06)
 
 
-def test_held_draws_in_parts_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments import fixed_draws
 
-    x = zoo.dataset("eight_schools").x
-    whole = experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="fixed_draws", draws=256, progress=False)
-    monkeypatch.setattr(fixed_draws, "MAX_WORK", 64)  # 64 draws at a time, the fewest
-    parts = experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="fixed_draws", draws=256, progress=False)
-    assert parts.elbo == pytest.approx(whole.elbo, abs=1e-6)
-    assert parts.steps > 1
+    x, seen = zoo.dataset("eight_schools").x, []
+    normal, log_terms = fixed_draws.normal_noise, zoo.Model.log_terms
+
+    def fit() -> experiments.Fit:
+        return experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="fixed_draws", progress=False)
+
+    def watched(model: zoo.Model, x: Any, z: Tensor) -> Any:
+        seen.append(len(z))
+        return log_terms(model, x, z)
+
+    monkeypatch.setattr(fixed_draws, "_draws_at_start", lambda *_: 64)
+    at_once = fit()
+    monkeypatch.setattr(fixed_draws, "MAX_WORK", 64)  # 64 draws at once, the fewest
+    monkeypatch.setattr(zoo.Model, "log_terms", watched)
+    held = []
+    monkeypatch.setattr(fixed_draws, "normal_noise", lambda draws, *rest: held.append(draws) or normal(draws, *rest))
+    in_rounds = fit()
+    assert max(seen) == 64
+    assert max(held) > 64
+    assert in_rounds.converged
+    assert in_rounds.elbo == pytest.approx(at_once.elbo, abs=1e-6)

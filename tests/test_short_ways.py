@@ -8,7 +8,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from pyro.nn import PyroModule
+from torch import Tensor, nn
 
 import experiments
 import zoo
@@ -63,3 +64,37 @@ def test_draws_of_independent_rows_are_rows(name: str, monkeypatch: pytest.Monke
         mapped = model.log_terms(x, z)
     for one, other in zip(at_once, mapped, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+class _Inner(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc: Tensor = self.network(x[:, None])[:, 0]
+        return loc
+
+
+class _Nested(zoo.Model):
+    """A PyroModule that is called within the program makes statements of its networks' parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _Inner()
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(self.inner(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def test_no_warning_of_parameters_that_are_held_fixed() -> None:
+    x = torch.zeros(3)
+    for model in (_Nested(), zoo.build("flow", zoo.dataset("two_moons").tensor[:50], hidden=(8,), layers=1)):
+        data = x if isinstance(model, _Nested) else zoo.dataset("two_moons").tensor[:50]
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        model.train()
+        model.log_joint(data, model.sample_prior(data, 2))  # warnings are errors here
+        model.unconstrain(data, model.constrain(data, model.sample_prior(data, 2)))

@@ -13,6 +13,8 @@ from torch.distributions import constraints
 class Empty(dist.TorchDistribution):
     """A point: the one vector of length 0, with log-probability 0. The posterior where all latents are functions of x.
 
+    Unlike a delta's, its entropy is finite: 0.
+
     Args:
         vectors: (..., 0), whose shape, dtype and device the draws have.
 
@@ -36,10 +38,6 @@ class Empty(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.vectors
-
-    @property
-    def mode(self) -> Tensor:
         return self.vectors
 
     @property
