@@ -263,7 +263,7 @@ def _scalars(tree: DataTree, most: int) -> Any:
                 break
             labels = [str(variable[d].values[i]) for d, i in zip(variable.dims[2:], index, strict=True) if d in variable.coords]
             values = variable.values[(slice(None), slice(None), *index)]
-            if values.std() > 0:
+            if np.ptp(values) > 0:  # a standard deviation may be above 0 by rounding alone
                 flat[_plain(f"{name}[{', '.join(labels or map(str, index))}]" if index else str(name))] = values
     if not flat:
         raise ZooError("expected continuous variables in the posterior for this figure; got none")

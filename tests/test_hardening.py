@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import experiments
 import guides
 import zoo
+from experiments import figures
 from experiments.cli import run
 from experiments.job import Job
 from experiments.objectives import Objective, stochastic_bound
@@ -309,3 +311,14 @@ def test_samples_keep_their_shape_where_columns_are_alike_alone() -> None:
         x = zoo.dataset(data).tensor
         figure = samples(experiments.compare(zoo.build(model, x), x, ["exact"]))
         assert [axes.get_aspect() for axes in figure.axes] == [aspect] * 2
+
+
+def test_a_posterior_that_is_a_point_has_no_intervals_to_draw() -> None:
+    import arviz_base as azb
+
+    # Of 0.1 and its like, five hundred equal numbers have a standard deviation above 0.
+    point = np.tile(np.array([0.1, 1.1, 2.3]), (1, 500, 1))
+    assert (point.std((0, 1)) > 0).any()
+    for figure in (figures.forest, figures.pair):
+        with pytest.raises(zoo.ZooError, match="expected continuous variables"):
+            figure(azb.from_dict({"posterior": {"z": point}}))
