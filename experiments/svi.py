@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from experiments.processes import ALONE, Processes
 from experiments.training import SCHEDULES, Training
 from experiments.weights import scored
 from guides.guide import BaseGuide
-from zoo.data import Data, reference, some, take
+from zoo.data import Data, reference, some, take, tensors
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
@@ -99,6 +99,8 @@ class _Run:
                 "pass more, or leave the objective out")
         self.parameters = trainable(model, guide, train_model)
         self.tensors = moved(model, guide, train_model)
+        #: A step by its operations alone, and the places of the parameters that have a gradient.
+        self.replay, self.used = model.replay(self._steadily, self.tensors), list(range(len(self.parameters)))
         check_start(model, guide, self._view(some(self.x) if guide.new_units and self.size < self.units else self.x))
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate, fused=True)
@@ -119,23 +121,21 @@ class _Run:
         batch, index = self._batch()
         if step == 1 and index is not None:
             check_batch(self.model, self._view(batch), self.size)
-        done = self._bound(batch, index, step)
-        self.optimiser.zero_grad()
-        done.loss.backward()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        numbers = torch.stack([done.value.detach(), done.reconstruction])
+        z, numbers, *gradients = self._gradients(batch, index, step)
         self.processes.add_up([*gradients, numbers])
         value, reconstruction = numbers.tolist()
         norm = nn.utils.get_total_norm(gradients)
         # A norm may overflow where no number of the gradient does.
         finite = math.isfinite(value) and (math.isfinite(norm) or all(bool(g.isfinite().all()) for g in gradients))
         if not finite:
-            return f"step {step} turned non-finite at site '{non_finite_site(self.model, batch, done.z.detach())}'"
+            return f"step {step} turned non-finite at site '{non_finite_site(self.model, batch, z)}'"
         if self.training.clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.training.clip * self.units, norm)
         self.numbers = {"gradient_norm": float(norm), "learning_rate": self.optimiser.param_groups[0]["lr"]}
         if self.training.bound.alpha == 1 and self._kl_weight(step) == 1:
             self.numbers |= {"reconstruction": reconstruction * self.share, "kl": (reconstruction - value) * self.share}
+        for i, gradient in zip(self.used, gradients, strict=True):
+            self.parameters[i].grad = gradient
         self.optimiser.step()
         self.schedule.step()
         self.values.append(value)
@@ -229,8 +229,29 @@ class _Run:
         large = max(0.5 * self.units, 0.02 * abs(self.values[0]))
         return f"the ELBO ended at {value:.5g}, below its start" if lost > large else ""
 
+    def _gradients(self, batch: Data, index: Tensor | None, step: int) -> tuple[Tensor, ...]:
+        """Return the draws, the bound's value and reconstruction as one tensor, and the loss's gradients, of :attr:`used`."""
+        batch = self._view(batch)
+        if self.processes.count > 1 or self._kl_weight(step) != 1:
+            return self._run(batch, index, step)
+        inputs = [] if batch is self.x else [*tensors(batch).values()]
+        return self.replay(*inputs) if index is None else self.replay(*inputs, index)
+
+    def _steadily(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run a step of a minibatch's entries, in their order, and its units' numbers; of what is left out, all there is."""
+        given = dict(zip(tensors(self.x), inputs, strict=False))
+        batch = self.x if not given else given if isinstance(self.x, Mapping) else inputs[0]
+        return self._run(batch, inputs[-1] if len(inputs) > len(given) else None, self.steps + self.training.warm_up + 1)
+
+    def _run(self, batch: Data, index: Tensor | None, step: int) -> tuple[Tensor, ...]:
+        done = self._bound(batch, index, step)
+        found = torch.autograd.grad(done.loss, self.parameters, allow_unused=True)
+        self.used = [i for i, gradient in enumerate(found) if gradient is not None]
+        numbers = torch.stack([done.value.detach(), done.reconstruction])
+        return done.z.detach(), numbers, *(gradient for gradient in found if gradient is not None)
+
     def _bound(self, batch: Data, index: Tensor | None, step: int) -> Step:
-        t, batch = self.training, self._view(batch)
+        t = self.training
         if index is not None:
             self.model.adopt(batch, len(index))
         return stochastic_bound(
@@ -247,7 +268,8 @@ class _Run:
         index = torch.arange(self.size, device=reference(self.x).device) if self.size < self.units else None
         batch = self.x if index is None else take(self.x, index, self.units)
         with seeded(0), torch.no_grad():
-            value = float(self.processes.total(self._bound(batch, index, self.steps + self.training.warm_up + 1).value))
+            step = self.steps + self.training.warm_up + 1
+            value = float(self.processes.total(self._bound(self._view(batch), index, step).value))
         return value if math.isfinite(value) else -math.inf
 
     def _view(self, batch: Data) -> Data:

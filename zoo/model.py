@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from zoo.latents import Collected, Latents, Pack, Substitute, Unobserve, is_dete
 from zoo.params import LocalParams, theta
 from zoo.program import draw_afresh, isolated, latent_log_prob, layout, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
+from zoo.replay import Replay
 from zoo.vectorise import over_draws
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Model(PyroModule):
         learning_rate: of Adam, unless one says otherwise.
         quadratic: whether log p(x_i, z_i | θ) is a polynomial of degree two in row i, jointly so in z_i where z is continuous,
             as of normal rows. EM then needs the rows' first and second moments alone: see :mod:`zoo.quadratic`.
+        repeatable: whether fits may repeat the program by its operations alone, see :class:`zoo.replay.Replay`. To be false for
+            a program that now and then does something else for a reason of its own, such as how often it was run.
 
     >>> import pyro, pyro.distributions as dist
     >>> def coin(x):
@@ -82,6 +85,7 @@ class Model(PyroModule):
     train_with: ClassVar[str] = ""
     learning_rate: ClassVar[float] = 0.02
     quadratic: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +154,14 @@ class Model(PyroModule):
             return prior.view(len(z), -1), likelihood.view(len(z), -1)
         prior, likelihood = self._over_draws(lambda row: log_terms(self._program, x, row, unit), z)
         return prior, likelihood
+
+    def log_terms_and_slope(self, x: Data, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return :meth:`log_terms` and the gradient of their sum in z, (draws, units, d), all without a graph."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            prior, likelihood = self.log_terms(x, z)
+            [slope] = torch.autograd.grad((prior + likelihood).sum(), [z])
+        return prior.detach(), likelihood.detach(), slope
 
     def log_joint(self, x: Data, z: Tensor) -> Tensor:
         """Return log p(x, z | θ) in nats, (draws, units), for z (draws, units, d): the sum of :meth:`log_terms`."""
@@ -225,14 +237,18 @@ class Model(PyroModule):
     def sample_prior(self, x: Data, draws: int) -> Tensor:
         """Draw z from the prior p(z | θ): (draws, units, d), unconstrained. Uses torch's generator."""
         unit, sites = self._unit(x), self.latents(x).sites
+        nothing = self._nothing(x)
+
+        def draw() -> tuple[Tensor]:
+            # What follows the last latent site, often a network and draws of the size of the data, is not wanted.
+            pack = Pack(None, unit, sites[-1].name if sites else "")
+            with suppress(Collected):
+                run(self, x, Unobserve(), pack, density=False)
+            return (torch.cat(pack.parts, 1) if pack.parts else nothing,)
+
         with torch.no_grad(), self._isolated():
-            rows = []
-            for _ in range(draws):
-                # What follows the last latent site, often a network and draws of the size of the data, is not wanted.
-                pack = Pack(None, unit, sites[-1].name if sites else "")
-                with suppress(Collected):
-                    run(self, x, Unobserve(), pack, density=False)
-                rows.append(torch.cat(pack.parts, 1) if pack.parts else self._nothing(x))
+            again = self.replay(draw)
+            rows = [again()[0] for _ in range(draws)]
         if len({row.shape for row in rows}) > 1:
             raise ZooError(
                 f"expected the same latent sites in every run of {self.label}; got other ones from draw to draw; "
@@ -329,6 +345,10 @@ class Model(PyroModule):
     def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return quantities that the program marginalises, for the posterior tree; ``values`` are (draws, *shape)."""
         return {}
+
+    def replay(self, function: Callable[..., tuple[Tensor, ...]], varying: Iterable[Tensor] = ()) -> Replay:
+        """Return ``function``, which runs the program, as a :class:`Replay` where the model is ``repeatable``."""
+        return Replay(function, varying, "" if self.repeatable else f"{self.label} is not repeatable")
 
     @property
     def _program(self) -> Callable[[Data], Any]:

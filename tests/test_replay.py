@@ -1,0 +1,224 @@
+"""Computations repeated by their operations alone: the same numbers, and Python again where they would not be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+import experiments
+import zoo
+from tests.cases import case
+from zoo.replay import AGAIN, SHAPES, Replay
+
+
+class Counted:
+    """A function that counts how often Python runs it."""
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]):
+        self.function, self.runs = function, 0
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self.runs += 1
+        return self.function(*inputs)
+
+
+def slope(x: Tensor) -> tuple[Tensor, ...]:
+    x = x.detach().requires_grad_()
+    value = (x.sin() * x.exp()).sum() + torch.zeros(3).sum()
+    return value.detach(), *torch.autograd.grad(value, [x])
+
+
+def test_operations_are_written_down_once_and_held_against_the_function_again() -> None:
+    counted = Counted(slope)
+    replay = Replay(counted)
+    for i in range(AGAIN * 2 + 1):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(i))
+        for ours, theirs in zip(replay(x), slope(x), strict=True):
+            assert torch.equal(ours, theirs)
+    assert replay.reason == ""
+    assert counted.runs == 3, "to write it down, at the second call, and at the 64th"
+
+
+def test_each_shape_is_written_down_and_too_many_are_run_by_python() -> None:
+    counted = Counted(slope)
+    replay = Replay(counted)
+    for _ in range(3):
+        for size in range(1, SHAPES + 3):
+            x = torch.arange(float(size))
+            assert torch.equal(replay(x)[1], slope(x)[1])
+    assert counted.runs == 2 * SHAPES + 3 * 2
+
+
+def test_parameters_that_move_are_seen_and_constants_are_not_done_again() -> None:
+    weight, fixed = nn.Parameter(torch.ones(2)), torch.arange(2.0)
+    replay = Replay(lambda x: ((x * weight + fixed.exp()).detach(),), [weight])
+    for i in range(5):
+        with torch.no_grad():
+            weight.fill_(float(i))
+        assert torch.equal(replay(torch.ones(2))[0], i + fixed.exp())
+    assert replay.reason == ""
+    [known] = replay._known.values()
+    assert not any("aten.exp" in str(value) for value in known.run.__globals__.values())
+
+
+def test_random_numbers_are_those_of_the_function() -> None:
+    def draw(x: Tensor) -> tuple[Tensor, ...]:
+        return (x + dist.HalfCauchy(torch.ones(3)).sample() + torch.randn(3),)
+
+    replay = Replay(draw)
+    with zoo.seeded(1):
+        ours = [replay(torch.zeros(3))[0] for _ in range(6)]
+    with zoo.seeded(1):
+        theirs = [draw(torch.zeros(3))[0] for _ in range(6)]
+    assert replay.reason == ""
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert len({tuple(each.tolist()) for each in ours}) == 6
+
+
+def branch(x: Tensor) -> tuple[Tensor, ...]:
+    return (x.square() if x.sum() > 2 else -x,)
+
+
+def mask(x: Tensor) -> tuple[Tensor, ...]:
+    return (x[x > 1].sum(),)
+
+
+def by_numpy(x: Tensor) -> tuple[Tensor, ...]:
+    return (x + torch.from_numpy(np.exp(x.numpy())),)
+
+
+class Steps:
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.taken += 1
+        return (x * self.taken,)
+
+
+class Running:
+    def __init__(self) -> None:
+        self.total = torch.zeros(3)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.total += x
+        return (self.total.clone(),)
+
+
+@pytest.mark.parametrize(("make", "reason"), [
+    (lambda: branch, "Python reads the outcome of aten.gt.Scalar"), (lambda: mask, "Python reads the outcome of aten.index"),
+    (lambda: by_numpy, "other operations from call to call"), (Steps, "other operations from call to call"),
+    (Running, "changes a tensor from outside in place")], ids=["branch", "mask", "numpy", "counter", "running"])
+def test_what_can_not_be_repeated_is_run_by_python(make: Any, reason: str) -> None:
+    replay, function = Replay(make()), make()
+    for i in range(6):
+        x = torch.full((3,), float(i) / 2)
+        torch.testing.assert_close(replay(x)[0], function(x)[0], rtol=0, atol=0)
+    assert reason.split(" of ")[0] in replay.reason
+
+
+def test_what_is_changed_in_place_inside_is_changed_each_time() -> None:
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        room = torch.zeros(4)
+        whole = room.view(2, 2)
+        before = room + 1
+        room[:3] = x
+        whole *= 2
+        return before, room + 1, whole.exp()
+
+    replay = Replay(function)
+    for i in range(5):
+        x = torch.arange(3.0) + i
+        for ours, theirs in zip(replay(x), function(x), strict=True):
+            assert torch.equal(ours, theirs)
+    assert replay.reason == ""
+
+
+@pytest.mark.parametrize("name", [name for name, entry in zoo.MODELS.items() if entry.latents == "continuous"])
+def test_every_model_of_continuous_latents_is_repeated(name: str) -> None:
+    model, x = case(name)
+    latents = model.latents(x)
+    replay = Replay(lambda z: model.log_terms_and_slope(x, z), [*model.parameters(), *model.buffers()])
+    with zoo.seeded(0):
+        for _ in range(4):
+            z = 0.1 * torch.randn(6, latents.units, latents.size, dtype=torch.double)
+            for ours, theirs in zip(replay(z), model.log_terms_and_slope(x, z), strict=True):
+                assert torch.equal(ours, theirs)
+    assert replay.reason == ""
+
+
+@pytest.mark.parametrize(("guide", "options"), [
+    ("mean_field:encoder", {}), ("full_rank:encoder", {"objective": "iwae", "estimator": "dreg", "draws": 4}),
+    ("mixture:semi", {"warm_up": 5}), ("mean_field:encoder", {"batch_size": 40, "view": lambda x: (x > torch.rand(())).to(x)})])
+def test_svi_comes_to_the_same_bits_with_and_without(
+    guide: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = zoo.dataset("digits", "images", binarise="threshold").tensor[:100]
+
+    def fit() -> experiments.Fit:
+        with zoo.seeded(0):
+            model = zoo.build("vae", x, latent=2, hidden=(16,))
+        return experiments.fit(model, guide, x, steps=40, progress=False, **options)
+
+    ours, seen = fit(), []
+    monkeypatch.setattr(Replay, "__call__", lambda self, *inputs: seen.append(self) or self.function(*inputs))
+    theirs = fit()
+    assert seen
+    assert [elbo for _, elbo, _ in ours.history] == [elbo for _, elbo, _ in theirs.history]
+    for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_program_that_branches_on_its_latents_is_fitted_all_the_same() -> None:
+    def program(x: Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 3.0))
+        scale = 1.0 if level > 0 else 2.0
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(level, scale), obs=x)
+
+    x = torch.tensor([2.0, 3.0, 2.5], dtype=torch.double)
+    with pytest.warns(zoo.ZooWarning, match="can't run under vmap"):
+        done = experiments.fit(zoo.as_model(program), "mean_field", x, progress=False)
+    posterior = 1 / (1 / 9 + 3)
+    q: Any = done.guide.posterior(x)
+    assert q.mean.item() == pytest.approx(posterior * 7.5, abs=0.02)
+    assert q.stddev.item() == pytest.approx(posterior**0.5, rel=0.05)
+
+
+def test_a_model_may_say_that_it_is_not_to_be_repeated() -> None:
+    class Counting(zoo.Model):
+        repeatable = False
+        runs = 0
+
+        def forward(self, x: Tensor) -> None:
+            type(self).runs += 1
+            level = pyro.sample("level", dist.Normal(torch.zeros(()).to(x), 3.0))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(level, 1.0), obs=x)
+
+    x = torch.tensor([2.0, 3.0, 2.5], dtype=torch.double)
+    model = Counting()
+    done = experiments.fit(model, "mean_field", x, method="svi", steps=100, progress=False)
+    assert Counting.runs > 100
+    Counting.repeatable, Counting.runs = True, 0
+    again = experiments.fit(model, "mean_field", x, method="svi", steps=100, progress=False)
+    assert Counting.runs < 30
+    assert again.elbo == pytest.approx(done.elbo, rel=1e-12)
+
+
+def test_operations_that_are_not_known_are_run_by_python() -> None:
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        return (torch.eye(3).to_sparse() @ x,)
+
+    replay = Replay(function)
+    for i in range(4):
+        x = torch.full((3, 1), float(i))
+        assert torch.equal(replay(x)[0], x)
+    assert replay.reason
