@@ -38,7 +38,8 @@ class Moment:
         elbo: what the optimiser saw, in nats, summed over units; ``None`` before the first step.
         seconds: since the start, callbacks and checkpoints left out.
         reconstruction, kl: E_q[log p(x | z)] and KL(q ‖ prior), in nats, summed over units.
-        gradient_norm: of the ELBO's gradient, before it was clipped.
+        gradient_norm: of the ELBO's gradient, before it was clipped; of normals that fixed_draws climbs each for itself, in the
+            coordinates that it climbs in.
         learning_rate: of the step.
         saving: whether a checkpoint follows on this step.
         checkpoint: the file, of ``on_checkpoint``.

@@ -21,7 +21,8 @@ ENOUGH, TRIALS = 1e-4, 15
 #: Iterations in a row in which a settled unit rises no more than asked.
 CALM = 2
 
-#: (parameters (k, size), units (k,)) → objective (k,), a number to report (k,), gradient (k, size), all float64.
+#: (parameters (k, size), units (k,)) → objective (k,), a number to report (k,), gradient (k, size), all float64. In
+#: place of the gradient, whatever else (k, …) an ascent goes by.
 Objective: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 #: What is told after each iteration: the objective, the norm of its gradient and the number to report, over all units; and
 #: the parameters (units, size).
@@ -29,7 +30,7 @@ Report: TypeAlias = Callable[[float, float, float, Tensor], None]
 
 
 @dataclass
-class _State:
+class State:
     """Where each unit is: its parameters (units, size), −objective and number to report (units,), −gradient (units, size)."""
 
     point: Tensor
@@ -37,14 +38,32 @@ class _State:
     told: Tensor
     gradient: Tensor
 
-    def at(self, units: Tensor) -> _State:
+    def at(self, units: Tensor) -> State:
         """Return the state of some units."""
-        return _State(self.point[units], self.loss[units], self.told[units], self.gradient[units])
+        return State(self.point[units], self.loss[units], self.told[units], self.gradient[units])
 
-    def put(self, units: Tensor, new: _State) -> None:
+    def put(self, units: Tensor, new: State) -> None:
         """Set the state of some units."""
         self.point[units], self.loss[units], self.told[units] = new.point, new.loss, new.told
         self.gradient[units] = new.gradient
+
+
+def recorded(objective: Objective, tape: Tape | None) -> Callable[[Tensor, Tensor], State]:
+    """Return what gives the :class:`State` of units (k,) at their parameters (k, size).
+
+    The loss is ∞ where a number is not finite. With a ``tape``, evaluations are recorded there, and those that are on it
+    already are not made.
+    """
+    def evaluate(at: Tensor, units: Tensor) -> State:
+        def ask() -> np.ndarray:
+            value, told, gradient = objective(at, units)
+            return torch.cat([torch.stack([value, told], 1), gradient], 1).cpu().numpy().ravel()
+
+        found = torch.from_numpy(ask() if tape is None else tape.answer(ask)).to(at).view(len(at), -1)
+        bad = ~found.isfinite().all(1)
+        return State(at, torch.where(bad, torch.inf, -found[:, 0]), found[:, 1], -found[:, 2:])
+
+    return evaluate
 
 
 class _Curvature:
@@ -99,17 +118,7 @@ def ascend_each(
     Source: Nocedal and Wright (2006), Numerical optimization, algorithms 3.1, 7.4 and 7.5,
     https://doi.org/10.1007/978-0-387-40065-5
     """
-    def evaluate(at: Tensor, units: Tensor) -> _State:
-        size = at.shape[1]
-
-        def ask() -> np.ndarray:
-            value, told, gradient = objective(at, units)
-            return torch.cat([torch.stack([value, told], 1), gradient], 1).cpu().numpy().ravel()
-
-        found = torch.from_numpy(ask() if tape is None else tape.answer(ask)).to(at).view(-1, size + 2)
-        bad = ~found.isfinite().all(1)
-        return _State(at, torch.where(bad, torch.inf, -found[:, 0]), found[:, 1], -found[:, 2:])
-
+    evaluate = recorded(objective, tape)
     active = torch.arange(len(point), device=point.device)
     state = evaluate(point.clone(), active)
     curvature, calm, taken = _Curvature(state.gradient), torch.zeros_like(active), 0
@@ -130,8 +139,8 @@ def ascend_each(
 
 
 def _step(
-    evaluate: Callable[[Tensor, Tensor], _State], curvature: _Curvature, before: _State, units: Tensor,
-) -> tuple[_State, Tensor]:
+    evaluate: Callable[[Tensor, Tensor], State], curvature: _Curvature, before: State, units: Tensor,
+) -> tuple[State, Tensor]:
     """Return the states of ``units`` after a step each, and half the slope along it, the rise that a quadratic promises."""
     direction = curvature.direction(before.gradient, units)
     direction *= (REACH / direction.abs().amax(1).clamp(min=REACH))[:, None]

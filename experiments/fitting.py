@@ -18,7 +18,7 @@ from experiments.callbacks import Callback, Moment, Watch
 from experiments.em import Iteration, em
 from experiments.engine import Outcome, States, held, quick_products, threads_for
 from experiments.finished import check_same, keep, restore
-from experiments.fixed_draws import fixed_draws
+from experiments.fixed_draws import FEWEST, fixed_draws
 from experiments.journal import Journal
 from experiments.processes import ALONE, Processes
 from experiments.progress import bars
@@ -151,8 +151,9 @@ def fit(
         if done is not None:
             return done
     iterations: list[Iteration] = []
-    share = min(1.0, (how.batch_size or BATCH) / latents.units) if chosen == "svi" else 1.0
-    one = threads_for(round(share * work(x, latents.units, latents.size)))
+    # What is worked on at once: of svi a minibatch, of fixed_draws as many draws as it takes at least.
+    share = {"svi": min(1.0, (how.batch_size or BATCH) / latents.units), "fixed_draws": FEWEST[latents.units > 1]}
+    one = threads_for(round(share.get(chosen, 1.0) * work(x, latents.units, latents.size)))
     theta = nullcontext() if has_theta else held(model)
     products = quick_products() if chosen == "svi" else nullcontext()
     watch = Watch(Moment(model, guide, x, chosen, limit, latents.units, name), [*bars(progress), *callbacks], kept)

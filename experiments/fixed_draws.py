@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,62 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from experiments.callbacks import Watch
-from experiments.each import ascend_each
 from experiments.engine import Outcome, check_start, trainable
+from experiments.held import Held, power_of_two
 from experiments.journal import State
 from experiments.objectives import enumerated_terms
-from experiments.optimise import Ascent, Tape, ascend
+from experiments.optimise import Tape, ascend
 from experiments.weights import work
 from guides.amortisation import Free
-from guides.family import NormalBase, Phi
+from guides.family import NormalBase
 from guides.guide import BaseGuide, Guide
-from zoo.data import Data, take
+from zoo.data import Data
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 
-#: Numbers that draws evaluated at once may touch; and the rounds of so many draws that one unit's evaluation may take.
-MAX_WORK, ROUNDS = 2**26, 16
 #: When an ascent has settled: nats per unit that so many iterations must raise the ELBO by. Rough while draws may still be
 #: doubled; then fine, for one unit and for many, whose hardest one holds up all the others.
 ROUGH, FINE = (1e-3, 5), ((1e-6, 20), (1e-7, 10))
 #: A climb has also settled where it rises by less than this share of what held draws flatter it by: of one unit, and of many.
 SETTLED = (0.02, 1e-3)
+#: Draws that are held, at least: of one unit, and of each of many.
+FEWEST = (64, 16)
 #: Fresh draws that judge what few held ones flatter by, at least.
 FRESH = 128
-#: Numbers that are worked on at once: more units go in parts. Beyond, memory is asked of the system and given back at every
-#: operation; measured, 300 posteriors of a decoder network took 2.5 to 3 times as long in one piece.
-PART = 2**19
-
-
-def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
-    """Return quasi-random standard normals (draws, 1, size): scrambled Sobol, antithetic, with identity second moment.
-
-    With mean zero and identity covariance on the sample, the mean of any quadratic is exact: where the posterior is
-    normal, fixed draws find the family's true optimum.
-
-    Source: Owen (1998), Scrambling Sobol' and Niederreiter–Xing points, https://doi.org/10.1006/jcom.1998.0487;
-    Giordano, Ingram and Broderick (2024), Black box variational inference with a deterministic objective,
-    https://arxiv.org/abs/2304.05527
-
-    Raises:
-        ZooError: fewer draws than twice the dimensions, so that the second moment can't be the identity.
-
-    >>> noise = normal_noise(64, 3, 0, torch.zeros((), dtype=torch.double))[:, 0]
-    >>> torch.allclose(noise.T @ noise / 64, torch.eye(3, dtype=torch.double))
-    True
-    """
-    if draws < 2 * size:
-        raise ZooError(
-            f"expected at least {2 * size} fixed draws, twice the noise's {size} dimensions; got {draws}; raise them")
-    sobol = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed)
-    uniform = sobol.draw(draws // 2, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-    half = torch.special.ndtri(uniform)
-    noise = torch.cat([half, -half])
-    factor = torch.linalg.cholesky(noise.T @ noise / len(noise) + 1e-12 * torch.eye(size, dtype=torch.float64))
-    noise = torch.linalg.solve_triangular(factor, noise.T, upper=False).T
-    result: Tensor = noise[:, None].to(like)
-    return result
 
 
 def fixed_draws(
@@ -92,7 +58,7 @@ def fixed_draws(
     watch.resume(count.load, drawing=False)
     if isinstance(guide.family, NormalBase):
         check_start(model, guide, x)
-        held = _Held(model, guide, guide.family, x, parameters, seed, count)
+        held = Held(model, guide, guide.family, x, parameters, seed, count)
         return _doubling(held, steps, draws, tolerance)
     if not isinstance(guide.posterior(x), Enumerated):
         raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
@@ -183,115 +149,13 @@ def _solve(model: Model, guide: Guide, x: Data) -> bool:
     return solution is not None
 
 
-@dataclass(frozen=True)
-class _Held:
-    """The ELBO of a pair as a function of its parameters, on noise that is held."""
-
-    model: Model
-    guide: Guide
-    family: NormalBase
-    x: Data
-    parameters: list[nn.Parameter]
-    seed: int
-    count: _Count
-
-    def noise(self, draws: int, number: int) -> Tensor:
-        return normal_noise(draws, self.size, self.seed + number, self.parameters[0])
-
-    @property
-    def size(self) -> int:
-        return self.family.noise_size(self.guide.phi(self.x))
-
-    def elbo(self, noise: Tensor) -> Iterator[Tensor]:
-        """Yield terms that add up to the ELBO, each with a graph of its own."""
-        total = noise.new_zeros(2)
-        for draws, part, index in self.parts(len(noise)):
-            found = held_terms(self.model, self.guide, part, noise[draws], index)
-            terms = [term.sum() * (len(noise[draws]) / len(noise)) for term in found]
-            total += torch.stack([term.detach() for term in terms])
-            yield terms[0] - terms[1]
-        self.count.terms(*total)
-
-    def parts(self, draws: int) -> Iterator[tuple[slice, Data, Tensor | None]]:
-        """Yield which of the draws, and the data and numbers of which units, are evaluated together."""
-        units = self.model.latents(self.x).units
-        for first in range(0, draws, self.draws_at_once):
-            some = slice(first, min(first + self.draws_at_once, draws))
-            most = self._at_once(some.stop - first)
-            if not self._divisible or most >= units:
-                yield some, self.x, None
-                continue
-            for index in torch.arange(units, device=self.parameters[0].device).split(most):
-                yield some, take(self.x, index, units), index
-
-    @property
-    def draws_at_once(self) -> int:
-        latents = self.model.latents(self.x)
-        return max(64, MAX_WORK // work(self.x, latents.units, latents.size))
-
-    @property
-    def _divisible(self) -> bool:
-        """Whether some units can be evaluated without the others."""
-        latents = self.model.latents(self.x)
-        return latents.units > 1 and latents.rows_first and latents.unit is not None
-
-    def _at_once(self, draws: int) -> int:
-        latents = self.model.latents(self.x)
-        return max(1, PART * latents.units // (draws * work(self.x, latents.units, latents.size)))
-
-    def climb(self, noise: Tensor, other: Tensor, steps: int, stop: tuple[float, int]) -> tuple[Ascent, float]:
-        """Maximise the ELBO on ``noise`` until ``stop``, see :data:`ROUGH`; return where it led and the ELBO on ``other``."""
-        own = self.guide.amortisation
-        if self._divisible and isinstance(own, Free) and {*map(id, self.parameters)} == {*map(id, own.phi.values())}:
-            done = self._climb_each(own, noise, steps, stop[0])
-        else:
-            rise, window = stop
-            done = ascend(
-                lambda: self.elbo(noise), self.parameters, steps, self.count, rise * self.model.latents(self.x).units,
-                window, self.count.tape)
-        with torch.no_grad():
-            return done, float(sum(self.elbo(other)))
-
-    def _climb_each(self, own: Free, noise: Tensor, steps: int, rise: float) -> Ascent:
-        """Climb where nothing but the units' own φ moves: each unit for itself."""
-        units = self.model.latents(self.x).units
-
-        def evaluate(point: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            found = []
-            for moved, some in zip(*(whole.split(self._at_once(len(noise))) for whole in (point, index)), strict=True):
-                moved = moved.to(noise).requires_grad_()
-                terms = phi_terms(self.model, self.family, own.unflat(moved), take(self.x, some, units), noise)
-                [gradient] = torch.autograd.grad((terms[0] - terms[1]).sum(), [moved])
-                found.append([value.detach().double() for value in (terms[0] - terms[1], terms[0], gradient)])
-            value, reconstruction, gradient = (torch.cat(parts) for parts in zip(*found, strict=True))
-            return value, reconstruction, gradient
-
-        def report(value: float, norm: float, reconstruction: float, point: Tensor) -> None:
-            own.set(point)
-            self.count.reconstruction, self.count.kl = reconstruction, reconstruction - value
-            self.count(value, norm)
-
-        point, done = ascend_each(evaluate, own.flat(), steps, report, rise, self.count.tape)
-        own.set(point)
-        return done
-
-    def noise_error(self, noise: Tensor) -> float:
-        """Return the standard error, in nats, of the difference between two ELBOs on as many independent draws."""
-        with torch.no_grad():
-            totals = noise.new_zeros(len(noise))
-            for draws, part, index in self.parts(len(noise)):
-                phi = self.guide.phi(part, index)
-                z = self.family.transform(phi, noise[draws])
-                totals[draws] += (self.model.log_joint(part, z) - self.family.distribution(phi).log_prob(z)).sum(1)
-        return math.sqrt(2 / len(noise)) * float(totals.std())
-
-
-def _doubling(held: _Held, steps: int, draws: int | None, tolerance: float) -> Outcome:
-    latents, size = held.model.latents(held.x), held.size
-    number, most = _draws_at_start(held, draws), held.draws_at_once * (ROUNDS if latents.units == 1 else 1)
-    taken, enough = 0, 2 * tolerance * latents.units  # of flattery: twice what φ falls short by
+def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Outcome:
+    latents, size = held.latents, held.size
+    number, most = _draws_at_start(held, draws), held.most_draws
+    enough = 2 * tolerance * latents.units  # of flattery: twice what φ falls short by
+    taken = held.climb_naturally(held.noise(_draws_of_natural_steps(held, number), 0), steps)
     for attempt in range(12):
-        noise, other = held.noise(number, 2 * attempt), held.noise(max(number, FRESH), 2 * attempt + 1)
+        noise, other = held.noise(number, 2 * attempt), held.noise(_draws_that_judge(held, number), 2 * attempt + 1)
         done, fresh = held.climb(noise, other, steps - taken, ROUGH)
         taken += done.iterations
         if done.value - fresh <= enough and taken < steps:
@@ -319,40 +183,29 @@ def _fine(units: int, flattery: float) -> tuple[float, int]:
     return (enough, ROUGH[1]) if enough > rise else (rise, window)
 
 
-def _draws_at_start(held: _Held, draws: int | None) -> int:
+def _draws_at_start(held: Held, draws: int | None) -> int:
     """Return how many draws to begin with: as asked, else few, but more where small data affords them."""
     if draws is not None:
         return draws + draws % 2  # antithetic: they come in pairs
     latents = held.model.latents(held.x)
-    if latents.units > 1:  # by far the most of the way is made on few
-        return power_of_two(max(16, 2 * held.size))
-    # One unit's weights may have a long tail, which few draws miss and φ then ignores.
-    return power_of_two(max(64, 8 * held.size, min(2048, 2**16 // work(held.x, 1, latents.size))))
+    if latents.units > 1:
+        return power_of_two(max(FEWEST[True], 4 * held.size))
+    return power_of_two(max(FEWEST[False], 4 * held.size, min(512, 2**13 // work(held.x, 1, latents.size))))
 
 
-def held_terms(
-    model: Model, guide: Guide, x: Data, noise: Tensor, index: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return E_q[log p(x | z)] and KL(q ‖ prior), whose difference is the ELBO, of each unit of ``x``, (units,).
+def _draws_of_natural_steps(held: Held, number: int) -> int:
+    """Return how many draws natural steps go by, by far the most of the way: few, but ``number`` where that costs no more."""
+    many = held.latents.units > 1
+    few = power_of_two(max(FEWEST[many], 2 * held.size))
+    cheap = not many and number * work(held.x, 1, held.latents.size) < 2**14
+    return number if cheap else min(few, number)
 
-    ``index`` says which of the fitted units these are, where they are not all.
+
+def _draws_that_judge(held: Held, number: int) -> int:
+    """Return how many fresh draws judge what ``number`` held ones flatter by.
+
+    One unit's weights may have a long tail, which few draws miss and φ then ignores: more where small data affords them.
     """
-    assert isinstance(guide.family, NormalBase), "only a normal base has held noise"
-    return phi_terms(model, guide.family, guide.phi(x, index), x, noise)
-
-
-def phi_terms(model: Model, family: NormalBase, phi: Phi, x: Data, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what :func:`held_terms` does, at φ: z = transform(φ, noise), and q's entropy is in closed form."""
-    z = family.transform(phi, noise)
-    entropy: Tensor = family.distribution(phi).entropy()
-    prior, likelihood = model.log_terms(x, z)
-    return likelihood.mean(0), -(prior.mean(0) + entropy)
-
-
-def power_of_two(number: int) -> int:
-    """Return the least power of two that is at least ``number``.
-
-    >>> power_of_two(65)
-    128
-    """
-    return int(2 ** (number - 1).bit_length())
+    latents = held.latents
+    more = min(2048, 2**16 // work(held.x, 1, latents.size)) if latents.units == 1 else 0
+    return max(number, FRESH, power_of_two(max(1, more)))

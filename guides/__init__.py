@@ -10,7 +10,7 @@ from zoo.registry import lazy
 if TYPE_CHECKING:
     from guides.amortisation import Amortisation, Encoder, Free, Semi
     from guides.construct import build
-    from guides.family import Family, NormalBase, Start
+    from guides.family import Family, Normal, NormalBase, Start
     from guides.guide import BaseGuide, Guide
     from guides.program import ProgramGuide, as_guide
     from guides.whole import Exact, Prior
@@ -23,6 +23,7 @@ _LAZY = {
     "Family": "guides.family:Family",
     "Free": "guides.amortisation:Free",
     "Guide": "guides.guide:Guide",
+    "Normal": "guides.family:Normal",
     "NormalBase": "guides.family:NormalBase",
     "Prior": "guides.whole:Prior",
     "ProgramGuide": "guides.program:ProgramGuide",
@@ -34,7 +35,7 @@ _LAZY = {
 
 __all__ = [
     "AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free", "Guide",
-    "GuideSpec", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide", "build",
+    "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide", "build",
     "default_guides", "fitting_guides", "parse",
 ]
 

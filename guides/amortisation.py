@@ -52,7 +52,11 @@ class Free(Amortisation):
 
     def flat(self) -> Tensor:
         """Return φ as a row for each unit, (units, size), float64."""
-        return torch.cat([value.detach().double().flatten(1) for value in self.phi.values()], 1)
+        return self.rows({name: value.detach().double() for name, value in self.phi.items()})
+
+    def rows(self, phi: Phi) -> Tensor:
+        """Return any units' φ as a row for each, (units, size)."""
+        return torch.cat([phi[name].flatten(1) for name in self.phi], 1)
 
     def unflat(self, rows: Tensor) -> Phi:
         """Return rows as of :meth:`flat`, of any units, as φ."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 if TYPE_CHECKING:
+    from guides.natural import Curvature
     from zoo.data import Data
     from zoo.model import Model
 
@@ -64,7 +65,6 @@ class Family(abc.ABC):
     def distribution(self, phi: Phi) -> Distribution:
         """Return q(z; φ): batch shape (units,), event shape (d,)."""
 
-
     def solve(self, log_joint: Tensor) -> dict[str, Tensor] | None:
         """Return the φ that maximises the ELBO where that is known in closed form, from log p(x, z) at all values (K, units).
 
@@ -85,3 +85,29 @@ class NormalBase(Family):
     @abc.abstractmethod
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         """Return z (draws, units, d) from ``noise`` (draws, units or 1, noise_size)."""
+
+
+class Normal(NormalBase):
+    """A family of normals z = loc + S ε that can be climbed by natural gradients.
+
+    See :mod:`guides.natural`. ``cross`` is E[∇ log p εᵀ], (units, d, d), of the first d numbers of the noise, ``slope``
+    E[∇ log p], (units, d), gradients of log p(x, z) in z.
+    """
+
+    def noise_size(self, phi: Phi) -> int:
+        return phi["loc"].shape[-1]
+
+    @abc.abstractmethod
+    def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
+        """Return the curvature that q meets."""
+
+    @abc.abstractmethod
+    def natural_step(self, phi: Phi, slope: Tensor, curvature: Curvature, length: Tensor) -> Phi:
+        """Return φ after a natural-gradient step of ``length`` (units,), from 0 to 1, each unit's own."""
+
+    @abc.abstractmethod
+    def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
+        """Return the φ at coordinates ``y`` (units, size) about ``phi``, in which the ELBO curves alike in all directions.
+
+        ``root`` is that of the curvature. Of y, the mean's coordinates come first.
+        """

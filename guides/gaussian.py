@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from guides.family import NormalBase, Phi, Start
+from guides.family import Normal, Phi, Start
+from guides.natural import Curvature
 from zoo.errors import ZooError
 from zoo.low_rank_normal import LowRankNormal
 
 
-class MeanField(NormalBase):
+class MeanField(Normal):
     """q(z) = Π_j N(z_j | loc_j, scale_j²).
 
     φ: ``loc`` (d,), ``log_scale`` (d,).
@@ -31,14 +34,29 @@ class MeanField(NormalBase):
         q: dist.Independent = dist.Normal(phi["loc"], phi["log_scale"].exp(), validate_args=False).to_event(1)
         return q
 
-    def noise_size(self, phi: Phi) -> int:
-        return phi["loc"].shape[-1]
-
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + phi["log_scale"].exp() * noise
 
+    def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
+        return Curvature.of(phi["log_scale"].exp()[..., None] * cross)
 
-class FullRank(NormalBase):
+    def natural_step(self, phi: Phi, slope: Tensor, curvature: Curvature, length: Tensor) -> Phi:
+        scale = phi["log_scale"].exp()
+        # The mean moves by the whole curvature, though q can only follow its diagonal: else correlated means would creep.
+        own = (curvature.vectors.square() * curvature.downwards[:, None]).sum(-1)
+        precision = 1 + length[:, None] * (own - 1)
+        return {
+            "loc": phi["loc"] + scale * curvature.solve(scale * slope, length),
+            "log_scale": phi["log_scale"] - 0.5 * precision.log()}
+
+    def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
+        loc, log_scale = y.tensor_split(2, 1)
+        return {
+            "loc": phi["loc"] + phi["log_scale"].exp() * torch.einsum("uij,uj->ui", root, loc),
+            "log_scale": phi["log_scale"] + math.sqrt(0.5) * log_scale}
+
+
+class FullRank(Normal):
     """q(z) = N(z | loc, L Lᵀ), L lower triangular with a positive diagonal.
 
     φ: ``loc`` (d,), ``tril`` (d (d + 1) / 2,): L row by row, its diagonal in logarithms.
@@ -70,14 +88,51 @@ class FullRank(NormalBase):
     def distribution(self, phi: Phi) -> dist.MultivariateNormal:
         return dist.MultivariateNormal(phi["loc"], scale_tril=self.scale_tril(phi), validate_args=False)
 
-    def noise_size(self, phi: Phi) -> int:
-        return phi["loc"].shape[-1]
-
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + torch.einsum("uij,nuj->nui", self.scale_tril(phi), noise)
 
+    def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
+        # Of few draws' estimate the lower triangle: it is the gradient in L, and the identity just where that vanishes.
+        return Curvature.of(self.scale_tril(phi).mT @ cross, lower=True)
 
-class LowRank(NormalBase):
+    def natural_step(self, phi: Phi, slope: Tensor, curvature: Curvature, length: Tensor) -> Phi:
+        factor = self.scale_tril(phi)
+        white = torch.einsum("uji,uj->ui", factor, slope)
+        return {
+            "loc": phi["loc"] + torch.einsum("uij,uj->ui", factor, curvature.solve(white, length)),
+            "tril": self._entries(factor @ curvature.scale_tril(length))}
+
+    def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
+        factor = self.scale_tril(phi)
+        loc, tril = y.split([phi["loc"].shape[-1], phi["tril"].shape[-1]], 1)
+        rows, columns = self._places(phi)
+        step = torch.zeros_like(factor)
+        # L = L₀ (I + step), to first order: the diagonal moves in logarithms, and stays positive.
+        step = step.index_put((torch.arange(len(y))[:, None], rows, columns), tril * self._weight(rows, columns, tril))
+        return {
+            "loc": phi["loc"] + torch.einsum("uij,ujk,uk->ui", factor, root, loc),
+            "tril": phi["tril"] + torch.where(rows == columns, step[:, rows, columns], (factor @ step)[:, rows, columns])}
+
+    @staticmethod
+    def _places(phi: Phi) -> tuple[Tensor, Tensor]:
+        size = phi["loc"].shape[-1]
+        rows, columns = torch.tril_indices(size, size, device=phi["loc"].device)
+        return rows, columns
+
+    @staticmethod
+    def _weight(rows: Tensor, columns: Tensor, like: Tensor) -> Tensor:
+        """The ELBO curves twice as much in the logarithm of a diagonal entry: in the draws, and in the entropy."""
+        return torch.where(rows == columns, math.sqrt(0.5), 1.0).to(like)
+
+    @staticmethod
+    def _entries(scale_tril: Tensor) -> Tensor:
+        size = scale_tril.shape[-1]
+        rows, columns = torch.tril_indices(size, size, device=scale_tril.device)
+        entries = scale_tril[..., rows, columns]
+        return torch.where(rows == columns, entries.abs().log(), entries)
+
+
+class LowRank(Normal):
     """q(z) = N(z | loc, S (I + B Bᵀ) S), S = diag(scale), B of ``rank`` columns.
 
     φ: ``loc`` (d,), ``log_scale`` (d,), ``loadings`` B (d, rank). The low-rank part is in units of the scale, so that it
@@ -122,3 +177,16 @@ class LowRank(NormalBase):
         size = phi["loc"].shape[-1]
         own, shared = noise[..., :size], noise[..., size:]
         return phi["loc"] + phi["log_scale"].exp() * (own + torch.einsum("uij,nuj->nui", phi["loadings"], shared))
+
+    # The first d numbers of the noise move z as an independent normal's do, and tell the same curvature. Natural steps move
+    # that part alone: what the loadings add is left to the ascent that follows.
+
+    def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
+        return MeanField().curvature(phi, cross)
+
+    def natural_step(self, phi: Phi, slope: Tensor, curvature: Curvature, length: Tensor) -> Phi:
+        return {**MeanField().natural_step(phi, slope, curvature, length), "loadings": phi["loadings"]}
+
+    def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
+        own, loadings = y.tensor_split([2 * phi["loc"].shape[-1]], 1)
+        return {**MeanField().near(phi, root, own), "loadings": phi["loadings"] + loadings.reshape(phi["loadings"].shape)}

@@ -20,7 +20,7 @@ PUBLIC = {
     zoo: ["DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
           "dataset", "mapped", "seeded"],
     guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free",
-             "Guide", "GuideSpec", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide",
+             "Guide", "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide",
              "build", "default_guides", "fitting_guides", "parse"],
     experiments: ["METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "Grid",
                   "Iteration", "Journal", "Loaded", "LogWeights", "Metrics", "Moment", "Record", "Row",

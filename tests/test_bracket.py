@@ -238,15 +238,17 @@ def test_eight_schools_is_bracketed_from_markov_chains() -> None:
 
 def test_one_simulated_unit_takes_more_exact_draws_from_its_one() -> None:
     x = zoo.dataset("eight_schools").x
-    model = zoo.build("eight_schools", x)
-    fresh, exact = simulated(model, x, seed=3)
-    truth = experiments.evidence(collapsed, fresh).value
-    guide = experiments.fit(model, "full_rank", fresh).guide
-    assert more_draws(model, guide, fresh, exact, chains=7).shape == (7, 1, 10)
-    found = bracket(model, guide, fresh, exact)
-    assert (found.kind, found.rhat) == ("bracketed", None)
-    assert surrounds(found, truth)
-    assert found.width < 1.0
+    model, widths = zoo.build("eight_schools", x), []
+    for seed in range(3, 6):  # how hard it is hangs on what was simulated
+        fresh, exact = simulated(model, x, seed=seed)
+        truth = experiments.evidence(collapsed, fresh).value
+        guide = experiments.fit(model, "full_rank", fresh).guide
+        assert more_draws(model, guide, fresh, exact, chains=7).shape == (7, 1, 10)
+        found = bracket(model, guide, fresh, exact)
+        assert (found.kind, found.rhat) == ("bracketed", None)
+        assert surrounds(found, truth)
+        widths.append(found.width)
+    assert sorted(widths)[1] < 0.5
 
 
 def test_one_unit_whose_guide_misses_every_correlation() -> None:

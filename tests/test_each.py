@@ -14,7 +14,7 @@ import experiments
 import guides
 import zoo
 from experiments.each import ascend_each
-from experiments.fixed_draws import normal_noise
+from experiments.held import normal_noise
 from experiments.journal import Journal, Stop
 from experiments.optimise import Tape
 from tests.cases import held_elbo

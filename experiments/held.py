@@ -1,0 +1,291 @@
+"""The ELBO of a pair on noise that is held, and the climbs on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from experiments.each import Objective, ascend_each
+from experiments.natural import Chart, climb_naturally, near
+from experiments.optimise import Ascent, Tape, ascend
+from experiments.weights import work
+from guides.amortisation import Free
+from guides.family import Normal, NormalBase, Phi
+from guides.guide import Guide
+from zoo.data import Data, take
+from zoo.errors import ZooError
+from zoo.latents import Latents
+from zoo.model import Model
+from zoo.replay import Replay
+
+#: Numbers that draws evaluated at once may touch, so that what is made of them stays in the cache, and that all of one unit's
+#: may.
+MAX_WORK, MOST_WORK = 2**21, 2**30
+#: Numbers that are worked on at once: more units go in parts. Beyond, memory is asked of the system and given back at every
+#: operation; measured, 300 posteriors of a decoder network took 2.5 to 3 times as long in one piece.
+PART = 2**19
+#: The rise of a unit, in nats, at which an ascent takes over from natural steps.
+NEAR = 1.0
+
+
+class Count(Protocol):
+    """What is told of each iteration: the ELBO, the norm of its gradient, and the terms that the ELBO is made of."""
+
+    reconstruction: float | None
+    kl: float | None
+    tape: Tape | None
+
+    def __call__(self, value: float, gradient_norm: float | None = None) -> None: ...
+
+    def terms(self, reconstruction: Tensor, kl: Tensor) -> Tensor: ...
+
+
+def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
+    """Return quasi-random standard normals (draws, 1, size): scrambled Sobol, antithetic, with identity second moment.
+
+    With mean zero and identity covariance on the sample, the mean of any quadratic is exact: where the posterior is
+    normal, fixed draws find the family's true optimum.
+
+    Source: Owen (1998), Scrambling Sobol' and Niederreiter–Xing points, https://doi.org/10.1006/jcom.1998.0487;
+    Giordano, Ingram and Broderick (2024), Black box variational inference with a deterministic objective,
+    https://arxiv.org/abs/2304.05527
+
+    Raises:
+        ZooError: fewer draws than twice the dimensions, so that the second moment can't be the identity.
+
+    >>> noise = normal_noise(64, 3, 0, torch.zeros((), dtype=torch.double))[:, 0]
+    >>> torch.allclose(noise.T @ noise / 64, torch.eye(3, dtype=torch.double))
+    True
+    """
+    if draws < 2 * size:
+        raise ZooError(
+            f"expected at least {2 * size} fixed draws, twice the noise's {size} dimensions; got {draws}; raise them")
+    sobol = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed)
+    uniform = sobol.draw(draws // 2, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    half = torch.special.ndtri(uniform)
+    noise = torch.cat([half, -half])
+    factor = torch.linalg.cholesky(noise.T @ noise / len(noise) + 1e-12 * torch.eye(size, dtype=torch.float64))
+    noise = torch.linalg.solve_triangular(factor, noise.T, upper=False).T
+    result: Tensor = noise[:, None].to(like)
+    return result
+
+
+@dataclass
+class Held:
+    """The ELBO of a pair as a function of its parameters, on noise that is held."""
+
+    model: Model
+    guide: Guide
+    family: NormalBase
+    x: Data
+    parameters: list[nn.Parameter]
+    seed: int
+    count: Count
+    #: Draws that are evaluated together; 0: not known yet.
+    part: int = 0
+
+    def noise(self, draws: int, number: int) -> Tensor:
+        return normal_noise(draws, self.size, self.seed + number, self.parameters[0])
+
+    @property
+    def size(self) -> int:
+        return self.family.noise_size(self.guide.phi(self.x))
+
+    @cached_property
+    def latents(self) -> Latents:
+        return self.model.latents(self.x)
+
+    @cached_property
+    def own(self) -> Free | None:
+        """The units' own φ, where nothing else moves and units can be climbed each for itself."""
+        own = self.guide.amortisation
+        alone = isinstance(own, Free) and {*map(id, self.parameters)} == {*map(id, own.phi.values())}
+        return own if alone and (self._divisible or self.latents.units == 1) else None  # type: ignore[return-value]
+
+    @cached_property
+    def draws_at_once(self) -> int:
+        if self.latents.units > 1:
+            return self.most_draws  # units go in parts
+        return max(64, MAX_WORK // work(self.x, self.latents.units, self.latents.size))
+
+    @cached_property
+    def most_draws(self) -> int:
+        """How many draws may be held: each unit's are made together, one unit's in parts."""
+        most = MOST_WORK if self.latents.units == 1 else MOST_WORK // 16
+        return max(64, most // work(self.x, self.latents.units, self.latents.size))
+
+    @cached_property
+    def _divisible(self) -> bool:
+        """Whether some units can be evaluated without the others."""
+        return self.latents.units > 1 and self.latents.rows_first and self.latents.unit is not None
+
+    def _at_once(self, draws: int) -> int:
+        """Return how many units are evaluated together."""
+        units = self.latents.units
+        return max(1, PART * units // (draws * work(self.x, units, self.latents.size))) if self._divisible else units
+
+    def elbo(self, noise: Tensor) -> Iterator[Tensor]:
+        """Yield terms that add up to the ELBO, each with a graph of its own."""
+        total = noise.new_zeros(2)
+        for draws, part, index in self.parts(len(noise)):
+            found = held_terms(self.model, self.guide, part, noise[draws], index)
+            terms = [term.sum() * (len(noise[draws]) / len(noise)) for term in found]
+            total += torch.stack([term.detach() for term in terms])
+            yield terms[0] - terms[1]
+        self.count.terms(*total)
+
+    def parts(self, draws: int) -> Iterator[tuple[slice, Data, Tensor | None]]:
+        """Yield which of the draws, and the data and numbers of which units, are evaluated together."""
+        units = self.latents.units
+        for some in _slices(draws, self.draws_at_once):
+            most = self._at_once(some.stop - some.start)
+            if most >= units:
+                yield some, self.x, None
+                continue
+            for index in torch.arange(units, device=self.parameters[0].device).split(most):
+                yield some, take(self.x, index, units), index
+
+    def climb_naturally(self, noise: Tensor, steps: int) -> int:
+        """Climb by natural-gradient steps until they lead on by little; return how many were taken."""
+        if self.own is None or not isinstance(self.family, Normal):
+            return 0
+        return climb_naturally(
+            self._natural(noise), self.family, self.own, steps, self._report, NEAR, self.count.tape)
+
+    def climb(self, noise: Tensor, other: Tensor, steps: int, stop: tuple[float, int]) -> tuple[Ascent, float]:
+        """Maximise the ELBO on ``noise`` until it rises no more; return where it led and the ELBO on ``other``.
+
+        ``stop``: the nats that count as a rise, per unit, and the iterations in which a joint ascent must make them.
+        """
+        rise, window = stop
+        if self.own is None or not (self._divisible or isinstance(self.family, Normal)):
+            done = ascend(
+                lambda: self.elbo(noise), self.parameters, steps, self.count, rise * self.latents.units, window,
+                self.count.tape)
+        else:
+            done = self._climb_each(self.own, noise, steps, rise)
+        return done, self.value(other)
+
+    def value(self, noise: Tensor) -> float:
+        """Return the ELBO on ``noise``."""
+        with torch.no_grad():
+            if self.own is None or self.latents.units > 1:
+                return float(sum(self.elbo(noise)))
+            phi = self.guide.phi(self.x)
+            prior, likelihood, _ = self._density(self.family.transform(phi, noise), torch.zeros(1, dtype=torch.long))
+            entropy = self.family.distribution(phi).entropy().sum()
+            return float((prior + likelihood).sum(1).mean() + entropy)
+
+    def _climb_each(self, own: Free, noise: Tensor, steps: int, rise: float) -> Ascent:
+        """Climb where nothing but the units' own φ moves: each unit for itself, in coordinates that suit its curvature."""
+        chart = Chart.of(self._natural(noise), self.family, own, self.count.tape)
+
+        def evaluate(point: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            y = point.detach().requires_grad_()
+            phi = _like(near(self.family, own, chart.start[index], y, *(root[index] for root in chart.roots)), noise)
+            z, entropy = self.family.transform(phi, noise), self.family.distribution(phi).entropy()
+            prior, likelihood, gradient = self._density(z.detach(), index)
+            # What z gains by its gradient is what the ELBO does: the rest of its gradient is the entropy's.
+            [slope] = torch.autograd.grad(entropy.sum() + (z * gradient).sum() / len(z), [y])
+            told = likelihood.mean(0)
+            return (told + prior.mean(0) + entropy.detach()).double(), told.double(), slope
+
+        def report(value: float, norm: float, told: float, point: Tensor) -> None:
+            self._report(value, norm, told, chart.rows(point))
+
+        point, done = ascend_each(evaluate, torch.zeros_like(own.flat()), steps, report, rise, self.count.tape)
+        own.set(chart.rows(point))
+        return done
+
+    def _natural(self, noise: Tensor) -> Objective:
+        """Return what gives units' ELBOs, reconstructions, and the means of ∇ log p(x, z) and its products with the noise."""
+        own = self.own
+        assert own is not None, "only the units' own φ climb naturally"
+
+        def evaluate(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            phi = _like(own.unflat(rows), noise)
+            prior, likelihood, gradient = self._density(self.family.transform(phi, noise), index)
+            cross = torch.einsum("nui,nj->uij", gradient, noise[:, 0, : gradient.shape[2]]) / len(noise)
+            told, entropy = likelihood.mean(0), self.family.distribution(phi).entropy()
+            numbers = torch.cat([gradient.mean(0), cross.flatten(1)], 1)
+            return (told + prior.mean(0) + entropy).double(), told.double(), numbers.double()
+
+        return evaluate
+
+    def _density(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log p(z) and log p(x | z), (draws, k) each, of units ``index`` (k,), and ∇ log p(x, z), as z (draws, k, d)."""
+        units, rows = self.latents.units, []
+        # One unit's in parts of one length, that of the first evaluation: each length that there is would be written down.
+        self.part = self.part or (min(self.draws_at_once, len(z)) if units == 1 else self.draws_at_once)
+        for draws in z.contiguous().split(self.part):
+            parts = []
+            for some in _slices(len(index), self._at_once(len(draws))):
+                x = self.x if some.stop - some.start == units else take(self.x, index[some], units)
+                parts.append(self._replay(draws) if units == 1 else self.model.log_terms_and_slope(x, draws[:, some]))
+            rows.append([torch.cat(each, 1) for each in zip(*parts, strict=True)])
+        prior, likelihood, gradient = (torch.cat(each) for each in zip(*rows, strict=True))
+        return prior, likelihood, gradient
+
+    @cached_property
+    def _replay(self) -> Replay:
+        """The density of one unit, whose data are the same each time, by its operations alone."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return self.model.replay(partial(self.model.log_terms_and_slope, self.x), tensors)
+
+    def _report(self, value: float, norm: float, reconstruction: float, rows: Tensor) -> None:
+        assert self.own is not None, "only the units' own φ are climbed each for itself"
+        self.own.set(rows)
+        self.count.reconstruction, self.count.kl = reconstruction, reconstruction - value
+        self.count(value, norm)
+
+    def noise_error(self, noise: Tensor) -> float:
+        """Return the standard error, in nats, of the difference between two ELBOs on as many independent draws."""
+        with torch.no_grad():
+            totals = noise.new_zeros(len(noise))
+            for draws, part, index in self.parts(len(noise)):
+                phi = self.guide.phi(part, index)
+                z = self.family.transform(phi, noise[draws])
+                totals[draws] += (self.model.log_joint(part, z) - self.family.distribution(phi).log_prob(z)).sum(1)
+        return math.sqrt(2 / len(noise)) * float(totals.std())
+
+
+def held_terms(
+    model: Model, guide: Guide, x: Data, noise: Tensor, index: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return E_q[log p(x | z)] and KL(q ‖ prior), whose difference is the ELBO, of each unit of ``x``, (units,).
+
+    ``index`` says which of the fitted units these are, where they are not all.
+    """
+    assert isinstance(guide.family, NormalBase), "only a normal base has held noise"
+    return phi_terms(model, guide.family, guide.phi(x, index), x, noise)
+
+
+def phi_terms(model: Model, family: NormalBase, phi: Phi, x: Data, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what :func:`held_terms` does, at φ: z = transform(φ, noise), and q's entropy is in closed form."""
+    z = family.transform(phi, noise)
+    entropy: Tensor = family.distribution(phi).entropy()
+    prior, likelihood = model.log_terms(x, z)
+    return likelihood.mean(0), -(prior.mean(0) + entropy)
+
+
+def _like(phi: Phi, noise: Tensor) -> Phi:
+    return {name: value.to(noise) for name, value in phi.items()}
+
+
+def _slices(count: int, most: int) -> Iterator[slice]:
+    return (slice(first, min(first + most, count)) for first in range(0, count, most))
+
+
+def power_of_two(number: int) -> int:
+    """Return the least power of two that is at least ``number``.
+
+    >>> power_of_two(65)
+    128
+    """
+    return int(2 ** (number - 1).bit_length())

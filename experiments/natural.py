@@ -1,0 +1,115 @@
+"""Natural-gradient ascent of units' own normals, and the coordinates in which the rest of the way is short."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from experiments.each import Objective, Report, State, recorded
+from experiments.optimise import Tape
+from guides.amortisation import Free
+from guides.family import Family, Normal, Phi
+from guides.natural import Curvature
+
+#: A step shorter than this is none: the unit is left to an ascent that searches along its gradient.
+SHORTEST = 2.0**-6
+#: The share of a rise that is still one where log p curves upwards.
+SADDLE = 0.01
+#: By what a step grows that the last one allows.
+LONGER = 1.5
+
+
+def climb_naturally(
+    objective: Objective, family: Normal, own: Free, iterations: int, report: Report | None = None, rise: float = 1.0,
+    tape: Tape | None = None,
+) -> int:
+    """Move the units' φ by natural-gradient steps; return how many iterations were taken.
+
+    A whole step is Newton's, see :mod:`guides.natural`, and taken first. A unit that does not rise stays, and tries half the
+    step next; one that rises by less than ``rise`` nats is near enough. Not so on a saddle, off which steps of the mean grow:
+    there an ascent by gradients would rather widen q, to where it lies across two modes.
+
+    Args:
+        objective: (φ as rows (k, size), units (k,)) → the units' ELBOs (k,), a number to report (k,), and the mean of ∇ log p
+            and of its products with the noise as one row, (k, d + d²).
+        family: of the guide.
+        own: φ at the start; in the end, where they led.
+        iterations: at most.
+        report: told of each.
+        rise: nats.
+        tape: as of :func:`experiments.each.ascend_each`.
+    """
+    evaluate, point = recorded(objective, tape), own.flat()
+    active = torch.arange(len(point), device=point.device)
+    state, length, taken = evaluate(point, active), point.new_ones(len(point)), 0
+    active = active[state.loss.isfinite()]
+    while len(active) and taken < iterations:
+        before = state.at(active)
+        curvature = _curvature(family, own, before)
+        after = evaluate(_step(family, own, before, curvature, length[active]), active)
+        gain = before.loss - after.loss
+        risen = gain > 0
+        state.put(active[risen], after.at(risen))
+        length[active] *= torch.where(risen, LONGER, 0.5)
+        length.clamp_(max=1.0)
+        enough = torch.where(curvature.upwards.any(1), SADDLE * rise, rise)
+        active = active[torch.where(risen, gain >= enough, length[active] >= SHORTEST)]
+        taken += 1
+        if report is not None:
+            norm = float(state.gradient[:, : _size(state)].norm())
+            report(-float(state.loss.sum()), norm, float(state.told.sum()), state.point)
+    own.set(state.point)
+    return taken
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Coordinates y (units, size) of units' φ about where they are, in which their ELBOs curve alike in all directions.
+
+    Attributes:
+        start: φ as rows, (units, size).
+        roots: that of the curvature, (units, d, d); none of a family that knows no curvature, of which y is φ less ``start``.
+    """
+
+    family: Family
+    own: Free
+    start: Tensor
+    roots: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, objective: Objective, family: Family, own: Free, tape: Tape | None) -> Chart:
+        """Draw the chart about the φ of ``own``; ``objective`` as of :func:`climb_naturally`."""
+        start = own.flat()
+        if not isinstance(family, Normal):
+            return cls(family, own, start, ())
+        state = recorded(objective, tape)(start, torch.arange(len(start), device=start.device))
+        return cls(family, own, start, (_curvature(family, own, state).root(),))
+
+    def rows(self, y: Tensor) -> Tensor:
+        """Return φ of all units at their coordinates, as rows (units, size)."""
+        return self.own.rows(near(self.family, self.own, self.start, y, *self.roots))
+
+
+def near(family: Family, own: Free, start: Tensor, y: Tensor, *roots: Tensor) -> Phi:
+    """Return φ of units at their coordinates ``y`` (k, size) about ``start``, as of :class:`Chart`."""
+    if roots and isinstance(family, Normal):
+        return family.near(own.unflat(start), roots[0], y)
+    return own.unflat(start + y)
+
+
+def _step(family: Normal, own: Free, state: State, curvature: Curvature, length: Tensor) -> Tensor:
+    slope = -state.gradient[:, : _size(state)]
+    return own.rows(family.natural_step(own.unflat(state.point), slope, curvature, length))
+
+
+def _curvature(family: Normal, own: Free, state: State) -> Curvature:
+    size = _size(state)
+    return family.curvature(own.unflat(state.point), -state.gradient[:, size:].unflatten(1, (size, size)))
+
+
+def _size(state: State) -> int:
+    """Return d, of which a row of the statistics has d + d² numbers."""
+    return math.isqrt(state.gradient.shape[1])
