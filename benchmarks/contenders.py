@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import importlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+#: What a script of each contender imports first.
+LIBRARIES: Mapping[str, Sequence[str]] = {
+    "zoo": ("torch", "pyro", "zoo:build", "guides:build", "experiments:fit"),
+    "Pyro": ("torch", "pyro", "pyro.infer", "pyro.infer.autoguide", "pyro.optim"),
+    "NumPyro": ("jax", "jax.numpy", "numpyro", "numpyro.infer", "numpyro.infer.autoguide")}
 
 #: What a contender is given: arrays by name. It makes of them what its library needs, inside the clock.
 Arrays = Mapping[str, np.ndarray]
@@ -29,11 +36,13 @@ class Task:
         path: ``module:function``.
         arrays: its data.
         options: its other arguments, plain data.
+        libraries: what a script would import before it: modules, or ``module:name`` where names load when first used.
     """
 
     path: str
     arrays: Arrays = field(repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    libraries: Sequence[str] = ()
 
     def __call__(self) -> Any:
         """Do the work in this process; return what the function does."""
@@ -44,30 +53,58 @@ class Task:
         """Return the same with some ``options`` changed."""
         return replace(self, options={**self.options, **options})
 
-    def cold(self) -> float:
-        """Return the wall time of a fresh process, in seconds, that imports, compiles and does the work once."""
+    def cold(self) -> Cold:
+        """Time a fresh process that imports, compiles and does the work once."""
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "arrays.npz"
             np.savez(data, **self.arrays)  # type: ignore[arg-type]
-            command = [sys.executable, "-m", "benchmarks.contenders", self.path, str(data), json.dumps(dict(self.options))]
+            plain = [json.dumps(dict(self.options)), json.dumps(list(self.libraries))]
+            command = [sys.executable, "-m", "benchmarks.contenders", self.path, str(data), *plain]
             begun = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            return time.perf_counter() - begun
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            return Cold(float(done.stdout.splitlines()[-1]), time.perf_counter() - begun)
 
 
-def cold_in_turn(tasks: Mapping[str, Task], repeats: int) -> dict[str, float | tuple[float, ...]]:
-    """Return the seconds of ``repeats`` fresh processes of each task, (repeats,) each, run in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+@dataclass(frozen=True)
+class Cold:
+    """Seconds that a fresh process took: its first call alone, libraries being imported before, and all of it."""
+
+    call: float
+    process: float
+
+
+def cold_in_turn(tasks: Mapping[str, Task], repeats: int) -> dict[str, tuple[Cold, ...]]:
+    """Return what ``repeats`` fresh processes of each task took, (repeats,) each, run in turn."""
+    found: dict[str, list[Cold]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
-            seconds[name].append(task.cold())
-    return {name: tuple(each) for name, each in seconds.items()}
+            found[name].append(task.cold())
+    return {name: tuple(each) for name, each in found.items()}
 
 
-def main(path: str, data: str, options: str) -> None:
-    """Do one task: what a fresh process runs."""
+def calls(found: Mapping[str, tuple[Cold, ...]]) -> dict[str, tuple[float, ...]]:
+    """Return the seconds of first calls alone."""
+    return {name: tuple(cold.call for cold in each) for name, each in found.items()}
+
+
+def processes(found: Mapping[str, tuple[Cold, ...]]) -> str:
+    """Return what whole processes took, for a note: medians."""
+    return "whole processes " + ", ".join(
+        f"{name} {statistics.median(cold.process for cold in each):.3g} s" for name, each in found.items())
+
+
+def main(path: str, data: str, options: str, libraries: str) -> None:
+    """Do one task, and print the seconds that it took: what a fresh process runs."""
+    for library in json.loads(libraries):
+        module, _, name = library.partition(":")
+        loaded = importlib.import_module(module)
+        if name:
+            getattr(loaded, name)
     with np.load(data) as arrays:
-        Task(path, dict(arrays), json.loads(options))()
+        task = Task(path, dict(arrays), json.loads(options))
+    begun = time.perf_counter()
+    task()
+    print(time.perf_counter() - begun)
 
 
 if __name__ == "__main__":

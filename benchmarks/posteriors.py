@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from benchmarks.digits import LATENT, UNITS, Digits, elbo, trained
 from benchmarks.race import timed
 from benchmarks.results import Ratio, Result, Row
 from benchmarks.sides import torch_posteriors
+from benchmarks.sides.zoo_elbo import Snapshots
+from zoo.data import Data
 
 #: Nats per unit below the best ELBO at which posteriors have got there.
 WITHIN = 0.02
@@ -49,29 +52,49 @@ def free_posteriors(repeats: int = 3) -> Result:
     """Time mean-field posteriors of 300 digits under the decoder of a trained VAE (8 latents, 200 hidden units, float64), to
     within 0.02 nats per unit of the best.
 
-    The zoo's time is that of a whole call of `experiments.fit` on all units. *Adam, one by one* gives each unit an Adam of its
-    own in plain torch, as published code does, and ends at the first state within 0.02 nats of that unit's best; it is timed on
-    the first 12 units and scaled to 300. *Adam, all at once* shares one Adam among all units and ends where their mean ELBO
-    gets there. Both take the best of a grid of rates (constant or falling) and draws, start at the prior's mean, and are given
-    up to 2,000 steps or a minute. Neither could know when to stop; the zoo's own rule does. The best is, unit by unit, the
-    highest of the zoo's fit as it comes and on 128 draws, and of 1,500 steps of Adam on 32 draws. ELBOs are judged outside the
-    clock, on 2,048 quasi-random draws of a unit alone and 256 of all together.
+    Each contender's time ends at its first state within 0.02 nats, which no user would know; a second row has the zoo's whole
+    call of `experiments.fit`, until its own rule stops it, against the same. The zoo fits all units in one call, and gets there
+    with their mean ELBO. *Adam, one by one* gives each unit an Adam of its own in plain torch, as published code does, and ends
+    at the first state within 0.02 nats of that unit's best; it is timed on the first 12 units and scaled to 300. *Adam, all at
+    once* shares one Adam among all units and ends where their mean ELBO gets there. Both take the best of a grid of rates
+    (constant or falling) and draws, start at the prior's mean, and are given up to 2,000 steps or a minute. The best is, unit
+    by unit, the highest of the zoo's fit as it comes and on 128 draws, and of 1,500 steps of Adam on 32 draws. ELBOs are
+    judged outside the clock, on 2,048 quasi-random draws of a unit alone and 256 of all together.
     """
     digits = trained()
     apart = _check(digits)
     ours = [timed(lambda: _zoo(digits)) for _ in range(repeats)]
-    seconds = [each for each, _ in ours]
     reached = elbo(digits, *ours[0][1])
     best = torch.maximum(_best(digits), reached)
     short = float((best - reached).mean())
+    first = [_first(digits, float(best.mean()) - WITHIN) for _ in range(repeats)]
     singles, batched = _one_by_one(digits, best[:SUBSET]), _at_once(digits, best)
     agrees = f"log p(x, z), to {apart:.0e} relative"
-    rows = [_row(name, way, seconds, scale, goal, agrees, short) for name, way, scale, goal in (
-        ("Adam, one by one", singles, UNITS / SUBSET, GOAL), ("Adam, all at once", batched, 1.0, None))]
+    rows = [
+        _row(case, name, way, seconds, scale, aim, agrees, short)
+        for case, seconds, goal in ((f"{UNITS} units", first, GOAL), (f"{UNITS} units: whole fit", [s for s, _ in ours], None))
+        for name, way, scale, aim in (
+            ("Adam, one by one", singles, UNITS / SUBSET, goal), ("Adam, all at once", batched, 1.0, None))]
     return Result(rows, facts={"best_per_unit": float(best.mean()), "zoo_below": short})
 
 
-def _row(name: str, way: Way, ours: Sequence[float], scale: float, goal: float | None, agrees: str, short: float) -> Row:
+def _first(digits: Digits, target: float) -> float:
+    """Return the seconds to the zoo's first state whose mean ELBO is at the target; to its last where there is none."""
+    watch = Snapshots(time.perf_counter(), _read)
+    _zoo(digits, callbacks=[watch])
+    states = watch.taken
+    return next((s for s, state in states if float(elbo(digits, *state).mean()) >= target), states[-1][0])
+
+
+def _read(guide: Any, x: Data) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        q: Any = guide.posterior(x)
+        return q.mean, q.stddev
+
+
+def _row(
+    case: str, name: str, way: Way, ours: Sequence[float], scale: float, goal: float | None, agrees: str, short: float,
+) -> Row:
     theirs = scale * way.seconds
     note = (
         f"rate {way.choice[0]:g}{f' falling over {way.choice[2]} steps' if way.choice[2] else ''}, {way.choice[1]} draws, "
@@ -79,15 +102,14 @@ def _row(name: str, way: Way, ours: Sequence[float], scale: float, goal: float |
         f"zoo ends {short:.4f} nats per unit below the best")
     ratio = Ratio.of([theirs] * len(ours), ours) if short <= WITHIN else None
     return Row(
-        f"{UNITS} units", name, {"zoo": statistics.median(ours), name: theirs}, ratio, goal, agrees,
+        case, name, {"zoo": statistics.median(ours), name: theirs}, ratio, goal, agrees,
         at_least=bool(way.missed), note=note)
 
 
 def _zoo(digits: Digits, **options: Any) -> tuple[Tensor, Tensor]:
     done = experiments.fit(digits.model, "mean_field", digits.x, train_model=False, progress=False, **options)
-    with torch.no_grad():
-        q: Any = done.guide.posterior(digits.x)
-        return q.mean.clone(), q.stddev.clone()
+    loc, scale = _read(done.guide, digits.x)
+    return loc.clone(), scale.clone()
 
 
 def _best(digits: Digits) -> Tensor:

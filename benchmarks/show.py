@@ -104,7 +104,7 @@ def draw(found: Result, path: Path) -> None:
 
     across = min(2, len(found.curves))
     down = math.ceil(len(found.curves) / across)
-    figure, panels = pyplot.subplots(down, across, figsize=(5.6 * across, 3.4 * down), squeeze=False, layout="constrained")
+    figure, panels = pyplot.subplots(down, across, figsize=(5.6 * across, 4.2 * down), squeeze=False, layout="constrained")
     for panel, curve in zip(panels.flat, found.curves, strict=False):
         _panel(panel, curve)
     for empty in list(panels.flat)[len(found.curves):]:
@@ -126,8 +126,10 @@ def _panel(panel: object, curve: Curve) -> None:
     panel.set_title(curve.case, fontsize=10, color="#111111")
     panel.set_xlabel("seconds, warm", color="#111111")
     panel.set_ylabel("ELBO, nats", color="#111111")
+    panel.ticklabel_format(axis="y", useOffset=False)
     panel.grid(alpha=0.25)
-    panel.legend(fontsize=8, loc="lower right", labelcolor="#111111")
+    # Below the panel: within it there is always a curve to hide.
+    panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, labelcolor="#111111")
 
 
 def _depth(curve: Curve) -> float:

@@ -8,7 +8,7 @@ import torch
 
 import experiments
 import zoo
-from benchmarks.contenders import Task, cold_in_turn
+from benchmarks.contenders import LIBRARIES, Task, calls, cold_in_turn, processes
 from benchmarks.race import Race, in_turn, slope
 from benchmarks.results import Result
 from benchmarks.sides import zoo_vae
@@ -28,13 +28,14 @@ def vae_step(repeats: int = 5) -> Result:
     Warm: a run of 600 steps less one of 300, by 300, so that what is done once a run cancels. For the zoo a run is a call of
     `experiments.fit` with all that it does beside its steps (history, the best state, checks); for
     Pyro a loop of `SVI.step` with validation off; for NumPyro one jitted `fori_loop` of `svi.update`, compiled before. The last
-    rows time the whole run of 600 steps, building included. Cold: a fresh process that imports, builds and takes
-    100 steps.
+    rows time the whole run of 600 steps, building included. Cold: the first call of a fresh process that
+    has imported its library: it builds, compiles and takes 100 steps.
     """
     arrays = _arrays()
     checked = _check(arrays)
     options = {"batch": BATCH, "rate": RATE, "steps": STEPS}
-    tasks = {name: Task(f"benchmarks.sides.{side}:train", arrays, options) for name, side in SIDES.items()}
+    tasks = {
+        name: Task(f"benchmarks.sides.{side}:train", arrays, options, LIBRARIES[name]) for name, side in SIDES.items()}
     values = {name: _elbo(task(), arrays) for name, task in tasks.items()}
     apart = max(values.values()) - min(values.values())
     assert apart < 0.02 * abs(values["zoo"]), f"expected ELBOs that agree after {STEPS} steps; got {values}"
@@ -45,7 +46,7 @@ def vae_step(repeats: int = 5) -> Result:
     cold = cold_in_turn({name: task.having(steps=FIRST) for name, task in tasks.items()}, COLD)
     case = f"784-400-50, batch {BATCH}"
     return Result([
-        *Race(cold, step, values).rows(case, agrees, GOALS, 1e3, "ms a step"),
+        *Race(calls(cold), step, values).rows(case, agrees, GOALS, 1e3, "ms a step", note=processes(cold)),
         *Race({}, whole, values).rows(f"whole run, {case}", agrees, {}, 1e3 / STEPS, "ms a step"),
     ], facts={"elbo_per_image": values})
 

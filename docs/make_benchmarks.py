@@ -23,8 +23,8 @@ PAGE = """# Benchmarks
 What the zoo takes beside its peers, on the same data, model, family, float type and cores. Before anything is timed, contenders
 must come to the same numbers; they then run in turn in one process. A ratio is what the peer takes over what the zoo takes, so
 above 1 the zoo is quicker: the median over pairs of runs, the least and the most in brackets. *Warm*: everything is imported
-and compiled. *Cold*: the wall time of fresh processes, imports and compilation included. `>`: the peer did not get there in
-all it was given, so the ratio is at least that.
+and compiled. *Cold*: the first call of a fresh process that has imported its library, so compilation and the model's own
+imports are included. `>`: the peer did not get there in all it was given, so the ratio is at least that.
 
 `make bench` runs them; `python -m benchmarks --list` shows what there is; `make benchpage` measures all and writes this page
 (`docs/make_benchmarks.py`). Your numbers will differ with the machine.
@@ -47,7 +47,7 @@ def main(folder: Path = HERE / "benchmarks", page: Path = HERE / "benchmarks.md"
 
 def text(results: Sequence[Result], folder: str) -> str:
     """Return the page; figures are in ``folder`` beside it."""
-    counted = summary([row for found in results for row in found.rows])
+    counted = summary([(found.name, row) for found in results for row in found.rows])
     absent = [name for name in BENCHMARKS if name not in [found.name for found in results]]
     if absent:
         counted += f"\n\nNot measured for this page: {', '.join(absent)}."
@@ -55,12 +55,20 @@ def text(results: Sequence[Result], folder: str) -> str:
     return "\n".join([head, *(section(found, folder) for found in results)])
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """Return how many goals are met, and name the rows that miss theirs."""
-    judged = [row for row in rows if row.met is not None]
-    missed = [f"- {row.case}, against {row.peer}: {goals(row)}" for row in judged if not row.met]
+def summary(rows: Sequence[tuple[str, Row]]) -> str:
+    """Return how many rows (with the names of their benchmarks) meet their goals, and name those that miss them."""
+    judged = [(name, row) for name, row in rows if row.met is not None]
+    missed = [
+        f"- {name}: {row.case}, against {row.peer}: {goals(row)}; got {_got(row)}" for name, row in judged if not row.met]
     line = f"{len(judged) - len(missed)} of {len(judged)} goals are met."
     return "\n".join([line, *(["", "Missed:", "", *missed] if missed else [])])
+
+
+def _got(row: Row) -> str:
+    """Return the ratios that have goals."""
+    pairs = [(row.goal_warm, row.warm, "warm"), (row.goal_cold, row.cold, "cold")]
+    judged = [(found, when) for goal, found, when in pairs if goal is not None]
+    return ", ".join(f"{number(found.median) if found else 'nothing'} {when}" for found, when in judged)
 
 
 def machines(results: Sequence[Result]) -> str:

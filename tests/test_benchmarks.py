@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 import zoo
 from benchmarks.__main__ import main
-from benchmarks.contenders import Task
+from benchmarks.contenders import Cold, Task, calls, processes
 from benchmarks.elbo import seek, stops
 from benchmarks.layers import layer
 from benchmarks.machine import UNSET, describe, environment
@@ -201,7 +202,14 @@ def test_a_task_runs_here_and_in_a_process_of_its_own() -> None:
     task = Task("tests.test_benchmarks:double", {"x": np.arange(3.0)}, {"times": 1})
     assert task().tolist() == [0.0, 1.0, 2.0]
     assert task.having(times=2)().tolist() == [0.0, 2.0, 4.0]
-    assert Task("benchmarks.machine:environment", {}).cold() > 0
+    cold = Task("tests.test_benchmarks:slow", {}, libraries=("json", "zoo:build")).cold()
+    assert 0.2 < cold.call < cold.process
+    assert calls({"zoo": (cold,)}) == {"zoo": (cold.call,)}
+    assert processes({"zoo": (Cold(1.0, 2.0), Cold(1.0, 4.0))}) == "whole processes zoo 3 s"
+
+
+def slow(arrays: dict[str, Any]) -> None:
+    time.sleep(0.2)
 
 
 def double(arrays: dict[str, Any], times: int) -> Any:

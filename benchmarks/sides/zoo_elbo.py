@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,10 @@ def run(arrays: Arrays, model: str, family: str, **options: Any) -> Normal:
 
 def trace(arrays: Arrays, model: str, family: str) -> list[tuple[float, Normal]]:
     """Return the guide after each step, with the seconds since the call of ``fit``; the time to copy it is not counted."""
-    watch = _Snapshots(time.perf_counter())
+    watch = Snapshots(time.perf_counter(), normal)
     x = data(arrays)
     experiments.fit(zoo.build(model, x), family, x, progress=False, callbacks=[watch])
-    return [(watch.before + seconds, guide) for seconds, guide in watch.taken]
+    return watch.taken
 
 
 def normal(guide: Any, x: Data) -> Normal:
@@ -46,16 +47,15 @@ def normal(guide: Any, x: Data) -> Normal:
         return q.mean[0].numpy(), factor.numpy()
 
 
-class _Snapshots(experiments.Callback):
-    """Copies the guide after each step."""
+class Snapshots(experiments.Callback):
+    """Copies of the guide after each step, ``read`` from it and its data, with the seconds since ``begun``."""
 
-    def __init__(self, begun: float):
-        self.begun, self.before = begun, 0.0
-        self.taken: list[tuple[float, Normal]] = []
+    def __init__(self, begun: float, read: Callable[[Any, Data], Any]):
+        self.begun, self.before, self.read = begun, 0.0, read
+        self.taken: list[tuple[float, Any]] = []
 
     def on_start(self, now: Moment) -> None:
         self.before = time.perf_counter() - self.begun
 
     def on_step(self, now: Moment) -> None:
-        loc, factor = normal(now.guide, now.x)
-        self.taken.append((now.seconds, (loc.copy(), factor.copy())))
+        self.taken.append((self.before + now.seconds, tuple(part + 0 for part in self.read(now.guide, now.x))))
