@@ -15,12 +15,13 @@ import experiments
 import guides
 import zoo
 from benchmarks.results import Result, Table
+from zoo.operations import SOURCE
 
 #: Steps of a run, and of the one before, which imports and traces.
 STEPS, FIRST = 1_500, 50
 #: Seconds between samples.
 INTERVAL = 0.001
-LAYERS = ("program trace", "density", "guide", "backward", "optimiser", "bookkeeping")
+LAYERS = ("operations", "program trace", "density", "guide", "backward", "optimiser", "bookkeeping")
 #: Pyro's machinery and ours around it, as against arithmetic: files by a part of their path.
 TRACING = (
     "/pyro/poutine/", "/pyro/primitives", "/pyro/nn/", "/pyro/infer/", "/zoo/program", "/zoo/latents", "/zoo/vectorise",
@@ -46,19 +47,23 @@ CASES = (
 def layers() -> Result:
     """Sample where a step of svi is, every millisecond, by the stack of Python's frames; milliseconds a step and shares.
 
-    *Program trace*: running the Pyro program, its messengers, packing and vmap, without the arithmetic of its densities.
-    *Density*: distributions, networks and log-probabilities of the model. *Guide*: φ from x, draws and log q. *Backward*:
-    gradients. *Optimiser*: Adam and the schedule. *Bookkeeping*: everything else in `experiments.fit`. A signal that comes
-    while a kernel runs is served when it returns, so kernels count for the line that called them.
+    Of each pair first a run in which the program is run by Python, then one that repeats its operations, as fits do.
+
+    *Operations*: what is repeated, of program, guide and gradients. *Program trace*: running the Pyro program, its
+    messengers, packing and vmap, without the arithmetic of its densities. *Density*: distributions, networks and log-
+    probabilities of the model. *Guide*: φ from x, draws and log q. *Backward*: gradients. *Optimiser*: Adam and the schedule.
+    *Bookkeeping*: everything else in `experiments.fit`. A signal that comes while a kernel runs is served when it returns, so
+    kernels count for the line that called them.
     """
-    rows = [_measure(case) for case in CASES]
+    rows = [_measure(case, repeated) for case in CASES for repeated in (False, True)]
     return Result(tables=[Table("ms a step, and share", ("case", "ms a step", *LAYERS), rows)])
 
 
-def _measure(case: Case) -> list[str]:
+def _measure(case: Case, repeated: bool) -> list[str]:
     name, kind, binarise = case.data
     x: Any = zoo.dataset(name, kind, binarise=binarise).x
-    model = zoo.build(case.model, x)
+    model: Any = zoo.build(case.model, x)
+    model.repeatable = repeated
     guide = guides.build(case.guide, model, x)
     options: dict[str, Any] = {"method": "svi", "progress": False, **dict(case.fit)}
     experiments.fit(model, guide, x, steps=FIRST, **options)
@@ -68,7 +73,8 @@ def _measure(case: Case) -> list[str]:
     step = 1e3 * (time.perf_counter() - begun) / STEPS
     total = max(1, sum(counts.values()))
     shares = {layer: counts[layer] / total for layer in LAYERS}
-    return [f"{case.model}, {case.guide}", f"{step:.2f}", *(f"{step * s:.2f} ({100 * s:.0f}%)" for s in shares.values())]
+    how = "operations repeated" if repeated else "by Python"
+    return [f"{case.model}, {case.guide}, {how}", f"{step:.2f}", *(f"{step * s:.2f} ({100 * s:.0f}%)" for s in shares.values())]
 
 
 @contextmanager
@@ -100,10 +106,14 @@ def layer_of(frame: FrameType | None) -> str:
 def layer(stack: list[tuple[str, str]]) -> str:
     """Return the layer of a stack of (file, function), innermost first.
 
+    >>> layer([(SOURCE, "run"), ("/experiments/svi.py", "step")])
+    'operations'
     >>> layer([("/torch/nn/functional.py", "linear"), ("/zoo/models/vae.py", "forward"), ("/zoo/model.py", "log_terms")])
     'density'
     """
-    if any(name == "backward" and "/torch/" in file for file, name in stack):
+    if any(file == SOURCE for file, _ in stack):
+        return "operations"
+    if any(name in ("backward", "grad") and "/torch/" in file for file, name in stack):
         return "backward"
     if any("/torch/optim/" in file for file, _ in stack):
         return "optimiser"

@@ -129,13 +129,13 @@ class _Run:
         finite = math.isfinite(value) and (math.isfinite(norm) or all(bool(g.isfinite().all()) for g in gradients))
         if not finite:
             return f"step {step} turned non-finite at site '{non_finite_site(self.model, batch, z)}'"
+        for i, gradient in zip(self.used, gradients, strict=True):
+            self.parameters[i].grad = gradient
         if self.training.clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.training.clip * self.units, norm)
         self.numbers = {"gradient_norm": float(norm), "learning_rate": self.optimiser.param_groups[0]["lr"]}
         if self.training.bound.alpha == 1 and self._kl_weight(step) == 1:
             self.numbers |= {"reconstruction": reconstruction * self.share, "kl": (reconstruction - value) * self.share}
-        for i, gradient in zip(self.used, gradients, strict=True):
-            self.parameters[i].grad = gradient
         self.optimiser.step()
         self.schedule.step()
         self.values.append(value)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+#: What stands for a file in stacks of the operations.
+SOURCE = "<operations>"
 #: Operations that are written down at most: a program that is run draw by draw has as many for each.
 LONG = 2**14
 #: Operations that return their argument, in another object.
@@ -194,7 +196,7 @@ def compiled(
         program.add(*call)
     text = program.source(names, [program.name(each) for each in outputs])
     scope = {name: program.bound[name] for name in re.findall(r"\b[ckf]\d+\b", text)}
-    exec(text, scope)
+    exec(compile(text, SOURCE, "exec"), scope)
     run: Callable[..., tuple[Tensor, ...]] = scope["run"]
     return run
 
