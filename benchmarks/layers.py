@@ -50,9 +50,9 @@ def layers() -> Result:
     Of each pair first a run in which the program is run by Python, then one that repeats its operations, as fits do.
 
     *Operations*: what is repeated, of program, guide and gradients. *Program trace*: running the Pyro program, its
-    messengers, packing and vmap, without the arithmetic of its densities. *Density*: distributions, networks and log-
-    probabilities of the model. *Guide*: φ from x, draws and log q. *Backward*: gradients. *Optimiser*: Adam and the schedule.
-    *Bookkeeping*: everything else in `experiments.fit`. A signal that comes while a kernel runs is served when it returns, so
+    messengers, packing and vmap, without the arithmetic of its densities. *Density*: distributions, networks and
+    log-probabilities of the model. *Guide*: φ from x, draws and log q. *Backward*: gradients. *Optimiser*: Adam and the
+    schedule. *Bookkeeping*: everything else in `experiments.fit`. A signal that comes while a kernel runs is served when it returns, so
     kernels count for the line that called them.
     """
     rows = [_measure(case, repeated) for case in CASES for repeated in (False, True)]
