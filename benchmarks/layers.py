@@ -52,8 +52,8 @@ def layers() -> Result:
     *Operations*: what is repeated, of program, guide and gradients. *Program trace*: running the Pyro program, its
     messengers, packing and vmap, without the arithmetic of its densities. *Density*: distributions, networks and
     log-probabilities of the model. *Guide*: φ from x, draws and log q. *Backward*: gradients. *Optimiser*: Adam and the
-    schedule. *Bookkeeping*: everything else in `experiments.fit`. A signal that comes while a kernel runs is served when it returns, so
-    kernels count for the line that called them.
+    schedule. *Bookkeeping*: everything else in `experiments.fit`. A signal that comes while a kernel runs is served when it
+    returns, so kernels count for the line that called them.
     """
     rows = [_measure(case, repeated) for case in CASES for repeated in (False, True)]
     return Result(tables=[Table("ms a step, and share", ("case", "ms a step", *LAYERS), rows)])
