@@ -121,7 +121,10 @@ class _Run:
         batch, index = self._batch()
         if step == 1 and index is not None:
             check_batch(self.model, self._view(batch), self.size)
-        z, numbers, *gradients = self._gradients(batch, index, step)
+        z, numbers, *found = self._gradients(batch, index, step)
+        # Copies: sums and clips go in place, where two parameters may share a gradient, or it is one number spread out.
+        gradients = [gradient.clone(memory_format=torch.contiguous_format) for gradient in found]
+        numbers = numbers.clone()
         self.processes.add_up([*gradients, numbers])
         value, reconstruction = numbers.tolist()
         norm = nn.utils.get_total_norm(gradients)
@@ -129,6 +132,7 @@ class _Run:
         finite = math.isfinite(value) and (math.isfinite(norm) or all(bool(g.isfinite().all()) for g in gradients))
         if not finite:
             return f"step {step} turned non-finite at site '{non_finite_site(self.model, batch, z)}'"
+        self.optimiser.zero_grad()  # of a parameter that this step left out, none is left over
         for i, gradient in zip(self.used, gradients, strict=True):
             self.parameters[i].grad = gradient
         if self.training.clip is not None:

@@ -222,3 +222,23 @@ def test_operations_that_are_not_known_are_run_by_python() -> None:
         x = torch.full((3, 1), float(i))
         assert torch.equal(replay(x)[0], x)
     assert replay.reason
+
+
+def test_parameters_that_share_a_gradient_are_clipped_once_each() -> None:
+    class Sum(zoo.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.zeros(3).double()), nn.Parameter(torch.zeros(3).double())
+
+        def forward(self, x: Tensor) -> None:
+            level = pyro.sample("level", dist.Normal(torch.zeros(()).to(x), 1.0))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(level + self.a + self.b, 1.0).to_event(1), obs=x)
+
+    x = 50 + torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    model, clip = Sum(), 0.5
+    experiments.fit(model, "mean_field", x, method="svi", steps=5, clip=clip, learning_rate=1e-3, progress=False)
+    assert model.a.grad is not None
+    assert torch.equal(model.a.grad, model.b.grad)
+    # Each column's gradient is about g: of the norm's square a and b have 3 g² each, and the guide's mean has (3 g)².
+    assert model.a.grad.norm().item() == pytest.approx(clip * (3 / 15) ** 0.5, rel=1e-3)
