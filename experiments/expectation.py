@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.held import normal_noise, power_of_two
-from experiments.optimise import LinAlgError, ascend
+from experiments.optimise import ascend
 from experiments.processes import ALONE, Processes
 from zoo.data import Data, reference, take
 from zoo.enumerated import Enumerated, expect
@@ -21,6 +21,7 @@ from zoo.latents import Latents
 from zoo.model import Model
 from zoo.models.linear_gaussian import covariances
 from zoo.quadratic import Frame, Probe, power_sums, responsibilities
+from zoo.vectorise import LinAlgError
 
 #: E_q[log p(z | θ)], E_q[log p(x | z, θ)] and the entropy of q, in nats, summed over units: the ELBO's three terms.
 Terms: TypeAlias = tuple[float, float, float]

@@ -44,7 +44,8 @@ def fixed_draws(
 
     An objective on few draws flatters φ, which learns the draws. To first order it stands as far above the best ELBO as φ's own
     ELBO lies below it, so φ falls short by half of what it loses on fresh noise: draws are doubled until that is under
-    ``tolerance`` nats per unit. Discrete guides are summed exactly: no doubling.
+    ``tolerance`` nats per unit. Normals of one unit whose steps can be averaged take some on fresh noise first, unless draws
+    are asked for or cost next to nothing, and are done where these settle. Discrete guides are summed exactly: no doubling.
 
     Raises:
         ZooError: the guide's family has no standard-normal base, fewer draws than twice the dimensions, or an ELBO that
@@ -153,7 +154,14 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
     latents, size = held.latents, held.size
     number, most = _draws_at_start(held, draws), held.most_draws
     enough = 2 * tolerance * latents.units  # of flattery: twice what φ falls short by
-    taken = held.climb_naturally(held.noise(_draws_of_natural_steps(held, number), 0), steps)
+    few = _draws_of_natural_steps(held, number)
+    taken = held.climb_naturally(held.noise(few, 0), steps)
+    if draws is None and not _cheap(held, number):
+        more, value = held.average_naturally(
+            number, held.noise(_draws_that_judge(held, number), 1), steps - taken, tolerance)
+        taken += more
+        if value is not None:
+            return Outcome(taken, value, True)
     for attempt in range(12):
         noise, other = held.noise(number, 2 * attempt), held.noise(_draws_that_judge(held, number), 2 * attempt + 1)
         done, fresh = held.climb(noise, other, steps - taken, ROUGH)
@@ -197,8 +205,12 @@ def _draws_of_natural_steps(held: Held, number: int) -> int:
     """Return how many draws natural steps go by, by far the most of the way: few, but ``number`` where that costs no more."""
     many = held.latents.units > 1
     few = power_of_two(max(FEWEST[many], 2 * held.size))
-    cheap = not many and number * work(held.x, 1, held.latents.size) < 2**14
-    return number if cheap else min(few, number)
+    return number if _cheap(held, number) else min(few, number)
+
+
+def _cheap(held: Held, number: int) -> bool:
+    """Return whether so many draws of one unit cost no more than the calls that it takes to evaluate them."""
+    return held.latents.units == 1 and number * work(held.x, 1, held.latents.size) < 2**14
 
 
 def _draws_that_judge(held: Held, number: int) -> int:

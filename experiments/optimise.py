@@ -13,8 +13,7 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 
 from experiments.processes import ALONE, Processes
-
-LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+from zoo.vectorise import LinAlgError
 
 #: Iterations over which the rise is measured.
 WINDOW = 20

@@ -92,7 +92,12 @@ class Normal(NormalBase):
 
     See :mod:`guides.natural`. ``cross`` is E[∇ log p εᵀ], (units, d, d), of the first d numbers of the noise, ``slope``
     E[∇ log p], (units, d), gradients of log p(x, z) in z.
+
+    Attributes:
+        averages: whether ``of_precision`` and ``scale_tril`` are known, so that steps can be averaged.
     """
+
+    averages = False
 
     def noise_size(self, phi: Phi) -> int:
         return phi["loc"].shape[-1]
@@ -104,6 +109,19 @@ class Normal(NormalBase):
     @abc.abstractmethod
     def natural_step(self, phi: Phi, slope: Tensor, curvature: Curvature, length: Tensor) -> Phi:
         """Return φ after a natural-gradient step of ``length`` (units,), from 0 to 1, each unit's own."""
+
+    def of_precision(self, loc: Tensor, precision: Tensor) -> Phi:
+        """Return φ of the best normal where log p(x, z) is quadratic in z, with mean ``loc`` (units, d) and −∇² ``precision``.
+
+        Raises:
+            LinAlgError: the precision (units, d, d) is not positive definite.
+            NotImplementedError: the family's best normal is not known from these, see ``averages``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not known from a mean and a precision")
+
+    def scale_tril(self, phi: Phi) -> Tensor:
+        """Return S, (units, d, d), of families with ``averages``."""
+        raise NotImplementedError(f"{type(self).__name__} has no such factor")
 
     @abc.abstractmethod
     def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:

@@ -12,6 +12,7 @@ from guides.family import Normal, Phi, Start
 from guides.natural import Curvature
 from zoo.errors import ZooError
 from zoo.low_rank_normal import LowRankNormal
+from zoo.vectorise import LinAlgError
 
 
 class MeanField(Normal):
@@ -27,6 +28,8 @@ class MeanField(Normal):
     torch.Size([5])
     """
 
+    averages = True
+
     def initial(self, start: Start) -> dict[str, Tensor]:
         return {"loc": start.loc.clone(), "log_scale": start.scale.log()}
 
@@ -36,6 +39,15 @@ class MeanField(Normal):
 
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + phi["log_scale"].exp() * noise
+
+    def scale_tril(self, phi: Phi) -> Tensor:
+        return torch.diag_embed(phi["log_scale"].exp())
+
+    def of_precision(self, loc: Tensor, precision: Tensor) -> Phi:
+        own = precision.diagonal(dim1=-2, dim2=-1)
+        if not bool((own > 0).all()):
+            raise LinAlgError("the precision's diagonal is not positive")
+        return {"loc": loc, "log_scale": -0.5 * own.log()}
 
     def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
         return Curvature.of(phi["log_scale"].exp()[..., None] * cross)
@@ -69,6 +81,8 @@ class FullRank(Normal):
             [0., 1.]])
     """
 
+    averages = True
+
     def initial(self, start: Start) -> dict[str, Tensor]:
         size = start.loc.shape[-1]
         rows, columns = torch.tril_indices(size, size)
@@ -84,6 +98,10 @@ class FullRank(Normal):
         scale_tril = entries.new_zeros(*entries.shape[:-1], size, size)
         scale_tril[..., rows, columns] = entries
         return scale_tril
+
+    def of_precision(self, loc: Tensor, precision: Tensor) -> Phi:
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
+        return {"loc": loc, "tril": self._entries(torch.linalg.cholesky(covariance))}
 
     def distribution(self, phi: Phi) -> dist.MultivariateNormal:
         return dist.MultivariateNormal(phi["loc"], scale_tril=self.scale_tril(phi), validate_args=False)

@@ -52,15 +52,14 @@ class Likelihood(PyroModule):
 
 
 class BernoulliLogits(dist.Bernoulli):  # type: ignore[misc]
-    """Bernoulli(sigmoid(logits)), whose log-probability is x · logits − log(1 + exp(logits)).
+    """Bernoulli(sigmoid(logits)), whose log-probability is log sigmoid(±logits), + where x = 1.
 
-    That is what torch's computes, to float precision, in a third of the time: here it is the costliest part of a decoder.
+    That is what torch's computes, to float precision, in a third of the time: here it is the costliest part of a decoder. Its
+    gradient takes a quarter of the time that x · logits − softplus(logits) asks for.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # Beyond 40 the logarithm is the logit itself to within 4e-18.
-        found: Tensor = value * self.logits - torch.nn.functional.softplus(self.logits, threshold=40.0)
-        return found
+        return torch.nn.functional.logsigmoid((2 * value - 1) * self.logits)
 
 
 class Bernoulli(Likelihood):

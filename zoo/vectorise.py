@@ -14,7 +14,8 @@ from zoo.errors import ZooError
 
 #: What a program does that vmap can't follow, and what goes wrong for other reasons and would in a loop too.
 FORBIDDEN = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
-OTHER = (ZooError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+OTHER = (ZooError, torch.OutOfMemoryError, LinAlgError)
 
 
 def over_draws(one: Callable[[Any], Any], rows: Any, vectorised: bool = True) -> tuple[Any, str]:
