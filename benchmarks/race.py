@@ -14,9 +14,12 @@ K = TypeVar("K")
 
 #: Seconds that a turn takes at least. Shorter work is done several times over: what the contender before left behind, busily
 #: waiting threads and other numbers in the cache, makes the first time take up to twice as long.
-TURN = 0.2
+TURN = 1.0
 #: Runs that a turn has at most.
 MOST = 1000
+#: Seconds before a turn, in which the threads that the contender before left waiting go to sleep: OpenBLAS's keep their cores
+#: busy for a while, and took a fifth of the time of whoever came next.
+REST = 0.5
 
 #: What a contender does: all of its work. What it comes to is a number, or what ``judge`` makes a number of.
 Contender = Callable[[], Any]
@@ -104,11 +107,13 @@ def race(
 def in_turn(contenders: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, tuple[float, ...]]:
     """Return the seconds of a run of each contender in each of its ``repeats`` turns, (repeats,) each.
 
-    A turn is one run; or of shorter work as many as fill :data:`TURN`, after one that does not count, and their mean.
+    A turn begins after a rest. It is one run; or of shorter work as many as fill :data:`TURN`, after one that does not count,
+    and their mean.
     """
     seconds: dict[K, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, work in contenders.items():
+            time.sleep(REST)
             total, runs = timed(work)[0], 1
             if total < TURN:
                 total, runs = 0.0, 0

@@ -83,7 +83,6 @@ def test_curvature_that_turns_upwards_ends_the_steps() -> None:
 
     taken, elbo = average_naturally(fresh, still, family("full_rank"), own, 1000, quiet, 0.01)
     assert elbo is None
-    assert not own.flat().any()
     assert taken == len(asked) - 1 < FEWEST
 
 

@@ -66,12 +66,12 @@ def test_runs_of_one_index_follow_each_other(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_short_work_is_repeated_until_its_turn_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = iter([0.15, 0.05, 0.1, 0.15, 0.25])
+    given = iter([0.75, 0.25, 0.5, 0.75, 1.25])
     monkeypatch.setattr("benchmarks.race.timed", lambda work: (next(given), work()))
     order: list[str] = []
     found = in_turn({"short": lambda: order.append("short"), "long": lambda: order.append("long")}, 1)
     assert order == ["short"] * 4 + ["long"]  # the first of the short ones does not count
-    assert found == {"short": (pytest.approx(0.1),), "long": (0.25,)}
+    assert found == {"short": (pytest.approx(0.5),), "long": (1.25,)}
 
 
 def test_a_long_run_that_took_less_is_not_believed() -> None:

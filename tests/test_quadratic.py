@@ -19,7 +19,7 @@ import zoo
 from experiments.expectation import Expectation, Polynomials, Rows, expectation
 from zoo.data import Data
 from zoo.models.gmm import GMM
-from zoo.quadratic import Frame, Moments, Probe, power_sums, responsibilities
+from zoo.quadratic import Frame, Moments, Probe, by_features, by_matrices, power_sums, responsibilities
 
 COVARIANCES = ["full", "tied", "diag", "spherical"]
 LINEAR = [("ppca", {"start": "random"}), ("factor_analysis", {"start": "random"}), ("linear_vae", {})]
@@ -58,6 +58,33 @@ def test_the_frame_has_mean_zero_and_covariance_one() -> None:
     few = frame.rows()
     torch.testing.assert_close(few.mean(0), x.mean(0))
     torch.testing.assert_close(torch.cov(few.T, correction=0), torch.cov(x.T, correction=0), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [37, 3000])
+def test_features_and_matrices_give_the_same_sums(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.quadratic.PRODUCTS", 2**13)  # several parts
+    with zoo.seeded(5):
+        x = 3 + torch.randn(rows, 5, dtype=torch.double) @ torch.randn(5, 5, dtype=torch.double)
+        frame = frame_of(x)
+        coefficients = torch.randn(3, frame.size, dtype=torch.double)
+    (sums, total), (others, also) = (way(frame, x, coefficients) for way in (by_features, by_matrices))
+    torch.testing.assert_close(others, sums, atol=1e-9, rtol=1e-11)
+    torch.testing.assert_close(also, total, atol=0, rtol=1e-13)
+    log_joint = coefficients @ frame.features(x)
+    torch.testing.assert_close(total, log_joint.logsumexp(0).sum(), atol=0, rtol=1e-12)
+
+
+def test_wide_rows_are_fitted_as_the_program_does() -> None:
+    """Twenty columns and two components go by matrices."""
+    with zoo.seeded(7):
+        x = torch.cat([torch.randn(300, 20), 2 + torch.randn(200, 20)]).double()
+    model = zoo.build("gmm", x, components=2)
+    rows = copy.deepcopy(model)
+    one, other = expectation(model, x), Rows(rows, x, rows.latents(x), len(x))
+    for step in range(3):
+        assert one.expect() == pytest.approx(other.expect(), rel=1e-11), step
+        one.maximise()
+        other.maximise()
 
 
 def test_sums_give_the_weighted_moments() -> None:
