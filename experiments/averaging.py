@@ -24,8 +24,6 @@ from zoo.vectorise import LinAlgError
 #: What the curvature and the mean of a step weigh against those before. Whole steps overshoot, as the curvature where q lies
 #: changes with q; much shorter ones take long to forget where they began. Measured on the digits (62 coefficients).
 CURVATURE, MEAN = 0.3, 0.5
-#: The share of a diagonal curvature in what steps of the mean go by: noise may leave the flattest directions none of their own.
-DIAGONAL = 0.1
 #: Steps after which it is asked whether they have settled, about half as many again each time. The first few tell too little.
 CHECKS = (8, 16, 24, 32, 48, 64, 96, 128, 192)
 FEWEST, MOST = CHECKS[1], CHECKS[-1]
@@ -33,7 +31,7 @@ FEWEST, MOST = CHECKS[1], CHECKS[-1]
 
 @dataclass(frozen=True)
 class Place:
-    """A normal by its mean (d,) and the curvature it met (d, d), of which a family takes what it can follow."""
+    """A normal by its mean (d,) and the curvature that it met, its precision (d, d)."""
 
     loc: Tensor
     curvature: Tensor
@@ -139,5 +137,4 @@ def _next(family: Normal, phi: Phi, state: State, last: Place | None) -> Place:
         curvature = inverse.mT @ (met.vectors[0] * met.values[0]) @ met.vectors[0].mT @ inverse
     else:
         curvature = last.curvature.lerp(-hessian(factor, cross[None])[0], CURVATURE)
-    known = curvature.lerp(curvature.diagonal().diag(), DIAGONAL)
-    return Place(loc + MEAN * torch.cholesky_solve(slope[:, None], torch.linalg.cholesky(known))[:, 0], curvature)
+    return Place(loc + MEAN * torch.cholesky_solve(slope[:, None], torch.linalg.cholesky(curvature))[:, 0], curvature)

@@ -122,9 +122,11 @@ class _Run:
         if step == 1 and index is not None:
             check_batch(self.model, self._view(batch), self.size)
         z, numbers, *found = self._gradients(batch, index, step)
-        # Copies: sums and clips go in place, where two parameters may share a gradient, or it is one number spread out.
-        gradients = [gradient.clone(memory_format=torch.contiguous_format) for gradient in found]
-        numbers = numbers.clone()
+        if self.processes.count > 1 or self.training.clip is not None:
+            # Copies: sums and clips go in place, where two parameters may share a gradient.
+            found = [gradient.clone(memory_format=torch.contiguous_format) for gradient in found]
+            numbers = numbers.clone()
+        gradients = [gradient.contiguous() for gradient in found]  # it may be one number spread out
         self.processes.add_up([*gradients, numbers])
         value, reconstruction = numbers.tolist()
         norm = nn.utils.get_total_norm(gradients)

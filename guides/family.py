@@ -94,7 +94,8 @@ class Normal(NormalBase):
     E[∇ log p], (units, d), gradients of log p(x, z) in z.
 
     Attributes:
-        averages: whether ``of_precision`` and ``scale_tril`` are known, so that steps can be averaged.
+        averages: whether ``of_precision`` and ``scale_tril`` are known, so that steps can be averaged. That pays where φ has
+            far more numbers than there are draws, which held draws then flatter.
     """
 
     averages = False

@@ -12,7 +12,6 @@ from guides.family import Normal, Phi, Start
 from guides.natural import Curvature
 from zoo.errors import ZooError
 from zoo.low_rank_normal import LowRankNormal
-from zoo.vectorise import LinAlgError
 
 
 class MeanField(Normal):
@@ -28,8 +27,6 @@ class MeanField(Normal):
     torch.Size([5])
     """
 
-    averages = True
-
     def initial(self, start: Start) -> dict[str, Tensor]:
         return {"loc": start.loc.clone(), "log_scale": start.scale.log()}
 
@@ -39,15 +36,6 @@ class MeanField(Normal):
 
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + phi["log_scale"].exp() * noise
-
-    def scale_tril(self, phi: Phi) -> Tensor:
-        return torch.diag_embed(phi["log_scale"].exp())
-
-    def of_precision(self, loc: Tensor, precision: Tensor) -> Phi:
-        own = precision.diagonal(dim1=-2, dim2=-1)
-        if not bool((own > 0).all()):
-            raise LinAlgError("the precision's diagonal is not positive")
-        return {"loc": loc, "log_scale": -0.5 * own.log()}
 
     def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
         return Curvature.of(phi["log_scale"].exp()[..., None] * cross)

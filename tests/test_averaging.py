@@ -18,8 +18,6 @@ from experiments.averaging import FEWEST, Place, average_naturally, shortfall
 from experiments.held import moved_noise, normal_noise
 from guides.family import Normal
 
-FAMILIES = ("mean_field", "full_rank")
-
 
 def still() -> float:
     return 0.0
@@ -29,27 +27,24 @@ def quiet(*told: Any) -> None:
     pass
 
 
-def family(name: str) -> Normal:
+def family() -> Normal:
     x = zoo.dataset("eight_schools").x
-    found: Any = guides.build(name, zoo.build("eight_schools", x), x)
+    found: Any = guides.build("full_rank", zoo.build("eight_schools", x), x)
     assert isinstance(found.family, Normal)
     return found.family
 
 
-def free(name: str, size: int) -> Any:
-    start = {"loc": torch.zeros(1, size).double(), "log_scale": torch.zeros(1, size).double()}
-    if name == "full_rank":
-        start = {"loc": start["loc"], "tril": torch.zeros(1, size * (size + 1) // 2).double()}
+def free(size: int) -> Any:
+    start = {"loc": torch.zeros(1, size).double(), "tril": torch.zeros(1, size * (size + 1) // 2).double()}
     return guides.amortisation.Free(start, torch.zeros(1))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_on_a_normal_posterior_the_mean_of_the_steps_is_the_best_normal(name: str) -> None:
+def test_on_a_normal_posterior_the_mean_of_the_steps_is_the_best_normal() -> None:
     size = 4
     generator = torch.Generator().manual_seed(1)
     root = torch.randn(size, size, generator=generator).double()
     precision, top = root @ root.T + 0.5 * torch.eye(size).double(), torch.randn(size, generator=generator).double()
-    known, own = family(name), free(name, size)
+    known, own = family(), free(size)
     noise = moved_noise(64, size, top)
 
     def fresh(step: int) -> Any:
@@ -65,14 +60,12 @@ def test_on_a_normal_posterior_the_mean_of_the_steps_is_the_best_normal(name: st
     assert elbo == 0
     assert taken > FEWEST
     q = known.distribution(own.phi)
-    best = precision.inverse() if name == "full_rank" else torch.diag(1 / precision.diagonal())
-    found = q.covariance_matrix[0] if name == "full_rank" else torch.diag(q.variance[0])
     torch.testing.assert_close(q.mean[0], top, atol=1e-4, rtol=0)
-    torch.testing.assert_close(found, best, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(q.covariance_matrix[0], precision.inverse(), atol=1e-6, rtol=1e-6)
 
 
 def test_curvature_that_turns_upwards_ends_the_steps() -> None:
-    own, asked = free("full_rank", 2), list[int]()
+    own, asked = free(2), list[int]()
 
     def fresh(step: int) -> Any:
         def evaluate(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,28 +74,28 @@ def test_curvature_that_turns_upwards_ends_the_steps() -> None:
 
         return evaluate
 
-    taken, elbo = average_naturally(fresh, still, family("full_rank"), own, 1000, quiet, 0.01)
+    taken, elbo = average_naturally(fresh, still, family(), own, 1000, quiet, 0.01)
     assert elbo is None
     assert taken == len(asked) - 1 < FEWEST
 
 
 def test_steps_that_run_out_keep_their_mean_only_if_it_is_better() -> None:
-    known = family("mean_field")
+    known = family()
 
     def fresh(step: int) -> Any:
         return lambda rows, index: (torch.zeros(1), torch.zeros(1), torch.tensor([[1.0, -1.0]]).double())
 
     for better in (True, False):
-        own, judged = free("mean_field", 1), iter([0.0, 1.0 if better else -1.0])
+        own, judged = free(1), iter([0.0, 1.0 if better else -1.0])
         taken, elbo = average_naturally(fresh, lambda told=judged: next(told), known, own, 5, quiet, 0.01)
         assert (taken, elbo) == (5, None)
         assert (float(own.phi["loc"].detach()) > 0) == better
 
 
 def test_an_elbo_that_is_not_finite_ends_the_steps() -> None:
-    own, value = free("mean_field", 2), torch.full((1,), math.nan)
+    own, value = free(2), torch.full((1,), math.nan)
     taken, elbo = average_naturally(
-        lambda step: lambda rows, index: (value, value, torch.zeros(1, 6)), still, family("mean_field"), own, 1000, quiet, 0.01)
+        lambda step: lambda rows, index: (value, value, torch.zeros(1, 6)), still, family(), own, 1000, quiet, 0.01)
     assert (taken, elbo) == (0, None)
 
 
@@ -115,7 +108,7 @@ def places(count: int, noise: float, drift: float, generator: torch.Generator, s
 
 def test_the_shortfall_is_told() -> None:
     """That of noise; and of a drift what it made of the way, as far as halves tell: how far it leads nobody knows."""
-    generator, known, count, size = torch.Generator().manual_seed(2), family("full_rank"), 24, 60
+    generator, known, count, size = torch.Generator().manual_seed(2), family(), 24, 60
     told = torch.tensor([shortfall(places(count, 1.0, 0.0, generator), known) for _ in range(100)])
     truth, error = 0.5 * size / count, float(told.std()) / 10
     # Neither of its parts is ever below zero, so it is rather too large than too small: by less than a half.
@@ -139,13 +132,12 @@ def test_moved_noise_is_fresh_and_standard() -> None:
     assert abs(float(fourth.mean()) - 3) < 4 * float(fourth.std()) / math.sqrt(200) + 0.1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_fits_end_as_high_as_on_very_many_held_draws(name: str) -> None:
+def test_fits_end_as_high_as_on_very_many_held_draws() -> None:
     """One judge, on noise of its own, says what the mean of steps on 128 draws each and a climb on 4,096 came to."""
     x = zoo.dataset("breast_cancer", "binary", standardise=True).x
     model = zoo.build("logistic_regression", x)
-    averaged = experiments.fit(model, name, x, progress=False)
-    climbed = experiments.fit(model, name, x, draws=4096, progress=False)
+    averaged = experiments.fit(model, "full_rank", x, progress=False)
+    climbed = experiments.fit(model, "full_rank", x, draws=4096, progress=False)
     assert averaged.converged
     assert averaged.steps < climbed.steps + 40
     noise = normal_noise(4096, model.latents(x).size, 4711, x["y"])
