@@ -18,7 +18,7 @@ TURN = 1.0
 #: Runs that a turn has at most.
 MOST = 1000
 #: Seconds before a turn, in which the threads that the contender before left waiting go to sleep: OpenBLAS's keep their cores
-#: busy for a while, and took a fifth of the time of whoever came next.
+#: busy for a while, and whoever comes next then takes up to twice as long.
 REST = 0.5
 
 #: What a contender does: all of its work. What it comes to is a number, or what ``judge`` makes a number of.

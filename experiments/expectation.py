@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from experiments.held import normal_noise, power_of_two
+from experiments.noise import normal_noise, power_of_two
 from experiments.optimise import ascend
 from experiments.processes import ALONE, Processes
 from zoo.data import Data, reference, take

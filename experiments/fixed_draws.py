@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, check_start, trainable
-from experiments.held import Held, power_of_two
+from experiments.held import Held
 from experiments.journal import State
+from experiments.noise import power_of_two
 from experiments.objectives import enumerated_terms
 from experiments.optimise import Tape, ascend
 from experiments.weights import work
@@ -154,9 +155,8 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
     latents, size = held.latents, held.size
     number, most = _draws_at_start(held, draws), held.most_draws
     enough = 2 * tolerance * latents.units  # of flattery: twice what φ falls short by
-    few = _draws_of_natural_steps(held, number)
-    taken = held.climb_naturally(held.noise(few, 0), steps)
-    if draws is None and not _cheap(held, number):
+    taken = held.climb_naturally(held.noise(_draws_of_natural_steps(held, number), 0), steps)
+    if draws is None and held.averages and not _cheap(held, number):
         more, value = held.average_naturally(
             number, held.noise(_draws_that_judge(held, number), 1), steps - taken, tolerance)
         taken += more

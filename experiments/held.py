@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol
@@ -15,13 +15,13 @@ from experiments.averaging import MOST as MOST_STEPS
 from experiments.averaging import average_naturally
 from experiments.each import Objective, ascend_each
 from experiments.natural import Chart, climb_naturally, near
+from experiments.noise import moved_noise, normal_noise
 from experiments.optimise import Ascent, Tape, ascend
 from experiments.weights import work
 from guides.amortisation import Free
 from guides.family import Normal, NormalBase, Phi
 from guides.guide import Guide
 from zoo.data import Data, take
-from zoo.errors import ZooError
 from zoo.latents import Latents
 from zoo.model import Model
 from zoo.replay import Replay
@@ -46,57 +46,6 @@ class Count(Protocol):
     def __call__(self, value: float, gradient_norm: float | None = None) -> None: ...
 
     def terms(self, reconstruction: Tensor, kl: Tensor) -> Tensor: ...
-
-
-def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
-    """Return quasi-random standard normals (draws, 1, size): scrambled Sobol, antithetic, with identity second moment.
-
-    With mean zero and identity covariance on the sample, the mean of any quadratic is exact: where the posterior is
-    normal, fixed draws find the family's true optimum.
-
-    Source: Owen (1998), Scrambling Sobol' and Niederreiter–Xing points, https://doi.org/10.1006/jcom.1998.0487;
-    Giordano, Ingram and Broderick (2024), Black box variational inference with a deterministic objective,
-    https://arxiv.org/abs/2304.05527
-
-    Raises:
-        ZooError: fewer draws than twice the dimensions, so that the second moment can't be the identity.
-
-    >>> noise = normal_noise(64, 3, 0, torch.zeros((), dtype=torch.double))[:, 0]
-    >>> torch.allclose(noise.T @ noise / 64, torch.eye(3, dtype=torch.double))
-    True
-    """
-    if draws < 2 * size:
-        raise ZooError(
-            f"expected at least {2 * size} fixed draws, twice the noise's {size} dimensions; got {draws}; raise them")
-    sobol = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed)
-    return _normals(sobol.draw(draws // 2, dtype=torch.float64), like)
-
-
-def moved_noise(draws: int, size: int, like: Tensor) -> Callable[[int], Tensor]:
-    """Return a function of a seed that gives noise as :func:`normal_noise` does, in a fourth of the time.
-
-    The points are Sobol's own, moved by one random vector modulo 1: independent from seed to seed, and each as good as uniform.
-
-    Source: Cranley and Patterson (1976), Randomization of number theoretic methods for multiple integration,
-    https://doi.org/10.1137/0713071
-    """
-    points = torch.quasirandom.SobolEngine(size).draw(draws // 2, dtype=torch.float64)
-
-    def noise(seed: int) -> Tensor:
-        move = torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        return _normals((points + move).remainder(1.0), like)
-
-    return noise
-
-
-def _normals(uniform: Tensor, like: Tensor) -> Tensor:
-    """Return antithetic standard normals (2 n, 1, size), with identity second moment, at points (n, size) of the unit cube."""
-    half = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
-    noise = torch.cat([half, -half])
-    factor = torch.linalg.cholesky(noise.T @ noise / len(noise) + 1e-12 * torch.eye(half.shape[1], dtype=torch.float64))
-    noise = torch.linalg.solve_triangular(factor, noise.T, upper=False).T
-    result: Tensor = noise[:, None].to(like)
-    return result
 
 
 @dataclass
@@ -181,14 +130,19 @@ class Held:
         return climb_naturally(
             self._natural(noise), self.family, self.own, steps, self._report, NEAR, self.count.tape)
 
+    @property
+    def averages(self) -> bool:
+        """Whether there is one unit whose own normal can be the mean of steps."""
+        alone = self.own is not None and self.latents.units == 1
+        return alone and isinstance(self.family, Normal) and self.family.averages
+
     def average_naturally(self, draws: int, other: Tensor, steps: int, within: float) -> tuple[int, float | None]:
         """Go on by steps on ``draws`` fresh draws each to where their mean leads; return how many were taken.
 
-        And the ELBO on ``other`` if they settled, to ``within`` nats.
+        And the ELBO on ``other`` if they settled, to ``within`` nats. Only where the pair ``averages``.
         """
         own, family = self.own, self.family
-        if own is None or self.latents.units > 1 or not isinstance(family, Normal) or not family.averages:
-            return 0, None
+        assert own is not None and isinstance(family, Normal), "only the units' own normals are averaged"  # noqa: PT018
         noise = moved_noise(draws, self.size, self.parameters[0])
         return average_naturally(
             lambda step: self._natural(noise(self.seed * MOST_STEPS + step)), lambda: self.value(other), family, own, steps,
@@ -316,12 +270,3 @@ def _like(phi: Phi, noise: Tensor) -> Phi:
 
 def _slices(count: int, most: int) -> Iterator[slice]:
     return (slice(first, min(first + most, count)) for first in range(0, count, most))
-
-
-def power_of_two(number: int) -> int:
-    """Return the least power of two that is at least ``number``.
-
-    >>> power_of_two(65)
-    128
-    """
-    return int(2 ** (number - 1).bit_length())

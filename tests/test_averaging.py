@@ -15,7 +15,7 @@ import experiments
 import guides
 import zoo
 from experiments.averaging import FEWEST, Place, average_naturally, shortfall
-from experiments.held import moved_noise, normal_noise
+from experiments.noise import moved_noise, normal_noise
 from guides.family import Normal
 
 

@@ -14,8 +14,8 @@ import experiments
 import guides
 import zoo
 from experiments.each import ascend_each
-from experiments.held import normal_noise
 from experiments.journal import Journal, Stop
+from experiments.noise import normal_noise
 from experiments.optimise import Tape
 from tests.cases import held_elbo
 from zoo.errors import Interrupted

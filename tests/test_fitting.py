@@ -14,6 +14,7 @@ import experiments
 import guides
 import zoo
 from experiments.engine import frozen
+from experiments.noise import normal_noise
 from experiments.optimise import ascend
 from experiments.weights import log_weights
 from guides.gaussian import FullRank
@@ -147,7 +148,7 @@ def test_fixed_draws_double_until_fresh_noise_agrees(monkeypatch: pytest.MonkeyP
     from experiments import held
 
     used: list[int] = []
-    original = held.normal_noise
+    original = normal_noise
 
     def counted(draws: int, *rest: object) -> Tensor:
         used.append(draws)
@@ -306,7 +307,7 @@ def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.
     from experiments import fixed_draws, held
 
     x, seen = zoo.dataset("eight_schools").x, []
-    normal, log_terms = held.normal_noise, zoo.Model.log_terms
+    normal, log_terms = normal_noise, zoo.Model.log_terms
 
     def fit() -> experiments.Fit:
         return experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="fixed_draws", progress=False)

@@ -19,7 +19,7 @@ from sklearn.mixture import GaussianMixture
 import experiments
 import guides
 import zoo
-from experiments.held import normal_noise
+from experiments.noise import normal_noise
 from experiments.quadrature import integrate
 from experiments.weights import LogWeights, log_weights
 from guides.gaussian import MeanField

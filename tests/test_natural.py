@@ -11,8 +11,8 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.held import normal_noise
 from experiments.natural import Chart, climb_naturally
+from experiments.noise import normal_noise
 from guides.family import Normal
 from guides.natural import REACH, Curvature
 

@@ -54,8 +54,8 @@ class Likelihood(PyroModule):
 class BernoulliLogits(dist.Bernoulli):  # type: ignore[misc]
     """Bernoulli(sigmoid(logits)), whose log-probability is log sigmoid(±logits), + where x = 1.
 
-    That is what torch's computes, to float precision, in a third of the time: here it is the costliest part of a decoder. Its
-    gradient takes a quarter of the time that x · logits − softplus(logits) asks for.
+    That is what torch's computes, to float precision, in a third of the time: here it is the costliest part of a decoder. With
+    its gradient, x · logits − softplus(logits) takes half as long again.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:

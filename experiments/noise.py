@@ -1,0 +1,70 @@
+"""Quasi-random standard normals: held, or fresh at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ZooError
+
+
+def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
+    """Return quasi-random standard normals (draws, 1, size): scrambled Sobol, antithetic, with identity second moment.
+
+    With mean zero and identity covariance on the sample, the mean of any quadratic is exact: where the posterior is
+    normal, fixed draws find the family's true optimum.
+
+    Source: Owen (1998), Scrambling Sobol' and Niederreiter–Xing points, https://doi.org/10.1006/jcom.1998.0487;
+    Giordano, Ingram and Broderick (2024), Black box variational inference with a deterministic objective,
+    https://arxiv.org/abs/2304.05527
+
+    Raises:
+        ZooError: fewer draws than twice the dimensions, so that the second moment can't be the identity.
+
+    >>> noise = normal_noise(64, 3, 0, torch.zeros((), dtype=torch.double))[:, 0]
+    >>> torch.allclose(noise.T @ noise / 64, torch.eye(3, dtype=torch.double))
+    True
+    """
+    if draws < 2 * size:
+        raise ZooError(
+            f"expected at least {2 * size} fixed draws, twice the noise's {size} dimensions; got {draws}; raise them")
+    sobol = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed)
+    return _normals(sobol.draw(draws // 2, dtype=torch.float64), like)
+
+
+def moved_noise(draws: int, size: int, like: Tensor) -> Callable[[int], Tensor]:
+    """Return a function of a seed that gives noise as :func:`normal_noise` does, in a fourth of the time.
+
+    The points are Sobol's own, moved by one random vector modulo 1: independent from seed to seed, and each as good as uniform.
+
+    Source: Cranley and Patterson (1976), Randomization of number theoretic methods for multiple integration,
+    https://doi.org/10.1137/0713071
+    """
+    points = torch.quasirandom.SobolEngine(size).draw(draws // 2, dtype=torch.float64)
+
+    def noise(seed: int) -> Tensor:
+        move = torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        return _normals((points + move).remainder(1.0), like)
+
+    return noise
+
+
+def _normals(uniform: Tensor, like: Tensor) -> Tensor:
+    """Return antithetic standard normals (2 n, 1, size), with identity second moment, at points (n, size) of the unit cube."""
+    half = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
+    noise = torch.cat([half, -half])
+    factor = torch.linalg.cholesky(noise.T @ noise / len(noise) + 1e-12 * torch.eye(half.shape[1], dtype=torch.float64))
+    noise = torch.linalg.solve_triangular(factor, noise.T, upper=False).T
+    result: Tensor = noise[:, None].to(like)
+    return result
+
+
+def power_of_two(number: int) -> int:
+    """Return the least power of two that is at least ``number``.
+
+    >>> power_of_two(65)
+    128
+    """
+    return int(2 ** (number - 1).bit_length())
