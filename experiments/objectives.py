@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 from experiments.engine import frozen
 from experiments.processes import ALONE, Processes
@@ -136,7 +137,7 @@ def stochastic_bound(
         return replace(done, z=q.enumerate_support())
     if not q.has_rsample:
         raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
-    z, log_q = scored(q, draws)
+    z, log_q = drawn_with_score(q, draws)
     if estimator != "reparameterised":
         with replaying(before), frozen(guide):  # an encoder that drops units out must drop the same ones
             log_q = guide.posterior(whole, index).log_prob(z)
@@ -152,6 +153,19 @@ def stochastic_bound(
     if estimator == "reparameterised":
         return Step(value, -value, drawn, reconstruction)
     return Step(value, -_doubly_reparameterised(log_weight, drawn, own, objective.alpha).sum() * scale, drawn, reconstruction)
+
+
+def drawn_with_score(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
+    """Return z (draws, units, d) and log q(z) (draws, units) for a gradient: those of :func:`experiments.weights.scored`.
+
+    Where coordinates are independent normals, log q comes from the noise that a draw is made of: of the derivatives of log q in
+    z and in φ most cancel, and are not computed. Log weights that are reported stay with log q at z as it was rounded.
+    """
+    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and len(q.event_shape) == 1):
+        return scored(q, draws)
+    loc, scale = q.base_dist.loc, q.base_dist.scale
+    noise = torch.randn((draws, *loc.shape), dtype=loc.dtype, device=loc.device)
+    return loc + scale * noise, -(0.5 * noise.square() + (0.5 * math.log(2 * math.pi) + scale.log())).sum(-1)
 
 
 def _doubly_reparameterised(log_weight: Tensor, drawn: Tensor, own: slice, alpha: float) -> Tensor:

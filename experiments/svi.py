@@ -134,9 +134,9 @@ class _Run:
         finite = math.isfinite(value) and (math.isfinite(norm) or all(bool(g.isfinite().all()) for g in gradients))
         if not finite:
             return f"step {step} turned non-finite at site '{non_finite_site(self.model, batch, z)}'"
-        self.optimiser.zero_grad()  # of a parameter that this step left out, none is left over
-        for i, gradient in zip(self.used, gradients, strict=True):
-            self.parameters[i].grad = gradient
+        given = dict(zip(self.used, gradients, strict=True))
+        for i, parameter in enumerate(self.parameters):
+            parameter.grad = given.get(i)  # of a parameter that this step left out, none is left over
         if self.training.clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.training.clip * self.units, norm)
         self.numbers = {"gradient_norm": float(norm), "learning_rate": self.optimiser.param_groups[0]["lr"]}

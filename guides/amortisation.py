@@ -159,7 +159,8 @@ def features(x: Data, units: int) -> Tensor:
     named = [v.to(like) for v in tensors(x).values() if v.ndim and len(v) == units]
     if not named:
         raise ZooError(f"expected an entry of x with a row for each of the {units} units; got none; an encoder needs one")
-    return torch.cat([v.flatten(1) if v.ndim > 1 else v[:, None] for v in named], 1)
+    parts = [v.flatten(1) if v.ndim > 1 else v[:, None] for v in named]
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def _network(network: nn.Module | str, rows: Tensor, hidden: tuple[int, ...], bias: Tensor) -> nn.Module:

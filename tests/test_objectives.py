@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import experiments
 import zoo
 from experiments.fitting import fit
-from experiments.objectives import ESTIMATORS, Objective, Step, stochastic_bound
+from experiments.objectives import ESTIMATORS, Objective, Step, drawn_with_score, stochastic_bound
+from experiments.weights import scored
 from guides.amortisation import Free
 from guides.gaussian import FullRank
 from guides.guide import Guide
@@ -185,6 +186,23 @@ def test_every_objective_and_estimator_fits(how: dict[str, object]) -> None:
     before = below()
     fit(model, guide, x, method="svi", train_model=False, steps=500, **how)  # type: ignore[arg-type]
     assert -0.05 < below() < 0.2 * before
+
+
+def test_log_q_of_a_draw_and_its_gradient_come_from_the_noise() -> None:
+    loc, log_scale = torch.randn(7, 3, dtype=torch.double), 3 * torch.randn(7, 3, dtype=torch.double)
+    found = []
+    for draw in (scored, drawn_with_score):
+        phi = [loc.clone().requires_grad_(), log_scale.clone().requires_grad_()]
+        q = torch.distributions.Independent(torch.distributions.Normal(phi[0], phi[1].exp()), 1)
+        with zoo.seeded(0):
+            z, log_q = draw(q, 5)
+        # What the normal's own log-density takes apart, noise never put together: no gradient goes by way of the mean.
+        way = torch.autograd.grad(log_q.sum(), phi, allow_unused=True, retain_graph=True)
+        assert (way[0] is None) == (draw is drawn_with_score)
+        found.append([z, log_q, *torch.autograd.grad((z.sin().sum(-1) - log_q).logsumexp(0).sum(), phi)])
+    assert torch.equal(found[0][0], found[1][0])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_stl_ends_nearer_to_the_posterior_than_the_plain_gradient() -> None:
