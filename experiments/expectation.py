@@ -20,7 +20,7 @@ from zoo.enumerated import Enumerated, expect
 from zoo.latents import Latents
 from zoo.model import Model
 from zoo.models.linear_gaussian import covariances
-from zoo.quadratic import Frame, Probe, power_sums, responsibilities
+from zoo.quadratic import ROWS, Frame, Probe, power_sums, responsibilities
 from zoo.vectorise import LinAlgError
 
 #: E_q[log p(z | θ)], E_q[log p(x | z, θ)] and the entropy of q, in nats, summed over units: the ELBO's three terms.
@@ -235,7 +235,7 @@ class Polynomials(Expectation):
 
     def _by_rows(self) -> Rows:
         """Return the way by the program, with the q that the polynomials gave."""
-        log_joint = torch.cat([self.posterior @ self.frame.features(part) for part in self.frame.chunks(self.x)], 1)
+        log_joint = torch.cat([self.posterior @ self.frame.features(part) for part in self.x.split(ROWS)], 1)
         rows = self._all_rows()
         rows.q = Enumerated(log_joint.T, self.support, validate_args=False)
         return rows

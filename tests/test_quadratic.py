@@ -60,14 +60,18 @@ def test_the_frame_has_mean_zero_and_covariance_one() -> None:
     torch.testing.assert_close(torch.cov(few.T, correction=0), torch.cov(x.T, correction=0), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("rows", [37, 3000])
-def test_features_and_matrices_give_the_same_sums(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "threads"), [(37, 1), (3000, 1), (3001, 2), (3001, 3)])
+def test_features_and_matrices_give_the_same_sums(rows: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.quadratic.PRODUCTS", 2**13)  # several parts
+    monkeypatch.setattr("zoo.quadratic.ROWS", 2**10)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # rows are shared out as to so many
     with zoo.seeded(5):
         x = 3 + torch.randn(rows, 5, dtype=torch.double) @ torch.randn(5, 5, dtype=torch.double)
         frame = frame_of(x)
         coefficients = torch.randn(3, frame.size, dtype=torch.double)
     (sums, total), (others, also) = (way(frame, x, coefficients) for way in (by_features, by_matrices))
+    shares = (coefficients @ frame.features(x)).softmax(0)
+    torch.testing.assert_close(sums, shares @ frame.features(x).T, atol=1e-9, rtol=1e-11)
     torch.testing.assert_close(others, sums, atol=1e-9, rtol=1e-11)
     torch.testing.assert_close(also, total, atol=0, rtol=1e-13)
     log_joint = coefficients @ frame.features(x)

@@ -27,6 +27,8 @@ from zoo.model import Model
 #: Numbers that a chunk's features may take: they are read again at once, and should still be in the cache then. Measured on
 #: two cores with 1 MiB of second-level cache each: at 32 columns half and twice as many took a fifth longer.
 CACHE = 2**20
+#: Rows of a chunk, at most.
+ROWS = 2**14
 #: With so many columns for each component, rows are met by matrices: features then take longer to write down than the
 #: arithmetic that they spare. Measured at 16 to 64 columns and 2 to 32 components; 64 and 8 take half as long.
 WIDE = 6
@@ -116,8 +118,24 @@ class Frame:
 
     @property
     def size(self) -> int:
-        """How many coefficients a polynomial of degree two has: 1 + D + D (D + 1) / 2."""
-        return 1 + self.columns + self.columns * (self.columns + 1) // 2
+        """How many features there are: 1, the columns and their :attr:`products`."""
+        return 1 + self.columns + self.products.shape[1]
+
+    @cached_property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Columns i to j whose products with all columns from i on are written down at once.
+
+        Operations on one column at a time are too short to share out among threads; but of two columns in one block the product
+        is there twice.
+        """
+        width = max(2, self.columns // 8)
+        return [(i, min(i + width, self.columns)) for i in range(0, self.columns, width)]
+
+    @cached_property
+    def products(self) -> Tensor:
+        """Which y_i y_j are features, in their order, (2, products): i ≤ j, and in a block of columns i > j, too."""
+        all_columns = torch.arange(self.columns, device=self.basis.device)
+        return torch.cat([torch.cartesian_prod(all_columns[i:j], all_columns[i:]) for i, j in self.blocks]).T
 
     @cached_property
     def pairs(self) -> Tensor:
@@ -131,20 +149,30 @@ class Frame:
         y = torch.cat([torch.zeros_like(eye[:1]), eye, -eye, eye[self.pairs[0]] + eye[self.pairs[1]]])
         return self.centre + y @ self.basis.T
 
-    @cached_property
-    def order(self) -> Tensor:
-        """Where each product y_i y_j (i ≤ j) stands among all squares and then all :attr:`pairs`, (D (D + 1) / 2,)."""
-        both = torch.cat([torch.arange(self.columns, device=self.pairs.device).expand(2, -1), self.pairs], 1)
-        return (both[0] * self.columns + both[1]).argsort()
-
     def coefficients(self, values: Tensor) -> Tensor:
-        """Return the coefficients (…, size) of polynomials from their values (…, size) at the :attr:`corners`."""
+        """Return the coefficients (…, size) of polynomials from their values (…, corners) at the :attr:`corners`."""
         constant = values[..., :1]
         plus, minus, both = values[..., 1:].split([self.columns, self.columns, self.pairs.shape[1]], -1)
-        squares = 0.5 * (plus + minus) - constant
-        products = both - plus[..., self.pairs[0]] - plus[..., self.pairs[1]] + constant
-        second = torch.cat([squares, products], -1)[..., self.order]
-        return torch.cat([constant, 0.5 * (plus - minus), second], -1)
+        second = values.new_zeros(*values.shape[:-1], self.columns, self.columns)
+        second[..., self.pairs[0], self.pairs[1]] = both - plus[..., self.pairs[0]] - plus[..., self.pairs[1]] + constant
+        second.diagonal(dim1=-2, dim2=-1).copy_(0.5 * (plus + minus) - constant)
+        return torch.cat([constant, 0.5 * (plus - minus), self._spread(second)], -1)
+
+    def _spread(self, second: Tensor) -> Tensor:
+        """Return the coefficients of the :attr:`products` of Σ_i≤j second_ij y_i y_j: halves of those that are there twice."""
+        first, other = self.products
+        twice = torch.zeros(self.columns, self.columns, dtype=torch.long, device=first.device)
+        twice[first, other] += 1
+        twice = twice + twice.T - twice.diag().diag()
+        upper = second.triu() + second.triu(1).mT
+        return upper[..., first, other] / twice[first, other]
+
+    def matrices(self, coefficients: Tensor) -> Tensor:
+        """Return the symmetric M, (K, 1 + D, 1 + D), of (1, y)ᵀ M (1, y) = coefficients (K, size) · features."""
+        found = coefficients.new_zeros(len(coefficients), 1 + self.columns, 1 + self.columns)
+        found[:, 0, : 1 + self.columns] = coefficients[:, : 1 + self.columns]
+        found[:, 1 + self.products[0], 1 + self.products[1]] = coefficients[:, 1 + self.columns :]
+        return 0.5 * (found + found.mT)
 
     def rows(self) -> Tensor:
         """Return 2 D rows with the data's mean and covariance, (2 D, D): centre ± √D A e_j."""
@@ -152,28 +180,30 @@ class Frame:
         return torch.cat([self.centre + spread, self.centre - spread])
 
     def features(self, x: Tensor, room: Tensor | None = None) -> Tensor:
-        """Return 1, y_j and y_i y_j (i ≤ j) of rows (rows, D), as (size, rows): a view of ``room``, if that is given."""
-        columns = self.columns
-        room = x.new_empty(self.size * len(x), dtype=torch.float64) if room is None else room
-        out = room[: self.size * len(x)].view(self.size, len(x))
-        out[0] = 1.0
-        y = out[1 : 1 + columns]
-        torch.mm(self.inverse, (x.double() - self.centre).T, out=y)
-        start = 1 + columns
-        for i in range(columns):
-            torch.mul(y[i], y[i:], out=out[start : start + columns - i])
-            start += columns - i
+        """Return 1, y_j and the :attr:`products` of rows (…, rows, D), as (…, size, rows): a view of ``room``, if given."""
+        shape = (*x.shape[:-2], self.size, x.shape[-2])
+        out = (x.new_empty(math.prod(shape), dtype=torch.float64) if room is None else room[: math.prod(shape)]).view(shape)
+        out[..., 0, :] = 1.0
+        y = out[..., 1 : 1 + self.columns, :]
+        y.copy_(self.inverse.expand(*x.shape[:-2], -1, -1) @ (x.double() - self.centre).mT)
+        start = 1 + self.columns
+        for i, j in self.blocks:
+            end = start + (j - i) * (self.columns - i)
+            torch.mul(y[..., i:j, None, :], y[..., None, i:, :], out=out[..., start:end, :].unflatten(-2, (j - i, -1)))
+            start = end
         return out
 
     def chunks(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield rows (rows, D) in parts whose features stay in the cache."""
-        yield from x.split(max(256, min(8192, CACHE // self.size)))
+        """Yield rows (rows, D) in parts (threads, rows, D) whose features stay in the cache."""
+        yield from _shared_out(x, max(256, min(ROWS, CACHE // self.size)))
 
     def moments(self, sums: Tensor) -> Moments:
         """Return the moments, in x's own coordinates, of weighted sums of features (K, size)."""
         columns, count = self.columns, sums[:, 0]
         mean = sums[:, 1 : 1 + columns] / count[:, None]
-        second = _symmetric(sums[:, 1 + columns :], columns) / count[:, None, None]
+        second = sums.new_zeros(len(sums), columns, columns)
+        second[:, self.products[0], self.products[1]] = sums[:, 1 + columns :] / count[:, None]
+        second = second.triu() + second.triu(1).mT
         covariance = self.basis @ (second - mean[:, :, None] * mean[:, None]) @ self.basis.T
         return Moments(count, self.centre + mean @ self.basis.T, covariance)
 
@@ -213,19 +243,11 @@ class Probe:
         most = max(1, MATRICES // (len(self.z) * self.frame.columns**2))
         parts = [model.log_terms(x, z) for x, z in zip(self.x.split(most), self.z.split(most, 1), strict=True)]
         found = torch.stack([torch.cat(terms, 1) for terms in zip(*parts, strict=True)])
-        prior, likelihood = self.frame.coefficients(found[..., : self.frame.size])
-        exact = found[..., self.frame.size :].sum(0)
+        corners = len(self.frame.corners)
+        prior, likelihood = self.frame.coefficients(found[..., :corners])
+        exact = found[..., corners:].sum(0)
         off = ((prior + likelihood) @ self.features - exact).abs() / (1 + exact.abs())
         return prior, likelihood, float(off.nan_to_num(torch.inf).max())
-
-
-def _symmetric(upper: Tensor, columns: int) -> Tensor:
-    """Return the symmetric matrices (K, D, D) whose upper triangles (K, D (D + 1) / 2) are given row by row."""
-    full = upper.new_empty(len(upper), columns, columns)
-    first, second = torch.triu_indices(columns, columns, device=upper.device)
-    full[:, first, second] = upper
-    full[:, second, first] = upper
-    return full
 
 
 def responsibilities(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,17 +257,16 @@ def responsibilities(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Ten
 
 def by_features(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`responsibilities` by two products with the rows' features, which all components share."""
-    sums = torch.zeros_like(coefficients)
-    total = coefficients.new_zeros(())
+    sums, total = coefficients.new_zeros(torch.get_num_threads(), *coefficients.shape), coefficients.new_zeros(())
     room: Tensor | None = None
     for part in frame.chunks(x):
         # One room for all parts: asking the system for fresh memory each time takes longer than filling it.
-        room = coefficients.new_empty(frame.size * len(part)) if room is None else room
+        room = coefficients.new_empty(frame.size * part[..., 0].numel()) if room is None else room
         features = frame.features(part, room)
-        share, mass = _normalise(coefficients @ features)
+        share, mass = _normalise(coefficients.expand(len(part), -1, -1) @ features)
         total += mass
-        sums.addmm_(share, features.T)
-    return sums, total
+        sums[: len(part)].baddbmm_(share, features.mT)
+    return sums.sum(0), total
 
 
 def by_matrices(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,32 +274,44 @@ def by_matrices(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Tensor, 
 
     That is twice the arithmetic, in a small part of the memory: features of many columns fill much, and are read again.
     """
-    columns, components = frame.columns, len(coefficients)
-    matrices = coefficients.new_zeros(components, 1 + columns, 1 + columns)
-    matrices[:, 1:, 1:] = _symmetric(0.5 * coefficients[:, 1 + columns :], columns)
-    matrices[:, 1:, 1:].diagonal(dim1=1, dim2=2).mul_(2)
-    matrices[:, 0, 1:] = matrices[:, 1:, 0] = 0.5 * coefficients[:, 1 : 1 + columns]
-    matrices[:, 0, 0] = coefficients[:, 0]
-    flat, seconds, total = matrices.flatten(0, 1), torch.zeros_like(matrices), coefficients.new_zeros(())
+    matrices, total = frame.matrices(coefficients), coefficients.new_zeros(())
+    flat, (components, width, _) = matrices.flatten(0, 1), matrices.shape
+    seconds = flat.new_zeros(torch.get_num_threads(), *flat.shape)
     most = max(256, PRODUCTS // len(flat))
-    rooms = coefficients.new_empty(len(flat) * most), coefficients.new_empty((1 + columns) * most)
-    for part in x.split(most):
-        products, y = (room[: each * len(part)].view(each, -1) for room, each in zip(rooms, flat.shape, strict=True))
-        y[0] = 1.0
-        torch.mm(frame.inverse, (part.double() - frame.centre).T, out=y[1:])
-        torch.mm(flat, y, out=products)
-        each = products.view(components, 1 + columns, -1)
-        share, mass = _normalise(each.mul_(y).sum(1))
+    rooms = flat.new_empty(len(flat) * most), flat.new_empty(width * most)
+    for part in _shared_out(x, most):
+        threads, rows, _ = part.shape
+        products, y = (
+            room[: size * threads * rows].view(threads, size, rows) for room, size in zip(rooms, flat.shape, strict=True))
+        y[:, 0] = 1.0
+        y[:, 1:] = frame.inverse.expand(threads, -1, -1) @ (part.double() - frame.centre).mT
+        torch.bmm(flat.expand(threads, -1, -1), y, out=products)
+        each = products.unflatten(1, (components, width))
+        share, mass = _normalise(each.mul_(y[:, None]).sum(2))
         total += mass
-        torch.mul(share[:, None], y, out=each)
-        seconds.flatten(0, 1).addmm_(products, y.T)
-    upper = torch.triu_indices(columns, columns, device=x.device)
-    return torch.cat([seconds[:, 0], seconds[:, 1:, 1:][:, upper[0], upper[1]]], 1), total
+        torch.mul(share[:, :, None], y[:, None], out=each)
+        seconds[:threads].baddbmm_(products, y.mT)
+    found = seconds.sum(0).view_as(matrices)
+    return torch.cat([found[:, 0], found[:, 1 + frame.products[0], 1 + frame.products[1]]], 1), total
+
+
+def _shared_out(x: Tensor, most: int) -> Iterator[Tensor]:
+    """Yield rows (rows, D) in parts (threads, rows, D) of up to ``most`` rows.
+
+    Operations on such a part give each thread the same rows, so that it reads what it wrote itself. Cores may share no cache:
+    where they do not, measured, a pass took 2.5 times as long with rows that threads met in turn.
+    """
+    threads = torch.get_num_threads() if x.device.type == "cpu" and len(x) >= most else 1
+    whole = len(x) - len(x) % threads
+    for part in x[:whole].split(max(1, most // threads) * threads):
+        yield part.unflatten(0, (threads, -1))
+    if whole < len(x):
+        yield x[None, whole:]
 
 
 def _normalise(log_joint: Tensor) -> tuple[Tensor, Tensor]:
-    """Return r_ik, (K, rows), and Σ_i log p(x_i), from log p(x_i, z_i = k), whose memory is taken."""
-    most = log_joint.amax(0)
+    """Return r_ik, (…, K, rows), and Σ_i log p(x_i), from log p(x_i, z_i = k), whose memory is taken."""
+    most = log_joint.amax(-2, keepdim=True)
     share = log_joint.sub_(most).exp_()
-    mass = share.sum(0)
+    mass = share.sum(-2, keepdim=True)
     return share.div_(mass), most.add_(mass.log()).sum()
