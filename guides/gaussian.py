@@ -116,7 +116,7 @@ class FullRank(Normal):
         # L = L₀ (I + step), to first order: the diagonal moves in logarithms, and stays positive.
         step = step.index_put((torch.arange(len(y))[:, None], rows, columns), tril * self._weight(rows, columns, tril))
         return {
-            "loc": phi["loc"] + torch.einsum("uij,ujk,uk->ui", factor, root, loc),
+            "loc": phi["loc"] + (factor @ (root @ loc[..., None]))[..., 0],
             "tril": phi["tril"] + torch.where(rows == columns, step[:, rows, columns], (factor @ step)[:, rows, columns])}
 
     @staticmethod

@@ -68,6 +68,40 @@ def test_parameters_that_move_are_seen_and_constants_are_not_done_again() -> Non
     assert not any("aten.exp" in str(value) for value in known.run.__globals__.values())
 
 
+def test_views_that_are_there_already_are_left_out() -> None:
+    weight = nn.Parameter(torch.randn(3, 2))
+
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        back = weight.T.view(2, 3).permute(0, 1).T
+        return ((x[None] @ back.expand(3, 2))[0].detach(), (2 * x[None]).sum(0, keepdim=True))
+
+    replay = Replay(function, [weight])
+    for i in range(4):
+        with torch.no_grad():
+            weight.add_(1.0)
+        x = torch.full((4, 3), float(i))
+        for a, b in zip(replay(x), function(x), strict=True):
+            assert torch.equal(a, b)
+    assert replay.reason == ""
+    [known] = replay._known.values()
+    left = " ".join(str(value) for value in known.run.__globals__.values() if "aten" in str(value))
+    assert "mm" in left
+    assert not any(f"aten.{name}." in left for name in ("t", "permute", "expand", "sum")), left
+
+
+def test_a_shape_that_is_changed_in_place_is_left_to_python() -> None:
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        whole = 2 * x
+        before = whole.sum(0)
+        return (whole.t_().sum(0) + before,)
+
+    replay = Replay(function)
+    for i in range(4):
+        x = torch.arange(4.0).view(2, 2) + i
+        assert torch.equal(replay(x)[0], function(x)[0])
+    assert "shape in place" in replay.reason
+
+
 def test_random_numbers_are_those_of_the_function() -> None:
     def draw(x: Tensor) -> tuple[Tensor, ...]:
         return (x + dist.HalfCauchy(torch.ones(3)).sample() + torch.randn(3),)

@@ -17,10 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 SOURCE = "<operations>"
 #: Operations that are written down at most: a program that is run draw by draw has as many for each.
 LONG = 2**14
-#: Operations that return their argument, in another object.
-SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.ops.aten.lift_fresh.default}
-#: Operations that return a view of their argument, which may be all of it.
-VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default}
+#: Operations that return a view of their argument, besides those that say so.
+VIEWS = {torch.ops.aten.lift_fresh.default, torch.ops.aten._unsafe_view.default}
 #: Operations whose outcome hangs on the shape of their argument alone.
 FILLED = {
     torch.ops.aten.zeros_like.default, torch.ops.aten.ones_like.default, torch.ops.aten.full_like.default,
@@ -55,8 +53,9 @@ class Recorder(TorchDispatchMode):
 class _Program:
     """The operations of a recording as lines of Python, shorter where that leaves every result as it is.
 
-    Left out are operations that return their argument, those of constants alone (done once, here), those that were done
-    before on the same arguments, and those that nobody uses. None of this touches tensors that are changed in place.
+    Left out are operations that return their argument or a view that is there already, those of constants alone (done once,
+    here), those that were done before on the same arguments, and those that nobody uses. Of tensors that are changed in place
+    only views are left out.
     """
 
     def __init__(self, varying: dict[int, Tensor]):
@@ -65,6 +64,8 @@ class _Program:
         self.bound: dict[str, Any] = {}
         self.constant: set[str] = set()
         self.seen: dict[Any, list[str]] = {}
+        #: Tensors of which there are views, by the memory that they show.
+        self.places: dict[Any, Tensor] = {}
         #: (the results' names, the operation, its arguments, the names it reads, whether it must be kept)
         self.lines: list[tuple[list[str], str, str, list[str], bool]] = []
         #: Memory that is changed in place at some time.
@@ -106,7 +107,9 @@ class _Program:
         constant = free and (func in FILLED or all(name in self.constant for name in reads))
         if not constant and (self._read(func, args) or not all(isinstance(each, Tensor) for each in results)):
             raise Unrepeatable(f"Python reads the outcome of {func}")
-        same = self._same(func, args, result) if free or func in SAME | VIEWS else None
+        same = self._known_view(func, args, result)
+        if same is None and free:
+            same = self._same(func, args, result)
         if same is not None:
             self.names[id(result)] = self.name(same)
             return
@@ -139,13 +142,18 @@ class _Program:
         self.lines.append((names, f"{target} = {self.bind(func, 'f')}", ", ".join(arguments), reads, not free))
         return names
 
+    def _known_view(self, func: Any, args: tuple[Any, ...], result: Any) -> Tensor | None:
+        """Return the tensor that already shows the memory that a view shows, in the same way: so does x what xᵀᵀ does."""
+        if not (func.is_view or func in VIEWS) or not isinstance(result, Tensor):
+            return None
+        self.places.setdefault(_place(args[0]), args[0])
+        return self.places.get(_place(result))
+
     def _same(self, func: Any, args: tuple[Any, ...], result: Any) -> Any:
         """Return the argument that an operation returns as it is, if it does."""
-        if func in SAME:
-            return args[0]
-        if func in VIEWS and (args[0].shape, args[0].stride()) == (result.shape, result.stride()):
-            return args[0]
         if func is torch.ops.aten.pow.Tensor_Scalar and args[1] == 1:
+            return args[0]
+        if func is torch.ops.aten.sum.dim_IntList and (args[0].shape, args[0].dtype) == (result.shape, result.dtype):
             return args[0]
         if func in SUMS and len(args) == 2 and all(isinstance(each, Tensor) for each in args):
             for term, other in ((args[0], args[1]), (args[1], args[0]))[: 1 if func is torch.ops.aten.sub.Tensor else 2]:
@@ -189,6 +197,8 @@ def compiled(
         written = {_storage(each) for each in _written(func, args, kwargs)}
         if written - made:
             raise Unrepeatable(f"{func} changes a tensor from outside in place")
+        if torch.Tag.inplace_view in func.tags:  # what is seen of it here is its last shape
+            raise Unrepeatable(f"{func} changes a tensor's shape in place")
         program.changed |= written
         inside = {_storage(each) for each in _tensors([*args, *kwargs.values()])}
         made |= {_storage(each) for each in _tensors([result])} - inside
@@ -220,6 +230,12 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+def _place(tensor: Tensor) -> Any:
+    """Return what memory a tensor shows, and how."""
+    flags = tensor.dtype, tensor.is_conj(), tensor.is_neg()
+    return _storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), *flags
 
 
 def _literal(value: Any) -> Any:
