@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from guides.family import Normal, Phi, Start
 from guides.natural import Curvature
@@ -92,7 +94,7 @@ class FullRank(Normal):
         return {"loc": loc, "tril": self._entries(torch.linalg.cholesky(covariance))}
 
     def distribution(self, phi: Phi) -> dist.MultivariateNormal:
-        return dist.MultivariateNormal(phi["loc"], scale_tril=self.scale_tril(phi), validate_args=False)
+        return TrilNormal(phi["loc"], self.scale_tril(phi))
 
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + torch.einsum("uij,nuj->nui", self.scale_tril(phi), noise)
@@ -136,6 +138,21 @@ class FullRank(Normal):
         rows, columns = torch.tril_indices(size, size, device=scale_tril.device)
         entries = scale_tril[..., rows, columns]
         return torch.where(rows == columns, entries.abs().log(), entries)
+
+
+class TrilNormal(dist.MultivariateNormal):
+    """torch's, from a mean (*batch, d) and a factor (*batch, d, d), which need no broadcasting.
+
+    To broadcast shapes, torch first imports SymPy, which takes a process longer than most of its fits.
+    """
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor):
+        self.loc, self.scale_tril, self._unbroadcasted_scale_tril = loc, scale_tril, scale_tril
+        Distribution.__init__(self, loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> TrilNormal:
+        shape = torch.Size(batch_shape)
+        return TrilNormal(self.loc.expand(*shape, -1), self.scale_tril.expand(*shape, -1, -1))
 
 
 class LowRank(Normal):

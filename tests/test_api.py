@@ -68,6 +68,16 @@ def test_import_is_light() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("family", ["mean_field", "full_rank"])
+def test_a_first_fit_loads_no_symbolic_algebra(family: str) -> None:
+    """SymPy takes longer to load than the fit takes; torch asks for it to broadcast shapes."""
+    code = ("import sys, zoo, experiments; x = zoo.dataset('eight_schools').x; "
+            f"experiments.fit(zoo.build('eight_schools', x), '{family}', x, progress=False); "
+            "assert 'sympy' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_readme_examples_run() -> None:
     """Each Python block of the README, in order, in one process that treats warnings as errors."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

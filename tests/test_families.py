@@ -20,7 +20,7 @@ import zoo
 from experiments.weights import log_weights
 from guides.family import Start
 from guides.flow import CONTEXT, FlowFamily
-from guides.gaussian import MeanField
+from guides.gaussian import MeanField, TrilNormal
 from guides.guide import Guide
 from guides.mixture import MixtureFamily, MixtureOfNormals
 from zoo.errors import ZooError
@@ -298,6 +298,26 @@ def test_one_latent_dimension_has_no_flow() -> None:
         with pytest.raises(ZooError, match=message):
             guides.build(text, zoo.build("ppca", x, latent=1), x)
     assert guides.build("mixture", zoo.build("ppca", x, latent=1), x).posterior(x).event_shape == (1,)
+
+
+def test_full_rank_is_torchs_normal() -> None:
+    with zoo.seeded(0):
+        loc, draws = torch.randn(4, 3, dtype=torch.double), torch.randn(4, 3, 3, dtype=torch.double)
+    factor = draws.tril() + 2 * torch.eye(3, dtype=torch.double)
+    own, theirs = TrilNormal(loc, factor), dist.MultivariateNormal(loc, scale_tril=factor)
+    value = loc + 1
+    for q, p in ((own, theirs), (own.expand([2, 4]), theirs.expand([2, 4]))):
+        assert isinstance(q, TrilNormal)
+        assert (q.batch_shape, q.event_shape) == (p.batch_shape, p.event_shape)
+        assert torch.equal(q.log_prob(value), p.log_prob(value))
+        for name in ("mean", "variance", "covariance_matrix", "precision_matrix", "scale_tril"):
+            assert torch.equal(getattr(q, name), getattr(p, name)), name
+        assert torch.equal(q.entropy(), p.entropy())
+        with zoo.seeded(1):
+            z = q.rsample((5,))
+        with zoo.seeded(1):
+            assert torch.equal(z, p.rsample((5,)))
+    assert float(torch.distributions.kl_divergence(own, theirs).abs().max()) < 1e-12
 
 
 # -- encoders with corrections ---------------------------------------------------------------------------------------------

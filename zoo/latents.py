@@ -17,7 +17,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, biject_to
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import AffineTransform, ComposeTransform, Transform
 
 from zoo.errors import ZooError
 
@@ -82,7 +82,7 @@ class Packing:
         transform = biject_to(continuous_support(fn))
         extra = fn.event_dim - transform.codomain.event_dim
         axis = None if dim is None else dim - extra - transform.domain.event_dim
-        return cls(transform, torch.Size(transform.inverse_shape(fn.shape())), axis, extra, None)
+        return cls(transform, _domain_shape(transform, fn.shape()), axis, extra, None)
 
     @property
     def size(self) -> int:
@@ -101,6 +101,17 @@ class Packing:
         """The site's unconstrained value → (units, size)."""
         value = value.expand(self.shape)
         return value.reshape(1, -1) if self.axis is None else value.movedim(self.axis, 0).reshape(value.shape[self.axis], -1)
+
+
+def _domain_shape(transform: Transform, shape: torch.Size) -> torch.Size:
+    """Return the shape that ``transform`` maps to ``shape``: its own ``inverse_shape``, but at once where a scalar is added.
+
+    To broadcast shapes, torch first imports SymPy, which takes a process longer than most of its fits.
+    """
+    for part in reversed(transform.parts) if isinstance(transform, ComposeTransform) else [transform]:
+        scalars = isinstance(part, AffineTransform) and not any(getattr(x, "shape", ()) for x in (part.loc, part.scale))
+        shape = shape if scalars else part.inverse_shape(shape)
+    return torch.Size(shape)
 
 
 class Substitute(Messenger):
