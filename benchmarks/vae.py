@@ -17,7 +17,7 @@ SIDES = {"zoo": "zoo_vae", "Pyro": "pyro_vae", "NumPyro": "numpyro_vae"}
 #: Warm and cold.
 GOALS = {"Pyro": (2.2, None), "NumPyro": (1.0, None)}
 #: Steps of a run, of the shorter run that is taken off it, and of a cold one; images a step; rate of Adam.
-STEPS, SHORT, FIRST, BATCH, RATE = 600, 300, 100, 256, 1e-3
+STEPS, SHORT, FIRST, BATCH, RATE = 1_500, 300, 100, 256, 1e-3
 COLD = 3
 
 
@@ -25,11 +25,11 @@ def vae_step(repeats: int = 5) -> Result:
     """Time a step of training a VAE with a 784-400-50 decoder and encoder on binarised MNIST: batches of 256, one draw of z an
     image, Adam at 0.001, float32, from the same weights.
 
-    Warm: a run of 600 steps less one of 300, by 300, so that what is done once a run cancels. For the zoo a run is a call of
-    `experiments.fit` with all that it does beside its steps (history, the best state, checks); for
-    Pyro a loop of `SVI.step` with validation off; for NumPyro one jitted `fori_loop` of `svi.update`, compiled before. The last
-    rows time the whole run of 600 steps, building included. Cold: the first call of a fresh process that
-    has imported its library: it builds, compiles and takes 100 steps.
+    Warm: a run of 1,500 steps less one of 300, by 1,200, so that what is done once a run cancels. For the zoo a run is a call
+    of `experiments.fit` with all that it does beside its steps (history, the best state, checks); for Pyro a loop of `SVI.step`
+    with validation off; for NumPyro one jitted `fori_loop` of `svi.update`, compiled before. The last rows time the whole run
+    of 1,500 steps, building included. Cold: the first call of a fresh process that has imported its library: it builds,
+    compiles and takes 100 steps.
     """
     arrays = _arrays()
     checked = _check(arrays)

@@ -12,8 +12,9 @@ from torch import Tensor
 from experiments.acceleration import Anderson
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, non_finite_site
-from experiments.expectation import Expectation, expectation
+from experiments.expectation import Expectation
 from experiments.journal import State, check_finite
+from experiments.moments import expectation
 from experiments.optimise import assign, flat
 from experiments.processes import ALONE, Processes
 from guides.guide import BaseGuide

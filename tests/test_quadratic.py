@@ -16,7 +16,8 @@ from torch.distributions import Distribution
 
 import experiments
 import zoo
-from experiments.expectation import Expectation, Polynomials, Rows, expectation
+from experiments.expectation import Expectation, Rows
+from experiments.moments import Polynomials, expectation
 from zoo.data import Data
 from zoo.models.gmm import GMM
 from zoo.quadratic import Frame, Moments, Probe, by_features, by_matrices, power_sums, responsibilities

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import experiments
 import zoo
 import zoo.model
-from zoo.program import layout
+from zoo.layout import layout
 
 
 def test_a_minibatch_is_not_laid_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:

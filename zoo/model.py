@@ -17,8 +17,9 @@ from zoo.empty import Empty
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Collected, Latents, Pack, Substitute, Unobserve, is_deterministic
+from zoo.layout import layout
 from zoo.params import LocalParams, theta
-from zoo.program import draw_afresh, isolated, latent_log_prob, layout, log_terms, run, seeded, unregistered, volume
+from zoo.program import draw_afresh, isolated, latent_log_prob, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
 from zoo.replay import Replay
 from zoo.vectorise import over_draws
@@ -113,7 +114,7 @@ class Model(PyroModule):
         Of a table of more than 32,768 rows, each a unit, 1,024 are run and stand for all.
 
         Raises:
-            ZooError: see :func:`zoo.program.layout`.
+            ZooError: see :func:`zoo.layout.layout`.
         """
         key = Identity.of(x)
         for known in (self._last, self._part):

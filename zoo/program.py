@@ -1,4 +1,4 @@
-"""Running a Pyro program: at a point, from its prior, and to learn its layout.
+"""Running a Pyro program: at a point, and from its prior.
 
 Nothing here touches Pyro's global state for longer than the run: validation and the parameter store are set in
 :func:`isolated` and restored.
@@ -19,19 +19,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from zoo.data import Data, tensors
+from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.latents import (
-    Latents,
-    Packing,
-    Site,
-    Substitute,
-    Unobserve,
-    is_deterministic,
-    is_discrete,
-    support_values,
-    unit_frame,
-)
+from zoo.latents import Substitute, Unobserve, is_deterministic, unit_frame
 
 Program = Callable[[Data], Any]
 
@@ -205,136 +195,3 @@ def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
     shape = [1] * max(0, -frame.dim - log_prob.ndim) + list(log_prob.shape)
     shape[frame.dim] = frame.size
     return log_prob.expand(shape).movedim(frame.dim, 0).reshape(frame.size, -1).sum(1)
-
-
-def layout(program: Program, x: Data, label: str) -> Latents:
-    """Run ``program`` once from its prior and return what its latents are and which plate owns them.
-
-    Raises:
-        ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
-            infinite support, latents that can't be drawn or mapped, an entry of x that is missing, an observation
-            outside its distribution's support, or a program that fails on x. ``label`` is how it calls the program.
-    """
-    try:
-        return _layout(program, x)
-    except KeyError as error:
-        raise ZooError(f"expected every entry of x that {label} reads; got none for {error}; add it") from error
-    except NotImplementedError as error:
-        raise ZooError(
-            f"expected latents that can be drawn from their prior and mapped to the reals in {label}; got one that can't: "
-            f"{str(error).splitlines()[0]}; use another distribution") from error
-    except ZooError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = ", ".join(f"{name} {value.dtype} {tuple(value.shape)}" for name, value in tensors(x).items())
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ZooError(
-            f"expected data that the program of {label} runs on; got {shapes}: {first[:160]}; pass data like that it was "
-            "built on, or mend the program") from error
-
-
-def _layout(program: Program, x: Data) -> Latents:
-    traced = run(program, x).values()
-    sites = [site for site in traced if not is_deterministic(site)]
-    latent = [site for site in sites if not site["is_observed"]]
-    observed = [site for site in sites if site["is_observed"]]
-    check_structure(latent, observed, len(sites) < len(traced))
-    for site in sites:
-        check_shape(site)
-    check_supports(program, x, observed)
-    unit = unit_plate(sites)
-    frame = unit_frame(sites[0], unit)
-    return Latents(
-        tuple(describe(site, unit) for site in latent), tuple(describe(site, unit) for site in observed), unit,
-        int(frame.size) if frame else 1)
-
-
-def describe(site: Any, unit: str | None) -> Site:
-    """Return what is kept of a traced site."""
-    plates: list[str | None] = [None] * len(site["fn"].batch_shape)
-    for frame in site["cond_indep_stack"]:
-        if frame.vectorized:
-            plates[frame.dim] = frame.name
-    size, values = 0, None
-    if not site["is_observed"]:
-        size = Packing.of(site, unit).size
-        values = support_values(site) if is_discrete(site) else None
-    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values)
-
-
-def unit_plate(sites: list[Any]) -> str | None:
-    """Return the outermost vectorised plate that holds every one of ``sites``."""
-    for frame in sites[0]["cond_indep_stack"]:
-        if frame.vectorized and all(frame in site["cond_indep_stack"] for site in sites):
-            return str(frame.name)
-    return None
-
-
-def check_structure(latent: list[Any], observed: list[Any], deterministic: bool) -> None:
-    """Raise unless there are latent and observed sites, whole plates, and latents of one kind.
-
-    Latents may all be functions of x, ``deterministic`` sites: then a unit's vector is empty and its posterior a point.
-    """
-    if not latent and not deterministic:
-        raise ZooError("expected a program with latent sites; got none; give one pyro.sample no obs=")
-    if not observed:
-        raise ZooError("expected a program with observed sites; got none; pass the data as obs=")
-    for site in [*latent, *observed]:
-        for frame in site["cond_indep_stack"]:
-            if frame.full_size is not None and frame.full_size != frame.size:
-                raise ZooError(
-                    f"expected plate '{frame.name}' to hold all its rows; got {frame.size} of {frame.full_size}; "
-                    "drop subsample_size: fit(method='svi', batch_size=...) makes the minibatches")
-    discrete = [site["name"] for site in latent if is_discrete(site)]
-    continuous = [site["name"] for site in latent if not is_discrete(site)]
-    if discrete and continuous:
-        raise ZooError(
-            f"expected all latents continuous or all discrete; got discrete '{discrete[0]}' beside continuous "
-            f"'{continuous[0]}'; marginalise '{discrete[0]}', e.g. with MixtureSameFamily as bayesian_gmm does")
-
-
-def check_shape(site: Any) -> None:
-    """Raise where a site in plates has log-probabilities along a dimension that no plate declares.
-
-    It nearly always comes from broadcasting (rows,) against (rows, 1), and would be summed into a wrong number.
-    """
-    frames = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
-    shape = tuple(site["log_prob"].shape)
-    extra = [dim for dim in range(-len(shape), 0) if shape[dim] != frames.get(dim, 1)]
-    if frames and extra:
-        raise ZooError(
-            f"expected log-probabilities of site '{site['name']}' along its plates alone; got shape {shape} with plates "
-            f"{', '.join(f.name for f in site['cond_indep_stack'])} of {list(frames.values())}; reshape x, or use .to_event")
-
-
-def check_supports(program: Program, x: Data, observed: list[Any], attempts: int = 8) -> None:
-    """Raise unless, at some draw of the prior, every observation lies in its distribution's support.
-
-    A support may depend on the latents, so one draw that excludes the data proves nothing. ``observed`` are the sites of one.
-    """
-    for attempt in range(attempts):
-        outside = [site for site in observed if not bool(inside_support(site).all())]
-        if not outside:
-            return
-        if attempt == attempts - 1:
-            refuse_outside(outside[0])
-        sites = run(program, x, density=False).values()
-        observed = [site for site in sites if site["is_observed"] and not is_deterministic(site)]
-
-
-def inside_support(site: Any) -> Tensor:
-    """Return which elements of an observed site lie in its support; masked ones count as inside."""
-    try:
-        valid = torch.as_tensor(site["fn"].support.check(site["value"]))
-    except NotImplementedError:
-        return torch.ones((), dtype=torch.bool)
-    return valid | ~site["mask"] if isinstance(site["mask"], Tensor) else valid
-
-
-def refuse_outside(site: Any) -> None:
-    """Raise for the first observation outside its site's support."""
-    valid = inside_support(site)
-    first = (~valid).nonzero()[0].tolist()
-    raise ZooError(
-        f"expected observations at site '{site['name']}' in the support {site['fn'].support} of "
-        f"{type(site['fn']).__name__}; got {int((~valid).sum())} outside it, the first at {first}; check the data")

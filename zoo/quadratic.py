@@ -138,6 +138,14 @@ class Frame:
         return torch.cat([torch.cartesian_prod(all_columns[i:j], all_columns[i:]) for i, j in self.blocks]).T
 
     @cached_property
+    def shares(self) -> Tensor:
+        """What each of the :attr:`products` takes of its coefficient, (products,): a half, if it is there twice."""
+        first, other = self.products
+        there = torch.zeros(self.columns, self.columns).to(self.basis)
+        there[first, other] = 1.0
+        return torch.where(first == other, 1.0, 1 / (there + there.T)[first, other])
+
+    @cached_property
     def pairs(self) -> Tensor:
         """All i < j, (2, D (D − 1) / 2)."""
         return torch.triu_indices(self.columns, self.columns, 1, device=self.basis.device)
@@ -156,16 +164,8 @@ class Frame:
         second = values.new_zeros(*values.shape[:-1], self.columns, self.columns)
         second[..., self.pairs[0], self.pairs[1]] = both - plus[..., self.pairs[0]] - plus[..., self.pairs[1]] + constant
         second.diagonal(dim1=-2, dim2=-1).copy_(0.5 * (plus + minus) - constant)
-        return torch.cat([constant, 0.5 * (plus - minus), self._spread(second)], -1)
-
-    def _spread(self, second: Tensor) -> Tensor:
-        """Return the coefficients of the :attr:`products` of Σ_i≤j second_ij y_i y_j: halves of those that are there twice."""
-        first, other = self.products
-        twice = torch.zeros(self.columns, self.columns, dtype=torch.long, device=first.device)
-        twice[first, other] += 1
-        twice = twice + twice.T - twice.diag().diag()
-        upper = second.triu() + second.triu(1).mT
-        return upper[..., first, other] / twice[first, other]
+        second = (second.triu() + second.triu(1).mT)[..., self.products[0], self.products[1]]
+        return torch.cat([constant, 0.5 * (plus - minus), second * self.shares], -1)
 
     def matrices(self, coefficients: Tensor) -> Tensor:
         """Return the symmetric M, (K, 1 + D, 1 + D), of (1, y)ᵀ M (1, y) = coefficients (K, size) · features."""

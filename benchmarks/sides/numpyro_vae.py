@@ -48,11 +48,11 @@ def train(arrays: Arrays, steps: int, batch: int, rate: float) -> dict[str, np.n
 
 
 def _batches(rows: int, batch: int, steps: int) -> np.ndarray:
-    """Return the rows of each step, each row once in a pass: (steps or more, batch), as many for 300 as for 600 steps.
+    """Return the rows of each step, each row once in a pass: (steps or more, batch), as many for 300 as for 1,500 steps.
 
     What is compiled hangs on this number, and must not be compiled anew for a shorter run.
     """
-    generator, most = np.random.default_rng(0), 1024 * -(-steps // 1024)
+    generator, most = np.random.default_rng(0), 2048 * -(-steps // 2048)
     each = rows // batch
     passes = [generator.permutation(rows)[: each * batch].reshape(each, batch) for _ in range(-(-most // each))]
     return np.concatenate(passes)[:most]
