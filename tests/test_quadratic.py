@@ -20,7 +20,8 @@ from experiments.expectation import Expectation, Rows
 from experiments.moments import Polynomials, expectation
 from zoo.data import Data
 from zoo.models.gmm import GMM
-from zoo.quadratic import Frame, Moments, Probe, by_features, by_matrices, power_sums, responsibilities
+from zoo.probe import Probe
+from zoo.quadratic import Frame, Moments, by_features, by_matrices, power_sums, responsibilities
 
 COVARIANCES = ["full", "tied", "diag", "spherical"]
 LINEAR = [("ppca", {"start": "random"}), ("factor_analysis", {"start": "random"}), ("linear_vae", {})]
@@ -37,8 +38,12 @@ def frame_of(x: Tensor) -> Frame:
     return Frame.of(power_sums(x, x[0].double()), x[0].double())
 
 
+@pytest.mark.parametrize("steep", [1, 1000])
 @pytest.mark.parametrize("covariance", COVARIANCES)
-def test_polynomials_are_the_programs_density(covariance: str) -> None:
+def test_polynomials_are_the_programs_density(covariance: str, steep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they are told by gradients or by densities, in parts."""
+    monkeypatch.setattr("zoo.probe.STEEP", steep)
+    monkeypatch.setattr("zoo.probe.MATRICES", 100)
     x = overlapping()
     model = zoo.build("gmm", x, components=3, covariance=covariance)
     frame, support = frame_of(x), model.latents(x).support().double()
@@ -167,6 +172,24 @@ def test_a_density_that_is_no_polynomial_goes_by_the_program() -> None:
     assert isinstance(work, Polynomials)
     assert work.expect() == pytest.approx(before, rel=1e-12)
     assert work.rows is not None
+
+
+class Left(GMM):
+    """Leaves torch for a moment, where no gradient follows."""
+
+    def forward(self, x: Tensor) -> None:
+        super().forward(torch.from_numpy(x.numpy()))
+
+
+def test_a_program_without_gradients_in_x_goes_by_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.probe.STEEP", 1)
+    x = overlapping()
+    with zoo.seeded(0):
+        model = Left(x, 3)
+    own, rows = expectation(model, x), Rows(copy.deepcopy(model), x, model.latents(x), len(x))
+    assert own.expect() == pytest.approx(rows.expect(), rel=1e-12)
+    assert isinstance(own, Polynomials)
+    assert own.rows is not None
 
 
 class Shrunk(GMM):

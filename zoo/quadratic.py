@@ -4,7 +4,7 @@ Where log p(x_i, z_i | θ) is a polynomial of degree two in row i, at every valu
 program over all rows:
 
 - z on a finite support (a Gaussian mixture): the polynomial's coefficients at each value of z. They are read off the
-  program, by running it on a handful of rows (:class:`Probe`): the program stays the only definition of the density.
+  program, by running it on a handful of rows (:mod:`zoo.probe`): the program stays the only definition of the density.
 - x and z jointly normal (probabilistic PCA): log p(x), the posterior's mean and all expectations are polynomials of degree
   two in the row as well, so any rows with the data's mean and covariance give their totals: a few are as good as all
   (:meth:`Frame.rows`).
@@ -22,8 +22,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zoo.model import Model
-
 #: Numbers that a chunk's features may take: they are read again at once, and should still be in the cache then. Measured on
 #: two cores with 1 MiB of second-level cache each: at 32 columns half and twice as many took a fifth longer.
 CACHE = 2**20
@@ -34,8 +32,6 @@ ROWS = 2**14
 WIDE = 6
 #: Numbers that a chunk's products with the components' matrices may take.
 PRODUCTS = 2**18
-#: Numbers that a probe's densities may take at once, where each row has a matrix of its own.
-MATRICES = 2**20
 
 
 @dataclass(frozen=True)
@@ -152,20 +148,37 @@ class Frame:
 
     @cached_property
     def corners(self) -> Tensor:
-        """The rows whose densities tell a polynomial's :meth:`coefficients`, (size, D): see :class:`Probe`."""
+        """The rows whose densities tell a polynomial: centre, and from it ± A e_j and A (e_i + e_j), (corners, D)."""
         eye = torch.eye(self.columns).to(self.basis)
         y = torch.cat([torch.zeros_like(eye[:1]), eye, -eye, eye[self.pairs[0]] + eye[self.pairs[1]]])
         return self.centre + y @ self.basis.T
 
-    def coefficients(self, values: Tensor) -> Tensor:
+    @property
+    def ends(self) -> Tensor:
+        """The rows at which gradients tell it: the first of the :attr:`corners`, centre and centre + A e_j, (1 + D, D)."""
+        return self.corners[: 1 + self.columns]
+
+    def by_values(self, values: Tensor) -> Tensor:
         """Return the coefficients (…, size) of polynomials from their values (…, corners) at the :attr:`corners`."""
         constant = values[..., :1]
         plus, minus, both = values[..., 1:].split([self.columns, self.columns, self.pairs.shape[1]], -1)
         second = values.new_zeros(*values.shape[:-1], self.columns, self.columns)
         second[..., self.pairs[0], self.pairs[1]] = both - plus[..., self.pairs[0]] - plus[..., self.pairs[1]] + constant
         second.diagonal(dim1=-2, dim2=-1).copy_(0.5 * (plus + minus) - constant)
-        second = (second.triu() + second.triu(1).mT)[..., self.products[0], self.products[1]]
-        return torch.cat([constant, 0.5 * (plus - minus), second * self.shares], -1)
+        return self._coefficients(constant, 0.5 * (plus - minus), second.triu() + second.triu(1).mT)
+
+    def by_slopes(self, values: Tensor, slopes: Tensor) -> Tensor:
+        """Return them from their values (…, 1 + D) and gradients in x (…, 1 + D, D) at the :attr:`ends`."""
+        slopes = slopes @ self.basis
+        second = slopes[..., 1:, :] - slopes[..., :1, :]
+        second = 0.5 * (second + second.mT)
+        second.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+        return self._coefficients(values[..., :1], slopes[..., 0, :], second)
+
+    def _coefficients(self, constant: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Return those of constant + first · y + Σ_i≤j second_ij y_i y_j, ``second`` being symmetric."""
+        products = second[..., self.products[0], self.products[1]]
+        return torch.cat([constant, first, products * self.shares], -1)
 
     def matrices(self, coefficients: Tensor) -> Tensor:
         """Return the symmetric M, (K, 1 + D, 1 + D), of (1, y)ᵀ M (1, y) = coefficients (K, size) · features."""
@@ -218,36 +231,6 @@ def _factor(correlation: Tensor) -> Tensor:
             break
     found: Tensor = factor
     return found
-
-
-class Probe:
-    """Rows whose densities tell the polynomials in the features of ``frame`` that a program's density is at each value of z.
-
-    They are centre, centre ± A e_j and centre + A (e_i + e_j): the coefficients follow from their densities by differences,
-    exactly so where the density is a polynomial of degree two; and rows of the data, on which that is checked.
-
-    Args:
-        frame: of the data.
-        support: the values of z, (K, d).
-        checked: rows of the data, (rows, D), float64.
-    """
-
-    def __init__(self, frame: Frame, support: Tensor, checked: Tensor):
-        self.frame, self.x = frame, torch.cat([frame.corners, checked])
-        self.z = support[:, None].expand(-1, len(self.x), -1)
-        self.features = frame.features(checked)
-
-    def __call__(self, model: Model) -> tuple[Tensor, Tensor, float]:
-        """Return the coefficients of log p(z | θ) and of log p(x | z, θ), each (K, size), and how far their sum is from
-        log p(x, z | θ) at the rows checked: the most, relative to 1 + its size. θ is to be float64."""
-        most = max(1, MATRICES // (len(self.z) * self.frame.columns**2))
-        parts = [model.log_terms(x, z) for x, z in zip(self.x.split(most), self.z.split(most, 1), strict=True)]
-        found = torch.stack([torch.cat(terms, 1) for terms in zip(*parts, strict=True)])
-        corners = len(self.frame.corners)
-        prior, likelihood = self.frame.coefficients(found[..., :corners])
-        exact = found[..., corners:].sum(0)
-        off = ((prior + likelihood) @ self.features - exact).abs() / (1 + exact.abs())
-        return prior, likelihood, float(off.nan_to_num(torch.inf).max())
 
 
 def responsibilities(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
