@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -313,3 +314,25 @@ def test_simulated_rows_have_the_models_moments() -> None:
     error = (covariance.diagonal() / len(fresh)).sqrt()
     assert bool(((fresh.mean(0) - mean).abs() < 5 * error).all())
     assert bool(((torch.cov(fresh.T) / covariance - 1).abs() < 0.05).all())
+
+
+def test_draws_that_take_too_much_memory_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = zoo.dataset("eight_schools").x
+    model = zoo.build("eight_schools", x)
+    z = torch.randn(37, 1, model.latents(x).size, dtype=torch.double)
+    expected, values = model.log_joint(x, z), model.constrain(x, z)
+    asked: list[int] = []
+
+    def little(function: Any, **options: Any) -> Any:
+        def mapped(rows: torch.Tensor) -> Any:
+            asked.append(len(rows))
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory")
+        return mapped
+
+    monkeypatch.setattr(torch.func, "vmap", little)
+    for _ in range(2):  # the next time, they may fit
+        torch.testing.assert_close(model.log_joint(x, z), expected, rtol=0, atol=1e-12)
+    assert asked == [37, 37]
+    for name, value in model.constrain(x, z).items():
+        torch.testing.assert_close(value, values[name], rtol=0, atol=1e-12)
+    assert model._vectorised

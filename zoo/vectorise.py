@@ -15,24 +15,32 @@ from zoo.errors import ZooError
 #: What a program does that vmap can't follow, and what goes wrong for other reasons and would in a loop too.
 FORBIDDEN = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
-OTHER = (ZooError, torch.OutOfMemoryError, LinAlgError)
+OTHER = (ZooError, LinAlgError)
 
 
 def over_draws(one: Callable[[Any], Any], rows: Any, vectorised: bool = True) -> tuple[Any, str]:
     """Map ``one`` over the first dimension of ``rows``; return the result, and at which site and why vmap failed if it did.
 
-    A single row is run as it is: vmap nearly doubles what small operations take.
+    A single row is run as it is: vmap nearly doubles what small operations take. Rows that take more memory together than there
+    is are run one by one, which says nothing of the program.
     """
     if not vectorised or count(rows) == 1:
         return loop(one, rows), ""
     try:
         # A decoder that drops units out while it trains drops others for each draw.
         return torch.func.vmap(one, randomness="different")(rows), ""
-    except OTHER:
-        raise
-    except FORBIDDEN as error:
+    except (*OTHER, *FORBIDDEN) as error:
+        if out_of_memory(error):
+            return loop(one, rows), ""
+        if isinstance(error, OTHER):
+            raise
         reason = str(error).splitlines()[0][:120]
         return loop(one, rows), f"at or after site '{last_site(one, rows)}': {reason}"
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether a device, or the system, had no memory left: torch has no class for the latter."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def count(rows: Any) -> int:
