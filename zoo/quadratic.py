@@ -281,8 +281,8 @@ def by_matrices(frame: Frame, x: Tensor, coefficients: Tensor) -> tuple[Tensor, 
 def _shared_out(x: Tensor, most: int) -> Iterator[Tensor]:
     """Yield rows (rows, D) in parts (threads, rows, D) of up to ``most`` rows.
 
-    Operations on such a part give each thread the same rows, so that it reads what it wrote itself. Cores may share no cache:
-    where they do not, measured, a pass took 2.5 times as long with rows that threads met in turn.
+    Operations on such a part give each thread the same rows, so that it reads what it wrote itself. With rows that threads met
+    in turn a pass took, measured, now as long and now 2.5 times as long: as if cores at times shared no cache.
     """
     threads = torch.get_num_threads() if x.device.type == "cpu" and len(x) >= most else 1
     whole = len(x) - len(x) % threads
