@@ -108,11 +108,17 @@ def ascend(
         options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 100,
                  "maxls": 40})
     assign(parameters, torch.from_numpy(best_point))
-    # Status 0: no gradient left, or no rise that floating point can show. A line search that gave up (2) has converged only
-    # if it gave up on the top: where the gradient is nothing to speak of, or the steps before it rose by nothing.
+    return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or _at_the_top(result, seen, tolerance)))
+
+
+def _at_the_top(result: OptimizeResult, seen: Sequence[float], tolerance: float) -> bool:
+    """Return whether L-BFGS ended for want of anything to climb.
+
+    Status 0: no gradient left, or no rise that floating point can show. A line search that gave up (2) has converged only if it
+    gave up on the top: where the gradient is nothing to speak of, or the steps before it rose by nothing.
+    """
     level = float(np.abs(result.jac).max()) < 1e-4 or (len(seen) > 1 and seen[-1] - seen[-2] < tolerance)
-    still = result.status == 2 and level
-    return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or result.status == 0 or still))
+    return result.status == 0 or (result.status == 2 and level)
 
 
 def _gradient_and_value(

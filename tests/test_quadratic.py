@@ -91,10 +91,12 @@ def test_wide_rows_are_fitted_as_the_program_does() -> None:
     model = zoo.build("gmm", x, components=2)
     rows = copy.deepcopy(model)
     one, other = expectation(model, x), Rows(rows, x, rows.latents(x), len(x))
+    assert isinstance(one, Polynomials)
     for step in range(3):
         assert one.expect() == pytest.approx(other.expect(), rel=1e-11), step
         one.maximise()
         other.maximise()
+    assert "corners" not in vars(one.frame), "rows for each pair of columns are many, and gradients need none"
 
 
 def test_sums_give_the_weighted_moments() -> None:

@@ -185,7 +185,7 @@ def compiled(
     """Return the recorded operations as a function of the inputs.
 
     Raises:
-        Unrepeatable: there are too many, Python reads a number, or a tensor from outside is changed in place.
+        Unrepeatable: there are too many, Python reads a number, a tensor from outside is changed in place, or the shape of any.
     """
     if len(recorder.calls) > LONG:
         raise Unrepeatable(f"it takes {len(recorder.calls)} operations")

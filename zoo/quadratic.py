@@ -147,16 +147,15 @@ class Frame:
         return torch.triu_indices(self.columns, self.columns, 1, device=self.basis.device)
 
     @cached_property
-    def corners(self) -> Tensor:
-        """The rows whose densities tell a polynomial: centre, and from it ± A e_j and A (e_i + e_j), (corners, D)."""
-        eye = torch.eye(self.columns).to(self.basis)
-        y = torch.cat([torch.zeros_like(eye[:1]), eye, -eye, eye[self.pairs[0]] + eye[self.pairs[1]]])
-        return self.centre + y @ self.basis.T
-
-    @property
     def ends(self) -> Tensor:
-        """The rows at which gradients tell it: the first of the :attr:`corners`, centre and centre + A e_j, (1 + D, D)."""
-        return self.corners[: 1 + self.columns]
+        """The rows whose densities and gradients tell a polynomial: centre and centre + A e_j, (1 + D, D)."""
+        return torch.cat([self.centre[None], self.centre + self.basis.T])
+
+    @cached_property
+    def corners(self) -> Tensor:
+        """The rows whose densities alone tell it: the :attr:`ends`, centre − A e_j and centre + A (e_i + e_j), (corners, D)."""
+        along = self.basis.T
+        return torch.cat([self.ends, self.centre - along, self.centre + along[self.pairs[0]] + along[self.pairs[1]]])
 
     def by_values(self, values: Tensor) -> Tensor:
         """Return the coefficients (…, size) of polynomials from their values (…, corners) at the :attr:`corners`."""
