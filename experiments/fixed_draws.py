@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -163,7 +164,7 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
         if value is not None:
             return Outcome(taken, value, True)
     for attempt in range(12):
-        noise, other = held.noise(number, 2 * attempt), held.noise(_draws_that_judge(held, number), 2 * attempt + 1)
+        noise, other = held.noise(number, 2 * attempt), partial(held.noise, _draws_that_judge(held, number), 2 * attempt + 1)
         done, fresh = held.climb(noise, other, steps - taken, ROUGH)
         taken += done.iterations
         if done.value - fresh <= enough and taken < steps:
@@ -176,7 +177,7 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
         number = min(wanted, max(2 * number, 2 ** int(math.log2(max(most, 2 * size)))))
     flattery = done.value - fresh
     # Noise may hide a small flattery, but not excuse one that can't be told: half a nat per unit is the most.
-    agrees = flattery <= max(enough, min(enough + 2 * held.noise_error(other), 0.5 * latents.units))
+    agrees = flattery <= enough or flattery <= min(enough + 2 * held.noise_error(other()), 0.5 * latents.units)
     if not agrees:
         warnings.warn(ZooWarning(
             f"fixed draws of '{held.guide.text}' flatter it by {flattery / latents.units:.2g} nats per unit at {number} draws; "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -61,9 +61,14 @@ class Held:
     count: Count
     #: Draws that are evaluated together; 0: not known yet.
     part: int = 0
+    #: The last two noises that were asked for, by their draws and number.
+    made: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def noise(self, draws: int, number: int) -> Tensor:
-        return normal_noise(draws, self.size, self.seed + number, self.parameters[0])
+        if (draws, number) not in self.made:
+            found = normal_noise(draws, self.size, self.seed + number, self.parameters[0])
+            self.made = {**dict([*self.made.items()][-1:]), (draws, number): found}
+        return self.made[draws, number]
 
     @property
     def size(self) -> int:
@@ -148,8 +153,10 @@ class Held:
             lambda step: self._natural(noise(self.seed * MOST_STEPS + step)), lambda: self.value(other), family, own, steps,
             self._report, within, self.count.tape)
 
-    def climb(self, noise: Tensor, other: Tensor, steps: int, stop: tuple[float, int]) -> tuple[Ascent, float]:
-        """Maximise the ELBO on ``noise`` until it rises no more; return where it led and the ELBO on ``other``.
+    def climb(
+        self, noise: Tensor, other: Callable[[], Tensor], steps: int, stop: tuple[float, int],
+    ) -> tuple[Ascent, float]:
+        """Maximise the ELBO on ``noise`` until it rises no more; return where it led and the ELBO on ``other`` noise.
 
         ``stop``: the nats that count as a rise, per unit, and the iterations in which a joint ascent must make them.
         """
@@ -160,7 +167,7 @@ class Held:
                 self.count.tape)
         else:
             done = self._climb_each(self.own, noise, steps, rise)
-        return done, self.value(other)
+        return done, self.value(other())
 
     def value(self, noise: Tensor) -> float:
         """Return the ELBO on ``noise``."""
@@ -225,8 +232,7 @@ class Held:
     @cached_property
     def _replay(self) -> Replay:
         """The density of one unit, whose data are the same each time, by its operations alone."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        return self.model.replay(partial(self.model.log_terms_and_slope, self.x), tensors)
+        return self.model.replay(partial(self.model.log_terms_and_slope, self.x), kept=("density", self.x))
 
     def _report(self, value: float, norm: float, reconstruction: float, rows: Tensor) -> None:
         assert self.own is not None, "only the units' own φ are climbed each for itself"

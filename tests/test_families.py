@@ -26,6 +26,7 @@ from guides.mixture import MixtureFamily, MixtureOfNormals
 from zoo.errors import ZooError
 from zoo.flows import FLOWS, FlowDistribution
 from zoo.models.vae import VAE
+from zoo.normal_mixture import NormalMixture
 
 SE = 5
 
@@ -448,3 +449,49 @@ def test_arguments_of_a_flow_of_other_types(text: str) -> None:
     model, x = digits()
     with pytest.raises(ZooError, match="expected "):
         guides.build(text, model, x)
+
+
+# -- the mixture that rows share -----------------------------------------------------------------------------------------
+
+
+def shared_mixture(size: int) -> tuple[NormalMixture, torch.distributions.MixtureSameFamily]:
+    """Return a mixture of three normals, and torch's of the same density; their parameters bear gradients."""
+    with zoo.seeded(3):
+        weights = torch.rand(3, dtype=torch.double)
+        loc, factor = torch.randn(3, size, dtype=torch.double), torch.randn(3, size, size, dtype=torch.double)
+    weights = weights / weights.sum()
+    factor = factor.tril(-1) + torch.diag_embed(factor.diagonal(dim1=-2, dim2=-1).exp())
+    given = [part.requires_grad_() for part in (weights, loc, factor)]
+    theirs = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(given[0]), torch.distributions.MultivariateNormal(given[1], scale_tril=given[2]))
+    return NormalMixture(*given), theirs
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_shared_mixture_has_torchs_density_and_gradients(size: int) -> None:
+    ours, theirs = shared_mixture(size)
+    x = 2 * torch.randn(7, 4, size, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x))
+    parameters = [ours.weights, ours.loc, ours.scale_tril]
+    found, right = (torch.autograd.grad(q.log_prob(x).sum(), parameters) for q in (ours, theirs))
+    # torch's divides weights by their sum: of the gradients what moves along it is left out.
+    torch.testing.assert_close(found[0] - found[0] @ ours.weights, right[0] - right[0] @ ours.weights)
+    torch.testing.assert_close(found[1:], tuple(part.tril() if part.ndim == 3 else part for part in right[1:]))
+    torch.testing.assert_close(ours.responsibilities(x).sum(-1), torch.ones(7, 4, dtype=torch.double))
+    assert ours.expand([4]).log_prob(x).shape == (7, 4)
+
+
+def test_shared_mixture_draws_have_its_mean_and_covariance() -> None:
+    ours, theirs = shared_mixture(2)
+    with zoo.seeded(2), torch.no_grad():
+        x = ours.expand([20_000]).sample(torch.Size([2])).flatten(0, 1)
+    for found, right in ((x, theirs.mean), ((x - theirs.mean).square(), theirs.variance)):
+        assert bool(((found.mean(0) - right).abs() < SE * found.std(0) / 200).all())
+
+
+def test_shared_mixture_bears_a_weight_that_underflows() -> None:
+    weights = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
+    loc = torch.zeros(2, 1, dtype=torch.double, requires_grad=True)
+    value = NormalMixture(weights, loc, torch.ones(2, 1, 1, dtype=torch.double)).log_prob(torch.ones(3, 1).double())
+    torch.testing.assert_close(value, torch.distributions.Normal(0.0, 1.0).log_prob(torch.ones(3)).double())
+    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(value.sum(), [weights, loc]))

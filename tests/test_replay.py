@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 import experiments
 import zoo
+import zoo.replay
 from tests.cases import case
 from zoo.replay import AGAIN, SHAPES, Replay
 
@@ -276,3 +279,94 @@ def test_parameters_that_share_a_gradient_are_clipped_once_each() -> None:
     assert torch.equal(model.a.grad, model.b.grad)
     # Each column's gradient is about g: of the norm's square a and b have 3 g² each, and the guide's mean has (3 g)².
     assert model.a.grad.norm().item() == pytest.approx(clip * (3 / 15) ** 0.5, rel=1e-3)
+
+
+# -- kept from fit to fit ------------------------------------------------------------------------------------------------
+
+
+class Level(zoo.Model):
+    """x_i ~ N(level, scale²), level ~ N(0, prior²)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior, self.runs = 3.0, 0
+
+    def forward(self, x: Tensor) -> None:
+        self.runs += 1
+        level = pyro.sample("level", dist.Normal(x.new_zeros(()), self.prior))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(level, 1.0), obs=x)
+
+
+def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with each computation that is written down."""
+    seen: list[int] = []
+    compiled = zoo.replay.compiled
+    monkeypatch.setattr(zoo.replay, "compiled", lambda *given: seen.append(1) or compiled(*given))
+    return seen
+
+
+@pytest.mark.parametrize("name", ["eight_schools", "logistic_regression", "bayesian_gmm"])
+def test_a_second_fit_writes_nothing_down_and_comes_to_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = written(monkeypatch)
+    model, x = case(name)
+    first = experiments.fit(model, "mean_field", x, progress=False)
+    assert seen
+    seen.clear()
+    again = experiments.fit(model, "mean_field", x, progress=False)
+    assert not seen
+    assert [elbo for _, elbo, _ in again.history] == [elbo for _, elbo, _ in first.history]
+
+
+def test_a_number_that_was_set_to_another_is_seen_by_the_next_fit() -> None:
+    x, model = torch.tensor([2.0, 3.0, 2.5], dtype=torch.double), Level()
+    experiments.fit(model, "mean_field", x, progress=False)
+    for prior in (0.5, 3.0):
+        model.prior = prior
+        done = experiments.fit(model, "mean_field", x, progress=False)
+        q: Any = done.guide.posterior(x)
+        precision = 3 + prior**-2
+        assert q.mean.item() == pytest.approx(7.5 / precision, abs=0.02 * precision**-0.5)
+        assert q.stddev.item() == pytest.approx(precision**-0.5, rel=0.02)
+
+
+def test_data_that_were_changed_in_place_are_other_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = written(monkeypatch)
+    x, model = torch.tensor([2.0, 3.0, 2.5], dtype=torch.double), Level()
+    experiments.fit(model, "mean_field", x, progress=False)
+    seen.clear()
+    x += 1
+    done = experiments.fit(model, "mean_field", x, progress=False)
+    q: Any = done.guide.posterior(x)
+    assert seen
+    assert q.mean.item() == pytest.approx(10.5 / (3 + 1 / 9), abs=0.02)
+
+
+def test_a_kept_replay_of_many_shapes_makes_room() -> None:
+    counted = Counted(slope)
+    replay = Replay(counted)
+    for size in range(1, SHAPES + 1):
+        replay(torch.arange(float(size)))
+    replay.go_on(counted)
+    counted.runs = 0
+    for _ in range(3):
+        replay(torch.arange(float(SHAPES + 1)))
+    assert counted.runs == 2, "written down in place of an old one, and held against it"
+
+
+def test_copies_and_saved_models_hold_no_replays() -> None:
+    model, x = case("eight_schools")
+    experiments.fit(model, "mean_field", x, progress=False)
+    bare = pickle.dumps(zoo.build("eight_schools", x))
+    assert abs(len(pickle.dumps(model)) - len(bare)) < 200
+    assert experiments.fit(copy.deepcopy(model), "mean_field", x, progress=False).elbo is not None
+
+
+def test_large_tensors_are_let_go_after_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo.replay, "KEPT", 0)
+    seen = written(monkeypatch)
+    model, x = case("logistic_regression")
+    experiments.fit(model, "mean_field", x, progress=False)
+    times = len(seen)
+    experiments.fit(model, "mean_field", x, progress=False)
+    assert len(seen) == 2 * times, "nothing was kept"

@@ -96,7 +96,7 @@ def check_structure(latent: list[Any], observed: list[Any], deterministic: bool)
     if discrete and continuous:
         raise ZooError(
             f"expected all latents continuous or all discrete; got discrete '{discrete[0]}' beside continuous "
-            f"'{continuous[0]}'; marginalise '{discrete[0]}', e.g. with MixtureSameFamily as bayesian_gmm does")
+            f"'{continuous[0]}'; marginalise '{discrete[0]}', e.g. with MixtureSameFamily")
 
 
 def check_shape(site: Any) -> None:

@@ -21,7 +21,7 @@ from zoo.layout import layout
 from zoo.params import LocalParams, theta
 from zoo.program import draw_afresh, isolated, latent_log_prob, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
-from zoo.replay import Replay
+from zoo.replay import Replay, Replays
 from zoo.vectorise import over_draws
 
 if TYPE_CHECKING:
@@ -95,9 +95,11 @@ class Model(PyroModule):
         self._part: tuple[Any, Latents] | None = None
         self._plain: bool | None = None
         self._alone = False
+        self._replays = Replays()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None, "_part": None}  # they hold on to the data, which copies can do without
+        # They hold on to the data, which copies can do without.
+        return {**self.__dict__, "_last": None, "_part": None, "_replays": Replays()}
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
@@ -248,7 +250,7 @@ class Model(PyroModule):
             return (torch.cat(pack.parts, 1) if pack.parts else nothing,)
 
         with torch.no_grad(), self._isolated():
-            again = self.replay(draw)
+            again = self.replay(draw, kept=("prior", x))
             rows = [again()[0] for _ in range(draws)]
         if len({row.shape for row in rows}) > 1:
             raise ZooError(
@@ -347,9 +349,21 @@ class Model(PyroModule):
         """Return quantities that the program marginalises, for the posterior tree; ``values`` are (draws, *shape)."""
         return {}
 
-    def replay(self, function: Callable[..., tuple[Tensor, ...]], varying: Iterable[Tensor] = ()) -> Replay:
-        """Return ``function``, which runs the program, as a :class:`Replay` where the model is ``repeatable``."""
-        return Replay(function, varying, "" if self.repeatable else f"{self.label} is not repeatable")
+    def replay(
+        self, function: Callable[..., tuple[Tensor, ...]], varying: Iterable[Tensor] | None = None,
+        kept: tuple[str, Data] | None = None,
+    ) -> Replay:
+        """Return ``function``, which runs the program, as a :class:`Replay` where the model is ``repeatable``.
+
+        Args:
+            function: what is to be repeated.
+            varying: the tensors it knows that change; ``None``: the model's own.
+            kept: what to call it, and the data that it is of: it is then kept for the next fit on the same data.
+        """
+        changing = [*self.parameters(), *self.buffers()] if varying is None else varying
+        if kept is None or not self.repeatable:
+            return Replay(function, changing, "" if self.repeatable else f"{self.label} is not repeatable")
+        return self._replays.of(*kept, function, changing)
 
     @property
     def _program(self) -> Callable[[Data], Any]:

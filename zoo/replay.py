@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.data import Data, Identity
 from zoo.operations import Recorder, Unrepeatable, compiled
 from zoo.program import generators, replaying
 
@@ -24,6 +25,8 @@ ROUNDING = 1024
 SHAPES = 8
 #: A replay is held against its function at the second call, and again each time that there were so many times as many calls.
 AGAIN = 32
+#: Bytes of tensors that a replay which is kept from fit to fit may hold on to.
+KEPT = 2**26
 #: What may go wrong with operations that are rare, sparse ones say. Python runs these.
 FAILURES = (Unrepeatable, RuntimeError, TypeError, ValueError)
 
@@ -35,6 +38,7 @@ class Replay:
 
     The first call runs it and writes its operations down; the second, the 64th, the 2,048th … run it both ways. If the results
     differ by more than rounding, or if Python looks at a number that varies (``if z > 0``), it is run by Python from then on.
+    Else what is returned is what the operations come to, of these calls, too: so bits do not hang on what was known before.
     Random numbers are drawn anew each time, from torch's generators, as by the function itself.
 
     Args:
@@ -45,6 +49,8 @@ class Replay:
 
     Attributes:
         reason: why it is run by Python, if it is.
+        function: what it stands for.
+        varying: the tensors that it knows and that change.
 
     >>> square = Replay(lambda x: (x.square().sum(),))
     >>> [float(square(torch.full((2,), float(i)))[0]) for i in range(4)]
@@ -53,8 +59,31 @@ class Replay:
 
     def __init__(self, function: Function, varying: Iterable[Tensor] = (), reason: str = ""):
         self.function, self.reason = function, reason
-        self._varying = {id(tensor): tensor for tensor in varying if tensor.is_floating_point()}
+        self.varying = [*varying]
+        #: Called when it holds on to more than :data:`KEPT` bytes.
+        self.let_go: Callable[[], object] = lambda: None
+        self._varying = {id(tensor): tensor for tensor in self.varying if tensor.is_floating_point()}
         self._known: dict[Any, _Known] = {}
+        #: Shapes that were written down before :meth:`go_on` and not met since; and whether one of them is still to be held
+        #: against the function.
+        self._old: set[Any] = set()
+        self._unsure = False
+
+    def go_on(self, function: Function) -> None:
+        """Go on for ``function``, which should do what was written down.
+
+        That is held against it at the next call, and written down anew if it differs: a number that Python knows may have been
+        set to another.
+        """
+        self.function, self._old, self._unsure = function, {*self._known}, True
+
+    @property
+    def _held(self) -> int:
+        """Bytes of the tensors that it holds on to, those that vary aside."""
+        tensors = (
+            value for known in self._known.values() for value in known.run.__globals__.values()
+            if isinstance(value, Tensor) and id(value) not in self._varying)
+        return sum({each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in tensors}.values())
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self.reason:
@@ -63,42 +92,63 @@ class Replay:
         known = self._known.get(key)
         if known is None:
             return self._write_down(key, inputs)
+        self._old.discard(key)
         known.calls += 1
-        if known.calls < known.due:
+        due = known.calls >= known.due
+        if not due and not self._unsure:
             with torch.no_grad():
                 return known.run(*inputs)
-        known.due *= AGAIN
-        return self._compare(known, inputs)
+        known.due *= AGAIN if due else 1
+        return self._compare(key, known, inputs)
 
     def _write_down(self, key: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if len(self._known) >= SHAPES:
-            return self.function(*inputs)
-        recorder = Recorder()
+            if not self._old:
+                return self.function(*inputs)
+            del self._known[self._old.pop()]
+        before, recorder = generators(), Recorder()
         with recorder:
             outputs = self.function(*inputs)
         try:
-            self._known[key] = _Known(compiled(recorder, inputs, outputs, self._varying))
+            known = _Known(compiled(recorder, inputs, outputs, self._varying))
+            with replaying(before), torch.no_grad():
+                outputs = known.run(*inputs)
         except FAILURES as error:
             self.reason = str(error)
+            return outputs
+        self._known[key] = known
+        if self._held > KEPT:
+            self.let_go()
         return outputs
 
-    def _compare(self, known: _Known, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _compare(self, key: Any, known: _Known, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return what the operations come to: the same bits whether or not they are held against the function, as here."""
         before = generators()
         outputs = self.function(*inputs)
         try:
             with replaying(before), torch.no_grad():
                 again = known.run(*inputs)
-            if not all(_alike(a, b) for a, b in zip(outputs, again, strict=True)):
-                self.reason = "it does other operations from call to call"
+            if all(_alike(a, b) for a, b in zip(outputs, again, strict=True)):
+                self._unsure = False
+                return again
+            reason = "it does other operations from call to call"
         except FAILURES as error:
-            self.reason = str(error)
-        return outputs
+            reason = str(error)
+        if not self._unsure:
+            self.reason = reason
+            return outputs
+        self._known.clear()
+        self._unsure = False
+        with replaying(before):
+            return self._write_down(key, inputs)
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
     """Return whether two results are the same but for rounding: a kernel may add in another order, as memory happens to lie."""
-    if a.shape != b.shape or not a.is_floating_point() or not bool(a.isfinite().all()):
-        return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    if not a.is_floating_point() or not bool(a.isfinite().all()):
+        return bool(((a == b) | (a.isnan() & b.isnan())).all())
     size = a.abs().amax() if a.numel() else 1.0
     return bool(((a - b).abs() <= ROUNDING * torch.finfo(a.dtype).eps * size).all())
 
@@ -108,3 +158,31 @@ class _Known:
     run: Callable[..., tuple[Tensor, ...]]
     calls: int = 1
     due: int = 2
+
+
+class Replays:
+    """A model's replays by name, each on the data that it was last asked for: what one fit wrote down, the next need not.
+
+    Of those that hold on to more than :data:`KEPT` bytes none is kept.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Identity, Replay]] = {}
+
+    def of(self, name: str, x: Data, function: Function, varying: Iterable[Tensor]) -> Replay:
+        """Return the replay called ``name`` on ``x``, to go on with for ``function``; a new one where none is kept.
+
+        Args:
+            name: of what it does.
+            x: the data, which are told from others by identity.
+            function, varying: as of :class:`Replay`.
+        """
+        key, varying = Identity.of(x), [*varying]
+        known, replay = self._kept.get(name, (None, None))
+        if replay is not None and known == key and not replay.reason and [*map(id, replay.varying)] == [*map(id, varying)]:
+            replay.go_on(function)
+            return replay
+        found = Replay(function, varying)
+        found.let_go = lambda: self._kept.pop(name, None)
+        self._kept[name] = key, found
+        return found

@@ -13,6 +13,7 @@ from zoo.data import Data, check_positive, check_table
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.models.gmm import check_components, cluster
+from zoo.normal_mixture import NormalMixture
 from zoo.quadratic import Moments
 
 
@@ -70,9 +71,7 @@ class BayesianGMM(Model):
                 lkj = dist.LKJCholesky(len(self.centre), self.shape * one[0])
                 factors = factors @ pyro.sample("corr_cholesky", lkj)
         with pyro.plate("rows", len(x)):
-            mixture = dist.MixtureSameFamily(
-                dist.Categorical(weights), dist.MultivariateNormal(means, scale_tril=factors))
-            pyro.sample("x", mixture, obs=x)
+            pyro.sample("x", NormalMixture(weights, means, factors), obs=x)
 
     def start(self, x: Data) -> dict[str, Tensor]:
         """Return the k-means clusters' shares, means and standard deviations, without correlation (torch's generator)."""
@@ -88,10 +87,9 @@ class BayesianGMM(Model):
         factors = torch.diag_embed(values["scales"])
         if "corr_cholesky" in values:
             factors = factors @ values["corr_cholesky"]
-        rows = check_table(x, self.label)[:, None]
-        normal = dist.MultivariateNormal(values["means"][:, None], scale_tril=factors[:, None], validate_args=False)
-        log_joint = values["weights"].log()[:, None] + normal.log_prob(rows)
-        return {"responsibilities": log_joint.softmax(-1)}
+        rows = check_table(x, self.label)
+        each = torch.vmap(lambda *parameters: NormalMixture(*parameters).responsibilities(rows))
+        return {"responsibilities": each(values["weights"], values["means"], factors)}
 
     def extra_repr(self) -> str:
         return f"components={self.components}, columns={len(self.centre)}"
