@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from experiments.batches import BATCH
 from experiments.callbacks import Callback, Moment, Watch
 from experiments.em import Iteration, em
-from experiments.engine import Outcome, States, held, quick_products, threads_for
+from experiments.engine import Outcome, States, held, keep_memory, quick_products, threads_for
 from experiments.finished import check_same, keep, restore
 from experiments.fixed_draws import FEWEST, fixed_draws
 from experiments.journal import Journal
@@ -156,6 +156,7 @@ def fit(
     one = threads_for(round(share.get(chosen, 1.0) * work(x, latents.units, latents.size)))
     theta = nullcontext() if has_theta else held(model)
     products = quick_products() if chosen == "svi" else nullcontext()
+    keep_memory()
     watch = Watch(Moment(model, guide, x, chosen, limit, latents.units, name), [*bars(progress), *callbacks], kept)
     with watch, seeded(seed), torch.enable_grad(), one, theta, products:
         processes.agree([*model.state_dict().values(), *guide.state_dict().values()])

@@ -1,7 +1,13 @@
-"""What is not done: layouts of minibatches, likelihoods where latents alone are drawn, maps over draws of independent rows."""
+"""What is not done: layouts of minibatches, likelihoods where latents alone are drawn, maps over draws of independent rows.
+
+And memory that is not asked of the system again.
+"""
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from typing import Any
 
 import pyro
@@ -98,3 +104,29 @@ def test_no_warning_of_parameters_that_are_held_fixed() -> None:
         model.train()
         model.log_joint(data, model.sample_prior(data, 2))  # warnings are errors here
         model.unconstrain(data, model.constrain(data, model.sample_prior(data, 2)))
+
+
+FAULTS = """
+import resource, torch
+from experiments.engine import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(250_000) for _ in range(5)]  # a megabyte each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+keep_memory()
+faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have rules of their own")
+def test_memory_that_was_freed_is_used_again() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 10_000, "20 times five megabytes, in pages of 4 KiB at most"
+    assert after < 0.1 * before

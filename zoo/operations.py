@@ -45,9 +45,19 @@ class Recorder(TorchDispatchMode):
         return False  # to be kept from the compiler, torch would first import it, for a second
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        view = _view_of(func)
+        before = args[0].detach() if view is not None else None
         result = func(*args, **(kwargs or {}))
+        if before is not None and self._made(args[0]):
+            # What came before saw the tensor as it was then: with the view that stands in for it, the same as a new tensor.
+            self.calls = [tuple(_instead(part, args[0], before) for part in call) for call in self.calls]
+            func, args = view, (before, *args[1:])
         self.calls.append((func, args, kwargs or {}, result))
         return result
+
+    def _made(self, tensor: Tensor) -> bool:
+        """Return whether an operation here made a tensor."""
+        return any(made is tensor for *_, result in self.calls for made in _tensors([result]))
 
 
 class _Program:
@@ -209,6 +219,24 @@ def compiled(
     exec(compile(text, SOURCE, "exec"), scope)
     run: Callable[..., tuple[Tensor, ...]] = scope["run"]
     return run
+
+
+def _view_of(func: Any) -> Any:
+    """Return the operation that returns what ``func`` makes of its argument's shape in place; ``None`` if that is another."""
+    if torch.Tag.inplace_view not in func.tags:
+        return None
+    packet = getattr(torch.ops.aten, func._schema.name.removeprefix("aten::").removesuffix("_"), None)
+    view = getattr(packet, func._overloadname or "default", None)
+    return view if view is not None and view.is_view else None
+
+
+def _instead(value: Any, tensor: Tensor, other: Tensor) -> Any:
+    """Return ``value`` with ``other`` in place of ``tensor``, wherever it is."""
+    if isinstance(value, list | tuple):
+        return type(value)(_instead(each, tensor, other) for each in value)
+    if isinstance(value, dict):
+        return {key: _instead(each, tensor, other) for key, each in value.items()}
+    return other if value is tensor else value
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 import experiments
+import guides
 import zoo
 from benchmarks.contenders import Arrays
 from experiments import Moment
+from guides.guide import BaseGuide
 from zoo.data import Data
+from zoo.model import Model
 
 #: A normal in unconstrained coordinates, the program's order: its mean (d,) and a factor of its covariance (d, d).
 Normal = tuple[np.ndarray, np.ndarray]
@@ -31,12 +36,64 @@ def run(arrays: Arrays, model: str, family: str, **options: Any) -> Normal:
     return normal(experiments.fit(zoo.build(model, x), family, x, progress=False, **options).guide, x)
 
 
+def reach(arrays: Arrays, model: str, family: str, step: int) -> Normal:
+    """Fit a guide from its start until ``step`` steps are taken; return it.
+
+    The first call builds the model and the guide, finds where the guide starts and writes the program's operations down; later
+    ones go on with these, as a second fit of a model does.
+    """
+    built = _built(arrays, model, family)
+    built.guide.load_state_dict(built.start)
+    with suppress(Reached):
+        experiments.fit(built.model, built.guide, built.x, progress=False, callbacks=[Until(step)])
+    return normal(built.guide, built.x)
+
+
 def trace(arrays: Arrays, model: str, family: str) -> list[tuple[float, Normal]]:
     """Return the guide after each step, with the seconds since the call of ``fit``; the time to copy it is not counted."""
     watch = Snapshots(time.perf_counter(), normal)
     x = data(arrays)
     experiments.fit(zoo.build(model, x), family, x, progress=False, callbacks=[watch])
     return watch.taken
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model and a guide on their data, and the guide's parameters where it starts."""
+
+    model: Model
+    guide: BaseGuide
+    x: Data
+    start: dict[str, torch.Tensor]
+
+
+_BUILT: dict[tuple[Any, ...], Built] = {}
+
+
+def _built(arrays: Arrays, model: str, family: str) -> Built:
+    """Return what a case needs: made once, then kept with its arrays, which are told from others by identity."""
+    key = id(arrays), model, family
+    if key not in _BUILT:
+        x = data(arrays)
+        made = zoo.build(model, x)
+        guide = guides.build(family, made, x)
+        _BUILT[key] = Built(made, guide, x, {name: value.clone() for name, value in guide.state_dict().items()})
+    return _BUILT[key]
+
+
+class Reached(BaseException):  # what a callback raises otherwise is caught, and the fit goes on
+    """The fit has come to where it was to end."""
+
+
+class Until(experiments.Callback):
+    """Ends a fit after so many steps."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step(self, now: Moment) -> None:
+        if now.step >= self.step:
+            raise Reached
 
 
 def normal(guide: Any, x: Data) -> Normal:

@@ -115,7 +115,7 @@ class LogisticRegression(Model):
         prior = dist.Normal(x["X"].new_zeros(()), self.scale)
         weights = pyro.sample("weights", prior.expand([x["X"].shape[1] + 1]).to_event(1))
         with pyro.plate("rows", len(x["y"])):
-            pyro.sample("y", BernoulliLogits(logits=design(x) @ weights), obs=x["y"])
+            pyro.sample("y", BernoulliLogits(logits=weights @ design(x).mT), obs=x["y"])
 
 
 def check_design(x: Data, name: str) -> dict[str, Tensor]:
