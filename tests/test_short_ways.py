@@ -113,20 +113,17 @@ from experiments.engine import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        [torch.ones(250_000) for _ in range(5)]  # a megabyte each
+        [torch.ones(2_500_000) for _ in range(5)]  # ten megabytes each
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults()
-before = faults()
 keep_memory()
 faults()
-print(before, faults())
+print(faults())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have rules of their own")
 def test_memory_that_was_freed_is_used_again() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
-    assert before > 10_000, "20 times five megabytes, in pages of 4 KiB at most"
-    assert after < 0.1 * before
+    # Without: 190,000 in most runs, and none where a small block happens to lie above the large ones.
+    assert int(done.stdout) < 10_000
