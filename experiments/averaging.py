@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -82,8 +83,19 @@ def average_naturally(
     Source: Polyak and Juditsky (1992), Acceleration of stochastic approximation by averaging,
     https://doi.org/10.1137/0330046; Khan and Lin (2017), https://arxiv.org/abs/1703.04265
     """
-    start, before = own.flat(), judge()
-    rows, places, last = start, list[Place](), before
+    start = own.flat()
+
+    @cache
+    def before() -> float:
+        """The ELBO at the start, which the first steps need not wait for."""
+        here = own.flat()
+        own.set(start)
+        found = judge()
+        own.set(here)
+        return found
+
+    rows, places = start, list[Place]()
+    last: float | None = None
     one = torch.zeros(1, dtype=torch.long, device=rows.device)
     with suppress(LinAlgError):  # log p curves upwards: that is left to an ascent that searches
         while len(places) < min(MOST, iterations):
@@ -98,11 +110,12 @@ def average_naturally(
             size = len(places[-1].loc)
             report(-float(state.loss.sum()), float(state.gradient[:, :size].norm()), float(state.told.sum()), mean)
             if len(places) in CHECKS:
-                known, last = last, judge()
+                known, last = before() if last is None else last, judge()
                 still = last - known <= within and shortfall(later, family) <= within
-                if len(places) >= FEWEST and still and last >= before - within:
+                if len(places) >= FEWEST and still and last >= before() - within:
                     return len(places), last
-    if not judge() >= before:
+    highest = before()
+    if not judge() >= highest:
         own.set(start)
     return len(places), None
 

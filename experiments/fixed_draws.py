@@ -60,7 +60,6 @@ def fixed_draws(
     # What was evaluated before it was cut off is on the tape: the fit repeats its steps from there, without evaluating.
     watch.resume(count.load, drawing=False)
     if isinstance(guide.family, NormalBase):
-        check_start(model, guide, x)
         held = Held(model, guide, guide.family, x, parameters, seed, count)
         return _doubling(held, steps, draws, tolerance)
     if not isinstance(guide.posterior(x), Enumerated):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from experiments.averaging import MOST as MOST_STEPS
 from experiments.averaging import average_naturally
 from experiments.each import Objective, ascend_each
+from experiments.engine import check_start
 from experiments.natural import Chart, climb_naturally, near
 from experiments.noise import moved_noise, normal_noise
 from experiments.optimise import Ascent, Tape, ascend
@@ -129,11 +130,17 @@ class Held:
                 yield some, take(self.x, index, units), index
 
     def climb_naturally(self, noise: Tensor, steps: int) -> int:
-        """Climb by natural-gradient steps until they lead on by little; return how many were taken."""
+        """Climb by natural-gradient steps until they lead on by little; return how many were taken.
+
+        Raises:
+            ZooError: the ELBO is not finite at the start.
+        """
+        check = partial(check_start, self.model, self.guide, self.x)
         if self.own is None or not isinstance(self.family, Normal):
+            check()
             return 0
         return climb_naturally(
-            self._natural(noise), self.family, self.own, steps, self._report, NEAR, self.count.tape)
+            self._natural(noise), self.family, self.own, steps, self._report, NEAR, self.count.tape, check)
 
     @property
     def averages(self) -> bool:

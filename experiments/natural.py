@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ LONGER = 1.5
 
 def climb_naturally(
     objective: Objective, family: Normal, own: Free, iterations: int, report: Report | None = None, rise: float = 1.0,
-    tape: Tape | None = None,
+    tape: Tape | None = None, check: Callable[[], None] | None = None,
 ) -> int:
     """Move the units' φ by natural-gradient steps; return how many iterations were taken.
 
@@ -41,18 +42,25 @@ def climb_naturally(
         report: told of each.
         rise: nats.
         tape: as of :func:`experiments.each.ascend_each`.
+        check: called where the start of a unit is not finite: it may refuse to go on.
     """
     evaluate, point = recorded(objective, tape), own.flat()
     active = torch.arange(len(point), device=point.device)
     state, length, taken = evaluate(point, active), point.new_ones(len(point)), 0
     active = active[state.loss.isfinite()]
+    if len(active) < len(point) and check is not None:
+        check()
     while len(active) and taken < iterations:
-        before = state.at(active)
+        alone = len(active) == len(point)  # all of them: nothing is to be picked out, which takes as long as the rest of a step
+        before = state if alone else state.at(active)
         curvature = _curvature(family, own, before)
         after = evaluate(_step(family, own, before, curvature, length[active]), active)
         gain = before.loss - after.loss
         risen = gain > 0
-        state.put(active[risen], after.at(risen))
+        if alone and bool(risen.all()):
+            state = after
+        else:
+            state.put(active[risen], after.at(risen))
         length[active] *= torch.where(risen, LONGER, 0.5)
         length.clamp_(max=1.0)
         enough = torch.where(curvature.upwards.any(1), SADDLE * rise, rise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import pyro.distributions as dist
@@ -75,19 +76,18 @@ class FullRank(Normal):
 
     def initial(self, start: Start) -> dict[str, Tensor]:
         size = start.loc.shape[-1]
-        rows, columns = torch.tril_indices(size, size)
-        tril = start.loc.new_zeros(*start.loc.shape[:-1], len(rows))
-        tril[..., rows == columns] = start.scale.log()
+        _, diagonal = _triangle(size, start.loc.device)
+        tril = start.loc.new_zeros(*start.loc.shape[:-1], len(diagonal))
+        tril[..., diagonal] = start.scale.log()
         return {"loc": start.loc.clone(), "tril": tril}
 
     def scale_tril(self, phi: Phi) -> Tensor:
         """Return L, (units, d, d)."""
-        size = phi["loc"].shape[-1]
-        rows, columns = torch.tril_indices(size, size, device=phi["tril"].device)
-        entries = torch.where(rows == columns, phi["tril"].exp(), phi["tril"])
-        scale_tril = entries.new_zeros(*entries.shape[:-1], size, size)
-        scale_tril[..., rows, columns] = entries
-        return scale_tril
+        size, tril = phi["loc"].shape[-1], phi["tril"]
+        places, diagonal = _triangle(size, tril.device)
+        entries = torch.where(diagonal, tril.exp(), tril)
+        scale_tril = entries.new_zeros(*tril.shape[:-1], size * size).index_copy(-1, places, entries)
+        return scale_tril.view(*tril.shape[:-1], size, size)
 
     def of_precision(self, loc: Tensor, precision: Tensor) -> Phi:
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
@@ -113,31 +113,28 @@ class FullRank(Normal):
     def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
         factor = self.scale_tril(phi)
         loc, tril = y.split([phi["loc"].shape[-1], phi["tril"].shape[-1]], 1)
-        rows, columns = self._places(phi)
-        step = torch.zeros_like(factor)
+        places, diagonal = _triangle(factor.shape[-1], factor.device)
+        # The ELBO curves twice as much in the logarithm of a diagonal entry: in the draws, and in the entropy.
+        entries = tril * torch.where(diagonal, math.sqrt(0.5), 1.0).to(tril)
         # L = L₀ (I + step), to first order: the diagonal moves in logarithms, and stays positive.
-        step = step.index_put((torch.arange(len(y))[:, None], rows, columns), tril * self._weight(rows, columns, tril))
+        step = torch.zeros_like(factor).flatten(1).index_copy(1, places, entries).view_as(factor)
         return {
             "loc": phi["loc"] + (factor @ (root @ loc[..., None]))[..., 0],
-            "tril": phi["tril"] + torch.where(rows == columns, step[:, rows, columns], (factor @ step)[:, rows, columns])}
-
-    @staticmethod
-    def _places(phi: Phi) -> tuple[Tensor, Tensor]:
-        size = phi["loc"].shape[-1]
-        rows, columns = torch.tril_indices(size, size, device=phi["loc"].device)
-        return rows, columns
-
-    @staticmethod
-    def _weight(rows: Tensor, columns: Tensor, like: Tensor) -> Tensor:
-        """The ELBO curves twice as much in the logarithm of a diagonal entry: in the draws, and in the entropy."""
-        return torch.where(rows == columns, math.sqrt(0.5), 1.0).to(like)
+            "tril": phi["tril"] + torch.where(diagonal, entries, (factor @ step).flatten(1).index_select(1, places))}
 
     @staticmethod
     def _entries(scale_tril: Tensor) -> Tensor:
-        size = scale_tril.shape[-1]
-        rows, columns = torch.tril_indices(size, size, device=scale_tril.device)
-        entries = scale_tril[..., rows, columns]
-        return torch.where(rows == columns, entries.abs().log(), entries)
+        places, diagonal = _triangle(scale_tril.shape[-1], scale_tril.device)
+        entries = scale_tril.flatten(-2).index_select(-1, places)
+        return torch.where(diagonal, entries.abs().log(), entries)
+
+
+@lru_cache(8)
+def _triangle(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return where the entries of a lower triangle lie in its matrix, row by row, and which of them are the diagonal's."""
+    with torch.inference_mode(False):  # else they would be of no use outside of one that a caller may be in
+        rows, columns = torch.tril_indices(size, size, device=device)
+        return size * rows + columns, rows == columns
 
 
 class TrilNormal(dist.MultivariateNormal):
