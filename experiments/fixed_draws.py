@@ -158,7 +158,7 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
     taken = held.climb_naturally(held.noise(_draws_of_natural_steps(held, number), 0), steps)
     if draws is None and held.averages and not _cheap(held, number):
         more, value = held.average_naturally(
-            number, held.noise(_draws_that_judge(held, number), 1), steps - taken, tolerance)
+            number, partial(held.noise, _draws_that_judge(held, number), 1), steps - taken, tolerance)
         taken += more
         if value is not None:
             return Outcome(taken, value, True)

@@ -27,9 +27,11 @@ from zoo.latents import Latents
 from zoo.model import Model
 from zoo.replay import Replay
 
-#: Numbers that draws evaluated at once may touch, so that what is made of them stays in the cache, and that all of one unit's
-#: may.
-MAX_WORK, MOST_WORK = 2**21, 2**30
+#: Numbers that the largest site of one unit may have, in all draws that are evaluated at once: more do not stay in the cache,
+#: fewer are gone before threads have shared them. And how few draws are, at least.
+AT_ONCE, FEWEST_AT_ONCE = 2**20, 32
+#: Numbers that all held draws may touch.
+MOST_WORK = 2**30
 #: Numbers that are worked on at once: more units go in parts. Beyond, memory is asked of the system and given back at every
 #: operation; measured, 300 posteriors of a decoder network took 2.5 to 3 times as long in one piece.
 PART = 2**19
@@ -90,7 +92,8 @@ class Held:
     def draws_at_once(self) -> int:
         if self.latents.units > 1:
             return self.most_draws  # units go in parts
-        return max(64, MAX_WORK // work(self.x, self.latents.units, self.latents.size))
+        largest = max(math.prod(site.shape) for site in [*self.latents.sites, *self.latents.observed])
+        return max(FEWEST_AT_ONCE, 1 << (AT_ONCE // largest or 1).bit_length() - 1)
 
     @cached_property
     def most_draws(self) -> int:
@@ -148,16 +151,18 @@ class Held:
         alone = self.own is not None and self.latents.units == 1
         return alone and isinstance(self.family, Normal) and self.family.averages
 
-    def average_naturally(self, draws: int, other: Tensor, steps: int, within: float) -> tuple[int, float | None]:
+    def average_naturally(
+        self, draws: int, other: Callable[[], Tensor], steps: int, within: float,
+    ) -> tuple[int, float | None]:
         """Go on by steps on ``draws`` fresh draws each to where their mean leads; return how many were taken.
 
-        And the ELBO on ``other`` if they settled, to ``within`` nats. Only where the pair ``averages``.
+        And the ELBO on ``other`` noise if they settled, to ``within`` nats. Only where the pair ``averages``.
         """
         own, family = self.own, self.family
         assert own is not None and isinstance(family, Normal), "only the units' own normals are averaged"  # noqa: PT018
         noise = moved_noise(draws, self.size, self.parameters[0])
         return average_naturally(
-            lambda step: self._natural(noise(self.seed * MOST_STEPS + step)), lambda: self.value(other), family, own, steps,
+            lambda step: self._natural(noise(self.seed * MOST_STEPS + step)), lambda: self.value(other()), family, own, steps,
             self._report, within, self.count.tape)
 
     def climb(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from zoo.errors import ZooError
+
+#: Numbers that points may have to be kept for the next fit that asks for them.
+SMALL = 2**16
 
 
 def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
@@ -30,8 +34,19 @@ def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
     if draws < 2 * size:
         raise ZooError(
             f"expected at least {2 * size} fixed draws, twice the noise's {size} dimensions; got {draws}; raise them")
-    sobol = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed)
-    return _normals(sobol.draw(draws // 2, dtype=torch.float64), like)
+    points = _few_points if draws * size <= SMALL else _points
+    return _normals(points(draws // 2, size, seed), like)
+
+
+def _points(count: int, size: int, seed: int) -> Tensor:
+    """Return scrambled Sobol points of the unit cube, (count, size), float64."""
+    # Under inference mode they would be of no use outside of it.
+    with torch.inference_mode(False):
+        return torch.quasirandom.SobolEngine(size, scramble=True, seed=seed).draw(count, dtype=torch.float64)
+
+
+#: The same, known from the last times: to scramble takes longer than a step of a small fit.
+_few_points = lru_cache(16)(_points)
 
 
 def moved_noise(draws: int, size: int, like: Tensor) -> Callable[[int], Tensor]:

@@ -40,6 +40,7 @@ class Free(Amortisation):
         super().__init__()
         self.units = len(next(iter(initial.values())))
         self.phi = nn.ParameterDict({name: nn.Parameter(value.detach().clone()) for name, value in initial.items()})
+        self.shapes = {name: value.shape[1:] for name, value in initial.items()}
 
     def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
         if index is not None:
@@ -56,12 +57,12 @@ class Free(Amortisation):
 
     def rows(self, phi: Phi) -> Tensor:
         """Return any units' φ as a row for each, (units, size)."""
-        return torch.cat([phi[name].flatten(1) for name in self.phi], 1)
+        return torch.cat([phi[name].flatten(1) for name in self.shapes], 1)
 
     def unflat(self, rows: Tensor) -> Phi:
         """Return rows as of :meth:`flat`, of any units, as φ."""
-        parts = rows.split([value[0].numel() for value in self.phi.values()], 1)
-        return {name: part.reshape(-1, *value.shape[1:]) for (name, value), part in zip(self.phi.items(), parts, strict=True)}
+        parts = rows.split([shape.numel() for shape in self.shapes.values()], 1)
+        return {name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def set(self, rows: Tensor) -> None:
         """Put rows as of :meth:`flat` into φ."""

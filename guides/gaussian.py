@@ -105,9 +105,9 @@ class FullRank(Normal):
 
     def natural_step(self, phi: Phi, slope: Tensor, curvature: Curvature, length: Tensor) -> Phi:
         factor = self.scale_tril(phi)
-        white = torch.einsum("uji,uj->ui", factor, slope)
+        white = (slope[:, None] @ factor)[:, 0]
         return {
-            "loc": phi["loc"] + torch.einsum("uij,uj->ui", factor, curvature.solve(white, length)),
+            "loc": phi["loc"] + (factor @ curvature.solve(white, length)[..., None])[..., 0],
             "tril": self._entries(factor @ curvature.scale_tril(length))}
 
     def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:

@@ -71,10 +71,11 @@ class Curvature:
     def solve(self, slope: Tensor, length: Tensor) -> Tensor:
         """Return the step of q's mean for the mean gradient ``slope`` (units, d), both where q is standard normal."""
         damped = 1 + length[:, None] * (self.values - 1)
-        along = torch.einsum("uij,ui->uj", self.vectors, slope) * length[:, None] / damped
+        along = (slope[:, None] @ self.vectors)[:, 0] * length[:, None] / damped
         farthest = REACH * math.sqrt(slope.shape[1])
         along = along * (farthest / along.norm(dim=1, keepdim=True).clamp(min=farthest))
-        return torch.einsum("uij,uj->ui", self.vectors, along)
+        step: Tensor = (self.vectors @ along[..., None])[..., 0]
+        return step
 
     def scale_tril(self, length: Tensor) -> Tensor:
         """Return the Cholesky factor of q's covariance after the step, (units, d, d)."""

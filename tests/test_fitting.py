@@ -318,12 +318,12 @@ def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.
 
     monkeypatch.setattr(fixed_draws, "_draws_at_start", lambda *_: 64)
     at_once = fit()
-    monkeypatch.setattr(held, "MAX_WORK", 64)  # 64 draws at once, the fewest
+    monkeypatch.setattr(held, "AT_ONCE", 1)
     monkeypatch.setattr(zoo.Model, "log_terms", watched)
     drawn = []
     monkeypatch.setattr(held, "normal_noise", lambda draws, *rest: drawn.append(draws) or normal(draws, *rest))
     in_rounds = fit()
-    assert max(seen) == 64
+    assert max(seen) == held.FEWEST_AT_ONCE
     assert max(drawn) > 64
     assert in_rounds.converged
     assert in_rounds.elbo == pytest.approx(at_once.elbo, abs=1e-6)
