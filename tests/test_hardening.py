@@ -63,7 +63,8 @@ def test_em_of_linear_vae_does_not_depend_on_the_units(scale: float) -> None:
 def test_estimators_score_the_very_guide_that_was_drawn_from(estimator: str) -> None:
     """With dropout the guide is another one at each call: its log q must be that of the masks that z came from."""
     model = zoo.build("linear_vae", WINE)
-    network = nn.Sequential(nn.Linear(13, 32), nn.Dropout(0.5), nn.Linear(32, 4)).double()
+    with seeded(0):
+        network = nn.Sequential(nn.Linear(13, 32), nn.Dropout(0.5), nn.Linear(32, 4)).double()
     guide = guides.build("mean_field:encoder", model, WINE, network=network)
     guide.train()
     values = []
@@ -71,7 +72,8 @@ def test_estimators_score_the_very_guide_that_was_drawn_from(estimator: str) -> 
         with seeded(1):
             bound = stochastic_bound(model, guide, WINE, None, 178, 4, Objective("elbo", 1.0), name)
             values.append(float(bound.value.detach()))
-    assert values[0] == values[1]
+    # One takes log q from the noise, the other at z: the same but for rounding, where other masks are nats apart.
+    assert values[0] == pytest.approx(values[1], rel=1e-13)
 
 
 def test_iwae_takes_several_draws() -> None:
