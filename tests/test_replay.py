@@ -373,6 +373,19 @@ def test_a_kept_replay_of_many_shapes_makes_room() -> None:
     assert counted.runs == 2, "written down in place of an old one, and held against it"
 
 
+def test_what_no_longer_holds_is_written_down_anew_in_all_shapes() -> None:
+    factor = [1.0]
+    replay = Replay(lambda x: (factor[0] * x,))
+    for size in range(1, SHAPES + 1):
+        replay(torch.ones(size))
+    factor[0] = 3.0
+    replay.go_on(replay.function)
+    for _ in range(2):
+        for size in range(1, SHAPES + 2):
+            assert torch.equal(replay(torch.ones(size))[0], torch.full((size,), 3.0))
+    assert replay.reason == ""
+
+
 def test_copies_and_saved_models_hold_no_replays() -> None:
     model, x = alone("eight_schools")
     experiments.fit(model, "mean_field", x, progress=False)

@@ -138,6 +138,7 @@ class Replay:
             self.reason = reason
             return outputs
         self._known.clear()
+        self._old.clear()
         self._unsure = False
         with replaying(before):
             return self._write_down(key, inputs)
