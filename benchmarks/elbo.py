@@ -61,7 +61,7 @@ def time_to_elbo(repeats: int = 5) -> Result:
 
     Cold is the first call of a fresh process that has imported its library, to the same state or, in the second row, to the
     zoo's own end: building, compilation, and importing whatever loads when first used; of the zoo finding the start, too. Notes
-    tell whole processes.
+    tell whole processes. The figure has the zoo's first fit of a model, all of that included but for imports.
 
     The best known ELBO is the highest of all contenders' long runs. One judge gives every ELBO, outside the clock, from
     16,384 quasi-random draws. Coordinates and densities of all contenders are the same, so the families are, too.

@@ -495,3 +495,12 @@ def test_shared_mixture_bears_a_weight_that_underflows() -> None:
     value = NormalMixture(weights, loc, torch.ones(2, 1, 1, dtype=torch.double)).log_prob(torch.ones(3, 1).double())
     torch.testing.assert_close(value, torch.distributions.Normal(0.0, 1.0).log_prob(torch.ones(3)).double())
     assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(value.sum(), [weights, loc]))
+
+
+def test_shared_mixture_refuses_other_columns() -> None:
+    ours, _ = shared_mixture(2)
+    with pytest.raises(ValueError, match="expected values of 2 columns; got 1"):
+        ours.log_prob(torch.ones(3, 1, dtype=torch.double))
+    x = zoo.dataset("faithful").x
+    with pytest.raises(zoo.ZooError, match="expected data that the program of bayesian_gmm runs on"):
+        experiments.fit(zoo.build("bayesian_gmm", x), "mean_field", x[:, :1], progress=False)

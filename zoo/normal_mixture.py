@@ -44,7 +44,13 @@ class NormalMixture(dist.TorchDistribution):
         return NormalMixture(self.weights, self.loc, self.scale_tril, batch_shape)
 
     def log_joint(self, value: Tensor) -> Tensor:
-        """Return log weights_k + log N(value | loc_k, L_k L_kᵀ), (K, …), of values (…, D)."""
+        """Return log weights_k + log N(value | loc_k, L_k L_kᵀ), (K, …), of values (…, D).
+
+        Raises:
+            ValueError: another number of columns, which would be spread out over these.
+        """
+        if value.shape[-1] != self.loc.shape[-1]:
+            raise ValueError(f"expected values of {self.loc.shape[-1]} columns; got {value.shape[-1]}")
         centred = value.reshape(-1, value.shape[-1]).mT - self.loc[..., None]
         # Solved from the right, the answer has the rows of a column side by side, and what follows is three times as fast.
         white = torch.linalg.solve_triangular(self.scale_tril.mT, centred.mT, upper=True, left=False)
