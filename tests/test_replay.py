@@ -394,11 +394,15 @@ def test_copies_and_saved_models_hold_no_replays() -> None:
     assert experiments.fit(copy.deepcopy(model), "mean_field", x, progress=False).elbo is not None
 
 
-def test_large_tensors_are_let_go_after_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zoo.replay, "KEPT", 0)
+@pytest.mark.parametrize("large", ["data", "what is made of them"])
+def test_what_is_large_is_let_go_after_a_fit(large: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = written(monkeypatch)
     model, x = alone("logistic_regression")
+    monkeypatch.setattr(zoo.replay, "KEPT", sum(value.nbytes for value in x.values()) - (large == "data"))
     experiments.fit(model, "mean_field", x, progress=False)
-    times = len(seen)
+    densities = len(seen)
+    kept = model._replays._kept
+    assert "density" not in kept
+    assert ("prior" in kept) == (large != "data"), "a prior of few coefficients holds little"
     experiments.fit(model, "mean_field", x, progress=False)
-    assert len(seen) == 2 * times, "nothing was kept"
+    assert len(seen) > densities, "the density was written down again"

@@ -164,7 +164,8 @@ class _Known:
 class Replays:
     """A model's replays by name, each on the data that it was last asked for: what one fit wrote down, the next need not.
 
-    Of those that hold on to more than :data:`KEPT` bytes none is kept.
+    Of those that hold on to more than :data:`KEPT` bytes, or whose data do, none is kept: a model should not hold large data
+    that nobody else needs any more.
     """
 
     def __init__(self) -> None:
@@ -179,6 +180,8 @@ class Replays:
             function, varying: as of :class:`Replay`.
         """
         key, varying = Identity.of(x), [*varying]
+        if sum(value.nbytes for _, value, _ in key.entries) > KEPT:
+            return Replay(function, varying)
         known, replay = self._kept.get(name, (None, None))
         if replay is not None and known == key and not replay.reason and [*map(id, replay.varying)] == [*map(id, varying)]:
             replay.go_on(function)
