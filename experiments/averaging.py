@@ -24,7 +24,9 @@ from zoo.vectorise import LinAlgError
 
 #: What the curvature and the mean of a step weigh against those before. Whole steps overshoot, as the curvature where q lies
 #: changes with q; much shorter ones take long to forget where they began. Measured on the digits (62 coefficients).
-CURVATURE, MEAN = 0.3, 0.5
+CURVATURE, MEAN = 0.3, 0.8
+#: Of the first steps, which still tell of where they began, the mean leaves half out, up to so many; and a quarter at least.
+FORGOTTEN = 24
 #: Steps after which it is asked whether they have settled, about half as many again each time. The first few tell too little.
 CHECKS = (8, 16, 24, 32, 48, 64, 96, 128, 192)
 FEWEST, MOST = CHECKS[1], CHECKS[-1]
@@ -63,7 +65,7 @@ def average_naturally(
 ) -> tuple[int, float | None]:
     """Move the one unit's φ to the mean of natural-gradient steps on fresh noise.
 
-    The mean is of the later half of the steps: by then, most of what they started from is forgotten. They have settled when
+    The mean is of the later steps: by then, most of what they started from is forgotten. They have settled when
     their :func:`shortfall` is at most ``within`` nats, and the steps since the last check raised the ELBO by no more: a slow
     drift shows in what it gains before it shows in the way that it makes.
 
@@ -104,7 +106,7 @@ def average_naturally(
                 break
             places.append(_next(family, own.unflat(rows), state, places[-1] if places else None))
             rows = own.rows(places[-1].phi(family))
-            later = places[len(places) // 2 :]
+            later = places[max(min(len(places) // 2, FORGOTTEN), len(places) // 4) :]
             mean = own.rows(Place.mean(later).phi(family))
             own.set(mean)
             size = len(places[-1].loc)

@@ -39,13 +39,27 @@ class State:
     gradient: Tensor
 
     def at(self, units: Tensor) -> State:
-        """Return the state of some units."""
-        return State(self.point[units], self.loss[units], self.told[units], self.gradient[units])
+        """Return the state of some units, in their order."""
+        return State(of(self.point, units), of(self.loss, units), of(self.told, units), of(self.gradient, units))
+
+    def copy(self) -> State:
+        return State(self.point.clone(), self.loss.clone(), self.told.clone(), self.gradient.clone())
 
     def put(self, units: Tensor, new: State) -> None:
-        """Set the state of some units."""
+        """Set the state of some units; that of all is ``new``'s own."""
+        if len(units) == len(self.point):
+            self.point, self.loss, self.told, self.gradient = new.point, new.loss, new.told, new.gradient
+            return
         self.point[units], self.loss[units], self.told[units] = new.point, new.loss, new.told
         self.gradient[units] = new.gradient
+
+
+def of(values: Tensor, units: Tensor) -> Tensor:
+    """Return the values of some units, of which each is named once and in order.
+
+    All of them are not picked out: of one unit, that takes as long as the arithmetic.
+    """
+    return values if len(units) == len(values) else values[units]
 
 
 def recorded(objective: Objective, tape: Tape | None) -> Callable[[Tensor, Tensor], State]:
@@ -84,13 +98,13 @@ class _Curvature:
         newest_first = [(self.taken - 1 - i) % memory for i in range(min(self.taken, memory))]
         q, shares = gradient.clone(), []
         for i in newest_first:
-            share = self.weight[i, units] * (self.steps[i, units] * q).sum(1)
-            q -= share[:, None] * self.changes[i, units]
+            share = of(self.weight[i], units) * (of(self.steps[i], units) * q).sum(1)
+            q -= share[:, None] * of(self.changes[i], units)
             shares.append(share)
-        q *= self.scale[units, None]
+        q *= of(self.scale, units)[:, None]
         for i, share in zip(reversed(newest_first), reversed(shares), strict=True):
-            other = self.weight[i, units] * (self.changes[i, units] * q).sum(1)
-            q += (share - other)[:, None] * self.steps[i, units]
+            other = of(self.weight[i], units) * (of(self.changes[i], units) * q).sum(1)
+            q += (share - other)[:, None] * of(self.steps[i], units)
         return -q
 
     def learn(self, units: Tensor, step: Tensor, change: Tensor) -> None:
@@ -100,7 +114,7 @@ class _Curvature:
         curved = product > 1e-10 * (step.square().sum(1) * squared).sqrt()
         self.steps[i, units], self.changes[i, units], self.weight[i] = step, change, 0.0
         self.weight[i, units] = torch.where(curved, 1 / product, torch.zeros_like(product))
-        self.scale[units] = torch.where(curved, product / squared, self.scale[units])
+        self.scale[units] = torch.where(curved, product / squared, of(self.scale, units))
         self.taken += 1
 
 
@@ -145,16 +159,19 @@ def _step(
     direction = curvature.direction(before.gradient, units)
     direction *= (REACH / direction.abs().amax(1).clamp(min=REACH))[:, None]
     slope = (before.gradient * direction).sum(1)
-    after, length = before.at(torch.arange(len(units), device=units.device)), torch.ones_like(slope)
+    after, length = before.copy(), torch.ones_like(slope)
     searching = (slope < 0).nonzero()[:, 0]
     for _ in range(TRIALS):
         if not len(searching):
             break
-        t, down = length[searching], slope[searching]
-        trial = evaluate(before.point[searching] + t[:, None] * direction[searching], units[searching])
-        rise = before.loss[searching] - trial.loss
+        t, down = of(length, searching), of(slope, searching)
+        trial = evaluate(of(before.point, searching) + t[:, None] * of(direction, searching), of(units, searching))
+        rise = of(before.loss, searching) - trial.loss
         found = rise >= -ENOUGH * t * down
-        after.put(searching[found], trial.at(found))
+        if bool(found.all()):
+            after.put(searching, trial)
+            break
+        after.put(searching[found], trial.at(found.nonzero()[:, 0]))
         # The minimum of the parabola through what is known, within reason; a tenth where that is not finite.
         best = down * t.square() / (2 * (rise + down * t))
         shorter = torch.where(best.isfinite(), best, 0.0).clamp(0.1 * t, 0.5 * t)

@@ -66,6 +66,8 @@ class Held:
     part: int = 0
     #: The last two noises that were asked for, by their draws and number.
     made: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    #: Of one unit, the last draws and their densities: climbs begin where the one before ended.
+    last: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def noise(self, draws: int, number: int) -> Tensor:
         if (draws, number) not in self.made:
@@ -230,6 +232,8 @@ class Held:
     def _density(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log p(z) and log p(x | z), (draws, k) each, of units ``index`` (k,), and ∇ log p(x, z), as z (draws, k, d)."""
         units, rows = self.latents.units, []
+        if self.last is not None and torch.equal(self.last[0], z):
+            return self.last[1]
         # One unit's in parts of one length, that of the first evaluation: each length that there is would be written down.
         self.part = self.part or (min(self.draws_at_once, len(z)) if units == 1 else self.draws_at_once)
         for draws in z.contiguous().split(self.part):
@@ -239,12 +243,15 @@ class Held:
                 parts.append(self._replay(draws) if units == 1 else self.model.log_terms_and_slope(x, draws[:, some]))
             rows.append([torch.cat(each, 1) for each in zip(*parts, strict=True)])
         prior, likelihood, gradient = (torch.cat(each) for each in zip(*rows, strict=True))
+        if units == 1:
+            self.last = z, (prior, likelihood, gradient)
         return prior, likelihood, gradient
 
     @cached_property
     def _replay(self) -> Replay:
         """The density of one unit, whose data are the same each time, by its operations alone."""
-        return self.model.replay(partial(self.model.log_terms_and_slope, self.x), kept=("density", self.x))
+        return self.model.replay(
+            partial(self.model.log_terms_and_slope, self.x), kept=("density", self.x), glance=partial(self.model.log_terms, self.x))
 
     def _report(self, value: float, norm: float, reconstruction: float, rows: Tensor) -> None:
         assert self.own is not None, "only the units' own φ are climbed each for itself"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.each import Objective, Report, State, recorded
+from experiments.each import Objective, Report, State, of, recorded
 from experiments.optimise import Tape
 from guides.amortisation import Free
 from guides.family import Family, Normal, Phi
@@ -51,20 +51,18 @@ def climb_naturally(
     if len(active) < len(point) and check is not None:
         check()
     while len(active) and taken < iterations:
-        alone = len(active) == len(point)  # all of them: nothing is to be picked out, which takes as long as the rest of a step
-        before = state if alone else state.at(active)
+        before = state.at(active)
         curvature = _curvature(family, own, before)
-        after = evaluate(_step(family, own, before, curvature, length[active]), active)
+        after = evaluate(_step(family, own, before, curvature, of(length, active)), active)
         gain = before.loss - after.loss
         risen = gain > 0
-        if alone and bool(risen.all()):
-            state = after
+        if bool(risen.all()):
+            state.put(active, after)
         else:
-            state.put(active[risen], after.at(risen))
-        length[active] *= torch.where(risen, LONGER, 0.5)
-        length.clamp_(max=1.0)
+            state.put(active[risen], after.at(risen.nonzero()[:, 0]))
+        length[active] = (of(length, active) * torch.where(risen, LONGER, 0.5)).clamp(max=1.0)
         enough = torch.where(curvature.upwards.any(1), SADDLE * rise, rise)
-        active = active[torch.where(risen, gain >= enough, length[active] >= SHORTEST)]
+        active = active[torch.where(risen, gain >= enough, of(length, active) >= SHORTEST)]
         taken += 1
         if report is not None:
             norm = float(state.gradient[:, : _size(state)].norm())

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 AT_ONCE = 2**13
 
 
+#: Attributes of a module that say how it is run, not what it computes, or that show in what it returns.
+NO_SETTINGS = ("training", "_plain", "_alone", "_vectorised")
+
+
 class Model(PyroModule):
     """A latent-variable model p(x, z | θ), defined by one plain Pyro program.
 
@@ -351,7 +355,7 @@ class Model(PyroModule):
 
     def replay(
         self, function: Callable[..., tuple[Tensor, ...]], varying: Iterable[Tensor] | None = None,
-        kept: tuple[str, Data] | None = None,
+        kept: tuple[str, Data] | None = None, glance: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> Replay:
         """Return ``function``, which runs the program, as a :class:`Replay` where the model is ``repeatable``.
 
@@ -359,11 +363,18 @@ class Model(PyroModule):
             function: what is to be repeated.
             varying: the tensors it knows that change; ``None``: the model's own.
             kept: what to call it, and the data that it is of: it is then kept for the next fit on the same data.
+            glance: as of :meth:`Replay.go_on`, of one that is kept.
         """
         changing = [*self.parameters(), *self.buffers()] if varying is None else varying
         if kept is None or not self.repeatable:
             return Replay(function, changing, "" if self.repeatable else f"{self.label} is not repeatable")
-        return self._replays.of(*kept, function, changing)
+        return self._replays.of(*kept, function, changing, self._settings(), glance)
+
+    def _settings(self) -> list[tuple[str, str, Any]]:
+        """Return the plain values among the attributes of all modules: what the program may ask and a replay does not see."""
+        return [
+            (path, name, value) for path, module in self.named_modules() for name, value in vars(module).items()
+            if isinstance(value, bool | int | float | str) and name not in NO_SETTINGS]
 
     @property
     def _program(self) -> Callable[[Data], Any]:

@@ -36,14 +36,19 @@ def run(arrays: Arrays, model: str, family: str, **options: Any) -> Normal:
     return normal(experiments.fit(zoo.build(model, x), family, x, progress=False, **options).guide, x)
 
 
-def reach(arrays: Arrays, model: str, family: str, step: int) -> Normal:
+def reach(arrays: Arrays, model: str, family: str, step: int, given: bool) -> Normal:
     """Fit a guide from its start until ``step`` steps are taken; return it.
 
-    The first call builds the model and the guide, finds where the guide starts and writes the program's operations down; later
-    ones go on with these, as a second fit of a model does.
+    The first call builds the model and the guide and writes the program's operations down; later ones go on with these, as a
+    second fit of a model does. Where a start is not ``given`` to all contenders, the model finds its own each time.
     """
     built = _built(arrays, model, family)
     built.guide.load_state_dict(built.start)
+    own = None if given else built.model.start(built.x)
+    if own is not None:
+        loc = built.model.unconstrain(built.x, {name: value[None] for name, value in own.items()})[0]
+        with torch.no_grad():
+            built.guide.get_parameter("amortisation.phi.loc").copy_(loc)
     with suppress(Reached):
         experiments.fit(built.model, built.guide, built.x, progress=False, callbacks=[Until(step)])
     return normal(built.guide, built.x)
