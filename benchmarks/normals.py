@@ -65,7 +65,7 @@ def _case(name: str, model: str, x: Data) -> Case:
     given = {"x": x} if isinstance(x, Tensor) else dict(x)
     built = zoo.build(model, x)
     if model not in GIVEN:
-        built.start = lambda x: None
+        built.start = lambda x: None  # type: ignore[method-assign]
     loc = guides.build("mean_field", built, x).posterior(x).mean.detach()
     sites = {site.name for site in built.latents(x).sites}
     start = {site: value[0] for site, value in built.constrain(x, loc[None]).items() if site in sites}

@@ -222,7 +222,7 @@ class Held:
         def evaluate(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             phi = _like(own.unflat(rows), noise)
             prior, likelihood, gradient = self._density(self.family.transform(phi, noise), index)
-            cross = torch.einsum("nui,nj->uij", gradient, noise[:, 0, : gradient.shape[2]]) / len(noise)
+            cross = gradient.permute(1, 2, 0) @ noise[:, 0, : gradient.shape[2]] / len(noise)
             told, entropy = likelihood.mean(0), self.family.distribution(phi).entropy()
             numbers = torch.cat([gradient.mean(0), cross.flatten(1)], 1)
             return (told + prior.mean(0) + entropy).double(), told.double(), numbers.double()
@@ -241,8 +241,8 @@ class Held:
             for some in _slices(len(index), self._at_once(len(draws))):
                 x = self.x if some.stop - some.start == units else take(self.x, index[some], units)
                 parts.append(self._replay(draws) if units == 1 else self.model.log_terms_and_slope(x, draws[:, some]))
-            rows.append([torch.cat(each, 1) for each in zip(*parts, strict=True)])
-        prior, likelihood, gradient = (torch.cat(each) for each in zip(*rows, strict=True))
+            rows.append([_joined(each, 1) for each in zip(*parts, strict=True)])
+        prior, likelihood, gradient = (_joined(each, 0) for each in zip(*rows, strict=True))
         if units == 1:
             self.last = z, (prior, likelihood, gradient)
         return prior, likelihood, gradient
@@ -250,8 +250,8 @@ class Held:
     @cached_property
     def _replay(self) -> Replay:
         """The density of one unit, whose data are the same each time, by its operations alone."""
-        return self.model.replay(
-            partial(self.model.log_terms_and_slope, self.x), kept=("density", self.x), glance=partial(self.model.log_terms, self.x))
+        terms, slope_too = (partial(f, self.x) for f in (self.model.log_terms, self.model.log_terms_and_slope))
+        return self.model.replay(slope_too, kept=("density", self.x), glance=terms)
 
     def _report(self, value: float, norm: float, reconstruction: float, rows: Tensor) -> None:
         assert self.own is not None, "only the units' own φ are climbed each for itself"
@@ -291,6 +291,10 @@ def phi_terms(model: Model, family: NormalBase, phi: Phi, x: Data, noise: Tensor
 
 def _like(phi: Phi, noise: Tensor) -> Phi:
     return {name: value.to(noise) for name, value in phi.items()}
+
+
+def _joined(parts: tuple[Tensor, ...], dim: int) -> Tensor:
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def _slices(count: int, most: int) -> Iterator[slice]:

@@ -62,7 +62,9 @@ class Free(Amortisation):
     def unflat(self, rows: Tensor) -> Phi:
         """Return rows as of :meth:`flat`, of any units, as φ."""
         parts = rows.split([shape.numel() for shape in self.shapes.values()], 1)
-        return {name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part if len(shape) == 1 else part.reshape(-1, *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def set(self, rows: Tensor) -> None:
         """Put rows as of :meth:`flat` into φ."""

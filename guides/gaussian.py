@@ -55,7 +55,7 @@ class MeanField(Normal):
     def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
         loc, log_scale = y.tensor_split(2, 1)
         return {
-            "loc": phi["loc"] + phi["log_scale"].exp() * torch.einsum("uij,uj->ui", root, loc),
+            "loc": phi["loc"] + phi["log_scale"].exp() * (root @ loc[..., None])[..., 0],
             "log_scale": phi["log_scale"] + math.sqrt(0.5) * log_scale}
 
 

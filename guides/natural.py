@@ -52,11 +52,12 @@ class Curvature:
         >>> curvature.values, curvature.precision(torch.ones(1))
         (tensor([[2., 4.]]), tensor([[1., 4.]]))
         """
-        eye = torch.eye(white.shape[-1]).to(white)
-        white = torch.where(white.isfinite().flatten(1).all(1)[:, None, None], -white, eye)
+        finite, white = white.isfinite().flatten(1).all(1), -white
+        if not bool(finite.all()):
+            white = torch.where(finite[:, None, None], white, torch.eye(white.shape[-1]).to(white))
         values, vectors = torch.linalg.eigh(white.tril() + white.tril(-1).mT if lower else 0.5 * (white + white.mT))
         # The largest eigenvalue of a matrix of noise is about 2 √d of its entries' deviation.
-        noise = 2 / math.sqrt(len(eye)) * (white - white.mT).flatten(1).norm(dim=1) / 2 ** (0.5 if lower else 1.0)
+        noise = 2 / math.sqrt(white.shape[-1]) * (white - white.mT).flatten(1).norm(dim=1) / 2 ** (0.5 if lower else 1.0)
         return cls(values.abs().clamp(LEAST, MOST), vectors, values < -noise[:, None])
 
     @property

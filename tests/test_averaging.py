@@ -56,7 +56,7 @@ def test_on_a_normal_posterior_the_mean_of_the_steps_is_the_best_normal() -> Non
 
         return evaluate
 
-    taken, elbo = average_naturally(fresh, still, known, own, 1000, quiet, 1e-9)
+    taken, elbo = average_naturally(fresh, still, known, own, 1000, quiet, 1e-15)
     assert elbo == 0
     assert taken > FEWEST
     q = known.distribution(own.phi)

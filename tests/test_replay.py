@@ -406,3 +406,48 @@ def test_what_is_large_is_let_go_after_a_fit(large: str, monkeypatch: pytest.Mon
     assert ("prior" in kept) == (large != "data"), "a prior of few coefficients holds little"
     experiments.fit(model, "mean_field", x, progress=False)
     assert len(seen) > densities, "the density was written down again"
+
+
+def test_a_glance_holds_one_row_against_what_is_kept() -> None:
+    glances, factor = list[torch.Size](), [1.0]
+    counted = Counted(lambda x: (factor[0] * x.square(), 2 * factor[0] * x))
+
+    def glance(x: Tensor) -> tuple[Tensor, ...]:
+        glances.append(x.shape)
+        return (factor[0] * x.square(),)
+
+    replay = Replay(counted)
+    x = torch.arange(3.0)[:, None] + 1
+    for _ in range(2):
+        replay(x)
+    runs = counted.runs
+    replay.go_on(counted, glance)
+    for _ in range(2):
+        assert torch.equal(replay(x)[1], 2 * x)
+    assert glances == [torch.Size([1, 1])]
+    assert counted.runs == runs, "the function itself is not run where the glance agrees"
+    factor[0] = 3.0
+    replay.go_on(counted, glance)
+    assert torch.equal(replay(x)[1], 6 * x)
+    assert counted.runs > runs
+
+
+class Cut(Level):
+    """A level that counts above ``cut`` only, where no draw of a first fit may lie."""
+
+    cut = 100.0
+
+    def forward(self, x: Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(x.new_zeros(()), self.prior))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(torch.where(level > self.cut, 0.0, 1.0) * level, 1.0), obs=x)
+
+
+def test_a_number_that_no_draw_shows_is_seen_by_the_next_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = written(monkeypatch)
+    x, model = torch.tensor([2.0, 3.0, 2.5], dtype=torch.double), Cut()
+    experiments.fit(model, "mean_field", x, progress=False)
+    seen.clear()
+    model.cut = 50.0
+    experiments.fit(model, "mean_field", x, progress=False)
+    assert seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +15,7 @@ from zoo.errors import ZooError
 from zoo.likelihoods import BernoulliLogits
 from zoo.model import Model
 from zoo.normal_inverse_gamma import NormalInverseGamma
-
+from zoo.vectorise import LinAlgError
 
 #: Newton's steps to a mode, and halvings of each, at most; and nats from the mode that are near enough to start a fit.
 NEWTON, HALVINGS, NEAR = 50, 10, 0.01
@@ -129,25 +130,28 @@ class LogisticRegression(Model):
         Source: Bishop (2006), Pattern Recognition and Machine Learning, §4.3.3 and §4.5.1
         """
         data = check_mapping(x, ("X", "y"), self.label)
-        phi, y = design(data), data["y"]
-        prior = torch.full((phi.shape[1],), self.scale**-2).to(phi)
-        weights = torch.zeros_like(prior)
-        chance = (phi @ weights).sigmoid()
-        slope = phi.mT @ (y - chance) - prior * weights
-        for _ in range(NEWTON):
-            curvature = phi.mT @ ((chance * (1 - chance))[:, None] * phi) + prior.diag()
-            step = torch.cholesky_solve(slope[:, None], torch.linalg.cholesky(curvature))[:, 0]
-            rise = float(slope @ step)
-            if rise < 2 * NEAR:  # a quadratic would rise by half of it
-                break
-            for _ in range(HALVINGS):
-                ahead = weights + step
-                chance = (phi @ ahead).sigmoid()
-                slope = phi.mT @ (y - chance) - prior * ahead
-                if abs(float(slope @ step)) < rise:
+        phi, y = design(data).double(), data["y"].double()
+        weights, precision = y.new_zeros(phi.shape[1]), self.scale**-2
+
+        def slope(at: Tensor) -> tuple[Tensor, Tensor]:
+            chance = (phi @ at).sigmoid()
+            return phi.mT @ (y - chance) - precision * at, chance
+
+        here, chance = slope(weights)
+        with suppress(LinAlgError):  # columns that differ by less than rounding: what was found so far will do
+            for _ in range(NEWTON):
+                curvature = phi.mT @ ((chance * (1 - chance))[:, None] * phi) + precision * torch.eye(len(weights)).to(phi)
+                step = torch.cholesky_solve(here[:, None], torch.linalg.cholesky(curvature))[:, 0]
+                rise = float(here @ step)
+                if rise < 2 * NEAR:  # a quadratic would rise by half of it
                     break
-                step, rise = 0.5 * step, 0.5 * rise
-            weights = ahead
+                for _ in range(HALVINGS):
+                    ahead, (there, chance) = weights + step, slope(weights + step)
+                    if abs(float(there @ step)) < rise:
+                        break
+                    step, rise = 0.5 * step, 0.5 * rise
+                weights, here = ahead, there
+        weights = weights.to(data["y"])
         return {"weights": weights}
 
 
