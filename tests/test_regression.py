@@ -19,9 +19,15 @@ def data(rows: int, columns: int, spread: float = 1.0, flips: float = 0.1) -> di
     return {"X": table, "y": torch.where(flip, 1 - y, y)}
 
 
+#: Rows of very different sizes, on which whole steps of Newton's method lead ever farther off.
+FAR = torch.tensor([
+    [-27.48, 14.0], [1.728, -2.079], [0.185, 0.0252], [0.682, -0.0482], [-0.00253, 460.6], [-0.153, -126.6], [1.101, -0.201],
+    [0.00527, -0.321], [-8.334, -0.00785], [-0.0264, 0.00878], [-0.452, 0.0118], [1.769, -2.179]]).double()
+
+
 @pytest.mark.parametrize(("x", "scale"), [
     (data(300, 4), 1.0), (data(60, 20), 0.1), (data(200, 5, flips=0.0), 100.0), (data(200, 3, spread=1e3), 10.0),
-    (data(20, 40), 3.0), ({"X": torch.tensor([[-1.0], [1.0], [400.0]]).double(), "y": torch.tensor([1, 0, 0]).double()}, 50.0),
+    (data(20, 40), 3.0), ({"X": FAR, "y": torch.eye(12).double()[-1]}, 300.0),
 ])
 def test_a_logistic_regression_starts_at_its_mode(x: dict[str, torch.Tensor], scale: float) -> None:
     model = zoo.build("logistic_regression", x, scale=scale)
