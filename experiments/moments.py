@@ -22,8 +22,6 @@ from zoo.quadratic import ROWS, Frame, power_sums, responsibilities
 
 #: Rows on which polynomials are held against the program, and what they may differ by, relative to 1 + |log p(x, z)|.
 CHECKED, TOLERANCE = 64, 1e-9
-#: Times that a program is run before its operations are written down, which takes as long as three runs.
-RUNS = 8
 #: A component with less than this many rows in all has lost them.
 EMPTY = 1e-8
 
@@ -85,8 +83,6 @@ class Polynomials(Expectation):
         self.prior, self.likelihood, self.posterior, self.sums = (torch.empty(0) for _ in range(4))
         self.entropy = 0.0
         self.known = False
-        self.runs = 0
-        self.again = model.replay(lambda: self.probe(model))
         self.rows: Rows | None = None
 
     def expect(self) -> float:
@@ -104,9 +100,8 @@ class Polynomials(Expectation):
         if not self.known:
             # A matrix that has no factor, or a program that bears no gradients in x: rows will tell what there is to tell.
             with torch.no_grad(), suppress(RuntimeError):
-                self.runs += 1
-                self.prior, self.likelihood, off = self.probe(self.model) if self.runs <= RUNS else self.again()
-                self.known = float(off) < TOLERANCE
+                self.prior, self.likelihood, off = self.probe(self.model)
+                self.known = off < TOLERANCE
         return self.known
 
     def _by_rows(self) -> Rows:

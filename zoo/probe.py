@@ -35,9 +35,9 @@ class Probe:
         self.z = support[:, None].expand(-1, len(self.x), -1)
         self.features = frame.features(checked)
 
-    def __call__(self, model: Model) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, model: Model) -> tuple[Tensor, Tensor, float]:
         """Return the coefficients of log p(z | θ) and of log p(x | z, θ), each (K, size), and how far their sum is from
-        log p(x, z | θ) at the rows checked, (): the most, relative to 1 + its size. θ is to be float64."""
+        log p(x, z | θ) at the rows checked: the most, relative to 1 + its size. θ is to be float64."""
         most = max(1, MATRICES // (len(self.z) * self.frame.columns**2))
         parts = [model.log_terms(x, z) for x, z in zip(self.x.split(most), self.z.split(most, 1), strict=True)]
         found = torch.stack([torch.cat(terms, 1) for terms in zip(*parts, strict=True)])
@@ -45,7 +45,7 @@ class Probe:
         prior, likelihood = self._by_slopes(model, most) if self.steep else self.frame.by_values(found[..., :corners])
         exact = found[..., corners:].sum(0)
         off = ((prior + likelihood) @ self.features - exact).abs() / (1 + exact.abs())
-        return prior, likelihood, off.nan_to_num(torch.inf).max()
+        return prior, likelihood, float(off.nan_to_num(torch.inf).max())
 
     def _by_slopes(self, model: Model, most: int) -> Tensor:
         """Return the coefficients of both, (2, K, size), from the program's gradients at the frame's ends."""
