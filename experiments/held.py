@@ -203,7 +203,7 @@ class Held:
             z, entropy = self.family.transform(phi, noise), self.family.distribution(phi).entropy()
             prior, likelihood, gradient = self._density(z.detach(), index)
             # What z gains by its gradient is what the ELBO does: the rest of its gradient is the entropy's.
-            [slope] = torch.autograd.grad([entropy.sum(), z], [y], [None, gradient / len(z)])
+            [slope] = torch.autograd.grad(entropy.sum() + (z * gradient).sum() / len(z), [y])
             told = likelihood.mean(0)
             return (told + prior.mean(0) + entropy.detach()).double(), told.double(), slope
 
