@@ -106,7 +106,7 @@ def average_naturally(
                 break
             places.append(_next(family, own.unflat(rows), state, places[-1] if places else None))
             rows = own.rows(places[-1].phi(family))
-            later = places[max(min(len(places) // 2, FORGOTTEN), len(places) // 4) :]
+            later = places[forgotten(len(places)) :]
             mean = own.rows(Place.mean(later).phi(family))
             own.set(mean)
             size = len(places[-1].loc)
@@ -120,6 +120,15 @@ def average_naturally(
     if not judge() >= highest:
         own.set(start)
     return len(places), None
+
+
+def forgotten(steps: int) -> int:
+    """Return how many of so many steps, the first ones, the mean leaves out.
+
+    >>> [forgotten(steps) for steps in (1, 8, 48, 80, 192)]
+    [0, 4, 24, 24, 48]
+    """
+    return max(min(steps // 2, FORGOTTEN), steps // 4)
 
 
 def shortfall(places: list[Place], family: Normal) -> float:

@@ -66,7 +66,7 @@ class Held:
     part: int = 0
     #: The last two noises that were asked for, by their draws and number.
     made: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    #: Of one unit, the last draws and their densities: climbs begin where the one before ended.
+    #: Of one unit, the last draws and their densities.
     last: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def noise(self, draws: int, number: int) -> Tensor:
@@ -232,7 +232,7 @@ class Held:
     def _density(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return log p(z) and log p(x | z), (draws, k) each, of units ``index`` (k,), and ∇ log p(x, z), as z (draws, k, d)."""
         units, rows = self.latents.units, []
-        if self.last is not None and torch.equal(self.last[0], z):
+        if self.last is not None and torch.equal(self.last[0], z):  # a climb begins where the one before ended
             return self.last[1]
         # One unit's in parts of one length, that of the first evaluation: each length that there is would be written down.
         self.part = self.part or (min(self.draws_at_once, len(z)) if units == 1 else self.draws_at_once)
@@ -250,8 +250,8 @@ class Held:
     @cached_property
     def _replay(self) -> Replay:
         """The density of one unit, whose data are the same each time, by its operations alone."""
-        terms, slope_too = (partial(f, self.x) for f in (self.model.log_terms, self.model.log_terms_and_slope))
-        return self.model.replay(slope_too, kept=("density", self.x), glance=terms)
+        model, x = self.model, self.x
+        return model.replay(partial(model.log_terms_and_slope, x), kept=("density", x), glance=partial(model.log_terms, x))
 
     def _report(self, value: float, norm: float, reconstruction: float, rows: Tensor) -> None:
         assert self.own is not None, "only the units' own φ are climbed each for itself"

@@ -44,9 +44,14 @@ class Start:
         draws = model.sample_prior(x, PRIOR_DRAWS)
         quartiles = torch.quantile(draws, torch.tensor([0.25, 0.5, 0.75]).to(draws), 0)
         scale = 0.1 * ((quartiles[2] - quartiles[0]) / 1.349).clamp(1e-3, 1e3)
-        own = model.start(x)
-        loc = model.unconstrain(x, {k: v[None] for k, v in own.items()})[0] if own else quartiles[1]
-        return cls(loc.detach(), scale, None)
+        loc = own_start(model, x)
+        return cls(quartiles[1] if loc is None else loc, scale, None)
+
+
+def own_start(model: Model, x: Data) -> Tensor | None:
+    """Return the coordinates (units, d) of the model's own start; ``None`` where it has none."""
+    values = model.start(x)
+    return model.unconstrain(x, {k: v[None] for k, v in values.items()})[0].detach() if values else None
 
 
 class Family(abc.ABC):

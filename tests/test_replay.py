@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -451,3 +452,13 @@ def test_a_number_that_no_draw_shows_is_seen_by_the_next_fit(monkeypatch: pytest
     model.cut = 50.0
     experiments.fit(model, "mean_field", x, progress=False)
     assert seen
+
+
+def test_a_climb_does_not_evaluate_again_where_the_one_before_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+    call = Replay.__call__
+    monkeypatch.setattr(Replay, "__call__", lambda self, *inputs: asked.extend(inputs) or call(self, *inputs))
+    model, x = alone("eight_schools")
+    experiments.fit(model, "mean_field", x, progress=False)
+    assert len(asked) > 8
+    assert not any(a.shape == b.shape and torch.equal(a, b) for a, b in pairwise(asked))

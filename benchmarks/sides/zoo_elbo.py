@@ -16,6 +16,7 @@ import guides
 import zoo
 from benchmarks.contenders import Arrays
 from experiments import Moment
+from guides.family import own_start
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.model import Model
@@ -44,9 +45,8 @@ def reach(arrays: Arrays, model: str, family: str, step: int, given: bool) -> No
     """
     built = _built(arrays, model, family)
     built.guide.load_state_dict(built.start)
-    own = None if given else built.model.start(built.x)
-    if own is not None:
-        loc = built.model.unconstrain(built.x, {name: value[None] for name, value in own.items()})[0]
+    loc = None if given else own_start(built.model, built.x)
+    if loc is not None:
         with torch.no_grad():
             built.guide.get_parameter("amortisation.phi.loc").copy_(loc)
     with suppress(Reached):

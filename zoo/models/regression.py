@@ -151,8 +151,7 @@ class LogisticRegression(Model):
                         break
                     step, rise = 0.5 * step, 0.5 * rise
                 weights, here = ahead, there
-        weights = weights.to(data["y"])
-        return {"weights": weights}
+        return {"weights": weights.to(data["y"])}
 
 
 def check_design(x: Data, name: str) -> dict[str, Tensor]:
