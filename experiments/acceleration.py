@@ -52,8 +52,9 @@ class Anderson:
             return None
         differences = torch.stack(self.steps).diff(dim=0)
         gram = differences @ differences.T
-        ridge = RIDGE * gram.diagonal().max() * torch.eye(len(gram)).to(gram)
-        weights = torch.linalg.lstsq(gram + ridge, (differences @ self.steps[-1])[:, None]).solution[:, 0]
+        ridge = (RIDGE * gram.diagonal().max()).clamp(min=torch.finfo(gram.dtype).tiny) * torch.eye(len(gram)).to(gram)
+        # Not by least squares: LAPACK's differ in the last bits from call to call, with where its memory lies.
+        weights, _ = torch.linalg.solve_ex(gram + ridge, differences @ self.steps[-1])
         jump = -weights @ torch.stack(self.images).diff(dim=0)
         jump = jump * (self.reach * self.steps[-1].norm() / jump.norm()).clamp(max=1)
         self.reach = min(2 * self.reach, FAR)
