@@ -55,7 +55,9 @@ def time_to_elbo(repeats: int = 5) -> Result:
     many threads as suit the size.
 
     All start at the prior's median, but of the mixture, whose modes are many, at the zoo's k-means clusters. A logistic
-    regression starts the zoo's guides at its posterior's mode, by Newton's method: that is on the zoo's clock.
+    regression starts the zoo's guides at its posterior's mode, by Newton's method: that is on the zoo's clock. The zoo also
+    finds from its program that each row hangs on the coefficients through one number, and integrates over that: its ELBO takes
+    no draws there but of the prior. Peers estimate the same ELBO from draws.
 
     Warm, model and guide are built and what is compiled is compiled: NumPyro's loop, and the zoo's record of the program's
     operations, which it holds against the program anew in each fit. A second row of each case has all that a user of the zoo

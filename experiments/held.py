@@ -15,9 +15,12 @@ from experiments.averaging import MOST as MOST_STEPS
 from experiments.averaging import average_naturally
 from experiments.each import Objective, ascend_each
 from experiments.engine import check_start
-from experiments.natural import Chart, climb_naturally, near
+from experiments.means import Drawn, Means
+from experiments.natural import Chart, climb_accelerated, climb_naturally, near
 from experiments.noise import moved_noise, normal_noise
 from experiments.optimise import Ascent, Tape, ascend
+from experiments.parts import Parts, slices
+from experiments.projected import Projected
 from experiments.weights import work
 from guides.amortisation import Free
 from guides.family import Normal, NormalBase, Phi
@@ -25,16 +28,9 @@ from guides.guide import Guide
 from zoo.data import Data, take
 from zoo.latents import Latents
 from zoo.model import Model
-from zoo.replay import Replay
 
-#: Numbers that the largest site of one unit may have, in all draws that are evaluated at once: more do not stay in the cache,
-#: fewer are gone before threads have shared them. And how few draws are, at least.
-AT_ONCE, FEWEST_AT_ONCE = 2**20, 32
-#: Numbers that all held draws may touch.
-MOST_WORK = 2**30
-#: Numbers that are worked on at once: more units go in parts. Beyond, memory is asked of the system and given back at every
-#: operation; measured, 300 posteriors of a decoder network took 2.5 to 3 times as long in one piece.
-PART = 2**19
+#: Numbers that a draw's density touches for it to be worth while to look for a linear predictor.
+WORTH = 2**10
 #: The rise of a unit, in nats, at which an ascent takes over from natural steps.
 NEAR = 1.0
 
@@ -62,12 +58,8 @@ class Held:
     parameters: list[nn.Parameter]
     seed: int
     count: Count
-    #: Draws that are evaluated together; 0: not known yet.
-    part: int = 0
     #: The last two noises that were asked for, by their draws and number.
     made: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    #: Of one unit, the last draws and their densities.
-    last: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def noise(self, draws: int, number: int) -> Tensor:
         if (draws, number) not in self.made:
@@ -81,53 +73,43 @@ class Held:
 
     @cached_property
     def latents(self) -> Latents:
-        return self.model.latents(self.x)
+        return self.parts.latents
 
     @cached_property
     def own(self) -> Free | None:
         """The units' own φ, where nothing else moves and units can be climbed each for itself."""
         own = self.guide.amortisation
         alone = isinstance(own, Free) and {*map(id, self.parameters)} == {*map(id, own.phi.values())}
-        return own if alone and (self._divisible or self.latents.units == 1) else None  # type: ignore[return-value]
+        return own if alone and (self.parts.divisible or self.latents.units == 1) else None  # type: ignore[return-value]
 
     @cached_property
-    def draws_at_once(self) -> int:
-        if self.latents.units > 1:
-            return self.most_draws  # units go in parts
-        largest = max(math.prod(site.shape) for site in [*self.latents.sites, *self.latents.observed])
-        return max(FEWEST_AT_ONCE, 1 << (AT_ONCE // largest or 1).bit_length() - 1)
+    def parts(self) -> Parts:
+        return Parts(self.model, self.x)
 
     @cached_property
-    def most_draws(self) -> int:
-        """How many draws may be held: each unit's are made together, one unit's in parts."""
-        most = MOST_WORK if self.latents.units == 1 else MOST_WORK // 16
-        return max(64, most // work(self.x, self.latents.units, self.latents.size))
-
-    @cached_property
-    def _divisible(self) -> bool:
-        """Whether some units can be evaluated without the others."""
-        return self.latents.units > 1 and self.latents.rows_first and self.latents.unit is not None
-
-    def _at_once(self, draws: int) -> int:
-        """Return how many units are evaluated together."""
-        units = self.latents.units
-        return max(1, PART * units // (draws * work(self.x, units, self.latents.size))) if self._divisible else units
+    def means(self) -> Means:
+        """How the means under the units' own φ are found: of a linear predictor by one integral an observation."""
+        if isinstance(self.family, Normal) and self.latents.units == 1 and work(self.x, 1, self.size) >= WORTH:
+            predictor = self.model.linear_predictor(self.x)
+            if predictor is not None:
+                return Projected(self.model, self.family, self.x, predictor)
+        return Drawn(self.model, self.family, self.x, self.parts)
 
     def elbo(self, noise: Tensor) -> Iterator[Tensor]:
         """Yield terms that add up to the ELBO, each with a graph of its own."""
         total = noise.new_zeros(2)
-        for draws, part, index in self.parts(len(noise)):
+        for draws, part, index in self._pieces(len(noise)):
             found = held_terms(self.model, self.guide, part, noise[draws], index)
             terms = [term.sum() * (len(noise[draws]) / len(noise)) for term in found]
             total += torch.stack([term.detach() for term in terms])
             yield terms[0] - terms[1]
         self.count.terms(*total)
 
-    def parts(self, draws: int) -> Iterator[tuple[slice, Data, Tensor | None]]:
+    def _pieces(self, draws: int) -> Iterator[tuple[slice, Data, Tensor | None]]:
         """Yield which of the draws, and the data and numbers of which units, are evaluated together."""
         units = self.latents.units
-        for some in _slices(draws, self.draws_at_once):
-            most = self._at_once(some.stop - some.start)
+        for some in slices(draws, self.parts.draws_at_once):
+            most = self.parts.units_at_once(some.stop - some.start)
             if most >= units:
                 yield some, self.x, None
                 continue
@@ -148,9 +130,27 @@ class Held:
             self._natural(noise), self.family, self.own, steps, self._report, NEAR, self.count.tape, check)
 
     @property
+    def exact(self) -> bool:
+        """Whether the one unit's own normal can be found by natural steps alone, on a likelihood that no draws make noisy."""
+        return self.own is not None and isinstance(self.means, Projected) and self.means.family.complete
+
+    def climb_accelerated(self, noise: Tensor, steps: int, rise: float) -> tuple[int, float | None]:
+        """Climb by extrapolated natural steps to their end, which gain ``rise`` nats no more; only where means are ``exact``.
+
+        Returns how many were taken, and the ELBO on ``noise`` if they came to their end.
+
+        Raises:
+            ZooError: the ELBO is not finite at the start.
+        """
+        own, family = self.own, self.family
+        assert own is not None and isinstance(family, Normal), "only the units' own normals climb naturally"  # noqa: PT018
+        check = partial(check_start, self.model, self.guide, self.x)
+        return climb_accelerated(self._natural(noise), family, own, steps, self._report, rise, self.count.tape, check)
+
+    @property
     def averages(self) -> bool:
-        """Whether there is one unit whose own normal can be the mean of steps."""
-        alone = self.own is not None and self.latents.units == 1
+        """Whether there is one unit whose own normal can be the mean of steps, as what draws tell of it is noisy."""
+        alone = self.own is not None and self.latents.units == 1 and isinstance(self.means, Drawn)
         return alone and isinstance(self.family, Normal) and self.family.averages
 
     def average_naturally(
@@ -175,7 +175,7 @@ class Held:
         ``stop``: the nats that count as a rise, per unit, and the iterations in which a joint ascent must make them.
         """
         rise, window = stop
-        if self.own is None or not (self._divisible or isinstance(self.family, Normal)):
+        if self.own is None or not (self.parts.divisible or isinstance(self.family, Normal)):
             done = ascend(
                 lambda: self.elbo(noise), self.parameters, steps, self.count, rise * self.latents.units, window,
                 self.count.tape)
@@ -189,9 +189,8 @@ class Held:
             if self.own is None or self.latents.units > 1:
                 return float(sum(self.elbo(noise)))
             phi = self.guide.phi(self.x)
-            prior, likelihood, _ = self._density(self.family.transform(phi, noise), torch.zeros(1, dtype=torch.long))
             entropy = self.family.distribution(phi).entropy().sum()
-            return float((prior + likelihood).sum(1).mean() + entropy)
+            return self.means.value(phi, noise) + float(entropy)
 
     def _climb_each(self, own: Free, noise: Tensor, steps: int, rise: float) -> Ascent:
         """Climb where nothing but the units' own φ moves: each unit for itself, in coordinates that suit its curvature."""
@@ -200,12 +199,10 @@ class Held:
         def evaluate(point: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             y = point.detach().requires_grad_()
             phi = _like(near(self.family, own, chart.start[index], y, *(root[index] for root in chart.roots)), noise)
-            z, entropy = self.family.transform(phi, noise), self.family.distribution(phi).entropy()
-            prior, likelihood, gradient = self._density(z.detach(), index)
-            # What z gains by its gradient is what the ELBO does: the rest of its gradient is the entropy's.
-            [slope] = torch.autograd.grad(entropy.sum() + (z * gradient).sum() / len(z), [y])
-            told = likelihood.mean(0)
-            return (told + prior.mean(0) + entropy.detach()).double(), told.double(), slope
+            entropy = self.family.distribution(phi).entropy()
+            prior, likelihood, pull = self.means.pull(phi, noise, index)
+            [slope] = torch.autograd.grad(entropy.sum() + pull, [y])
+            return (likelihood + prior + entropy.detach()).double(), likelihood.double(), slope
 
         def report(value: float, norm: float, told: float, point: Tensor) -> None:
             self._report(value, norm, told, chart.rows(point))
@@ -221,37 +218,12 @@ class Held:
 
         def evaluate(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             phi = _like(own.unflat(rows), noise)
-            prior, likelihood, gradient = self._density(self.family.transform(phi, noise), index)
-            cross = gradient.permute(1, 2, 0) @ noise[:, 0, : gradient.shape[2]] / len(noise)
-            told, entropy = likelihood.mean(0), self.family.distribution(phi).entropy()
-            numbers = torch.cat([gradient.mean(0), cross.flatten(1)], 1)
-            return (told + prior.mean(0) + entropy).double(), told.double(), numbers.double()
+            prior, likelihood, slope, cross = self.means.natural(phi, noise, index)
+            entropy = self.family.distribution(phi).entropy()
+            numbers = torch.cat([slope, cross.flatten(1)], 1)
+            return (likelihood + prior + entropy).double(), likelihood.double(), numbers.double()
 
         return evaluate
-
-    def _density(self, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log p(z) and log p(x | z), (draws, k) each, of units ``index`` (k,), and ∇ log p(x, z), as z (draws, k, d)."""
-        units, rows = self.latents.units, []
-        if self.last is not None and torch.equal(self.last[0], z):  # a climb begins where the one before ended
-            return self.last[1]
-        # One unit's in parts of one length, that of the first evaluation: each length that there is would be written down.
-        self.part = self.part or (min(self.draws_at_once, len(z)) if units == 1 else self.draws_at_once)
-        for draws in z.contiguous().split(self.part):
-            parts = []
-            for some in _slices(len(index), self._at_once(len(draws))):
-                x = self.x if some.stop - some.start == units else take(self.x, index[some], units)
-                parts.append(self._replay(draws) if units == 1 else self.model.log_terms_and_slope(x, draws[:, some]))
-            rows.append([_joined(each, 1) for each in zip(*parts, strict=True)])
-        prior, likelihood, gradient = (_joined(each, 0) for each in zip(*rows, strict=True))
-        if units == 1:
-            self.last = z, (prior, likelihood, gradient)
-        return prior, likelihood, gradient
-
-    @cached_property
-    def _replay(self) -> Replay:
-        """The density of one unit, whose data are the same each time, by its operations alone."""
-        model, x = self.model, self.x
-        return model.replay(partial(model.log_terms_and_slope, x), kept=("density", x), glance=partial(model.log_terms, x))
 
     def _report(self, value: float, norm: float, reconstruction: float, rows: Tensor) -> None:
         assert self.own is not None, "only the units' own φ are climbed each for itself"
@@ -263,7 +235,7 @@ class Held:
         """Return the standard error, in nats, of the difference between two ELBOs on as many independent draws."""
         with torch.no_grad():
             totals = noise.new_zeros(len(noise))
-            for draws, part, index in self.parts(len(noise)):
+            for draws, part, index in self._pieces(len(noise)):
                 phi = self.guide.phi(part, index)
                 z = self.family.transform(phi, noise[draws])
                 totals[draws] += (self.model.log_joint(part, z) - self.family.distribution(phi).log_prob(z)).sum(1)
@@ -291,11 +263,3 @@ def phi_terms(model: Model, family: NormalBase, phi: Phi, x: Data, noise: Tensor
 
 def _like(phi: Phi, noise: Tensor) -> Phi:
     return {name: value.to(noise) for name, value in phi.items()}
-
-
-def _joined(parts: tuple[Tensor, ...], dim: int) -> Tensor:
-    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
-
-
-def _slices(count: int, most: int) -> Iterator[slice]:
-    return (slice(first, min(first + most, count)) for first in range(0, count, most))

@@ -101,9 +101,11 @@ class Normal(NormalBase):
     Attributes:
         averages: whether ``of_precision`` and ``scale_tril`` are known, so that steps can be averaged. That pays where φ has
             far more numbers than there are draws, which held draws then flatter.
+        complete: whether natural steps move all of φ: where they come to rest, the family has no better normal.
     """
 
     averages = False
+    complete = True
 
     def noise_size(self, phi: Phi) -> int:
         return phi["loc"].shape[-1]
@@ -124,6 +126,12 @@ class Normal(NormalBase):
             NotImplementedError: the family's best normal is not known from these, see ``averages``.
         """
         raise NotImplementedError(f"{type(self).__name__} is not known from a mean and a precision")
+
+    def project(self, phi: Phi, matrix: Tensor) -> Tensor:
+        """Return A S of the one unit, (n, noise_size), for ``matrix`` A (n, d): how A z moves with the noise."""
+        noise = torch.eye(self.noise_size(phi)).to(matrix)[:, None]
+        factor = (self.transform(phi, noise) - phi["loc"])[:, 0]  # Sᵀ by rows
+        return matrix @ factor.mT
 
     def scale_tril(self, phi: Phi) -> Tensor:
         """Return S, (units, d, d), of families with ``averages``."""

@@ -40,6 +40,9 @@ class MeanField(Normal):
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + phi["log_scale"].exp() * noise
 
+    def project(self, phi: Phi, matrix: Tensor) -> Tensor:
+        return matrix * phi["log_scale"].exp()
+
     def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
         return Curvature.of(phi["log_scale"].exp()[..., None] * cross)
 
@@ -98,6 +101,9 @@ class FullRank(Normal):
 
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + torch.einsum("uij,nuj->nui", self.scale_tril(phi), noise)
+
+    def project(self, phi: Phi, matrix: Tensor) -> Tensor:
+        return matrix @ self.scale_tril(phi)[0]
 
     def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
         # Of few draws' estimate the lower triangle: it is the gradient in L, and the identity just where that vanishes.
@@ -171,6 +177,8 @@ class LowRank(Normal):
     >>> LowRank(1).distribution(phi).variance[0]
     tensor([2., 2., 2.])
     """
+
+    complete = False
 
     def __init__(self, rank: int | None = None):
         if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):

@@ -398,7 +398,7 @@ def test_copies_and_saved_models_hold_no_replays() -> None:
 @pytest.mark.parametrize("large", ["data", "what is made of them"])
 def test_what_is_large_is_let_go_after_a_fit(large: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = written(monkeypatch)
-    model, x = alone("logistic_regression")
+    model, x = alone("linear_regression")
     monkeypatch.setattr(zoo.replay, "KEPT", sum(value.nbytes for value in x.values()) - (large == "data"))
     experiments.fit(model, "mean_field", x, progress=False)
     densities = len(seen)

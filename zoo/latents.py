@@ -118,12 +118,12 @@ class Substitute(Messenger):
     """Give the latent sites, in the program's order, the consecutive coordinates of one draw ``z`` (units, d).
 
     ``log_abs_det[name]`` is then log|det ∂value/∂z| over the site's batch shape, and ``unconstrained[name]`` the site's
-    coordinates in its own shape.
+    coordinates in its own shape. After the site ``until`` the program is left by raising :class:`Collected`.
     """
 
-    def __init__(self, z: Tensor, unit: str | None):
+    def __init__(self, z: Tensor, unit: str | None, until: str = ""):
         super().__init__()
-        self.z, self.unit, self.taken = z, unit, 0
+        self.z, self.unit, self.until, self.taken = z, unit, until, 0
         self.log_abs_det: dict[str, Tensor] = {}
         self.unconstrained: dict[str, Tensor] = {}
         self.last = "the first site"
@@ -149,6 +149,10 @@ class Substitute(Messenger):
         log_abs_det = packing.transform.log_abs_det_jacobian(value, msg["value"])
         self.log_abs_det[msg["name"]] = sum_right(log_abs_det, packing.extra)
         self.unconstrained[msg["name"]] = value
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self.until and msg["name"] == self.until:  # the trace around this handler has noted the site
+            raise Collected
 
 
 class Pack(Messenger):

@@ -19,9 +19,10 @@ from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Collected, Latents, Pack, Substitute, Unobserve, is_deterministic
 from zoo.layout import layout
 from zoo.params import LocalParams, theta
-from zoo.program import draw_afresh, isolated, latent_log_prob, log_terms, run, seeded, unregistered, volume
+from zoo.predictor import Predictor, find
+from zoo.program import draw_afresh, isolated, latent_log_prob, log_prior, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
-from zoo.replay import Replay, Replays
+from zoo.replay import KEPT, Replay, Replays
 from zoo.vectorise import over_draws
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ class Model(PyroModule):
         self._plain: bool | None = None
         self._alone = False
         self._replays = Replays()
+        self._predictor: tuple[Any, Predictor | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # They hold on to the data, which copies can do without.
-        return {**self.__dict__, "_last": None, "_part": None, "_replays": Replays()}
+        return {**self.__dict__, "_last": None, "_part": None, "_replays": Replays(), "_predictor": None}
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
@@ -170,6 +172,15 @@ class Model(PyroModule):
             [slope] = torch.autograd.grad((prior + likelihood).sum(), [z])
         return prior.detach(), likelihood.detach(), slope
 
+    def log_prior_and_slope(self, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(z | θ) alone, (draws, units), and its gradient in z (draws, units, d), both without a graph."""
+        unit, sites = self._unit(x), self.latents(x).sites
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            prior: Tensor = self._over_draws(lambda row: log_prior(self._program, x, row, unit, sites[-1].name), z)
+            [slope] = torch.autograd.grad(prior.sum(), [z])
+        return prior.detach(), slope
+
     def log_joint(self, x: Data, z: Tensor) -> Tensor:
         """Return log p(x, z | θ) in nats, (draws, units), for z (draws, units, d): the sum of :meth:`log_terms`."""
         prior, likelihood = self.log_terms(x, z)
@@ -222,10 +233,12 @@ class Model(PyroModule):
         if not self.latents(x).size:
             draws = len(next(iter(values.values()))) if values else 1
             return self._nothing(x).expand(draws, -1, -1)
+        last = self.latents(x).sites[-1].name
 
         def one(row: Mapping[str, Tensor]) -> Tensor:
-            pack = Pack(row, unit)
-            run(self._program, x, pack, density=False)
+            pack = Pack(row, unit, last)
+            with suppress(Collected):
+                run(self._program, x, pack, density=False)
             return torch.cat(pack.parts, 1)
 
         result: Tensor = self._over_draws(one, dict(values))
@@ -353,9 +366,21 @@ class Model(PyroModule):
         """Return quantities that the program marginalises, for the posterior tree; ``values`` are (draws, *shape)."""
         return {}
 
+    def linear_predictor(self, x: Data) -> Predictor | None:
+        """Return what :func:`zoo.predictor.find` finds of the program on ``x``, ``None`` where that has no linear predictor.
+
+        It is kept for the next time, unless it is large, and then held against the program at one point.
+        """
+        key = Identity.of(x), self._settings()
+        before, known = self._predictor or (None, None)
+        if before != key or (known is not None and not known.holds(self, x)):
+            known = find(self, x)
+            self._predictor = (key, known) if known is None or known.matrix.nbytes <= KEPT else None
+        return known
+
     def replay(
         self, function: Callable[..., tuple[Tensor, ...]], varying: Iterable[Tensor] | None = None,
-        kept: tuple[str, Data] | None = None, glance: Callable[..., tuple[Tensor, ...]] | None = None,
+        kept: tuple[str, Data] | None = None, glance: Callable[..., tuple[Tensor, ...]] | None = None, held: Any = None,
     ) -> Replay:
         """Return ``function``, which runs the program, as a :class:`Replay` where the model is ``repeatable``.
 
@@ -364,11 +389,12 @@ class Model(PyroModule):
             varying: the tensors it knows that change; ``None``: the model's own.
             kept: what to call it, and the data that it is of: it is then kept for the next fit on the same data.
             glance: as of :meth:`Replay.go_on`, of one that is kept.
+            held: what the caller has held against the program. A replay that was kept beside the same is taken as it is.
         """
         changing = [*self.parameters(), *self.buffers()] if varying is None else varying
         if kept is None or not self.repeatable:
             return Replay(function, changing, "" if self.repeatable else f"{self.label} is not repeatable")
-        return self._replays.of(*kept, function, changing, self._settings(), glance)
+        return self._replays.of(*kept, function, changing, (self._settings(), held), glance, held is not None)
 
     def _settings(self) -> list[tuple[str, str, Any]]:
         """Return the plain values among the attributes of all modules: what the program may ask and a replay does not see."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pyro
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.latents import Substitute, Unobserve, is_deterministic, unit_frame
+from zoo.latents import Collected, Substitute, Unobserve, is_deterministic, unit_frame
 
 Program = Callable[[Data], Any]
 
@@ -162,6 +162,21 @@ def log_terms(program: Program, x: Data, z: Tensor, unit: str | None) -> tuple[T
         else:
             prior = prior + by_unit(latent_log_prob(name, site, substitute), site, unit)
     return prior, likelihood
+
+
+def log_prior(program: Program, x: Data, z: Tensor, unit: str | None, last: str) -> Tensor:
+    """Return log p(z) with its Jacobian, (units,), for one draw z (units, d). The program is left after its ``last`` latent."""
+    substitute = Substitute(z, unit, last)
+
+    def begin(x: Data) -> None:
+        with suppress(Collected):
+            program(x)
+
+    prior = z.new_zeros(z.shape[0])
+    for name, site in run(begin, x, substitute).items():
+        if not site["is_observed"] and not is_deterministic(site):
+            prior = prior + by_unit(latent_log_prob(name, site, substitute), site, unit)
+    return prior
 
 
 def latent_log_prob(name: str, site: Any, substitute: Substitute) -> Tensor:

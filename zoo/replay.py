@@ -71,14 +71,15 @@ class Replay:
         self._unsure = False
         self._glance: Function | None = None
 
-    def go_on(self, function: Function, glance: Function | None = None) -> None:
+    def go_on(self, function: Function, glance: Function | None = None, sure: bool = False) -> None:
         """Go on for ``function``, which should do what was written down.
 
         That is held against it at the next call, and written down anew if it differs: a number that Python knows may have been
         set to another. With a ``glance``, the next call is held against that instead, on the first row of its inputs: it gives
-        the first of what the function does, such as values without their gradients, and each row's hang on no other row.
+        the first of what the function does, such as values without their gradients, and each row's hang on no other row. Who is
+        ``sure`` that nothing was set to another has seen what the function does since.
         """
-        self.function, self._glance, self._old, self._unsure = function, glance, {*self._known}, True
+        self.function, self._glance, self._old, self._unsure = function, glance, {*self._known}, not sure
 
     @property
     def _held(self) -> int:
@@ -133,7 +134,7 @@ class Replay:
         try:
             with replaying(before), torch.no_grad():
                 again = known.run(*inputs)
-            if all(_alike(a, b) for a, b in zip(outputs, again, strict=True)):
+            if all(alike(a, b) for a, b in zip(outputs, again, strict=True)):
                 self._unsure = False
                 return again
             reason = "it does other operations from call to call"
@@ -152,7 +153,7 @@ class Replay:
             found = known.run(*inputs)
             with replaying(before):
                 seen = glance(*(each[:1] for each in inputs))
-            if all(_alike(a, b[:1]) for a, b in zip(seen, found, strict=False)):
+            if all(alike(a, b[:1]) for a, b in zip(seen, found, strict=False)):
                 self._unsure = False
                 return found
         with replaying(before):
@@ -166,7 +167,7 @@ class Replay:
         return self._write_down(key, inputs)
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
+def alike(a: Tensor, b: Tensor) -> bool:
     """Return whether two results are the same but for rounding: a kernel may add in another order, as memory happens to lie."""
     if (a.shape, a.dtype) != (b.shape, b.dtype):
         return False
@@ -195,7 +196,7 @@ class Replays:
 
     def of(
         self, name: str, x: Data, function: Function, varying: Iterable[Tensor], settings: Any = None,
-        glance: Function | None = None,
+        glance: Function | None = None, sure: bool = False,
     ) -> Replay:
         """Return the replay called ``name`` on ``x``, to go on with for ``function``; a new one where none is kept.
 
@@ -204,7 +205,7 @@ class Replays:
             x: the data, which are told from others by identity.
             function, varying: as of :class:`Replay`.
             settings: what else Python knows; where it is another, nothing is kept.
-            glance: as of :meth:`Replay.go_on`.
+            glance, sure: as of :meth:`Replay.go_on`.
         """
         data, varying = Identity.of(x), [*varying]
         if sum(value.nbytes for _, value, _ in data.entries) > KEPT:
@@ -212,7 +213,7 @@ class Replays:
         key = data, settings
         known, replay = self._kept.get(name, (None, None))
         if replay is not None and known == key and not replay.reason and [*map(id, replay.varying)] == [*map(id, varying)]:
-            replay.go_on(function, glance)
+            replay.go_on(function, glance, sure)
             return replay
         found = Replay(function, varying)
         found.let_go = lambda: self._kept.pop(name, None)
