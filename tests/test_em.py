@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 import experiments
 import zoo
+from experiments.acceleration import Anderson
 from experiments.expectation import e_step, elbo, expected_log_joint, m_step
 
 CASES = [("gmm", {"components": 3, "covariance": c}) for c in ("full", "tied", "diag", "spherical")] + [
@@ -120,3 +121,24 @@ def test_em_needs_the_exact_guide_and_parameters() -> None:
         experiments.fit(zoo.build("linear_regression", x), "exact", x, method="em")
     with pytest.raises(zoo.ZooError, match="expected guide 'exact' for method em"):
         experiments.fit(zoo.build("linear_regression", x), "mean_field", x, method="em")
+
+
+def test_an_extrapolation_has_the_same_bits_wherever_its_memory_lies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = [torch.randn(62, generator=generator, dtype=torch.double) for _ in range(10)]
+    found, elsewhere = set(), []
+    for i in range(500):
+        elsewhere.append(torch.empty(1 + i % 97))  # what is made next lies somewhere else
+        anderson = Anderson(5)
+        for start, image in pairwise(points):
+            proposed = anderson.propose(start + 0, image + 0)
+        assert proposed is not None
+        found.add(tuple(proposed.tolist()))
+    assert len(found) == 1
+
+
+def test_an_extrapolation_from_a_fixed_point_stays_there() -> None:
+    anderson, point = Anderson(), torch.ones(3).double()
+    assert anderson.propose(point, point.clone()) is None
+    proposed = anderson.propose(point, point.clone())
+    assert proposed is None or torch.equal(proposed, point)
