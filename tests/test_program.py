@@ -217,6 +217,13 @@ def outside(x: Tensor) -> None:
         pyro.sample("x", dist.Bernoulli(p), obs=x)
 
 
+def crowded(x: Tensor) -> None:
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    many = x.repeat(50)
+    with pyro.plate("rows", len(many)):
+        pyro.sample("x", dist.Binomial(torch.arange(len(many)), p), obs=many)  # bounds of each row
+
+
 @pytest.mark.parametrize(("program", "text"), [
     (mixed, "got discrete 'k' beside continuous 'm'; marginalise 'k'"),
     (subsampled, "expected plate 'rows' to hold all its rows; got 2 of 4"),
@@ -224,6 +231,7 @@ def outside(x: Tensor) -> None:
     (blind, "expected a program with observed sites"),
     (certain, "expected a program with latent sites"),
     (outside, "expected observations at site 'x' in the support Boolean"),
+    (crowded, "expected observations at site 'x' in the support IntegerInterval"),
 ])
 def test_programs_that_cannot_be_used_are_refused_in_one_line(program: object, text: str) -> None:
     with pytest.raises(zoo.ZooError, match=text) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.latents import Latents, Packing, Site, is_deterministic, is_discrete, support_values, unit_frame
 from zoo.program import Program, run
+
+#: Letters of a support that an error shows.
+SHOWN = 80
 
 
 def layout(program: Program, x: Data, label: str) -> Latents:
@@ -141,6 +145,7 @@ def refuse_outside(site: Any) -> None:
     """Raise for the first observation outside its site's support."""
     valid = inside_support(site)
     first = (~valid).nonzero()[0].tolist()
+    support = shorten(str(site["fn"].support), SHOWN, placeholder=" …")  # bounds of each row would fill the screen
     raise ZooError(
-        f"expected observations at site '{site['name']}' in the support {site['fn'].support} of "
+        f"expected observations at site '{site['name']}' in the support {support} of "
         f"{type(site['fn']).__name__}; got {int((~valid).sum())} outside it, the first at {first}; check the data")
