@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo.data import Data, reference
 from zoo.latents import Substitute, is_deterministic
-from zoo.program import latent_log_prob, run, seeded
+from zoo.program import prior_of, run, seeded
 from zoo.replay import alike
 
 if TYPE_CHECKING:
@@ -172,12 +172,9 @@ def _seen(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
     def one(row: Tensor) -> dict[str, Tensor]:
         substitute = Substitute(row, None)
         sites = run(model._program, x, substitute)
-        site, prior = _observed_site(sites), row.new_zeros(())
-        for name, each in sites.items():
-            if not each["is_observed"]:
-                prior = prior + latent_log_prob(name, each, substitute).sum()
+        site = _observed_site(sites)
         parameters = {name: value.expand(shape).reshape(-1) for name, value in _parameters(_base(site["fn"])).items()}
-        return {**parameters, LIKELIHOOD: site["log_prob"].sum(), PRIOR: prior}
+        return {**parameters, LIKELIHOOD: site["log_prob"].sum(), PRIOR: prior_of(sites, substitute)[0]}
 
     found: dict[str, Tensor] = model._over_draws(one, z)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -153,15 +153,11 @@ def log_terms(program: Program, x: Data, z: Tensor, unit: str | None) -> tuple[T
     if substitute.taken != z.shape[1]:
         raise ZooError(
             f"expected {substitute.taken} coordinates per unit; got {z.shape[1]}; rebuild the guide for this x")
-    prior, likelihood = z.new_zeros(z.shape[0]), z.new_zeros(z.shape[0])
-    for name, site in sites.items():
-        if is_deterministic(site):
-            continue
-        if site["is_observed"]:
+    likelihood = z.new_zeros(z.shape[0])
+    for site in sites.values():
+        if site["is_observed"] and not is_deterministic(site):
             likelihood = likelihood + by_unit(site["log_prob"], site, unit)
-        else:
-            prior = prior + by_unit(latent_log_prob(name, site, substitute), site, unit)
-    return prior, likelihood
+    return prior_of(sites, substitute), likelihood
 
 
 def log_prior(program: Program, x: Data, z: Tensor, unit: str | None, last: str) -> Tensor:
@@ -172,10 +168,15 @@ def log_prior(program: Program, x: Data, z: Tensor, unit: str | None, last: str)
         with suppress(Collected):
             program(x)
 
-    prior = z.new_zeros(z.shape[0])
-    for name, site in run(begin, x, substitute).items():
+    return prior_of(run(begin, x, substitute), substitute)
+
+
+def prior_of(sites: Mapping[str, Any], substitute: Substitute) -> Tensor:
+    """Return the sum of a run's latent log-probabilities by unit, (units,): log p(z) with its Jacobian."""
+    prior = substitute.z.new_zeros(len(substitute.z))
+    for name, site in sites.items():
         if not site["is_observed"] and not is_deterministic(site):
-            prior = prior + by_unit(latent_log_prob(name, site, substitute), site, unit)
+            prior = prior + by_unit(latent_log_prob(name, site, substitute), site, substitute.unit)
     return prior
 
 
