@@ -10,7 +10,7 @@ https://jmlr.org/papers/v14/challis13a.html
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 
 import torch
@@ -18,16 +18,19 @@ from scipy.special import roots_hermitenorm
 from torch import Tensor
 
 from experiments.means import cross
+from experiments.noise import power_of_two
 from experiments.parts import slices
 from guides.family import Normal, Phi
 from zoo.data import Data
 from zoo.model import Model
 from zoo.predictor import Predictor
-from zoo.replay import KEPT, Replay
+from zoo.replay import KEPT, Function, Replay
 
 #: Nodes of an observation's integral: so few, but as many more as make so many numbers in all. And of one that these few don't
 #: do, at least and at most.
 COARSE, CHEAP, FINE, MOST = 16, 2**15, 128, 512
+#: Observations that fine integrals are of, at least: of fewer they take no less.
+FEWEST = 64
 #: Nats by which coarse integrals may be off, together.
 CLOSE = 1e-3
 #: Numbers that are worked on at once.
@@ -51,6 +54,8 @@ class Projected:
     family: Normal
     x: Data
     predictor: Predictor
+    #: The integrals by so many nodes.
+    replays: dict[int, Replay] = field(default_factory=dict)
 
     def pull(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, eta = self.family.transform(phi, noise), self._at(phi["loc"])
@@ -80,15 +85,24 @@ class Projected:
 
     def _expected(self, eta: Tensor, spread: Tensor, fine: int) -> Expected:
         """Return the means where η has mean ``eta`` (n,) and moves by ``spread`` (n, d) with the noise."""
-        deviation = spread.norm(dim=1)
-        coarse = min(FINE // 2, max(COARSE, CHEAP // len(eta)))
-        found, off = self._integrals(eta, deviation, slice(None), coarse)
+        deviation = spread.square().sum(1).sqrt()
+        found, off = self._by(min(FINE // 2, max(COARSE, CHEAP // len(eta))))(eta, deviation)
         if float(off.sum()) > CLOSE:
             rough = (off > CLOSE / len(off)).nonzero()[:, 0]
-            found = found.index_copy(1, rough, self._integrals(eta[rough], deviation[rough], rough, fine)[0])
+            # Some rows twice, so that there are few lengths: each one's operations are written down.
+            rough = rough[torch.arange(max(FEWEST, power_of_two(len(rough))), device=rough.device) % len(rough)]
+            found = found.index_copy(1, rough, self._by(fine)(eta[rough], deviation[rough], rough)[0])
         return Expected(*found)
 
-    def _integrals(self, eta: Tensor, deviation: Tensor, rows: slice | Tensor, number: int) -> tuple[Tensor, Tensor]:
+    def _by(self, number: int) -> Replay:
+        """Return :meth:`_integrals` by ``number`` nodes, as it is repeated by its operations alone."""
+        if number not in self.replays:
+            self.replays[number] = self._kept(f"integrals by {number} nodes", partial(self._integrals, number), [])
+        return self.replays[number]
+
+    def _integrals(
+        self, number: int, eta: Tensor, deviation: Tensor, rows: slice | Tensor = slice(None),
+    ) -> tuple[Tensor, Tensor]:
         """Return the means of observations ``rows``, (3, rows), by ``number`` nodes, and about how far off each is, (rows,).
 
         By Stein's identity E[ℓ(η)(η − E η)] is E[ℓ′(η)] var η. What nodes leave between the two tells what they miss.
@@ -107,13 +121,16 @@ class Projected:
         second = torch.where(deviation > 0, along / deviation, 0.0)
         return torch.stack([value, first, second]), (covariance - deviation * first).abs()
 
+    # A predictor that the model keeps was held against the program, prior included, when it was asked for.
+
     @cached_property
     def _prior(self) -> Replay:
         """log p(z) by its operations alone; it gives both the density and its gradient, (draws, 1) and (draws, 1, d)."""
-        model, x = self.model, self.x
-        # A predictor that the model keeps was held against the program, prior included, when it was asked for.
+        return self._kept("prior density", partial(self.model.log_prior_and_slope, self.x))
+
+    def _kept(self, name: str, function: Function, varying: list[Tensor] | None = None) -> Replay:
         held = self.predictor if self.predictor.matrix.nbytes <= KEPT else None
-        return model.replay(partial(model.log_prior_and_slope, x), kept=("prior density", x), held=held)
+        return self.model.replay(function, varying, kept=(name, self.x), held=held)
 
 
 def nodes(noise: Tensor) -> int:

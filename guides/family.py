@@ -131,7 +131,7 @@ class Normal(NormalBase):
         """Return A S of the one unit, (n, noise_size), for ``matrix`` A (n, d): how A z moves with the noise."""
         noise = torch.eye(self.noise_size(phi)).to(matrix)[:, None]
         factor = (self.transform(phi, noise) - phi["loc"])[:, 0]  # Sᵀ by rows
-        return matrix @ factor.mT
+        return (factor @ matrix.mT).mT
 
     def scale_tril(self, phi: Phi) -> Tensor:
         """Return S, (units, d, d), of families with ``averages``."""

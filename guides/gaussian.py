@@ -103,7 +103,7 @@ class FullRank(Normal):
         return phi["loc"] + torch.einsum("uij,nuj->nui", self.scale_tril(phi), noise)
 
     def project(self, phi: Phi, matrix: Tensor) -> Tensor:
-        return matrix @ self.scale_tril(phi)[0]
+        return (self.scale_tril(phi)[0].mT @ matrix.mT).mT
 
     def curvature(self, phi: Phi, cross: Tensor) -> Curvature:
         # Of few draws' estimate the lower triangle: it is the gradient in L, and the identity just where that vanishes.

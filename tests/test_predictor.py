@@ -280,11 +280,11 @@ def test_integrals_are_right_and_tell_where_they_are_not() -> None:
             by_quadrature(lambda at: -1 / (2 + math.exp(at) + math.exp(-at)))])
     exact = torch.tensor(table, dtype=torch.double)
     for number, farthest in ((projected.COARSE, 2.0), (projected.FINE, 10.0), (projected.MOST, 20.0)):
-        found, off = means._integrals(eta, deviation, rows, number)
+        found, off = means._integrals(number, eta, deviation, rows)
         error = (found - exact.mT).abs()
         assert float(error[:, deviation < farthest].max()) < 1e-3
         assert bool((error[0] <= 10 * off + 1e-9).all()), "what is missed is told"
-    assert float(means._integrals(eta, deviation, rows, projected.COARSE)[1].sum()) > 1
+    assert float(means._integrals(projected.COARSE, eta, deviation, rows)[1].sum()) > 1
     refined = means._expected(eta[:16], deviation[:16, None], projected.FINE)
     assert float((refined.value - exact[:16, 0]).abs().sum()) < projected.CLOSE
 
@@ -297,12 +297,13 @@ def test_rows_in_parts_come_to_the_same_and_rows_of_nothing_do_no_harm(monkeypat
 
     rows = table()
     rows[4] = 0.0
-    model = zoo.as_model(program)
-    means, phi, noise = pair("full_rank", model, torch.arange(ROWS).double())
     one = torch.zeros(1, dtype=torch.long)
-    whole = means.natural(phi, noise, one)
-    monkeypatch.setattr(projected, "AT_ONCE", 300)
-    for a, b in zip(whole, means.natural(phi, noise, one), strict=True):
+    found = []
+    for at_once in (projected.AT_ONCE, 300):
+        monkeypatch.setattr(projected, "AT_ONCE", at_once)
+        means, phi, noise = pair("full_rank", zoo.as_model(program), torch.arange(ROWS).double())
+        found.append(means.natural(phi, noise, one))
+    for a, b in zip(*found, strict=True):
         assert bool(a.isfinite().all())
         torch.testing.assert_close(a, b)
 
@@ -387,6 +388,23 @@ def test_a_wild_extrapolation_is_left_for_the_step_itself(monkeypatch: pytest.Mo
     monkeypatch.setattr(natural.Anderson, "propose", lambda self, start, image: image + 100.0)
     fit = experiments.fit(model, "mean_field", x, progress=False)
     assert fit.elbo == pytest.approx(best, abs=0.01)
+
+
+def test_integrals_are_written_down_once_and_come_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    integrals = Projected._integrals
+    monkeypatch.setattr(Projected, "_integrals", lambda self, *given: runs.append(given) or integrals(self, *given))
+    x = zoo.dataset("breast_cancer", "binary", standardise=True).x
+    model = zoo.build("logistic_regression", x, scale=3.0)
+    fits, counts = [], []
+    for _ in range(2):
+        runs.clear()
+        fits.append(experiments.fit(model, "mean_field", x, progress=False))
+        counts.append(len(runs))
+    assert fits[0].history[-1][:2] == fits[1].history[-1][:2]
+    assert torch.equal(fits[0].guide.posterior(x).mean, fits[1].guide.posterior(x).mean)
+    assert 1 <= counts[0] < fits[0].steps, "each number of rows is run by Python twice"
+    assert counts[1] <= 1, "the second fit knows all of them"
 
 
 def test_small_data_is_left_to_draws(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 import experiments
 import zoo
+import zoo.direct
 import zoo.replay
 from tests.cases import case
+from zoo.direct import direct, tensors
 from zoo.replay import AGAIN, SHAPES, Replay
 
 
@@ -31,6 +33,11 @@ class Counted:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         self.runs += 1
         return self.function(*inputs)
+
+
+def operations(known: Any) -> set[str]:
+    """Return the names of the operations that a recording repeats."""
+    return {name.rsplit("_", 1)[0] for name in known.run.__globals__}
 
 
 def slope(x: Tensor) -> tuple[Tensor, ...]:
@@ -69,7 +76,7 @@ def test_parameters_that_move_are_seen_and_constants_are_not_done_again() -> Non
         assert torch.equal(replay(torch.ones(2))[0], i + fixed.exp())
     assert replay.reason == ""
     [known] = replay._known.values()
-    assert not any("aten.exp" in str(value) for value in known.run.__globals__.values())
+    assert "exp" not in operations(known)
 
 
 def test_views_that_are_there_already_are_left_out() -> None:
@@ -88,9 +95,37 @@ def test_views_that_are_there_already_are_left_out() -> None:
             assert torch.equal(a, b)
     assert replay.reason == ""
     [known] = replay._known.values()
-    left = " ".join(str(value) for value in known.run.__globals__.values() if "aten" in str(value))
+    left = operations(known)
     assert "mm" in left
-    assert not any(f"aten.{name}." in left for name in ("t", "permute", "expand", "sum")), left
+    assert not left & {"t", "permute", "expand", "sum"}, left
+
+
+def test_an_operation_is_called_by_torch_s_own_name_for_it() -> None:
+    x, aten = torch.randn(3, 4), torch.ops.aten
+    calls: list[tuple[Any, tuple[Any, ...], Any]] = [
+        (aten.mul.Tensor, (x, x), torch.mul), (aten.sum.dim_IntList, (x, [1], True), torch.sum),
+        (aten.view.default, (x, [12]), Tensor.view), (aten.transpose.int, (x, 0, 1), torch.transpose),
+        (aten.slice.Tensor, (x, 0, 1, 2), None), (aten.mul.Scalar, (x, 2.0), None), (aten.max.dim, (x, 1), None)]
+    for func, args, way in calls:
+        found = direct(func, args, {}, func(*args))
+        assert found is (way or func._op), func
+        for ours, theirs in zip(tensors([found(*args)]), tensors([func(*args)]), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("impostor", [
+    lambda x: x.exp() + 1, lambda x: (x.exp(),), lambda x: x.neg(), lambda x: (2 * x).exp(), lambda x: x])
+def test_a_function_that_is_something_else_is_not_taken_for_an_operation(
+    impostor: Callable[[Tensor], Any], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    func, x = torch.ops.aten.exp.default, torch.randn(3)
+    monkeypatch.setattr(zoo.direct, "_KNOWN", {})
+    monkeypatch.setattr(torch, "exp", impostor)
+    assert direct(func, (x,), {}, func(x)) is Tensor.exp
+    monkeypatch.setattr(zoo.direct, "_KNOWN", {})
+    monkeypatch.delattr(torch, "exp")
+    monkeypatch.setattr(zoo.direct, "Tensor", type("Tensor", (Tensor,), {"exp": staticmethod(impostor)}))
+    assert direct(func, (x,), {}, func(x)) is func._op
 
 
 def test_a_shape_that_is_changed_in_place_is_repeated_as_a_view() -> None:

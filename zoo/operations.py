@@ -5,13 +5,16 @@ For :class:`zoo.replay.Replay`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoo.direct import Mode, direct, place, storage, tensors
 
 #: What stands for a file in stacks of the operations.
 SOURCE = "<operations>"
@@ -25,6 +28,8 @@ FILLED = {
     torch.ops.aten.new_zeros.default, torch.ops.aten.new_ones.default, torch.ops.aten.new_full.default}
 #: Sums, of which a term may be nothing but zeros.
 SUMS = {torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor}
+#: What chooses rows.
+INDEX = torch.ops.aten.index.Tensor
 #: What operations on numbers that vary may not be: Python reads their outcome, or its shape.
 READ = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 
@@ -33,19 +38,51 @@ class Unrepeatable(Exception):
     """Why a computation can't be repeated by its operations."""
 
 
-class Recorder(TorchDispatchMode):
+@dataclass(frozen=True)
+class _Facts:
+    """What torch says of an operation: asked for once, as its answers take long.
+
+    Attributes:
+        name: of the operation, without namespace and overload.
+        mutable: it changes an argument in place.
+        written: places and names of the arguments that it changes.
+        random: it draws random numbers.
+        read: Python reads its outcome, or the shape of that hangs on numbers; not so of rows chosen by their places.
+        view: it returns a view.
+        instead: what returns the view that it makes of its argument's shape in place.
+        reshapes: it changes its argument's shape in place.
+    """
+
+    name: str
+    mutable: bool
+    written: tuple[tuple[int, str], ...]
+    random: bool
+    read: bool
+    view: bool
+    instead: Any
+    reshapes: bool
+
+    @classmethod
+    @cache
+    def of(cls, func: Any) -> _Facts:
+        arguments = enumerate(func._schema.arguments)
+        written = tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
+        tags, mutable = {*func.tags}, func._schema.is_mutable
+        return cls(
+            name=func._schema.name.split("::")[-1], mutable=mutable, written=written if mutable else (),
+            random=torch.Tag.nondeterministic_seeded in tags, read=bool(READ & tags) and func is not INDEX,
+            view=func.is_view or func in VIEWS, instead=_view_of(func), reshapes=torch.Tag.inplace_view in tags)
+
+
+class Recorder(Mode):
     """Writes down every operation below autograd and vmap, of the backward pass, too."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # to be kept from the compiler, torch would first import it, for a second
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        view = _view_of(func)
+        view = _Facts.of(func).instead
         before = args[0].detach() if view is not None else None
         result = func(*args, **(kwargs or {}))
         if before is not None and self._made(args[0]):
@@ -57,7 +94,7 @@ class Recorder(TorchDispatchMode):
 
     def _made(self, tensor: Tensor) -> bool:
         """Return whether an operation here made a tensor."""
-        return any(made is tensor for *_, result in self.calls for made in _tensors([result]))
+        return any(made is tensor for *_, result in self.calls for made in tensors([result]))
 
 
 class _Program:
@@ -78,12 +115,13 @@ class _Program:
         self.places: dict[Any, Tensor] = {}
         #: (the results' names, the operation, its arguments, the names it reads, whether it must be kept)
         self.lines: list[tuple[list[str], str, str, list[str], bool]] = []
-        #: Memory that is changed in place at some time.
+        #: Memory that is changed in place at some time; and that of each tensor, by identity.
         self.changed: set[int] = set()
+        self.lies: dict[int, int] = {}
 
     def bind(self, value: Any, kind: str) -> str:
-        """Return a new name for a value: of ``kind`` k, a tensor; c, another argument; f, an operation."""
-        name = f"{kind}{len(self.bound)}"
+        """Return a new name for a value: of ``kind`` k, a tensor; c, another argument; else an operation, by its own name."""
+        name = f"{kind}_{len(self.bound)}"
         self.bound[name] = value
         return name
 
@@ -105,19 +143,18 @@ class _Program:
             return f"[{inner}]" if isinstance(value, list) else f"({inner})"
         return repr(value) if isinstance(value, bool | int | None) else self.bind(value, "c")
 
-    def add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Take in the next operation of a recording, and what it returned."""
+    def add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, met: set[int]) -> None:
+        """Take in the next operation of a recording, what it returned, and the memory that it met."""
         results = list(result) if isinstance(result, list | tuple) else [result]
         reads: list[str] = []
-        positional = [self.expression(value, reads) for value in args]
-        named = [f"{key}={self.expression(value, reads)}" for key, value in kwargs.items()]
-        free = not (
-            func._schema.is_mutable or torch.Tag.nondeterministic_seeded in func.tags
-            or self._changed([*_tensors([args, list(kwargs.values()), results])]))
-        constant = free and (func in FILLED or all(name in self.constant for name in reads))
-        if not constant and (self._read(func, args) or not all(isinstance(each, Tensor) for each in results)):
+        arguments = [self.expression(value, reads) for value in args]
+        arguments += [f"{key}={self.expression(value, reads)}" for key, value in kwargs.items()]
+        facts = _Facts.of(func)
+        free = not (facts.mutable or facts.random or self.changed & met)
+        constant = free and (func in FILLED or self.constant.issuperset(reads))
+        if not constant and (facts.read or self._masked(func, args) or not all(isinstance(each, Tensor) for each in results)):
             raise Unrepeatable(f"Python reads the outcome of {func}")
-        same = self._known_view(func, args, result)
+        same = self._known_view(args, result) if facts.view else None
         if same is None and free:
             same = self._same(func, args, result)
         if same is not None:
@@ -126,38 +163,38 @@ class _Program:
         key = (func, *map(_literal, args), *((k, _literal(v)) for k, v in kwargs.items()), *reads)
         names = self.seen.get(key) if free else None
         if names is None:
-            names = self._new(func, result, results, [*positional, *named], reads, free, constant)
+            way = "" if constant else self.bind(direct(func, args, kwargs, result), facts.name)
+            names = self._new(way, result, results, arguments, reads, free)
             if free:
                 self.seen[key] = names
         for each, name in zip(results, names, strict=True):
-            if not (func._schema.is_mutable and id(each) in self.names):  # what is changed in place keeps its name
+            if not (facts.mutable and id(each) in self.names):  # what is changed in place keeps its name
                 self.names[id(each)] = name
 
-    def _read(self, func: Any, args: tuple[Any, ...]) -> bool:
-        """Return whether the outcome's shape, or what Python does next, hangs on numbers that vary."""
-        if func is torch.ops.aten.index.Tensor:  # a mask does, places do not
-            return any(each.dtype == torch.bool and self.name(each) not in self.constant for each in _tensors(args[1]))
-        return bool(READ & set(func.tags))
+    def _masked(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Return whether rows are chosen by a mask that varies, on which the outcome's shape hangs. On places it does not."""
+        return func is INDEX and any(
+            each.dtype == torch.bool and self.name(each) not in self.constant for each in tensors(args[1]))
 
     def _new(
-        self, func: Any, result: Any, results: list[Any], arguments: list[str], reads: list[str], free: bool, constant: bool,
+        self, way: str, result: Any, results: list[Any], arguments: list[str], reads: list[str], free: bool,
     ) -> list[str]:
-        """Return names for what ``func`` returns, after a line for it if it is to be done each time."""
-        if constant:
+        """Return names for what an operation returns, after a line that calls it by the name ``way``; "": it is constant."""
+        if not way:
             names = [self.bind(each.detach() if isinstance(each, Tensor) else each, "k") for each in results]
             self.constant.update(names)
             return names
         names = [f"t{len(self.lines)}_{i}" for i in range(len(results))]
         target = "".join(f"{name}, " for name in names) if isinstance(result, list | tuple) else names[0]
-        self.lines.append((names, f"{target} = {self.bind(func, 'f')}", ", ".join(arguments), reads, not free))
+        self.lines.append((names, f"{target} = {way}", ", ".join(arguments), reads, not free))
         return names
 
-    def _known_view(self, func: Any, args: tuple[Any, ...], result: Any) -> Tensor | None:
+    def _known_view(self, args: tuple[Any, ...], result: Any) -> Tensor | None:
         """Return the tensor that already shows the memory that a view shows, in the same way: so does x what xᵀᵀ does."""
-        if not (func.is_view or func in VIEWS) or not isinstance(result, Tensor):
+        if not isinstance(result, Tensor):
             return None
-        self.places.setdefault(_place(args[0]), args[0])
-        return self.places.get(_place(result))
+        self.places.setdefault(place(args[0]), args[0])
+        return self.places.get(place(result))
 
     def _same(self, func: Any, args: tuple[Any, ...], result: Any) -> Any:
         """Return the argument that an operation returns as it is, if it does."""
@@ -172,8 +209,15 @@ class _Program:
                     return term
         return None
 
-    def _changed(self, tensors: list[Tensor]) -> bool:
-        return any(_storage(tensor) in self.changed for tensor in tensors)
+    def memory(self, values: Iterable[Any]) -> set[int]:
+        """Return the memory of all tensors among values."""
+        found = set()
+        for each in tensors(values):
+            lies = self.lies.get(id(each))
+            if lies is None:
+                lies = self.lies[id(each)] = storage(each)
+            found.add(lies)
+        return found
 
     def source(self, inputs: list[str], outputs: list[str]) -> str:
         """Return the text of a function of ``inputs`` that does what is needed for ``outputs``; values are let go after use."""
@@ -203,21 +247,23 @@ def compiled(
     names = [f"x{i}" for i in range(len(inputs))]
     program.names.update({id(each): name for each, name in zip(inputs, names, strict=True)})
     made: set[int] = set()
+    met: list[set[int]] = []
     for func, args, kwargs, result in recorder.calls:
-        written = {_storage(each) for each in _written(func, args, kwargs)}
+        facts, inside, outside = _Facts.of(func), program.memory([*args, *kwargs.values()]), program.memory([result])
+        written = program.memory(args[i] if i < len(args) else kwargs.get(name) for i, name in facts.written)
         if written - made:
             raise Unrepeatable(f"{func} changes a tensor from outside in place")
-        if torch.Tag.inplace_view in func.tags:  # what is seen of it here is its last shape
+        if facts.reshapes:  # what is seen of it here is its last shape
             raise Unrepeatable(f"{func} changes a tensor's shape in place")
         program.changed |= written
-        inside = {_storage(each) for each in _tensors([*args, *kwargs.values()])}
-        made |= {_storage(each) for each in _tensors([result])} - inside
-    for call in recorder.calls:
-        program.add(*call)
-    text = program.source(names, [program.name(each) for each in outputs])
-    scope = {name: program.bound[name] for name in re.findall(r"\b[ckf]\d+\b", text)}
-    exec(compile(text, SOURCE, "exec"), scope)
-    run: Callable[..., tuple[Tensor, ...]] = scope["run"]
+        made |= outside - inside
+        met.append(inside | outside)
+    for call, memory in zip(recorder.calls, met, strict=True):
+        program.add(*call, memory)
+    code = compile(program.source(names, [program.name(each) for each in outputs]), SOURCE, "exec")
+    [inner] = (part for part in code.co_consts if isinstance(part, CodeType))
+    # What was left out is let go.
+    run: Callable[..., tuple[Tensor, ...]] = FunctionType(inner, {name: program.bound[name] for name in inner.co_names})
     return run
 
 
@@ -237,33 +283,6 @@ def _instead(value: Any, tensor: Tensor, other: Tensor) -> Any:
     if isinstance(value, dict):
         return {key: _instead(each, tensor, other) for key, each in value.items()}
     return other if value is tensor else value
-
-
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """Yield the arguments that ``func`` changes in place."""
-    if not func._schema.is_mutable:
-        return
-    for i, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _tensors([args[i] if i < len(args) else kwargs.get(argument.name)])
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _place(tensor: Tensor) -> Any:
-    """Return what memory a tensor shows, and how."""
-    flags = tensor.dtype, tensor.is_conj(), tensor.is_neg()
-    return _storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), *flags
 
 
 def _literal(value: Any) -> Any:

@@ -45,7 +45,7 @@ class Predictor:
 
     Attributes:
         offset: b, (n,).
-        matrix: A, (n, d).
+        matrix: A, (n, d); its columns lie one after the other in memory, so that products over observations are quick.
         name: of η among the parameters of the observations' distribution, e.g. ``logits``.
         kind: that distribution's class.
         others: its other parameters, (n,) each.
@@ -124,7 +124,7 @@ def _found(model: Model, x: Data) -> Predictor | None:
         return None
     eta = seen.pop(moving[0])
     offset, columns = eta[-1], torch.eye(points.shape[2]).to(points)[:, None].split(max(1, AT_ONCE // eta.shape[1]))
-    matrix = torch.cat([_seen(model, x, some)[moving[0]] - offset for some in columns]).mT.contiguous()
+    matrix = torch.cat([_seen(model, x, some)[moving[0]] - offset for some in columns]).mT
     others = {name: values[0] for name, values in seen.items()}
     found = Predictor(offset, matrix, moving[0], type(fn), others, value.expand(shape).reshape(-1), checked)
     near = slice(0, SPREADS.index(FAR))

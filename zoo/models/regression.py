@@ -130,17 +130,18 @@ class LogisticRegression(Model):
         Source: Bishop (2006), Pattern Recognition and Machine Learning, §4.3.3 and §4.5.1
         """
         data = check_mapping(x, ("X", "y"), self.label)
-        phi, y = design(data).double(), data["y"].double()
-        weights, precision = y.new_zeros(phi.shape[1]), self.scale**-2
+        # A column's values one after the other: products over the rows are quicker by a quarter.
+        columns, y = design(data).double().mT.contiguous(), data["y"].double()
+        weights, precision = y.new_zeros(len(columns)), self.scale**-2
 
         def slope(at: Tensor) -> tuple[Tensor, Tensor]:
-            chance = (phi @ at).sigmoid()
-            return phi.mT @ (y - chance) - precision * at, chance
+            chance = (at @ columns).sigmoid()
+            return columns @ (y - chance) - precision * at, chance
 
         here, chance = slope(weights)
         with suppress(LinAlgError):  # columns that differ by less than rounding: what was found so far will do
             for _ in range(NEWTON):
-                curvature = phi.mT @ ((chance * (1 - chance))[:, None] * phi) + precision * torch.eye(len(weights)).to(phi)
+                curvature = (chance * (1 - chance) * columns) @ columns.mT + precision * torch.eye(len(weights)).to(y)
                 step = torch.cholesky_solve(here[:, None], torch.linalg.cholesky(curvature))[:, 0]
                 rise = float(here @ step)
                 if rise < 2 * NEAR:  # a quadratic would rise by half of it
