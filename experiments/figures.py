@@ -56,6 +56,8 @@ def elbo_trace(table: Comparison) -> Figure:
     traces = [_trace(fit)[1] for fit in fits]
     depth = max(6 * max(level - float(trace[-1]), 0) for trace in traces)
     depth = max(depth, *(level - float(np.quantile(trace, 0.3)) for trace in traces))
+    deepest = max(0.0, *(level - float(trace.min()) for trace in traces))
+    depth = min(depth, 1.05 * deepest)
     axes.set_ylim(level - depth - 1e-3, level + 0.08 * depth + 1e-3)
     if max(fit.seconds for fit in fits) > 20 * min(fit.seconds for fit in fits):
         axes.set_xscale("log")

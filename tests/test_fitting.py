@@ -294,6 +294,18 @@ def test_traces_are_per_unit_of_the_fit_they_belong_to() -> None:
     assert {row.fit.units for row in table.rows} == {89}
 
 
+def test_the_elbo_figure_goes_no_deeper_than_its_lines() -> None:
+    """A fit that starts at the mode has no way to show below its first step."""
+    from experiments import figures
+
+    x = zoo.dataset("breast_cancer", "binary", standardise=True).x
+    table = experiments.compare(zoo.build("logistic_regression", x), x, ["mean_field", "full_rank"])
+    [axes] = figures.elbo_trace(table).axes
+    lowest = min(float(min(line.get_ydata())) for line in axes.lines)
+    (bottom, top), level = axes.get_ylim(), table.evidence.value
+    assert lowest - 0.1 * (level - lowest) - 2e-3 <= bottom < level < top
+
+
 def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
     x = zoo.dataset("wine", standardise=True).x
     model = zoo.build("ppca", x)
