@@ -29,7 +29,7 @@ from zoo.replay import KEPT, Function, Replay
 #: Nodes of an observation's integral: so few, but as many more as make so many numbers in all. And of one that these few don't
 #: do, at least and at most.
 COARSE, CHEAP, FINE, MOST = 16, 2**15, 128, 512
-#: Observations that fine integrals are of, at least: of fewer they take no less.
+#: Observations that a repeated fine integral is of, at least: of fewer it takes no less.
 FEWEST = 64
 #: Nats by which coarse integrals may be off, together.
 CLOSE = 1e-3
@@ -89,10 +89,16 @@ class Projected:
         found, off = self._by(min(FINE // 2, max(COARSE, CHEAP // len(eta))))(eta, deviation)
         if float(off.sum()) > CLOSE:
             rough = (off > CLOSE / len(off)).nonzero()[:, 0]
-            # Some rows twice, so that there are few lengths: each one's operations are written down.
-            rough = rough[torch.arange(max(FEWEST, power_of_two(len(rough))), device=rough.device) % len(rough)]
-            found = found.index_copy(1, rough, self._by(fine)(eta[rough], deviation[rough], rough)[0])
+            found = found.index_copy(1, rough, self._refined(eta, deviation, rough, fine))
         return Expected(*found)
+
+    def _refined(self, eta: Tensor, deviation: Tensor, rows: Tensor, number: int) -> Tensor:
+        """Return the means of some observations, (3, rows), by ``number`` nodes: of so many that arithmetic takes longer than
+        to call it, by Python; of few, with some rows again, as each number of rows is written down."""
+        if len(rows) * number > CHEAP:
+            return self._integrals(number, eta[rows], deviation[rows], rows)[0]
+        more = rows[torch.arange(max(FEWEST, power_of_two(len(rows))), device=rows.device) % len(rows)]
+        return self._by(number)(eta[more], deviation[more], more)[0][:, : len(rows)]
 
     def _by(self, number: int) -> Replay:
         """Return :meth:`_integrals` by ``number`` nodes, as it is repeated by its operations alone."""
@@ -121,14 +127,13 @@ class Projected:
         second = torch.where(deviation > 0, along / deviation, 0.0)
         return torch.stack([value, first, second]), (covariance - deviation * first).abs()
 
-    # A predictor that the model keeps was held against the program, prior included, when it was asked for.
-
     @cached_property
     def _prior(self) -> Replay:
         """log p(z) by its operations alone; it gives both the density and its gradient, (draws, 1) and (draws, 1, d)."""
         return self._kept("prior density", partial(self.model.log_prior_and_slope, self.x))
 
     def _kept(self, name: str, function: Function, varying: list[Tensor] | None = None) -> Replay:
+        """Return a replay that the model keeps as long as its predictor, which was held against the program, prior included."""
         held = self.predictor if self.predictor.matrix.nbytes <= KEPT else None
         return self.model.replay(function, varying, kept=(name, self.x), held=held)
 

@@ -60,7 +60,7 @@ def _leads(way: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
             returned = way(*args, **kwargs)
     except Exception:  # it takes other arguments
         return False
-    if type(returned) is not type(result) or [*map(_told, answering.calls)] != [_told((func, args, kwargs))]:
+    if type(returned) is not type(result) or [_call(*each) for each in answering.calls] != [_call(func, args, kwargs)]:
         return False
     # Of views the places are alike.
     return [*map(place, tensors([returned]))] == [*map(place, tensors([result]))]
@@ -73,15 +73,17 @@ def _kinds(value: Any) -> Any:
     return tuple(map(_kinds, value)) if isinstance(value, list | tuple) else type(value)
 
 
-def _told(value: Any) -> Any:
-    """Return what tells a value from others: of a tensor which one it is, of the others what they are."""
+def _call(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return what tells a call from others: of its tensors which they are, of the other arguments what they are."""
+    given = [args, [*kwargs.items()]]
+    return func, literal(given), [*map(id, tensors(given))]
+
+
+def literal(value: Any) -> Any:
+    """Return what tells values that are no tensors apart, in place of a tensor a mark."""
     if isinstance(value, Tensor):
-        return id(value)
-    if isinstance(value, Mapping):
-        return {name: _told(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value) is tuple, *map(_told, value)
-    return type(value), repr(value)
+        return Tensor
+    return tuple(map(literal, value)) if isinstance(value, list | tuple) else (type(value), repr(value))
 
 
 def tensors(values: Iterable[Any]) -> list[Tensor]:

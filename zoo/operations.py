@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.direct import Mode, direct, place, storage, tensors
+from zoo.direct import Mode, direct, literal, place, storage, tensors
 
 #: What stands for a file in stacks of the operations.
 SOURCE = "<operations>"
@@ -160,7 +160,7 @@ class _Program:
         if same is not None:
             self.names[id(result)] = self.name(same)
             return
-        key = (func, *map(_literal, args), *((k, _literal(v)) for k, v in kwargs.items()), *reads)
+        key = (func, *map(literal, args), *((k, literal(v)) for k, v in kwargs.items()), *reads)
         names = self.seen.get(key) if free else None
         if names is None:
             way = "" if constant else self.bind(direct(func, args, kwargs, result), facts.name)
@@ -283,10 +283,3 @@ def _instead(value: Any, tensor: Tensor, other: Tensor) -> Any:
     if isinstance(value, dict):
         return {key: _instead(each, tensor, other) for key, each in value.items()}
     return other if value is tensor else value
-
-
-def _literal(value: Any) -> Any:
-    """Return what tells values that are no tensors apart, in place of a tensor a mark."""
-    if isinstance(value, Tensor):
-        return Tensor
-    return tuple(map(_literal, value)) if isinstance(value, list | tuple) else (type(value), repr(value))

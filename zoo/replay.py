@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import Data, Identity
+from zoo.direct import storage
 from zoo.operations import Recorder, Unrepeatable, compiled
 from zoo.program import generators, replaying
 
@@ -87,7 +88,7 @@ class Replay:
         tensors = (
             value for known in self._known.values() for value in known.run.__globals__.values()
             if isinstance(value, Tensor) and id(value) not in self._varying)
-        return sum({each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in tensors}.values())
+        return sum({storage(each): each.untyped_storage().nbytes() for each in tensors}.values())
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self.reason:
