@@ -180,6 +180,10 @@ class Watch:
         if asked is not None:
             raise Interrupted(asked)
 
+    def rewind(self, step: int) -> None:
+        """Forget the steps after ``step``, which are taken again; callbacks are told of them a second time."""
+        del self.history[step:]
+
     def end(self, fit: Fit) -> None:
         """Tell that the fit is done."""
         self._tell(lambda callback: callback.on_end(fit))

@@ -46,14 +46,15 @@ class States:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an optimiser ended: steps taken, the ELBO it last saw, whether it settled, why it stopped early if so, and the best
-    and last state where it kept both."""
+    """How an optimiser ended: steps taken, the ELBO it last saw, whether it settled, why it stopped early if so, the best and last
+    state where it kept both, and remarks that a reader of the fit should know."""
 
     steps: int
     elbo: float
     converged: bool
     stopped: str = ""
     states: States | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Parameter]:

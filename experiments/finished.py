@@ -42,7 +42,7 @@ def keep(journal: Journal, done: Fit) -> None:
     parts["history"] = torch.tensor(done.history, dtype=torch.float64).reshape(-1, 3)
     journal.finish(State(parts, {
         **{name: getattr(done, name) for name in _PLAIN}, "best_step": best_step, "guide": done.guide.text,
-        "iterations": [astuple(row) for row in done.iterations]}))
+        "iterations": [astuple(row) for row in done.iterations], "remarks": [*done.remarks]}))
 
 
 def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool) -> Fit | None:
@@ -70,7 +70,8 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
         values = {name: state.values[name] for name in _PLAIN}
         plain: dict[str, Any] = {name: None if v is None else _PLAIN[name](v) for name, v in values.items()}
         iterations = tuple(iteration(row) for row in state.values["iterations"])
-        done = Fit(model, guide, **plain, history=tuple(rows_of(state)), iterations=iterations, states=states)
+        done = Fit(model, guide, **plain, history=tuple(rows_of(state)), iterations=iterations, states=states,
+            remarks=tuple(map(str, state.values["remarks"])))
     guide.eval()
     model.eval()
     return done

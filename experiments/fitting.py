@@ -58,6 +58,7 @@ class Fit:
         units: how many units the ELBOs are summed over.
         iterations: of EM: ELBO before and after the M-step, log p(x), gap.
         states: of svi: the best and the last state; ``states.use("last")`` puts one in place.
+        remarks: what a reader of the fit should know, such as that recorded steps were found to differ from Python's.
     """
 
     model: Model
@@ -72,6 +73,7 @@ class Fit:
     units: int = 1
     iterations: tuple[Iteration, ...] = field(default=(), repr=False)
     states: States | None = field(default=None, repr=False)
+    remarks: tuple[str, ...] = ()
 
 
 def default_method(guide: BaseGuide, x: Data | None = None) -> str:
@@ -89,7 +91,7 @@ def fit(
     model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
     steps: int | None = None, draws: int | None = None, accelerate: bool = False, shard: bool = False, seed: int = 0,
     progress: bool | None = None, callbacks: Sequence[Callback] = (), journal: Journal | str | Path | None = None,
-    name: str = "", **training: Any,
+    name: str = "", pure: bool | None = None, **training: Any,
 ) -> Fit:
     """Maximise the ELBO over φ and (``train_model``) θ, in place.
 
@@ -112,8 +114,11 @@ def fit(
         journal: a directory, or a :class:`Journal`, for checkpoints. Where it holds one of the same fit, the fit goes on from
             there, and ends with the bits that it would have ended with; one that is done is not fitted again.
         name: what to call the fit in callbacks, and in a journal of several.
+        pure: whether runs of the program and the guide do the same operations each time, whatever else Python knows, so that svi
+            may record and repeat them, see :mod:`zoo.recording`. ``None``: registered models and families are, others as they
+            declare, and a bare function where its code proves it.
         training: of svi, the attributes of :class:`Training`: batch_size, learning_rate, schedule, objective, estimator,
-            clip, warm_up, validation, patience, view.
+            clip, warm_up, validation, patience, view, compile.
 
     Raises:
         ZooError: a guide that does not fit the model, an unknown method or one that can't fit this guide, an unknown or wrong
@@ -167,13 +172,13 @@ def fit(
         elif chosen == "fixed_draws":
             outcome = fixed_draws(model, guide, x, train_model=has_theta, draws=draws, seed=seed, **options)
         else:
-            outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, **options)
+            outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, pure=pure, **options)
     processes.agree(model.buffers())  # running statistics of a decoder are of a process's own units
     guide.eval()
     model.eval()
     fitted = Fit(
         model, guide, chosen, outcome.steps, watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
-        tuple(watch.history), latents.units, tuple(iterations), outcome.states)
+        tuple(watch.history), latents.units, tuple(iterations), outcome.states, outcome.remarks)
     watch.end(fitted)
     if kept is not None:
         keep(kept, fitted)  # last: a fit that is kept is not watched again, and what its callbacks know must be written

@@ -59,6 +59,10 @@ class State:
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
+    def copy(self) -> State:
+        """Return a state whose tensors nobody else changes."""
+        return State({name: value.clone() for name, value in self.tensors.items()}, dict(self.values))
+
     def numbered(self, prefix: str) -> list[Tensor]:
         """Return the tensors named ``prefix.0``, ``prefix.1``, …, in this order."""
         return [value for _, value in sorted((int(i), value) for i, value in self.part(prefix).items())]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -13,7 +12,6 @@ from experiments.parts import Parts, slices
 from guides.family import NormalBase, Phi
 from zoo.data import Data, take
 from zoo.model import Model
-from zoo.replay import Replay
 
 
 class Means(Protocol):
@@ -40,8 +38,6 @@ class Drawn:
     family: NormalBase
     x: Data
     parts: Parts
-    #: Draws that are evaluated together; 0: not known yet.
-    together: int = 0
     #: Of one unit, the last draws and their densities.
     last: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
@@ -64,25 +60,16 @@ class Drawn:
         units, rows = self.parts.latents.units, []
         if self.last is not None and torch.equal(self.last[0], z):  # a climb begins where the one before ended
             return self.last[1]
-        # One unit's in parts of one length, that of the first evaluation: each length that there is would be written down.
-        at_once = self.parts.draws_at_once
-        self.together = self.together or (min(at_once, len(z)) if units == 1 else at_once)
-        for draws in z.contiguous().split(self.together):
+        for draws in z.contiguous().split(self.parts.draws_at_once):
             parts = []
             for some in slices(len(index), self.parts.units_at_once(len(draws))):
                 x = self.x if some.stop - some.start == units else take(self.x, index[some], units)
-                parts.append(self._replay(draws) if units == 1 else self.model.log_terms_and_slope(x, draws[:, some]))
+                parts.append(self.model.log_terms_and_slope(x, draws[:, some]))
             rows.append([_joined(each, 1) for each in zip(*parts, strict=True)])
         prior, likelihood, slope = (_joined(each, 0) for each in zip(*rows, strict=True))
         if units == 1:
             self.last = z, (prior, likelihood, slope)
         return prior, likelihood, slope
-
-    @cached_property
-    def _replay(self) -> Replay:
-        """The density of one unit, whose data are the same each time, by its operations alone."""
-        model, x = self.model, self.x
-        return model.replay(partial(model.log_terms_and_slope, x), kept=("density", x), glance=partial(model.log_terms, x))
 
 
 def cross(slope: Tensor, noise: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from guides.family import Normal, Phi
 from zoo.data import Data
 from zoo.model import Model
 from zoo.predictor import Predictor
-from zoo.replay import KEPT, Function, Replay
+from collections.abc import Callable
 
 #: Nodes of an observation's integral: so few, but as many more as make so many numbers in all. And of one that these few don't
 #: do, at least and at most.
@@ -55,7 +55,7 @@ class Projected:
     x: Data
     predictor: Predictor
     #: The integrals by so many nodes.
-    replays: dict[int, Replay] = field(default_factory=dict)
+    replays: dict[int, Callable[..., tuple[Tensor, ...]]] = field(default_factory=dict)
 
     def pull(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, eta = self.family.transform(phi, noise), self._at(phi["loc"])
@@ -100,7 +100,7 @@ class Projected:
         more = rows[torch.arange(max(FEWEST, power_of_two(len(rows))), device=rows.device) % len(rows)]
         return self._by(number)(eta[more], deviation[more], more)[0][:, : len(rows)]
 
-    def _by(self, number: int) -> Replay:
+    def _by(self, number: int) -> Callable[..., tuple[Tensor, ...]]:
         """Return :meth:`_integrals` by ``number`` nodes, as it is repeated by its operations alone."""
         if number not in self.replays:
             self.replays[number] = self._kept(f"integrals by {number} nodes", partial(self._integrals, number), [])
@@ -128,14 +128,13 @@ class Projected:
         return torch.stack([value, first, second]), (covariance - deviation * first).abs()
 
     @cached_property
-    def _prior(self) -> Replay:
+    def _prior(self) -> Callable[..., tuple[Tensor, ...]]:
         """log p(z) by its operations alone; it gives both the density and its gradient, (draws, 1) and (draws, 1, d)."""
         return self._kept("prior density", partial(self.model.log_prior_and_slope, self.x))
 
-    def _kept(self, name: str, function: Function, varying: list[Tensor] | None = None) -> Replay:
+    def _kept(self, name: str, function: Callable[..., tuple[Tensor, ...]], varying: list[Tensor] | None = None) -> Callable[..., tuple[Tensor, ...]]:
         """Return a replay that the model keeps as long as its predictor, which was held against the program, prior included."""
-        held = self.predictor if self.predictor.matrix.nbytes <= KEPT else None
-        return self.model.replay(function, varying, kept=(name, self.x), held=held)
+        return function
 
 
 def nodes(noise: Tensor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from experiments.engine import Outcome, States, check_start, moved, non_finite_s
 from experiments.journal import State, alike, check_finite
 from experiments.objectives import Step, enumerated_elbo, stochastic_bound
 from experiments.processes import ALONE, Processes
+from experiments.recorder import Recorder, check_compiled
 from experiments.training import SCHEDULES, Training
 from experiments.weights import scored
 from guides.guide import BaseGuide
@@ -25,7 +26,7 @@ from zoo.data import Data, reference, some, take, tensors
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
-from zoo.program import seeded
+from zoo.program import generators, seeded, set_generators
 
 #: Blocks into which a run is divided: at the end of each its state is judged.
 BLOCKS = 50
@@ -38,7 +39,7 @@ _KEPT: dict[str, Callable[[Any], Any]] = {
 
 def svi(
     model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int, draws: int | None,
-    watch: Watch, training: Training = Training(), processes: Processes = ALONE,
+    watch: Watch, training: Training = Training(), processes: Processes = ALONE, pure: bool | None = None,
 ) -> Outcome:
     """Maximise a bound by Adam; uses torch's generator.
 
@@ -54,6 +55,9 @@ def svi(
         draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many, 1 for an encoder on batches of 100 or more.
             Discrete guides are summed exactly.
         processes: with whom each minibatch is shared: their gradients are added up.
+        pure: whether program and guide are pure; ``None``: what they say of themselves. Steps of pure ones are recorded, see
+            :mod:`zoo.recording`; where recorded results are found to differ from Python's, the run goes back to the last step
+            that was compared and on by Python.
 
     Raises:
         ZooError: a batch larger than the data, a batch of a one-unit model, a guide without reparameterised draws, a
@@ -62,21 +66,30 @@ def svi(
     Source: Kucukelbir et al. (2017), Automatic differentiation variational inference, https://arxiv.org/abs/1603.00788;
     Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980
     """
-    run = _Run(model, guide, x, train_model, steps, draws, training, processes)
+    run = _Run(model, guide, x, train_model, steps, draws, training, processes, pure)
     guide.train()
     if train_model:
         model.train()
-    problem = ""
-    for step in range(watch.resume(run.load) + 1, steps + 1):
-        if run.stopped:
-            break
-        problem = run.step(step)
-        if problem:
-            break
-        if step % run.block == 0 or step == steps:
-            run.judge(step)
-        watch.step(step, run.values[-1] * run.share, run.snapshot, **run.numbers)
-    return run.outcome(problem)
+    step, problem = watch.resume(run.load), ""
+    while True:
+        try:
+            while step < steps and not (run.stopped or problem):
+                step += 1
+                problem = run.step(step)
+                if problem:
+                    break
+                if step % run.block == 0 or step == steps:
+                    run.judge(step)
+                watch.step(step, run.values[-1] * run.share, run.checkpoint, **run.numbers)
+            run.check()
+            return run.outcome(problem)
+        except Differs:
+            step, problem = run.go_back(), ""
+            watch.rewind(step)
+
+
+class Differs(Exception):  # a way out, no error
+    """Recorded results are not what Python would have come to."""
 
 
 class _Run:
@@ -84,7 +97,7 @@ class _Run:
 
     def __init__(
         self, model: Model, guide: BaseGuide, x: Data, train_model: bool, steps: int, draws: int | None, training: Training,
-        processes: Processes,
+        processes: Processes, pure: bool | None,
     ):
         self.model, self.guide, self.training, self.steps, self.processes = model, guide, training, steps, processes
         self.x, self.validation, held = hold_out(model, guide, x, training.validation)
@@ -99,8 +112,17 @@ class _Run:
                 "pass more, or leave the objective out")
         self.parameters = trainable(model, guide, train_model)
         self.tensors = moved(model, guide, train_model)
-        #: A step by its operations alone, and the places of the parameters that have a gradient.
-        self.replay, self.used = model.replay(self._steadily, self.tensors), list(range(len(self.parameters)))
+        reason = "" if pure else model.purity() or guide.purity()
+        if training.compile:
+            check_compiled(reason)
+        self.recorder = Recorder(self._steadily, [guide, model], reason, training.compile, model.unchanged)
+        #: The places of those that are trained among all parameters; and among them, of those that have a gradient.
+        every = {id(p): i for i, p in enumerate(nn.ModuleList([guide, model]).parameters())}
+        self.places = [every[id(p)] for p in self.parameters]
+        self.used = list(range(len(self.parameters)))
+        #: The last state of which recorded results are known to be Python's: how many comparisons there had been, and the step.
+        self.safe: tuple[int, int, State, tuple[Tensor, list[Tensor]]] | None = None
+        self.remarks: list[str] = []
         check_start(model, guide, self._view(some(self.x) if guide.new_units and self.size < self.units else self.x))
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate, fused=True)
@@ -122,6 +144,8 @@ class _Run:
         if step == 1 and index is not None:
             check_batch(self.model, self._view(batch), self.size)
         z, numbers, *found = self._gradients(batch, index, step)
+        if self.recorder.differs:
+            raise Differs
         if self.processes.count > 1 or self.training.clip is not None:
             # Copies: sums and clips go in place, where two parameters may share a gradient.
             found = [gradient.clone(memory_format=torch.contiguous_format) for gradient in found]
@@ -145,7 +169,38 @@ class _Run:
         self.optimiser.step()
         self.schedule.step()
         self.values.append(value)
+        if self.recorder.checked > (self.safe[0] if self.safe else 0):
+            self.safe = self.recorder.checked, step, self.snapshot().copy(), generators()
         return ""
+
+    def check(self) -> None:
+        """Hold the last recorded step against Python's once more.
+
+        Raises:
+            Differs: it is another.
+        """
+        if not self.recorder.check():
+            raise Differs
+
+    def checkpoint(self) -> State:
+        """Return a :meth:`snapshot` of a state that was checked.
+
+        Raises:
+            Differs: it is not what Python would have come to.
+        """
+        self.check()
+        return self.snapshot()
+
+    def go_back(self) -> int:
+        """Put the last state in place of which recorded results are known to be Python's; return the step."""
+        assert self.safe is not None, "only a recording that was compared can come to differ"
+        _, step, state, drawn = self.safe
+        self.load(state)
+        set_generators(*drawn)
+        self.remarks.append(f"{self.recorder.differs}; the fit went back to step {step} and on by Python")
+        self.recorder.differs = ""
+        warnings.warn(ZooWarning(f"fit of '{self.guide.text}': {self.remarks[-1]}; {self.model.label} is not pure"), stacklevel=5)
+        return step
 
     def snapshot(self) -> State:
         """Return all that a run needs to go on; torch's generators and the history are the watch's."""
@@ -209,7 +264,7 @@ class _Run:
             warnings.warn(ZooWarning(
                 f"fit of '{self.guide.text}' diverged: {self.stopped}; lower the learning rate, or set clip"), stacklevel=5)
         states = States(tuple(self.tensors), tuple(self.best), tuple(last), self.best_step)
-        return Outcome(taken, elbo * self.share, settled, self.stopped, states)
+        return Outcome(taken, elbo * self.share, settled, self.stopped, states, tuple(self.remarks))
 
     def _best_elbo(self) -> float:
         """The best state's ELBO, as a total over the units trained on."""
@@ -239,19 +294,21 @@ class _Run:
         """Return the draws, the bound's value and reconstruction as one tensor, and the loss's gradients, of :attr:`used`."""
         batch = self._view(batch)
         if self.processes.count > 1 or self._kl_weight(step) != 1:
-            return self._run(batch, index, step)
+            return self._run(self.parameters, batch, index, step)
         inputs = [] if batch is self.x else [*tensors(batch).values()]
-        return self.replay(*inputs) if index is None else self.replay(*inputs, index)
+        return self.recorder(*inputs) if index is None else self.recorder(*inputs, index)
 
-    def _steadily(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def _steadily(self, parameters: Sequence[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run a step of a minibatch's entries, in their order, and its units' numbers; of what is left out, all there is."""
         given = dict(zip(tensors(self.x), inputs, strict=False))
         batch = self.x if not given else given if isinstance(self.x, Mapping) else inputs[0]
-        return self._run(batch, inputs[-1] if len(inputs) > len(given) else None, self.steps + self.training.warm_up + 1)
+        index = inputs[-1] if len(inputs) > len(given) else None
+        trained = [parameters[i] for i in self.places]
+        return self._run(trained, batch, index, self.steps + self.training.warm_up + 1)
 
-    def _run(self, batch: Data, index: Tensor | None, step: int) -> tuple[Tensor, ...]:
+    def _run(self, parameters: Sequence[Tensor], batch: Data, index: Tensor | None, step: int) -> tuple[Tensor, ...]:
         done = self._bound(batch, index, step)
-        found = torch.autograd.grad(done.loss, self.parameters, allow_unused=True)
+        found = torch.autograd.grad(done.loss, parameters, allow_unused=True)
         self.used = [i for i, gradient in enumerate(found) if gradient is not None]
         numbers = torch.stack([done.value.detach(), done.reconstruction])
         return done.z.detach(), numbers, *(gradient for gradient in found if gradient is not None)

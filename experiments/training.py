@@ -34,6 +34,8 @@ class Training:
         validation: share of the units held out, on whose ELBO the run stops early and the best state is chosen.
         patience: blocks (fiftieths of the run) without a better held-out ELBO before it stops.
         view: draws a fresh view of a minibatch, e.g. its binarisation.
+        compile: hand the recorded operations of a step to PyTorch's compiler, Inductor, which needs a C++ compiler and takes
+            seconds to minutes, once: what it made is kept on disk. The program and the guide must be pure.
 
     Raises:
         ZooError: a number out of its range or an unknown word.
@@ -49,6 +51,7 @@ class Training:
     validation: float = 0.0
     patience: int = 10
     view: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "learning_rate", "clip"):

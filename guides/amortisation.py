@@ -18,10 +18,12 @@ from zoo.networks import check_hidden, check_shapes, network_kind
 class Amortisation(nn.Module, abc.ABC):
     """A map from x to φ, built from φ's start (units, *shape) and the data.
 
-    ``new_units``: whether it can serve units that it was not fitted on.
+    ``new_units``: whether it can serve units that it was not fitted on. ``pure``: whether it does the same tensor operations in
+    every run; a network that was passed says so by an attribute ``pure``.
     """
 
     new_units = False
+    pure = True
 
     @abc.abstractmethod
     def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
@@ -115,6 +117,7 @@ class Encoder(Amortisation):
         self.register_buffer("spread", torch.where(spread > 0, spread, torch.ones_like(spread)))
         bias = torch.cat([value.mean(0).flatten() for value in initial.values()])
         self.network = _network(network, rows, check_hidden(hidden), bias)
+        self.pure = isinstance(network, str) or bool(getattr(network, "pure", False))
 
     def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
         rows = features(x, units)
@@ -145,6 +148,7 @@ class Semi(Amortisation):
     ):
         super().__init__()
         self.encoder = Encoder(initial, x, hidden, network)
+        self.pure = self.encoder.pure
         self.correction = Free({name: torch.zeros_like(value) for name, value in initial.items()}, x)
 
     def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:

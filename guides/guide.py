@@ -40,8 +40,10 @@ class BaseGuide(PyroModule):
         new_units: whether it can serve units that it was not fitted on.
         minibatches: whether it can serve some of the units that it was fitted on.
         learning_rate: the largest one of Adam that it bears where nobody says.
+        pure: whether it does the same tensor operations in every run, whatever else Python knows.
     """
 
+    pure = True
     new_units = True
     minibatches = True
     learning_rate = 1.0
@@ -65,6 +67,10 @@ class BaseGuide(PyroModule):
             ZooError: a guide with its own φ for each unit meets another number of units.
         """
         raise NotImplementedError("a guide says what its posterior is")
+
+    def purity(self) -> str:
+        """Return why the guide is not known to be pure; empty where it is."""
+        return "" if self.pure else f"guide '{self.text}' is not declared pure"
 
     def forward(self, x: Data) -> None:
         q: Any = self.posterior(x)
@@ -130,7 +136,7 @@ class Guide(BaseGuide):
     def __init__(self, model: Model, family: Family, amortisation: Amortisation, text: str):
         super().__init__(model, text)
         self.family, self.amortisation = family, amortisation
-        self.new_units, self.learning_rate = amortisation.new_units, family.learning_rate
+        self.new_units, self.learning_rate, self.pure = amortisation.new_units, family.learning_rate, amortisation.pure
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         return self.family.distribution(self.phi(x, index))

@@ -96,6 +96,8 @@ class ProgramGuide(BaseGuide):
     """
 
     program: Any
+    pure = False
+    caches = ("_checked", "_vectorised")
 
     def __init__(self, model: Model, program: Program, x: Data):
         super().__init__(model, getattr(program, "__name__", type(program).__name__))
@@ -103,7 +105,7 @@ class ProgramGuide(BaseGuide):
         self.latents = model.latents(x)
         if not self.latents.size:
             raise ZooError(f"expected a model with latents for '{self.text}'; got {model.label}, which has none; use 'exact'")
-        self.__dict__["program"] = program
+        self.__dict__["program"], self.__dict__["_checked"] = program, None
         if isinstance(program, nn.Module):
             self._modules["module"] = program  # PyroModule's own way would rename its parameters, and refuse used ones
         self._vectorised = True

@@ -12,13 +12,19 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.params import LocalParams
 from zoo.program import Program
+from zoo.purity import Purity, purity
 
 
 class FunctionModel(Model):
     """A bare Pyro program as a model. Its ``pyro.param`` statements become this module's parameters."""
 
-    def __init__(self, program: Program):
+    caches = (*Model.caches, "_proof")
+
+    def __init__(self, program: Program, pure: bool | None = None):
         super().__init__()
+        if pure is not None:
+            self.pure = pure
+        self._proof: Purity | None = None
         if isinstance(program, nn.Module):
             self.module = program
         else:
@@ -30,6 +36,17 @@ class FunctionModel(Model):
         program: Program = self.module if "module" in self._modules else self._function
         return program
 
+    def purity(self) -> str:
+        if "pure" in vars(self):
+            return super().purity()
+        if isinstance(self.program, nn.Module):
+            return "" if getattr(self.program, "pure", False) else f"{self.label} does not declare pure = True"
+        self._proof = purity(self.program)
+        return self._proof.reason
+
+    def unchanged(self) -> bool:
+        return self._proof is None or self._proof.holds()
+
     def forward(self, x: Data) -> Any:
         with LocalParams(self):  # stock Pyro, too, must run the program with this model's θ
             return self.program(x)
@@ -39,13 +56,20 @@ class FunctionModel(Model):
         return getattr(self.program, "__name__", type(self.program).__name__)
 
 
-def as_model(program: Model | Program) -> Model:
+def as_model(program: Model | Program, pure: bool | None = None) -> Model:
     """Return ``program`` as a :class:`Model`: itself, or a bare Pyro program of one argument wrapped.
+
+    Args:
+        program: a model, or a Pyro program of x: a function, a module, or another callable.
+        pure: declare that the program does the same tensor operations in every run, whatever else Python knows, so that fits
+            may record them; ``None``: as it says of itself by an attribute ``pure``, or, of a function, as its code proves.
 
     Raises:
         ZooError: if it is not callable with exactly one argument.
     """
     if isinstance(program, Model):
+        if pure is not None:
+            program.pure = pure
         return program
     if not callable(program):
         raise ZooError(f"expected a Pyro program or a zoo.Model; got {type(program).__name__}; pass a function of x")
@@ -57,4 +81,4 @@ def as_model(program: Model | Program) -> Model:
             raise ZooError(
                 f"expected a program of one argument, x; got {name}{inspect.signature(program)}; "
                 "put covariates and observations in one mapping") from None
-    return FunctionModel(program)
+    return FunctionModel(program, pure)

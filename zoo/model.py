@@ -22,7 +22,7 @@ from zoo.params import LocalParams, theta
 from zoo.predictor import Predictor, find
 from zoo.program import draw_afresh, isolated, latent_log_prob, log_prior, log_terms, run, seeded, unregistered, volume
 from zoo.registry import MODELS, Facts
-from zoo.replay import KEPT, Replay, Replays
+from zoo.settings import Settings
 from zoo.vectorise import over_draws
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 AT_ONCE = 2**13
 
 
-#: Attributes of a module that say how it is run, not what it computes, or that show in what it returns.
-NO_SETTINGS = ("training", "_plain", "_alone", "_vectorised")
+#: Bytes of a predictor's matrix that a model may hold on to.
+KEPT = 2**26
 
 
 class Model(PyroModule):
@@ -71,8 +71,8 @@ class Model(PyroModule):
         learning_rate: of Adam, unless one says otherwise.
         quadratic: whether log p(x_i, z_i | θ) is a polynomial of degree two in row i, jointly so in z_i where z is continuous,
             as of normal rows. EM then needs the rows' first and second moments alone: see :mod:`zoo.quadratic`.
-        repeatable: whether fits may repeat the program by its operations alone, see :class:`zoo.replay.Replay`. To be false for
-            a program that now and then does something else for a reason of its own, such as how often it was run.
+        pure: whether the program does the same tensor operations in every run, whatever else Python knows: it counts nothing,
+            and asks for no state of its own that changes. Fits may then record its operations, see :mod:`zoo.recording`.
 
     >>> import pyro, pyro.distributions as dist
     >>> def coin(x):
@@ -91,7 +91,9 @@ class Model(PyroModule):
     train_with: ClassVar[str] = ""
     learning_rate: ClassVar[float] = 0.02
     quadratic: ClassVar[bool] = False
-    repeatable: ClassVar[bool] = True
+    pure: bool = False
+    #: Attributes that hold what is known already of the program and the data.
+    caches: ClassVar[tuple[str, ...]] = ("_vectorised", "_last", "_part", "_plain", "_alone", "_predictor")
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,12 +102,11 @@ class Model(PyroModule):
         self._part: tuple[Any, Latents] | None = None
         self._plain: bool | None = None
         self._alone = False
-        self._replays = Replays()
-        self._predictor: tuple[Any, Predictor | None] | None = None
+        self._predictor: tuple[Any, Settings, Predictor | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # They hold on to the data, which copies can do without.
-        return {**self.__dict__, "_last": None, "_part": None, "_replays": Replays(), "_predictor": None}
+        return {**self.__dict__, "_last": None, "_part": None, "_predictor": None}
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
@@ -259,16 +260,15 @@ class Model(PyroModule):
         unit, sites = self._unit(x), self.latents(x).sites
         nothing = self._nothing(x)
 
-        def draw() -> tuple[Tensor]:
+        def draw() -> Tensor:
             # What follows the last latent site, often a network and draws of the size of the data, is not wanted.
             pack = Pack(None, unit, sites[-1].name if sites else "")
             with suppress(Collected):
                 run(self, x, Unobserve(), pack, density=False)
-            return (torch.cat(pack.parts, 1) if pack.parts else nothing,)
+            return torch.cat(pack.parts, 1) if pack.parts else nothing
 
         with torch.no_grad(), self._isolated():
-            again = self.replay(draw, kept=("prior", x))
-            rows = [again()[0] for _ in range(draws)]
+            rows = [draw() for _ in range(draws)]
         if len({row.shape for row in rows}) > 1:
             raise ZooError(
                 f"expected the same latent sites in every run of {self.label}; got other ones from draw to draw; "
@@ -371,36 +371,24 @@ class Model(PyroModule):
 
         It is kept for the next time, unless it is large, and then held against the program at one point.
         """
-        key = Identity.of(x), self._settings()
-        before, known = self._predictor or (None, None)
-        if before != key or (known is not None and not known.holds(self, x)):
+        key = Identity.of(x)
+        before, settings, known = self._predictor or (None, None, None)
+        if before != key or not (settings and settings.hold()) or (known is not None and not known.holds(self, x)):
             known = find(self, x)
-            self._predictor = (key, known) if known is None or known.matrix.nbytes <= KEPT else None
+            self._predictor = (key, Settings([self]), known) if known is None or known.matrix.nbytes <= KEPT else None
         return known
 
-    def replay(
-        self, function: Callable[..., tuple[Tensor, ...]], varying: Iterable[Tensor] | None = None,
-        kept: tuple[str, Data] | None = None, glance: Callable[..., tuple[Tensor, ...]] | None = None, held: Any = None,
-    ) -> Replay:
-        """Return ``function``, which runs the program, as a :class:`Replay` where the model is ``repeatable``.
+    def purity(self) -> str:
+        """Return why the program is not known to be pure; empty where it is."""
+        if "pure" in vars(self):
+            return "" if self.pure else f"{self.label} is not declared pure"
+        # A subclass may do what the class that declared itself pure does not: only our own are known.
+        own = [base for base in type(self).__mro__ if "pure" in vars(base) or not base.__module__.startswith("zoo.")]
+        return "" if vars(own[0]).get("pure", False) else f"{type(self).__name__} does not declare pure = True"
 
-        Args:
-            function: what is to be repeated.
-            varying: the tensors it knows that change; ``None``: the model's own.
-            kept: what to call it, and the data that it is of: it is then kept for the next fit on the same data.
-            glance: as of :meth:`Replay.go_on`, of one that is kept.
-            held: what the caller has held against the program. A replay that was kept beside the same is taken as it is.
-        """
-        changing = [*self.parameters(), *self.buffers()] if varying is None else varying
-        if kept is None or not self.repeatable:
-            return Replay(function, changing, "" if self.repeatable else f"{self.label} is not repeatable")
-        return self._replays.of(*kept, function, changing, (self._settings(), held), glance, held is not None)
-
-    def _settings(self) -> list[tuple[str, str, Any]]:
-        """Return the plain values among the attributes of all modules: what the program may ask and a replay does not see."""
-        return [
-            (path, name, value) for path, module in self.named_modules() for name, value in vars(module).items()
-            if isinstance(value, bool | int | float | str) and name not in NO_SETTINGS]
+    def unchanged(self) -> bool:
+        """Return whether what the program loads from outside, if anything is known of that, is as it was."""
+        return True
 
     @property
     def _program(self) -> Callable[[Data], Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from zoo.data import Data, reference
 from zoo.latents import Substitute, is_deterministic
 from zoo.program import prior_of, run, seeded
-from zoo.replay import alike
+from zoo.recording import alike
 
 if TYPE_CHECKING:
     from zoo.model import Model

@@ -44,6 +44,7 @@ class BayesianGMM(Model):
     11
     """
 
+    pure = True
     dims = {
         "weights": ("component",), "means": ("column",), "scales": ("column",), "corr_cholesky": ("row", "column"),
         "responsibilities": ("rows", "component"), "x": ("column",)}

@@ -33,6 +33,7 @@ class EightSchools(Model):
     ['mu', 'tau', 'eta[0]', 'eta[1]']
     """
 
+    pure = True
     def __init__(self, x: Data, centred: bool = False):
         super().__init__()
         data = check_mapping(x, ("y", "sigma"), self.label)

@@ -41,6 +41,7 @@ class Flow(Model):
     True
     """
 
+    pure = True
     dims = {"z": ("rows", "latent"), "x": ("column",)}
     holdout = 0.2
     learning_rate = 0.003

@@ -96,6 +96,7 @@ class GMM(Model):
     (torch.Size([100, 2]), torch.Size([100]))
     """
 
+    pure = True
     dims = {"x": ("column",)}
     quadratic = True
     weights: Any

@@ -90,6 +90,7 @@ class LinearGaussian(Model):
     Subclasses say what Ψ is: ``noise`` is its diagonal, ``average`` how the M-step pools the columns' residuals.
     """
 
+    pure = True
     dims = {"z": ("latent",), "x": ("column",)}
     varying = True
     quadratic = True

@@ -46,6 +46,7 @@ class LinearRegression(Model):
     (torch.Size([1]), torch.Size([4]))
     """
 
+    pure = True
     dims = {"weights": ("coefficient",)}
 
     def __init__(self, x: Data, concentration: float = 1.0, rate: float = 1.0, precision: float = 1.0):
@@ -106,6 +107,7 @@ class LogisticRegression(Model):
     3
     """
 
+    pure = True
     dims = {"weights": ("coefficient",)}
 
     def __init__(self, x: Data, scale: float = 1.0):

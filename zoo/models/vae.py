@@ -31,7 +31,8 @@ class VAE(Model):
         latent: d.
         likelihood: ``bernoulli`` (0 and 1), ``normal`` (one learned scale), ``binomial`` or ``categorical`` (counts).
         prior: ``standard`` normal, ``mixture`` of normals, ``vamp`` (pseudo-inputs), or ``flow``.
-        network: ``mlp``, ``conv`` (square images), or any torch module from (units, latent) to (units, columns · outputs).
+        network: ``mlp``, ``conv`` (square images), or any torch module from (units, latent) to (units, columns · outputs). The
+            model is then ``pure`` only where the module says ``pure = True``.
         hidden: widths of the network's hidden layers; of ``conv``, its channels.
         components: of a mixture or vamp prior.
         levels: of counts: the largest there can be; 0: the largest in x.
@@ -47,6 +48,7 @@ class VAE(Model):
     torch.Size([3, 20])
     """
 
+    pure = True
     dims = {"z": ("latent",), "x": ("column",), "responsibilities": ("rows", "component")}
     holdout = 0.2
     train_with = "mean_field:encoder"
@@ -97,6 +99,7 @@ class VAE(Model):
                 f"expected a network of {self.label} to be a name or a torch module; got {type(network).__name__}; pass one")
         two = torch.linspace(-1, 1, 2 * self.latent).reshape(2, -1).to(x)
         check_shapes(network.to(x), two, columns * outputs, f"a network of {self.label}")
+        self.pure = bool(getattr(network, "pure", False))
         return network
 
     def _set_level(self, module: nn.Module, x: Tensor) -> None:
