@@ -41,6 +41,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "growth": Benchmark("benchmarks.scale:growth", "seconds against rows, columns, components and draws"),
     "processes": Benchmark("benchmarks.scale:processes", "a fit that two processes share"),
     "start-up": Benchmark("benchmarks.scale:start_up", "the command, from nothing to its answer"),
+    "recorded": Benchmark("benchmarks.recorded:recorded", "a step of svi recorded, and compiled; by Python", 3),
     "layers": Benchmark("benchmarks.layers:layers", "where the time of a step of svi goes"),
     "checkpoints": Benchmark("benchmarks.durable:checkpoints", "what checkpoints and metrics cost a fit"),
     "report": Benchmark("benchmarks.durable:report", "how long the page of a grid of runs takes"),

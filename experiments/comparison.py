@@ -26,7 +26,7 @@ def compare(
     method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
     steps: int | None = None, draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
     simulate: bool = False, data: str = "data", progress: bool | None = None, callbacks: Sequence[Callback] = (),
-    journal: Journal | None = None,
+    journal: Journal | None = None, pure: bool | None = None, compile: bool = False,
 ) -> Comparison:
     """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
 
@@ -54,6 +54,8 @@ def compare(
         progress: show bars on standard error; ``None``: on a terminal only.
         callbacks: told of every fit, by its name: ``theta``, or the guide's text.
         journal: where all fits keep checkpoints; those that it holds are not fitted again.
+        pure: as of :func:`fit`.
+        compile: of fits by svi, as of :class:`Training`.
 
     Raises:
         ZooError: no guides, one twice, one that does not fit the model (all are checked before anything is fitted), or
@@ -67,7 +69,8 @@ def compare(
     """
     done = contested(
         model, x, guides, seed=seed, method=method, train_with=train_with, train_model=train_model, holdout=holdout,
-        steps=steps, view=view, simulate=simulate, progress=progress, callbacks=callbacks, journal=journal)
+        steps=steps, view=view, simulate=simulate, progress=progress, callbacks=callbacks, journal=journal,
+        pure=pure, compile=compile)
     return settle(done, draws=draws, data=data)
 
 

@@ -51,6 +51,7 @@ def contested(
     method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
     steps: int | None = None, view: Callable[[Tensor], Tensor] | None = None, simulate: bool = False,
     progress: bool | None = None, callbacks: Sequence[Callback] = (), journal: Journal | None = None,
+    pure: bool | None = None, compile: bool = False,
 ) -> Contested:
     """Do the fits of :func:`compare`, whose arguments these are; nothing is evaluated yet."""
     asked: Any = [guides] if isinstance(guides, str | BaseGuide) or callable(guides) else guides
@@ -70,8 +71,8 @@ def contested(
             f"expected no holdout for guides that are built for all of x, or train a θ of their own; got {holdout}; pass "
             "guides as written, e.g. 'mean_field', or holdout=0")
     units = partition(x, model.latents(shown).units, holdout, seed)
-    how = {"progress": progress, "callbacks": callbacks, "journal": journal}
-    contest = Contest(model, units, view, seed, method, steps, how)
+    how = {"progress": progress, "callbacks": callbacks, "journal": journal, "pure": pure}
+    contest = Contest(model, units, view, seed, method, steps, how, {"compile": True} if compile else {})
     theta = None if train_model else contest.fit_theta(asked, train_with)
     exact = None
     if simulate:
@@ -97,8 +98,9 @@ class Contest:
     seed: int
     method: str | None
     steps: int | None
-    #: What is passed on to every fit: progress, callbacks, journal.
+    #: What is passed on to every fit: progress, callbacks, journal, whether the program is pure; and to fits by svi alone.
     how: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def x(self) -> Data:
@@ -137,8 +139,10 @@ class Contest:
         given: dict[str, Any] = {}
         rows = self.x if own else self.train
         method = method if guide.size else None
-        if not own and self.view is not None and (method or default_method(guide, rows)) == "svi":
-            rows, given = self.units.train, {"view": self.view}
+        if (method or default_method(guide, rows)) == "svi":
+            given = dict(self.training)
+            if not own and self.view is not None:
+                rows, given = self.units.train, {**given, "view": self.view}
         return fit(
             model, guide, rows, method=method, train_model=train_model, steps=self.steps, seed=self.seed,
             name=name or guide.text, **self.how, **given)

@@ -46,8 +46,8 @@ class States:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an optimiser ended: steps taken, the ELBO it last saw, whether it settled, why it stopped early if so, the best and last
-    state where it kept both, and remarks that a reader of the fit should know."""
+    """How an optimiser ended: steps taken, the ELBO it last saw, whether it settled, why it stopped early if so, the best and
+    last state where it kept both, and remarks that a reader of the fit should know."""
 
     steps: int
     elbo: float

@@ -114,9 +114,9 @@ def fit(
         journal: a directory, or a :class:`Journal`, for checkpoints. Where it holds one of the same fit, the fit goes on from
             there, and ends with the bits that it would have ended with; one that is done is not fitted again.
         name: what to call the fit in callbacks, and in a journal of several.
-        pure: whether runs of the program and the guide do the same operations each time, whatever else Python knows, so that svi
-            may record and repeat them, see :mod:`zoo.recording`. ``None``: registered models and families are, others as they
-            declare, and a bare function where its code proves it.
+        pure: whether runs of the program and the guide do the same operations each time, whatever else Python knows, so that
+            svi may record and repeat them, see :mod:`zoo.recording`. ``None``: registered models and families are, others as
+            they declare, and a bare function where its code proves it.
         training: of svi, the attributes of :class:`Training`: batch_size, learning_rate, schedule, objective, estimator,
             clip, warm_up, validation, patience, view, compile.
 
@@ -172,7 +172,8 @@ def fit(
         elif chosen == "fixed_draws":
             outcome = fixed_draws(model, guide, x, train_model=has_theta, draws=draws, seed=seed, **options)
         else:
-            outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, pure=pure, **options)
+            outcome = svi(
+                model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, pure=pure, **options)
     processes.agree(model.buffers())  # running statistics of a decoder are of a process's own units
     guide.eval()
     model.eval()

@@ -49,7 +49,7 @@ class Job:
         return contested(
             self.model, self.data.x, spec.guides, seed=spec.seed, method=spec.method, train_with=spec.train_with,
             train_model=spec.train_model, holdout=self.holdout, steps=spec.steps, view=self.data.view,
-            simulate=spec.simulate, **how)
+            simulate=spec.simulate, compile=spec.compile, **how)
 
     def fitted(self, journal: Journal, callbacks: Sequence[Callback] = ()) -> Contested:
         """Do the fits that the journal lacks, and return all of them; a pair that is fitted by itself as a contest of one.

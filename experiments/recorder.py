@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from zoo.errors import ZooError
 from zoo.program import generators, set_generators
 from zoo.recording import Function, Recording, alike, check_compiler, signature
+from zoo.settings import Settings
 
-#: Seconds of processor time that calls take by Python before they are recorded: to import what captures them takes longer than a short fit.
+#: Seconds of processor time that calls take by Python before they are recorded: what captures them takes a second to import.
 START = 0.5
 #: Calls after which recorded results are compared with Python's again.
 EVERY = 50
@@ -64,6 +65,8 @@ class Recorder:
         self._recorded, self._calls, self._seconds = 0, 0, 0.0
         self._times: list[tuple[float, float]] = []
         self._last: tuple[Tensor, ...] = ()
+        self._python = 0
+        self._settings = Settings(self.modules) if self.reason else None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         known = self._ready(inputs)
@@ -103,8 +106,29 @@ class Recorder:
     def _by_python(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         begun = time.thread_time()
         found = self.function(self._parameters, *inputs)
-        self._seconds += time.thread_time() - begun
+        self._seconds, self._python, self._last = self._seconds + time.thread_time() - begun, self._python + 1, inputs
         return found
+
+    def saving(self) -> str:
+        """Return in words what recording would save of a call, were the function declared pure; empty where that is little.
+
+        It is measured at the last call's inputs. Nothing is tried where settings have changed since the first call: then the
+        function is not pure indeed.
+        """
+        if self._settings is None or not self._settings.hold():
+            return ""
+        try:
+            trial = Recording(self.function, self.modules, self._last, False)
+        except Exception:  # of torch's own classes, as in recording
+            return ""
+        before, buffers, seconds = generators(), self._copied(), []
+        for _ in range(TRIALS):
+            begun = time.thread_time()
+            trial(*self._last)
+            seconds.append(time.thread_time() - begun)
+        self._put(before, buffers)
+        share = min(seconds) * self._python / self._seconds
+        return f"pure=True would save {1 - share:.0%} of a step ({self.reason})" if share <= GAIN else ""
 
     def _compared(self, known: Recording, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the recorded results where they are Python's, and else these."""

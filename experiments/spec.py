@@ -53,6 +53,7 @@ class Spec(BaseModel):
     validation: float = Field(0.0, ge=0, lt=1)
     patience: int = Field(10, ge=1)
     accelerate: bool = False
+    compile: bool = False
     seeds: int = Field(1, ge=1)
     binarise: Literal["static", "dynamic", "threshold"] | None = None
     target: str | None = None
@@ -183,7 +184,7 @@ def kind_of(spec: Spec) -> str:
 #: Fields of a :class:`Spec` that are options of one method.
 TRAINING = (
     "batch_size", "learning_rate", "objective", "estimator", "schedule", "clip", "warm_up", "validation", "patience",
-    "accelerate")
+    "accelerate", "compile")
 
 
 def training(spec: Spec) -> dict[str, Any]:

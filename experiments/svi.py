@@ -32,6 +32,8 @@ from zoo.program import generators, seeded, set_generators
 BLOCKS = 50
 #: Draws of z per unit for the held-out ELBO.
 VALIDATION_DRAWS = 16
+#: Seconds from which on a run says what declaring a program pure would save.
+LONG = 5.0
 #: What else of a run goes into a checkpoint.
 _KEPT: dict[str, Callable[[Any], Any]] = {
     "best_step": int, "best_value": float, "best_error": float, "stale": int, "stopped": str}
@@ -82,6 +84,8 @@ def svi(
                     run.judge(step)
                 watch.step(step, run.values[-1] * run.share, run.checkpoint, **run.numbers)
             run.check()
+            if watch.seconds > LONG:
+                run.remarks += filter(None, [run.recorder.saving()])
             return run.outcome(problem)
         except Differs:
             step, problem = run.go_back(), ""
@@ -199,7 +203,8 @@ class _Run:
         set_generators(*drawn)
         self.remarks.append(f"{self.recorder.differs}; the fit went back to step {step} and on by Python")
         self.recorder.differs = ""
-        warnings.warn(ZooWarning(f"fit of '{self.guide.text}': {self.remarks[-1]}; {self.model.label} is not pure"), stacklevel=5)
+        warnings.warn(
+            ZooWarning(f"fit of '{self.guide.text}': {self.remarks[-1]}; {self.model.label} is not pure"), stacklevel=5)
         return step
 
     def snapshot(self) -> State:

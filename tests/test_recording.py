@@ -1,9 +1,10 @@
-"""Recorded runs: the same numbers as Python's, Python again where they would not be, and Python wherever purity is not known."""
+"""Recorded runs: the same numbers as Python's, Python again where they would not be, and Python where purity is unknown."""
 
 from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_a_look_at_a_number_is_not_captured_or_looks_again(look: Callable[[Tenso
 
 @pytest.mark.parametrize("look", [lambda v: v if v.sum() > 0 else -v, lambda v: float(v.sum()) * v, lambda v: v.numpy()])
 def test_what_depends_on_numbers_is_not_captured(look: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(Exception, match="data-dependent|data dependent|_local_scalar_dense|numpy"):
+    with pytest.raises(Exception, match=r"data-dependent|data dependent|_local_scalar_dense|numpy"):
         capture(lambda parameters, x: (look(x).sum(),), [nn.Identity()], [torch.ones(3)])
 
 
@@ -419,9 +420,32 @@ def test_compiled_steps_are_pythons_but_for_rounding() -> None:
 
 
 def test_compile_is_refused_in_one_line_where_it_can_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(zoo.ZooError, match="expected a pure program and guide for compile=True; got .*pass pure=True"):
+    with pytest.raises(zoo.ZooError, match=r"expected a pure program and guide for compile=True; got .*pass pure=True"):
         fit(Level(), compile=True)
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(zoo.ZooError, match=r"expected a C\+\+ compiler for compile=True; got none of g\+\+.*leave compile out"):
         fit(PureLevel(), compile=True)
+
+
+# -- what it would save --------------------------------------------------------------------------------------------------
+
+
+def test_a_long_fit_of_an_unproved_program_says_what_a_declaration_would_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.svi.LONG", 0.0)
+    [remark] = fit(Level()).remarks
+    assert re.fullmatch(r"pure=True would save \d\d% of a step \(Level does not declare pure = True\)", remark)
+    assert fit(PureLevel()).remarks == ()
+
+
+def test_a_program_with_a_state_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Level):
+        def factor(self, level: Tensor) -> float:
+            self.kept = [*self.kept, level]
+            return 1.0
+
+    monkeypatch.setattr("experiments.svi.LONG", 0.0)
+    done = fit(Counting(kept=[]))
+    assert done.remarks == ()
+    assert len(done.model.kept) >= 120  # type: ignore[arg-type]
+    assert all(type(level) is Tensor for level in done.model.kept)  # type: ignore[union-attr]

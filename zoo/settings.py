@@ -24,9 +24,9 @@ _MISSING = object()
 class Settings:
     """A snapshot of all attributes of modules but the values of their parameters and buffers.
 
-    Attributes are compared by value where they are plain or small (numbers, text, containers, arrays, the attributes of objects,
-    what functions load from outside), and by identity where they are not; tensors by identity and by their version counter,
-    which counts changes in place. An attribute that is added or removed counts as a change, and so do a parameter that is
+    Attributes are compared by value where they are plain or small (numbers, text, containers, arrays, the attributes of
+    objects, what functions load from outside), and by identity where they are not; tensors by identity and by their version
+    counter, which counts changes in place. An attribute that is added or removed counts as a change, and so do a parameter that is
     replaced or frozen, a module that is switched from training to evaluation, and another default dtype. What a class names in
     ``caches`` is left out: such attributes hold what is known already.
 

@@ -9,6 +9,7 @@ import typer
 from experiments.cli.app import app
 from experiments.cli.options import (
     BINARISE,
+    COMPILE,
     DATA,
     DRAWS,
     DROP,
@@ -44,15 +45,15 @@ def compare(
     train_model: Annotated[bool, typer.Option("--train-model", help="Let each guide train a θ of its own.")] = False,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Compare on data drawn from the fitted model.")] = False,
-    binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
-    as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
-    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    compile: COMPILE = False, binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None,
+    drop_constant: DROP = False, as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None,
+    report: REPORT = True, checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> None:
     """Fit θ once, fit each guide to it, and say how far each is from the posterior."""
     spec = _asked(
         context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, steps=steps,
-        draws=draws, holdout=holdout, train_with=train_with, train_model=train_model, simulate=simulate, binarise=binarise,
-        target=target, standardise=standardise, drop_constant=drop_constant)
+        draws=draws, holdout=holdout, train_with=train_with, train_model=train_model, simulate=simulate, compile=compile,
+        binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant)
     do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 
@@ -72,6 +73,7 @@ def fit(
     validation: Annotated[float, typer.Option(help="Of svi: share of units on whose ELBO it stops early.")] = 0.0,
     patience: Annotated[int, typer.Option(help="Of svi: fiftieths of the run without a better one.")] = 10,
     accelerate: Annotated[bool, typer.Option("--accelerate", help="Of em: extrapolate its steps.")] = False,
+    compile: COMPILE = False,
     seeds: Annotated[int, typer.Option(help="Fit from this many seeds, and keep the best.")] = 1,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
@@ -82,7 +84,7 @@ def fit(
         context, command="fit", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, steps=steps,
         draws=draws, train_draws=train_draws, batch_size=batch_size, learning_rate=learning_rate, objective=objective,
         estimator=estimator, schedule=schedule, clip=clip, warm_up=warm_up, validation=validation, patience=patience,
-        accelerate=accelerate, seeds=seeds, binarise=binarise, target=target, standardise=standardise,
+        accelerate=accelerate, compile=compile, seeds=seeds, binarise=binarise, target=target, standardise=standardise,
         drop_constant=drop_constant)
     do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 

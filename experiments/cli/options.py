@@ -21,6 +21,8 @@ DROP = Annotated[bool, typer.Option("--drop-constant", help="Leave constant colu
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else to standard output.")]
 BINARISE = Annotated[
     str | None, typer.Option(help="Of images: static (drawn once; where unsaid), dynamic (drawn anew each step) or threshold.")]
+COMPILE = Annotated[
+    bool, typer.Option("--compile", help="Of svi: hand its recorded steps to PyTorch's compiler; needs a C++ compiler.")]
 OUT = Annotated[
     Path | None, typer.Option(help="The run's directory; runs/MODEL-DATA-TIME-ID where unsaid. One that was begun goes on.")]
 SAVE = Annotated[bool, typer.Option("--save/--no-save", help="Whether to leave a run directory behind.")]
