@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,7 +12,9 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.params import LocalParams
 from zoo.program import Program
-from zoo.purity import Purity, purity
+
+if TYPE_CHECKING:
+    from zoo.purity import Purity
 
 
 class FunctionModel(Model):
@@ -41,6 +43,8 @@ class FunctionModel(Model):
             return super().purity()
         if isinstance(self.program, nn.Module):
             return "" if getattr(self.program, "pure", False) else f"{self.label} does not declare pure = True"
+        from zoo.purity import purity  # reads what all of torch is called, which takes a while
+
         self._proof = purity(self.program)
         return self._proof.reason
 

@@ -26,9 +26,9 @@ class Settings:
 
     Attributes are compared by value where they are plain or small (numbers, text, containers, arrays, the attributes of
     objects, what functions load from outside), and by identity where they are not; tensors by identity and by their version
-    counter, which counts changes in place. An attribute that is added or removed counts as a change, and so do a parameter that is
-    replaced or frozen, a module that is switched from training to evaluation, and another default dtype. What a class names in
-    ``caches`` is left out: such attributes hold what is known already.
+    counter, which counts changes in place. An attribute that is added or removed counts as a change, and so do a parameter
+    that is replaced or frozen, a module that is switched from training to evaluation, and another default dtype. What a class
+    names in ``caches`` is left out: such attributes hold what is known already.
 
     Args:
         modules: whose attributes, those of their submodules included, are remembered.
