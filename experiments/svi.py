@@ -116,7 +116,7 @@ class _Run:
                 "pass more, or leave the objective out")
         self.parameters = trainable(model, guide, train_model)
         self.tensors = moved(model, guide, train_model)
-        reason = "" if pure else model.purity() or guide.purity()
+        reason = model.purity() or guide.purity() if pure is None else "" if pure else "pure=False"
         if training.compile:
             check_compiled(reason)
         self.recorder = Recorder(self._steadily, [guide, model], reason, training.compile, model.unchanged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 import re
@@ -142,9 +143,8 @@ def test_capture_leaves_generators_and_buffers_alone() -> None:
 
 @pytest.mark.parametrize("name", [name for name, entry in zoo.MODELS.items() if entry.latents != "none"])
 def test_a_recorded_fit_of_every_model_comes_to_the_same_bits(name: str, at_once: list[Recorder]) -> None:
-    import copy
-
     known, x = case(name)
+    at_once.clear()
     text = next(g for g in zoo_guides(known, x))
     ours, theirs = (fit(copy.deepcopy(known), text, x, steps=60, pure=pure) for pure in (True, False))
     assert at_once[0].checked > TRIALS
@@ -288,6 +288,8 @@ def test_a_closure_that_changes_means_what_it_says(at_once: list[Recorder]) -> N
 
 
 class Tempered(PureLevel):
+    pure = True
+
     def forward(self, x: Tensor) -> None:
         with pyro.poutine.scale(scale=self.beta):
             super().forward(x)
@@ -314,6 +316,8 @@ class Box:
 
 
 class Boxed(PureLevel):
+    pure = True
+
     def factor(self, level: Tensor) -> float:
         return self.box.value  # type: ignore[no-any-return, union-attr]
 
@@ -449,3 +453,61 @@ def test_a_program_with_a_state_is_told_nothing(monkeypatch: pytest.MonkeyPatch)
     assert done.remarks == ()
     assert len(done.model.kept) >= 120  # type: ignore[arg-type]
     assert all(type(level) is Tensor for level in done.model.kept)  # type: ignore[union-attr]
+
+
+# -- programs that came from outside -------------------------------------------------------------------------------------
+
+
+class Sequences(zoo.Model):
+    """Sequences of unequal length, padded: works on the columns that its minibatch needs, of which one row of 400 needs most."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+        self.mu = nn.Parameter(torch.zeros((), dtype=torch.double))
+        self.late = nn.Parameter(torch.zeros((), dtype=torch.double))
+
+    def forward(self, d: Any) -> None:
+        n = d["length"]
+        t = max(n.tolist()) if self.how == "tolist" else int(n.max())
+        where = torch.arange(t)
+        loc = torch.where(where < 3, self.mu, self.late)
+        with pyro.plate("rows", len(n)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.double), 0.3))
+            seen = dist.Normal(z[:, None] + loc, 1.0).mask(where < n[:, None]).to_event(1)
+            pyro.sample("y", seen, obs=d["y"][:, :t])
+
+
+@pytest.mark.parametrize(("how", "pure"), [("tolist", None), ("tolist", True), ("int", True)])
+def test_a_program_that_looks_at_its_minibatch_is_run_by_python(how: str, pure: bool | None, at_once: list[Recorder]) -> None:
+    rows, columns = 400, 12
+    length = torch.full((rows,), 3)
+    length[7] = columns
+    mean = torch.where(torch.arange(columns) < 3, 1.0, 4.0).double()
+    y = mean + torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    done = fit(
+        Sequences(how), x={"y": y, "length": length}, steps=1000, batch_size=20, learning_rate=0.05, pure=pure)
+    assert at_once[0].checked == 0
+    assert at_once[0].reason != ""
+    right = float(y[7, 3:].mean())
+    assert float(done.model.late.detach()) == pytest.approx(right, abs=0.3)  # type: ignore[union-attr, operator]
+
+
+class Clamped(Level):
+    def forward(self, x: Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(x.new_zeros(()), 5.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(level.clamp(max=self.settings["cap"]), 1.0), obs=x)  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("method", ["svi", "fixed_draws"])
+@pytest.mark.parametrize("pure", [None, True])
+def test_settings_that_were_changed_between_fits_are_those_of_the_next_fit(method: str, pure: bool | None) -> None:
+    def done(model: Clamped) -> experiments.Fit:
+        return experiments.fit(model, "full_rank", X, method=method, steps=300, progress=False, pure=pure)
+
+    model = Clamped(settings={"cap": 100.0})
+    done(model)
+    model.settings["cap"] = 2.0  # type: ignore[index, operator]
+    again, fresh = done(model), done(Clamped(settings={"cap": 2.0}))
+    assert again.elbo == fresh.elbo
