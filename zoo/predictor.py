@@ -23,6 +23,7 @@ from zoo.affine import Dependent, Following
 from zoo.data import Data, reference
 from zoo.latents import Substitute, is_deterministic
 from zoo.program import prior_of, run, seeded
+from zoo.replay import alike
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -35,8 +36,6 @@ LIKELIHOOD, PRIOR = "log p(x | z)", "log p(z)"
 GUARDS = 2
 #: Numbers that A's columns may have that are found in one run.
 AT_ONCE = 2**22
-#: What results may differ by, in units of rounding.
-ROUNDING = 1024
 #: What may go wrong where a program can't be followed, or a distribution is not made by its parameters' names.
 FAILURES = (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, KeyError)
 
@@ -80,7 +79,7 @@ class Predictor:
                 seen = _seen(model, x, _points(model, x)[:1])
         except FAILURES:
             return False
-        return seen.keys() == self.checked.keys() and all(_alike(value, self.checked[name]) for name, value in seen.items())
+        return seen.keys() == self.checked.keys() and all(alike(value, self.checked[name]) for name, value in seen.items())
 
 
 def find(model: Model, x: Data) -> Predictor | None:
@@ -145,27 +144,26 @@ def _found(model: Model, x: Data, name: str, kind: type) -> Predictor | None:
     total, _, eta = seen.pop(LIKELIHOOD), seen.pop(PRIOR), seen.pop(name)
     others, value = {key: values[0] for key, values in seen.items()}, _value(model, x, points[0])
     found = Predictor(eta[-1], _matrix(model, x, name), name, kind, others, value.expand(shape).reshape(-1), checked)
-    same = _alike(total[:-1], found.log_prob(eta[:-1]).sum(1)) and bool(total[:-1].isfinite().all())
-    return found if same and all(_alike(at, found(z)[0]) for at, z in zip(eta, points, strict=True)) else None
+    same = alike(total[:-1], found.log_prob(eta[:-1]).sum(1)) and bool(total[:-1].isfinite().all())
+    return found if same and all(alike(at, found(z)[0]) for at, z in zip(eta, points, strict=True)) else None
 
 
 def _matrix(model: Model, x: Data, name: str) -> Tensor:
-    """Return A, (n, d), by derivatives: differences from b would cost the digits of a large b."""
-    shape, size = model.latents(x).observed[0].shape, model.latents(x).size
+    """Return A, (n, d), by derivatives: differences from b would cost the digits of a large b.
 
-    def columns(row: Tensor) -> Tensor:
+    A's columns are the derivatives of Aᵀu in u, and Aᵀu is the gradient of ηᵀu in z. PyTorch's forward derivatives would give
+    them, too, but take half a second to load.
+    """
+    latents, like = model.latents(x), reference(x)
+    columns = []
+    for some in torch.eye(latents.size).to(like)[:, None].split(max(1, AT_ONCE // latents.observed[0].shape.numel())):
         with torch.enable_grad():
-            z = row.detach().requires_grad_()
-            site = _observed_site(run(model._program, x, Substitute(z, None), density=False))
-            eta = _parameters(_base(site["fn"]))[name].expand(shape).reshape(-1)
+            z = torch.zeros_like(some, requires_grad=True)
+            eta = _seen(model, x, z)[name]
             u = torch.zeros_like(eta, requires_grad=True)
-            [back] = torch.autograd.grad(eta, [z], u, create_graph=True)  # Aᵀu, whose derivatives in u are A's columns
-            parts = torch.eye(size).to(row)[:, None].split(max(1, AT_ONCE // shape.numel()))
-            return torch.cat([
-                torch.autograd.grad(back, [u], some, retain_graph=True, is_grads_batched=True)[0] for some in parts])
-
-    found: Tensor = model._over_draws(columns, _points(model, x)[-1:])
-    return found[0].mT
+            [back] = torch.autograd.grad((eta * u).sum(), [z], create_graph=True)
+            columns += torch.autograd.grad((back * some).sum(), [u])
+    return torch.cat(columns).mT
 
 
 def _points(model: Model, x: Data) -> Tensor:
@@ -219,13 +217,3 @@ def _seen(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
 def _observed_site(sites: Mapping[str, Any]) -> Any:
     [site] = [site for site in sites.values() if site["is_observed"] and not is_deterministic(site)]
     return site
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    """Return whether two results are the same but for rounding: a kernel may add in another order, as memory happens to lie."""
-    if (a.shape, a.dtype) != (b.shape, b.dtype):
-        return False
-    if not bool(a.isfinite().all()):
-        return bool(((a == b) | (a.isnan() & b.isnan())).all())
-    size = a.abs().amax() if a.numel() else 1.0
-    return bool(((a - b).abs() <= ROUNDING * torch.finfo(a.dtype).eps * size).all())
