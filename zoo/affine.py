@@ -1,10 +1,10 @@
 """Proof that a computation is affine in its input: the tensor operations that it does are followed one by one.
 
-A tensor that depends on the input is a :class:`Dependent`. PyTorch hands every operation to :class:`Following`, below autograd
-and vmap, which says of the result whether it still is affine, by a table: that of an operation which is not there is not. Such a
+A tensor that depends on the input is a :class:`Dependent`. PyTorch hands every operation to :class:`Following`, below
+autograd and vmap. A result is affine in the input if a table says that the operation keeps it so, and else is not. A dependent
 tensor has no memory of its own, so Python can't look at its numbers unseen: ``if``, ``.item()``, ``.tolist()`` and ``.numpy()``
-raise. So what is said holds for every input, not only for that of the run. It costs one run of the computation. PyTorch's
-``make_fx`` sees the same operations, but first imports PyTorch's compiler, which takes longer than most fits.
+raise. So what is proved holds for every input, not only for that of the run. A proof costs one run of the computation.
+PyTorch's ``make_fx`` sees the same operations, but first imports PyTorch's compiler, which takes longer than most fits.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ def _table(jointly: tuple[int, ...], either: tuple[int, ...], names: str) -> dic
     return {f"aten.{name}": (jointly, either) for name in names.split()}
 
 
-#: Operations with the places of the arguments in which they are affine, jointly, and of those that are factors of each other, of
-#: which only one may depend on the input. All other arguments must not.
+#: Operations that keep tensors affine. By place: the arguments in which an operation is affine jointly, and the arguments that
+#: are factors of each other, of which only one may depend on the input. All other arguments must not.
 AFFINE = {
     **_table((0,), (), """
         alias.default clone.default _to_copy.default lift_fresh.default view.default _unsafe_view.default expand.default
-        permute.default transpose.int transpose_.default t.default t_.default select.int slice.Tensor squeeze.default squeeze.dim
-        squeeze.dims squeeze_.default squeeze_.dim squeeze_.dims unsqueeze.default unsqueeze_.default unbind.int split.Tensor
-        split_with_sizes.default diagonal.default index.Tensor index_select.default gather.default embedding.default take.default
-        repeat.default flip.default roll.default tril.default triu.default constant_pad_nd.default neg.default sum.default
-        sum.dim_IntList mean.default mean.dim cumsum.default trace.default add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar
-        div.Tensor cat.default stack.default cholesky_solve.default"""),
+        permute.default transpose.int transpose_.default t.default t_.default select.int slice.Tensor squeeze.default
+        squeeze.dim squeeze.dims squeeze_.default squeeze_.dim squeeze_.dims unsqueeze.default unsqueeze_.default unbind.int
+        split.Tensor split_with_sizes.default diagonal.default index.Tensor index_select.default gather.default
+        embedding.default take.default repeat.default flip.default roll.default tril.default triu.default
+        constant_pad_nd.default neg.default sum.default sum.dim_IntList mean.default mean.dim cumsum.default trace.default
+        add.Scalar sub.Scalar rsub.Scalar mul.Scalar div.Scalar div.Tensor cat.default stack.default
+        cholesky_solve.default"""),
     **_table((1,), (), "linalg_solve_triangular.default"),
     **_table((0, 1), (), "add.Tensor sub.Tensor rsub.Tensor slice_scatter.default select_scatter.default"),
     **_table((0, 2), (), "index_put.default"),
@@ -114,7 +115,8 @@ class Following(TorchDispatchMode):
             self._refuse(f"{func} draws random numbers")
         if not _dependent([*args, *kwargs.values()]):
             return func(*args, **kwargs)
-        reshapes = torch.Tag.inplace_view in tags  # such as "squeeze_", with which PyTorch ends a product: numbers stay
+        # Such as "squeeze_", with which PyTorch ends a product: numbers stay.
+        reshapes = torch.Tag.inplace_view in tags and str(func) in AFFINE
         if func._schema.is_mutable and not reshapes:  # no public name says so
             self._refuse(f"{func} changes a tensor in place")
         if LOOKS & tags and not (func is torch.ops.aten.index.Tensor and not _dependent(args[1])):
