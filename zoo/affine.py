@@ -68,12 +68,12 @@ class Dependent(Tensor):
     affine: bool
 
     # PyTorch's way to have operations alone handled, without the Python functions around them.
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, value: Tensor, affine: bool) -> Dependent:
         # PyTorch's way to a tensor without memory.
-        made: Dependent = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Dependent = Tensor._make_wrapper_subclass(
             cls, value.shape, strides=value.stride(), dtype=value.dtype, device=value.device)
         return made
 
@@ -81,7 +81,9 @@ class Dependent(Tensor):
         self.value, self.affine = value, affine
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None,
+    ) -> Any:
         raise Unfollowed(f"{func} is done where nobody follows")
 
 

@@ -103,7 +103,7 @@ def find(model: Model, x: Data) -> Predictor | None:
         return None
     if latents.observed[0].shape.numel() * latents.size > MOST:
         return None
-    if getattr(model, "purity", None) is not None and model.purity():  # type: ignore[operator]
+    if getattr(model, "purity", None) is not None and model.purity():
         return None
     try:
         with torch.no_grad(), seeded(0):
@@ -155,7 +155,7 @@ def _matrix(model: Model, x: Data, name: str) -> Tensor:
     them, too, but take half a second to load.
     """
     latents, like = model.latents(x), reference(x)
-    columns = []
+    columns: list[Tensor] = []
     for some in torch.eye(latents.size).to(like)[:, None].split(max(1, AT_ONCE // latents.observed[0].shape.numel())):
         with torch.enable_grad():
             z = torch.zeros_like(some, requires_grad=True)
