@@ -46,10 +46,8 @@ def fixed_draws(
 
     An objective on few draws flatters φ, which learns the draws. To first order it stands as far above the best ELBO as φ's own
     ELBO lies below it, so φ falls short by half of what it loses on fresh noise: draws are doubled until that is under
-    ``tolerance`` nats per unit. Normals of one unit whose steps can be averaged take some on fresh noise first, unless draws
-    are asked for or cost next to nothing, and are done where these settle. Where a program shows a linear predictor, see
-    :mod:`zoo.predictor`, the likelihood takes no draws at all, and natural steps go all of the way. Discrete guides are summed
-    exactly: no doubling.
+    ``tolerance`` nats per unit. Where a program is proved to have a linear predictor, see :mod:`zoo.predictor`, the likelihood
+    takes no draws at all, and natural steps go all of the way. Discrete guides are summed exactly: no doubling.
 
     Raises:
         ZooError: the guide's family has no standard-normal base, fewer draws than twice the dimensions, or an ELBO that
@@ -157,7 +155,7 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
     latents, size = held.latents, held.size
     number, most = _draws_at_start(held, draws), held.parts.most_draws
     enough = 2 * tolerance * latents.units  # of flattery: twice what φ falls short by
-    taken, value = _naturally(held, number, steps, draws, tolerance)
+    taken, value = _naturally(held, number, steps, tolerance)
     if value is not None:
         return Outcome(taken, value, True)
     for attempt in range(12):
@@ -182,19 +180,14 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
     return Outcome(taken, fresh, done.converged and agrees)
 
 
-def _naturally(held: Held, number: int, steps: int, draws: int | None, tolerance: float) -> tuple[int, float | None]:
+def _naturally(held: Held, number: int, steps: int, tolerance: float) -> tuple[int, float | None]:
     """Take natural steps, by far the most of the way; return how many, and the ELBO if they went all of it."""
     few = held.noise(_draws_of_natural_steps(held, number), 0)
-    judge = partial(held.noise, _draws_that_judge(held, number), 1)
     if held.exact:
         taken, value = held.climb_accelerated(few, steps, SETTLED[False] * tolerance)
-        fresh = held.value(judge())
+        fresh = held.value(held.noise(_draws_that_judge(held, number), 1))
         return taken, fresh if value is not None and abs(value - fresh) <= 2 * tolerance else None
-    taken = held.climb_naturally(few, steps)
-    if draws is None and held.averages and not _cheap(held, number):
-        more, value = held.average_naturally(number, judge, steps - taken, tolerance)
-        return taken + more, value
-    return taken, None
+    return held.climb_naturally(few, steps), None
 
 
 def _fine(units: int, flattery: float) -> tuple[float, int]:

@@ -11,13 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from experiments.averaging import MOST as MOST_STEPS
-from experiments.averaging import average_naturally
 from experiments.each import Objective, ascend_each
 from experiments.engine import check_start
 from experiments.means import Drawn, Means
 from experiments.natural import Chart, climb_accelerated, climb_naturally, near
-from experiments.noise import moved_noise, normal_noise
+from experiments.noise import normal_noise
 from experiments.optimise import Ascent, Tape, ascend
 from experiments.parts import Parts, slices
 from experiments.projected import Projected
@@ -146,26 +144,6 @@ class Held:
         assert own is not None and isinstance(family, Normal), "only the units' own normals climb naturally"  # noqa: PT018
         check = partial(check_start, self.model, self.guide, self.x)
         return climb_accelerated(self._natural(noise), family, own, steps, self._report, rise, self.count.tape, check)
-
-    @property
-    def averages(self) -> bool:
-        """Whether there is one unit whose own normal can be the mean of steps, as what draws tell of it is noisy."""
-        alone = self.own is not None and self.latents.units == 1 and isinstance(self.means, Drawn)
-        return alone and isinstance(self.family, Normal) and self.family.averages
-
-    def average_naturally(
-        self, draws: int, other: Callable[[], Tensor], steps: int, within: float,
-    ) -> tuple[int, float | None]:
-        """Go on by steps on ``draws`` fresh draws each to where their mean leads; return how many were taken.
-
-        And the ELBO on ``other`` noise if they settled, to ``within`` nats. Only where the pair ``averages``.
-        """
-        own, family = self.own, self.family
-        assert own is not None and isinstance(family, Normal), "only the units' own normals are averaged"  # noqa: PT018
-        noise = moved_noise(draws, self.size, self.parameters[0])
-        return average_naturally(
-            lambda step: self._natural(noise(self.seed * MOST_STEPS + step)), lambda: self.value(other()), family, own, steps,
-            self._report, within, self.count.tape)
 
     def climb(
         self, noise: Tensor, other: Callable[[], Tensor], steps: int, stop: tuple[float, int],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -47,23 +46,6 @@ def _points(count: int, size: int, seed: int) -> Tensor:
 
 #: The same, known from the last times: to scramble takes longer than a step of a small fit.
 _few_points = lru_cache(16)(_points)
-
-
-def moved_noise(draws: int, size: int, like: Tensor) -> Callable[[int], Tensor]:
-    """Return a function of a seed that gives noise as :func:`normal_noise` does, in a fourth of the time.
-
-    The points are Sobol's own, moved by one random vector modulo 1: independent from seed to seed, and each as good as uniform.
-
-    Source: Cranley and Patterson (1976), Randomization of number theoretic methods for multiple integration,
-    https://doi.org/10.1137/0713071
-    """
-    points = torch.quasirandom.SobolEngine(size).draw(draws // 2, dtype=torch.float64)
-
-    def noise(seed: int) -> Tensor:
-        move = torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        return _normals((points + move).remainder(1.0), like)
-
-    return noise
 
 
 def _normals(uniform: Tensor, like: Tensor) -> Tensor:

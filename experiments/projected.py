@@ -10,27 +10,23 @@ https://jmlr.org/papers/v14/challis13a.html
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from scipy.special import roots_hermitenorm
 from torch import Tensor
 
 from experiments.means import cross
-from experiments.noise import power_of_two
 from experiments.parts import slices
 from guides.family import Normal, Phi
 from zoo.data import Data
 from zoo.model import Model
 from zoo.predictor import Predictor
-from collections.abc import Callable
 
 #: Nodes of an observation's integral: so few, but as many more as make so many numbers in all. And of one that these few don't
 #: do, at least and at most.
 COARSE, CHEAP, FINE, MOST = 16, 2**15, 128, 512
-#: Observations that a repeated fine integral is of, at least: of fewer it takes no less.
-FEWEST = 64
 #: Nats by which coarse integrals may be off, together.
 CLOSE = 1e-3
 #: Numbers that are worked on at once.
@@ -54,20 +50,18 @@ class Projected:
     family: Normal
     x: Data
     predictor: Predictor
-    #: The integrals by so many nodes.
-    replays: dict[int, Callable[..., tuple[Tensor, ...]]] = field(default_factory=dict)
 
     def pull(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, eta = self.family.transform(phi, noise), self._at(phi["loc"])
         spread = self.family.project(phi, self.predictor.matrix)
-        prior, slope = self._prior(z.detach().contiguous())
+        prior, slope = self.model.log_prior_and_slope(self.x, z.detach())
         found = self._expected(eta.detach(), spread.detach(), nodes(noise))
         # Stein's identity: half the second derivative is what a mean gains by a larger variance.
         pull = (z * slope).sum() / len(z) + found.first @ eta + 0.5 * found.second @ spread.square().sum(1)
         return prior.mean(0), found.value.sum()[None], pull
 
     def natural(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        prior, slope = self._prior(self.family.transform(phi, noise).contiguous())
+        prior, slope = self.model.log_prior_and_slope(self.x, self.family.transform(phi, noise))
         matrix = self.predictor.matrix
         spread = self.family.project(phi, matrix)
         found = self._expected(self._at(phi["loc"]), spread, nodes(noise))
@@ -76,7 +70,7 @@ class Projected:
         return prior.mean(0), found.value.sum()[None], mean, cross(slope, noise) + curved
 
     def value(self, phi: Phi, noise: Tensor) -> float:
-        prior, _ = self._prior(self.family.transform(phi, noise).contiguous())
+        prior, _ = self.model.log_prior_and_slope(self.x, self.family.transform(phi, noise))
         found = self._expected(self._at(phi["loc"]), self.family.project(phi, self.predictor.matrix), 2 * nodes(noise))
         return float(prior.mean() + found.value.sum())
 
@@ -86,25 +80,11 @@ class Projected:
     def _expected(self, eta: Tensor, spread: Tensor, fine: int) -> Expected:
         """Return the means where η has mean ``eta`` (n,) and moves by ``spread`` (n, d) with the noise."""
         deviation = spread.square().sum(1).sqrt()
-        found, off = self._by(min(FINE // 2, max(COARSE, CHEAP // len(eta))))(eta, deviation)
+        found, off = self._integrals(min(FINE // 2, max(COARSE, CHEAP // len(eta))), eta, deviation)
         if float(off.sum()) > CLOSE:
             rough = (off > CLOSE / len(off)).nonzero()[:, 0]
-            found = found.index_copy(1, rough, self._refined(eta, deviation, rough, fine))
+            found = found.index_copy(1, rough, self._integrals(fine, eta[rough], deviation[rough], rough)[0])
         return Expected(*found)
-
-    def _refined(self, eta: Tensor, deviation: Tensor, rows: Tensor, number: int) -> Tensor:
-        """Return the means of some observations, (3, rows), by ``number`` nodes: of so many that arithmetic takes longer than
-        to call it, by Python; of few, with some rows again, as each number of rows is written down."""
-        if len(rows) * number > CHEAP:
-            return self._integrals(number, eta[rows], deviation[rows], rows)[0]
-        more = rows[torch.arange(max(FEWEST, power_of_two(len(rows))), device=rows.device) % len(rows)]
-        return self._by(number)(eta[more], deviation[more], more)[0][:, : len(rows)]
-
-    def _by(self, number: int) -> Callable[..., tuple[Tensor, ...]]:
-        """Return :meth:`_integrals` by ``number`` nodes, as it is repeated by its operations alone."""
-        if number not in self.replays:
-            self.replays[number] = self._kept(f"integrals by {number} nodes", partial(self._integrals, number), [])
-        return self.replays[number]
 
     def _integrals(
         self, number: int, eta: Tensor, deviation: Tensor, rows: slice | Tensor = slice(None),
@@ -126,15 +106,6 @@ class Projected:
         value, covariance, first, along = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         second = torch.where(deviation > 0, along / deviation, 0.0)
         return torch.stack([value, first, second]), (covariance - deviation * first).abs()
-
-    @cached_property
-    def _prior(self) -> Callable[..., tuple[Tensor, ...]]:
-        """log p(z) by its operations alone; it gives both the density and its gradient, (draws, 1) and (draws, 1, d)."""
-        return self._kept("prior density", partial(self.model.log_prior_and_slope, self.x))
-
-    def _kept(self, name: str, function: Callable[..., tuple[Tensor, ...]], varying: list[Tensor] | None = None) -> Callable[..., tuple[Tensor, ...]]:
-        """Return a replay that the model keeps as long as its predictor, which was held against the program, prior included."""
-        return function
 
 
 def nodes(noise: Tensor) -> int:

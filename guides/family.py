@@ -99,12 +99,9 @@ class Normal(NormalBase):
     E[∇ log p], (units, d), gradients of log p(x, z) in z.
 
     Attributes:
-        averages: whether ``of_precision`` and ``scale_tril`` are known, so that steps can be averaged. That pays where φ has
-            far more numbers than there are draws, which held draws then flatter.
         complete: whether natural steps move all of φ: where they come to rest, the family has no better normal.
     """
 
-    averages = False
     complete = True
 
     def noise_size(self, phi: Phi) -> int:
@@ -118,24 +115,11 @@ class Normal(NormalBase):
     def natural_step(self, phi: Phi, slope: Tensor, curvature: Curvature, length: Tensor) -> Phi:
         """Return φ after a natural-gradient step of ``length`` (units,), from 0 to 1, each unit's own."""
 
-    def of_precision(self, loc: Tensor, precision: Tensor) -> Phi:
-        """Return φ of the best normal where log p(x, z) is quadratic in z, with mean ``loc`` (units, d) and −∇² ``precision``.
-
-        Raises:
-            LinAlgError: the precision (units, d, d) is not positive definite.
-            NotImplementedError: the family's best normal is not known from these, see ``averages``.
-        """
-        raise NotImplementedError(f"{type(self).__name__} is not known from a mean and a precision")
-
     def project(self, phi: Phi, matrix: Tensor) -> Tensor:
         """Return A S of the one unit, (n, noise_size), for ``matrix`` A (n, d): how A z moves with the noise."""
         noise = torch.eye(self.noise_size(phi)).to(matrix)[:, None]
         factor = (self.transform(phi, noise) - phi["loc"])[:, 0]  # Sᵀ by rows
         return (factor @ matrix.mT).mT
-
-    def scale_tril(self, phi: Phi) -> Tensor:
-        """Return S, (units, d, d), of families with ``averages``."""
-        raise NotImplementedError(f"{type(self).__name__} has no such factor")
 
     @abc.abstractmethod
     def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:

@@ -75,8 +75,6 @@ class FullRank(Normal):
             [0., 1.]])
     """
 
-    averages = True
-
     def initial(self, start: Start) -> dict[str, Tensor]:
         size = start.loc.shape[-1]
         _, diagonal = _triangle(size, start.loc.device)
@@ -91,10 +89,6 @@ class FullRank(Normal):
         entries = torch.where(diagonal, tril.exp(), tril)
         scale_tril = entries.new_zeros(*tril.shape[:-1], size * size).index_copy(-1, places, entries)
         return scale_tril.view(*tril.shape[:-1], size, size)
-
-    def of_precision(self, loc: Tensor, precision: Tensor) -> Phi:
-        covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision))
-        return {"loc": loc, "tril": self._entries(torch.linalg.cholesky(covariance))}
 
     def distribution(self, phi: Phi) -> dist.MultivariateNormal:
         return TrilNormal(phi["loc"], self.scale_tril(phi))

@@ -87,10 +87,3 @@ class Curvature:
     def root(self) -> Tensor:
         """Return the symmetric square root of the inverse, (units, d, d): it maps to coordinates in which log p curves as I."""
         return (self.vectors * self.values.rsqrt()[:, None]) @ self.vectors.mT
-
-
-def hessian(factor: Tensor, cross: Tensor) -> Tensor:
-    """Return E_q[∇² log p(x, z)] as draws tell it, (units, d, d), from q's ``factor`` S and ``cross`` = E[∇ log p εᵀ]."""
-    found = torch.linalg.solve(factor, cross, left=False)
-    symmetric: Tensor = 0.5 * (found + found.mT)
-    return symmetric

@@ -17,7 +17,6 @@ from experiments.engine import frozen
 from experiments.noise import normal_noise
 from experiments.optimise import ascend
 from experiments.weights import log_weights
-from guides.gaussian import FullRank
 from tests.cases import held_elbo
 from zoo.low_rank_normal import LowRankNormal
 from zoo.quadratic import Moments
@@ -155,7 +154,6 @@ def test_fixed_draws_double_until_fresh_noise_agrees(monkeypatch: pytest.MonkeyP
         return original(draws, *rest)
 
     monkeypatch.setattr(held, "normal_noise", counted)
-    monkeypatch.setattr(FullRank, "averages", False)  # whose steps on fresh noise would come first
     monkeypatch.setattr(zoo.Model, "linear_predictor", lambda *_: None)  # whose integrals take no draws
     x = zoo.dataset("breast_cancer", "binary", standardise=True).x
     model = zoo.build("logistic_regression", x)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -134,3 +137,15 @@ def test_what_noise_may_have_turned_does_not_count_as_upwards() -> None:
 def test_normal_families_are_those_that_know_it() -> None:
     for family in FAMILIES:
         assert isinstance(pair(family)[1].family, Normal)
+
+
+def test_a_posterior_of_two_modes_far_apart_is_fitted_at_one() -> None:
+    """log p curves upwards between them, whatever the steps met there."""
+    def two(x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 3.0))
+        pyro.sample("x", dist.Normal(z.square(), 0.5), obs=x)
+
+    x = torch.tensor(4.0).double()
+    done = experiments.fit(two, "full_rank", x, progress=False)
+    found = experiments.evaluate(done.model, done.guide, x, draws=4096)
+    assert found.kl_gap.value == pytest.approx(math.log(2), abs=0.15)

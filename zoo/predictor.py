@@ -1,8 +1,9 @@
 """Linear predictors: programs whose observations hang on the latents through one number each, affine in them.
 
 Of p(y_i | η_i) with η = b + A z, as of a generalised linear model with known dispersion, the mean log-likelihood under a
-normal q(z) is one integral an observation, however many latents there are. Whether a program is of that kind, and A, b and
-log p(y_i | η_i), are found by running it: it stays the only definition.
+normal q(z) is one integral an observation, however many latents there are. That a program is of that kind is proved on the
+tensor operations between z and the parameters, see :mod:`zoo.affine`: a program that looks affine at some points need not be.
+A, b and log p(y_i | η_i) are found by running it: it stays the only definition.
 
 Source: McCullagh and Nelder (1989), Generalized linear models, §2.2, https://doi.org/10.1007/978-1-4899-3242-6; Challis and
 Barber (2013), Gaussian Kullback–Leibler approximate inference, https://jmlr.org/papers/v14/challis13a.html
@@ -15,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from zoo.affine import Dependent, Following
 from zoo.data import Data, reference
 from zoo.latents import Substitute, is_deterministic
 from zoo.program import prior_of, run, seeded
@@ -29,13 +32,11 @@ if TYPE_CHECKING:
 MOST = 2**26
 #: What the observations' and the latents' log-probabilities are called among the parameters of the observations.
 LIKELIHOOD, PRIOR = "log p(x | z)", "log p(z)"
-#: How far from the origin it is tried whether a parameter is affine: near, where densities are compared, too; far off, where
-#: one that is clipped shows; and at the origin itself.
-FAR = 300.0
-SPREADS = (1.0, 1.0, FAR, 0.0)
+#: Points where the program is held against the predictor that is proved for it, besides the origin.
+GUARDS = 2
 #: Numbers that A's columns may have that are found in one run.
 AT_ONCE = 2**22
-#: What may go wrong where a distribution is not made by its parameters' names, or a program does not bear such points.
+#: What may go wrong where a program can't be followed, or a distribution is not made by its parameters' names.
 FAILURES = (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, KeyError)
 
 
@@ -102,41 +103,74 @@ def find(model: Model, x: Data) -> Predictor | None:
         return None
     if latents.observed[0].shape.numel() * latents.size > MOST:
         return None
+    if model.purity():
+        return None
     try:
         with torch.no_grad(), seeded(0):
-            return _found(model, x)
+            proof = _proved(model, x)
+            return _found(model, x, *proof) if proof is not None else None
     except FAILURES:
         return None
 
 
-def _found(model: Model, x: Data) -> Predictor | None:
+def _proved(model: Model, x: Data) -> tuple[str, type] | None:
+    """Return the parameter of the observed site that is affine in z and by which alone the site depends on z; and its class.
+
+    The run's log-likelihood, with what scales and masks it, must not depend on z once that parameter is held.
+    """
+    found: list[tuple[str, type]] = []
+
+    def one(row: Tensor) -> Tensor:
+        z = Dependent(row, affine=True)
+        with Following() as following:
+            site = _observed_site(run(model._program, x, Substitute(z, None), density=False))
+            base = _base(site["fn"])
+            moving = {name: value for name, value in _parameters(base).items() if isinstance(value, Dependent)}
+            vars(base).update({name: value.value for name, value in moving.items()})
+            held = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+        if len(moving) == 1 and not isinstance(held, Dependent) and not following.reason:
+            found.extend((name, type(base)) for name, value in moving.items() if value.affine)
+        return row
+
+    model._over_draws(one, _points(model, x)[:1])
+    return found[0] if found else None
+
+
+def _found(model: Model, x: Data, name: str, kind: type) -> Predictor | None:
+    """Return the predictor, whose parameter ``name`` is proved affine, if the program says the same as it does."""
     points, shape = _points(model, x), model.latents(x).observed[0].shape
-    fn, value = _observed(model, x, points[0])
-    if not _parameters(fn):
-        return None
     seen = _seen(model, x, points)
-    if not model._vectorised:  # one run a column would take longer than it saves
-        return None
-    checked = {name: values[:1] for name, values in seen.items()}
-    total, _ = seen.pop(LIKELIHOOD), seen.pop(PRIOR)
-    moving = [name for name, values in seen.items() if not all(alike(values[0], each) for each in values[1:])]
-    if len(moving) != 1:
-        return None
-    eta = seen.pop(moving[0])
-    offset, columns = eta[-1], torch.eye(points.shape[2]).to(points)[:, None].split(max(1, AT_ONCE // eta.shape[1]))
-    matrix = torch.cat([_seen(model, x, some)[moving[0]] - offset for some in columns]).mT
-    others = {name: values[0] for name, values in seen.items()}
-    found = Predictor(offset, matrix, moving[0], type(fn), others, value.expand(shape).reshape(-1), checked)
-    near = slice(0, SPREADS.index(FAR))
-    same = alike(total[near], found.log_prob(eta[near]).sum(1)) and bool(total[near].isfinite().all())
+    checked = {key: values[:1] for key, values in seen.items()}
+    total, _, eta = seen.pop(LIKELIHOOD), seen.pop(PRIOR), seen.pop(name)
+    others, value = {key: values[0] for key, values in seen.items()}, _value(model, x, points[0])
+    found = Predictor(eta[-1], _matrix(model, x, name), name, kind, others, value.expand(shape).reshape(-1), checked)
+    same = alike(total[:-1], found.log_prob(eta[:-1]).sum(1)) and bool(total[:-1].isfinite().all())
     return found if same and all(alike(at, found(z)[0]) for at, z in zip(eta, points, strict=True)) else None
+
+
+def _matrix(model: Model, x: Data, name: str) -> Tensor:
+    """Return A, (n, d), by derivatives: differences from b would cost the digits of a large b.
+
+    A's columns are the derivatives of Aᵀu in u, and Aᵀu is the gradient of ηᵀu in z. PyTorch's forward derivatives would give
+    them, too, but take half a second to load.
+    """
+    latents, like = model.latents(x), reference(x)
+    columns: list[Tensor] = []
+    for some in torch.eye(latents.size).to(like)[:, None].split(max(1, AT_ONCE // latents.observed[0].shape.numel())):
+        with torch.enable_grad():
+            z = torch.zeros_like(some, requires_grad=True)
+            eta = _seen(model, x, z)[name]
+            u = torch.zeros_like(eta, requires_grad=True)
+            [back] = torch.autograd.grad((eta * u).sum(), [z], create_graph=True)
+            columns += torch.autograd.grad((back * some).sum(), [u])
+    return torch.cat(columns).mT
 
 
 def _points(model: Model, x: Data) -> Tensor:
     """Return points (points, 1, d) at random, the same each time, and the origin."""
     size, like = model.latents(x).size, reference(x)
-    points = torch.randn(len(SPREADS), 1, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return (points * torch.tensor(SPREADS, dtype=torch.float64)[:, None, None]).to(like)
+    points = torch.randn(GUARDS, 1, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.cat([points, torch.zeros_like(points[:1])]).to(like)
 
 
 def _base(fn: Any) -> Any:
@@ -153,16 +187,16 @@ def _parameters(fn: Any) -> dict[str, Tensor]:
     return {name: value for name in fn.arg_constraints if isinstance(value := vars(fn).get(name), Tensor)}
 
 
-def _observed(model: Model, x: Data, z: Tensor) -> tuple[Any, Tensor]:
-    """Return the distribution and the value of the one observed site at z (1, d)."""
-    sites: list[Any] = []
+def _value(model: Model, x: Data, z: Tensor) -> Tensor:
+    """Return the value of the one observed site, at any z (1, d)."""
+    values: list[Tensor] = []
 
     def one(row: Tensor) -> Tensor:
-        sites.append(_observed_site(run(model._program, x, Substitute(row, None))))
+        values.append(_observed_site(run(model._program, x, Substitute(row, None), density=False))["value"])
         return row
 
     model._over_draws(one, z[None])
-    return _base(sites[0]["fn"]), sites[0]["value"]
+    return values[0]
 
 
 def _seen(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
