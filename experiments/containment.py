@@ -36,14 +36,21 @@ MOST, LEAST, NUMBERS = 4096, 64, 2**24
 NATS, ERRORS = 0.01, 3.0
 
 
+def free_family(guide: BaseGuide) -> str | None:
+    """Return the name of the family of a guide whose units have a φ of their own; ``None`` of any other guide."""
+    if not isinstance(guide, Guide) or not isinstance(guide.amortisation, Free):
+        return None
+    try:
+        name = parse(guide.text).family
+    except ZooError:  # a guide of someone else's family
+        return None
+    return name if name in FAMILIES else None
+
+
 def contained_families(guide: BaseGuide) -> tuple[str, ...]:
     """Return the families that a guide's family contains, the richest first; none where units have no φ of their own."""
-    if not isinstance(guide, Guide) or not isinstance(guide.amortisation, Free):
-        return ()
-    try:
-        return FAMILIES[parse(guide.text).family].contains
-    except (ZooError, KeyError):  # a family that is not of the registry
-        return ()
+    name = free_family(guide)
+    return () if name is None else FAMILIES[name].contains
 
 
 def quick_family(guide: BaseGuide, size: int) -> str | None:
@@ -59,20 +66,10 @@ def quick_family(guide: BaseGuide, size: int) -> str | None:
     return quick[0] if quick else None
 
 
-def sibling(guide: BaseGuide, fitted: Iterable[BaseGuide]) -> Guide | None:
+def sibling(guide: BaseGuide, fitted: Iterable[BaseGuide]) -> BaseGuide | None:
     """Return the richest of the ``fitted`` guides that ``guide`` contains, of the same units; ``None`` where there is none."""
-    names = contained_families(guide)
-    found = [other for other in fitted if isinstance(other, Guide) and isinstance(other.amortisation, Free)]
-    by_family = {parse(other.text).family: other for other in found if contained_name(other) in names}
-    return next((by_family[name] for name in names if name in by_family), None)
-
-
-def contained_name(guide: Guide) -> str | None:
-    """Return the name of a guide's family in the registry; ``None`` of another family."""
-    try:
-        return parse(guide.text).family
-    except ZooError:
-        return None
+    named = {free_family(other): other for other in sorted(fitted, key=lambda other: other.size)}  # of ranks, the highest
+    return next((named[name] for name in contained_families(guide) if name in named), None)
 
 
 @dataclass

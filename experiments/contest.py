@@ -239,7 +239,7 @@ def _spec(guide: AnyGuide) -> GuideSpec | None:
         return None
 
 
-def _start(asked: AnyGuide) -> str:
+def _start(asked: AnyGuide) -> BaseGuide | str:
     """Return where a guide's fit begins: one that is named may be moved to a contained one."""
     return "contained" if isinstance(asked, str) else "own"
 

@@ -183,7 +183,7 @@ def fit(
         model, guide, chosen, outcome.steps, before + watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
         tuple(watch.history), latents.units, tuple(iterations), outcome.states)
     if floor is not None and how.bound.alpha == 1:  # states are compared by the ELBO: not of a fit of another bound
-        if guide.family.spreads and floor.below()[0] > 0:  # type: ignore[union-attr, attr-defined]
+        if floor.guide.family.spreads and floor.below()[0] > 0:
             floor.begin()
             fitted = _joined(fitted, fit(
                 model, guide, x, method=chosen, steps=limit, draws=draws, name="from the contained", **inner, **training))
@@ -204,19 +204,22 @@ def _floor(
     """
     if start not in ("contained", "own") and not isinstance(start, BaseGuide):
         raise ZooError(f"expected start contained or own, or a fitted guide; got {start!r}; choose one")
+    inside: BaseGuide | None = None
+    seconds = 0.0
     if isinstance(start, BaseGuide):
         inside = sibling(guide, [start])
         if inside is None:
             raise ZooError(f"expected start as a fitted guide that '{guide.text}' contains; got '{start.text}'; leave it out")
-        return Floor.under(model, guide, inside, x, moved(model, guide, how["train_model"]), how["seed"]), 0.0
     latents = model.latents(x)
     quick = quick_family(guide, latents.size) if start == "contained" else None
-    if quick is None or (how["train_model"] and latents.units > 1):
+    if quick is not None and not (how["train_model"] and latents.units > 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZooWarning)  # of a fit that is only where another one begins
+            done = fit(model, quick, x, steps=min(steps, METHODS["fixed_draws"]), name=f"contained {quick}", **how)
+        inside, seconds = done.guide, done.seconds
+    if not isinstance(guide, Guide) or not isinstance(inside, Guide):
         return None, 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZooWarning)  # of a fit that is only where another one begins
-        done = fit(model, quick, x, steps=min(steps, METHODS["fixed_draws"]), name=f"contained {quick}", **how)
-    return Floor.under(model, guide, done.guide, x, moved(model, guide, how["train_model"]), how["seed"]), done.seconds
+    return Floor.under(model, guide, inside, x, moved(model, guide, how["train_model"]), how["seed"]), seconds
 
 
 def _joined(first: Fit, second: Fit) -> Fit:

@@ -214,7 +214,8 @@ class LowRank(Normal):
     def scale_tril(self, phi: Phi) -> Tensor:
         loadings = phi["loadings"]
         inner = torch.eye(loadings.shape[-2]).to(loadings) + loadings @ loadings.mT
-        return phi["log_scale"].exp()[..., None] * torch.linalg.cholesky(inner)
+        factor: Tensor = torch.linalg.cholesky(inner)
+        return phi["log_scale"].exp()[..., None] * factor
 
     def distribution(self, phi: Phi) -> LowRankNormal:
         return LowRankNormal(phi["loc"], phi["loadings"], phi["log_scale"].exp())

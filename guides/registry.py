@@ -51,7 +51,8 @@ class WholeEntry:
 
 FAMILIES: Mapping[str, FamilyEntry] = {
     "mean_field": FamilyEntry("guides.gaussian:MeanField", "independent normals", "continuous"),
-    "full_rank": FamilyEntry("guides.gaussian:FullRank", "multivariate normal", "continuous", contains=("low_rank", "mean_field")),
+    "full_rank": FamilyEntry(
+        "guides.gaussian:FullRank", "multivariate normal", "continuous", contains=("low_rank", "mean_field")),
     "low_rank": FamilyEntry(
         "guides.gaussian:LowRank", "multivariate normal, diagonal plus rank r", "continuous", contains=("mean_field",)),
     "flow": FamilyEntry(

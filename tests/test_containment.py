@@ -16,6 +16,7 @@ import experiments
 import guides
 import zoo
 from experiments.containment import quick_family, sibling
+from experiments.contest import contested
 from experiments.journal import Journal
 from guides.amortisation import Free
 from guides.family import Family, Normal, Start
@@ -78,7 +79,7 @@ def case(name: str) -> tuple[Model, zoo.Data]:
 def fitted(name: str, text: str) -> experiments.Fit:
     """A fit by itself: of svi as few steps as show that it does not fall. Shared: do not move φ."""
     model, x = case(name)
-    return experiments.fit(model, text, x, steps=150 if text in ("flow", "mixture") else None)
+    return experiments.fit(model, text, x, steps=(100 if name == "funnel" else 40) if text in ("flow", "mixture") else None)
 
 
 def below(name: str, inner: Guide | guides.BaseGuide, outer: Guide | guides.BaseGuide) -> tuple[float, float]:
@@ -193,15 +194,35 @@ def test_a_flow_bends_further_than_the_normal_it_begins_at() -> None:
     assert lost < -5 * error
 
 
+class Spoil(experiments.Callback):
+    """Moves a flow off by half a posterior deviation after the last step."""
+
+    def on_step(self, now: experiments.Moment) -> None:
+        if now.step == now.limit:
+            assert isinstance(now.guide, Guide)
+            with torch.no_grad():
+                now.guide.amortisation.phi["loc"] += 0.5  # type: ignore[union-attr, operator]
+
+
 def test_a_fit_that_falls_is_put_back_to_where_it_began_and_says_so() -> None:
-    """A learning rate that throws the flow far off: what was contained is kept, and that is no convergence."""
     model, x = case("year")
-    done = experiments.fit(model, "flow", x, steps=12, learning_rate=0.3, schedule="constant")
-    lost, _ = below("year", fitted("year", "full_rank").guide, done.guide)
-    assert abs(lost) < 0.05
+    normal = fitted("year", "full_rank")
+    done = experiments.fit(model, "flow", x, steps=20, callbacks=[Spoil()])
+    lost, error = below("year", normal.guide, done.guide)
+    assert abs(lost) < SE * error + 1e-9
     assert not done.converged
     assert "nats below the full_rank that it contains, which is kept" in done.stopped
-    assert done.elbo == pytest.approx(fitted("year", "full_rank").elbo, abs=0.1)
+    assert done.elbo == pytest.approx(normal.elbo, abs=0.1)
+    assert done.states is not None
+    assert done.states.best_step == 0
+
+
+def test_a_fit_of_another_bound_is_not_judged_by_the_elbo() -> None:
+    """Its best q covers more than the ELBO's."""
+    model, x = case("year")
+    done = experiments.fit(model, "flow", x, steps=20, callbacks=[Spoil()], objective="iwae")
+    assert "which is kept" not in done.stopped
+    assert below("year", fitted("year", "full_rank").guide, done.guide)[0] > 0.1
 
 
 def test_a_built_guide_is_left_where_it_is() -> None:
@@ -235,28 +256,20 @@ def test_starts_of_other_kinds_are_refused() -> None:
         experiments.fit(model, "mean_field", x, start=guides.build("full_rank", model, x))
 
 
-def test_a_fit_of_another_bound_is_not_judged_by_the_elbo() -> None:
-    """Its best q covers more than the ELBO's: here a flow that is thrown far off stays there."""
-    model, x = case("year")
-    done = experiments.fit(model, "flow", x, steps=12, learning_rate=0.05, schedule="constant", objective="iwae")
-    assert "which is kept" not in done.stopped
-
-
 # -- comparisons and journals --------------------------------------------------------------------------------------------
 
 
 def test_a_comparison_fits_what_is_contained_first(tmp_path: Path) -> None:
     """A guide begins at its sibling, whatever the order asked; a quick fit is made only where there is none."""
     model, x = case("year")
-    journal = Journal(tmp_path)
-    table = experiments.compare(model, x, ["flow", "full_rank", "mean_field"], steps=60, journal=journal)
-    assert [row.guide.text for row in table.rows] == ["flow", "full_rank", "mean_field"]
-    flow, full, mean = (row.guide for row in table.rows)
+    fits = contested(model, x, ["flow", "full_rank", "mean_field"], steps=30, journal=Journal(tmp_path)).fits
+    flow, full, mean = (done.guide for done in fits)
+    assert [guide.text for guide in (flow, full, mean)] == ["flow", "full_rank", "mean_field"]
     check_never_below("year", mean, full)
     check_never_below("year", full, flow)
     assert not list(tmp_path.glob("*/contained*"))
-    alone = experiments.compare(model, x, ["flow"], steps=60, journal=Journal(tmp_path / "alone"))
-    check_never_below("year", full, alone.rows[0].guide)
+    alone = contested(model, x, ["flow"], steps=30, journal=Journal(tmp_path / "alone")).fits
+    check_never_below("year", full, alone[0].guide)
     assert list(tmp_path.glob("alone/*/contained*"))
 
 

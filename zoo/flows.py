@@ -214,7 +214,7 @@ class Triangular(Transform):
         more = away.shape[: away.ndim - self.loc.ndim]
         # All draws of a unit are columns of one system: else a batch of systems would copy L for each draw.
         columns = away.reshape(-1, *away.shape[len(more):]).movedim(0, -1)
-        solved = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False)
         return solved.movedim(-1, 0).reshape(*more, *solved.shape[:-1])
 
     def _inverse(self, y: Tensor) -> Tensor:
