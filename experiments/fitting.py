@@ -157,7 +157,8 @@ def fit(
         if done is not None:
             return done
     inner: dict[str, Any] = {"train_model": has_theta, "seed": seed, "progress": progress, "journal": kept}
-    floor, before = (None, 0.0) if processes.count > 1 else _floor(model, guide, shown, start, limit, inner)
+    floor, before = (None, 0.0) if processes.count > 1 else _floor(
+        model, guide, shown, start, METHODS["fixed_draws"] if chosen == "svi" else limit, inner)
     iterations: list[Iteration] = []
     # What is worked on at once: of svi a minibatch, of fixed_draws as many draws as it takes at least.
     share = {"svi": min(1.0, (how.batch_size or BATCH) / latents.units), "fixed_draws": FEWEST[latents.units > 1]}
@@ -199,7 +200,7 @@ def _floor(
 ) -> tuple[Floor | None, float]:
     """Start ``guide`` at a fitted one that it contains, as ``start`` says; return that, and the seconds of its quick fit.
 
-    The quick fit is of at most as many steps, and is kept in the journal under a name of its own. Where θ moves, it does so
+    The quick fit is of at most ``steps``, and is kept in the journal under a name of its own. Where θ moves, it does so
     with the contained guide, too: of one unit, where that is quick.
     """
     if start not in ("contained", "own") and not isinstance(start, BaseGuide):
@@ -215,7 +216,7 @@ def _floor(
     if quick is not None and not (how["train_model"] and latents.units > 1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZooWarning)  # of a fit that is only where another one begins
-            done = fit(model, quick, x, steps=min(steps, METHODS["fixed_draws"]), name=f"contained {quick}", **how)
+            done = fit(model, quick, x, steps=steps, name=f"contained {quick}", **how)
         inside, seconds = done.guide, done.seconds
     if not isinstance(guide, Guide) or not isinstance(inside, Guide):
         return None, 0.0

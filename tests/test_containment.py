@@ -43,10 +43,10 @@ def year_line(y: Tensor) -> None:
 
 
 def heights(data: dict[str, Tensor]) -> None:
-    """A regression on raw columns, with hardly a prior: an intercept, a column of 100 ± 15, one of 0 and 1."""
+    """A regression on raw columns: an intercept, a column of 100 ± 15, one of 0 and 1."""
     x, y = data["x"], data["y"]
-    b = pyro.sample("b", dist.Normal(torch.zeros(3, dtype=y.dtype), 1000.0).to_event(1))
-    s = pyro.sample("s", dist.HalfCauchy(torch.tensor(2.5, dtype=y.dtype)))
+    b = pyro.sample("b", dist.Normal(torch.zeros(3, dtype=y.dtype), 10.0).to_event(1))
+    s = pyro.sample("s", dist.HalfNormal(torch.tensor(10.0, dtype=y.dtype)))
     with pyro.plate("rows", len(y)):
         pyro.sample("y", dist.Normal(b[0] + x @ b[1:], s), obs=y)
 
@@ -69,8 +69,8 @@ def case(name: str) -> tuple[Model, zoo.Data]:
             y = 9.3 + 0.02 * (torch.arange(62, dtype=torch.double) - 31) + torch.randn(62, dtype=torch.double)
             return zoo.as_model(year_line), y
         if name == "columns":
-            x = torch.stack([100 + 15 * torch.randn(120), (torch.rand(120) > 0.3).float()], 1).double()
-            y = 26 + 0.6 * x[:, 0] + 6 * x[:, 1] + 18 * torch.randn(120, dtype=torch.double)
+            x = torch.stack([100 + 15 * torch.randn(60), (torch.rand(60) > 0.3).float()], 1).double()
+            y = 26 + 0.6 * x[:, 0] + 6 * x[:, 1] + 18 * torch.randn(60, dtype=torch.double)
             return zoo.as_model(heights), {"x": x, "y": y}
         return zoo.as_model(funnel), torch.tensor([0.3, -1.0, 2.0, 0.4], dtype=torch.double)
 
@@ -180,6 +180,8 @@ def test_triangular_map_is_that_of_a_normal() -> None:
 # -- fits by themselves --------------------------------------------------------------------------------------------------
 
 
+# Steps of Adam on a mixture of components in a raw year's units lead nowhere: svi says so, and the contained normal is kept.
+@pytest.mark.filterwarnings("ignore:fit of 'mixture' diverged")
 @pytest.mark.parametrize("name", ["year", "columns", "eight schools", "funnel"])
 @pytest.mark.parametrize("outer", RICHER)
 def test_no_fit_ends_below_a_contained_one(name: str, outer: str) -> None:
