@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from experiments.callbacks import Callback
+from experiments.containment import contained_families, sibling
 from experiments.engine import held
 from experiments.fitting import Fit, default_method, fit, one_view
 from experiments.holdout import Partition, partition
@@ -130,6 +131,7 @@ class Contest:
 
     def fit(
         self, model: Model, guide: BaseGuide, train_model: bool, method: str | None = None, held: bool = True, name: str = "",
+        start: BaseGuide | str = "own",
     ) -> Fit:
         """Fit a guide: one that serves new units on the training units, in fresh views; else on the held ones, if ``held``.
 
@@ -145,7 +147,7 @@ class Contest:
                 rows, given = self.units.train, {**given, "view": self.view}
         return fit(
             model, guide, rows, method=method, train_model=train_model, steps=self.steps, seed=self.seed,
-            name=name or guide.text, **self.how, **given)
+            name=name or guide.text, start=start, **self.how, **given)
 
     def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
         """Fit θ with one guide on the training units; ``None`` where the model has none."""
@@ -153,18 +155,24 @@ class Contest:
             return None
         whole = as_guide(self.model, train_with or _trainer(self.model, self.train, asked), self.train)
         guide = build(whole, self.model, self.train, seed=self.seed) if isinstance(whole, str) else whole
-        return self.fit(self.model, guide, True, held=False, name="theta")
+        return self.fit(self.model, guide, True, held=False, name="theta", start=_start(whole))
 
     def fit_all(self, asked: Sequence[AnyGuide]) -> list[Fit]:
-        """Fit every guide to θ as it is: encoders first, since free guides of their families start at their answers."""
+        """Fit every guide to θ as it is: encoders first, since free guides of their families start at their answers.
+
+        Families that others contain come before these, which start at them.
+        """
         done: dict[int, Fit] = {}
         with held(self.model):
             guides = [self.build(guide) for guide in asked]
-            for i in sorted(range(len(asked)), key=lambda i: not guides[i].new_units):
-                guide, sibling = guides[i], _sibling(guides[i], [f.guide for f in done.values()], "encoder")
-                if sibling is not None and isinstance(asked[i], str):
-                    guide = free_member(done[list(done)[sibling]].guide, self.x)
-                done[i] = self.fit(self.model, guide, False, self.method)
+            for i in sorted(range(len(asked)), key=lambda i: (not guides[i].new_units, len(contained_families(guides[i])))):
+                guide, encoder = guides[i], _sibling(guides[i], [f.guide for f in done.values()], "encoder")
+                if encoder is not None and isinstance(asked[i], str):
+                    guide = free_member(done[list(done)[encoder]].guide, self.x)
+                start = _start(asked[i])
+                if start == "contained":
+                    start = sibling(guide, [f.guide for f in done.values()]) or start
+                done[i] = self.fit(self.model, guide, False, self.method, start=start)
         return [done[i] for i in range(len(asked))]
 
     def fit_own(self, asked: AnyGuide) -> Fit:
@@ -172,11 +180,11 @@ class Contest:
         model = copy.deepcopy(self.model)
         guide = self.build(asked, model)
         if guide.new_units or not self.units.share:
-            return self.fit(model, guide, True, self.method)
+            return self.fit(model, guide, True, self.method, start=_start(asked))
         # Parameters of the training units are of no use for the held ones: θ from those, then φ for these.
         assert isinstance(asked, str), "built guides of own units are compared without a hold-out"
         self.fit(model, build(asked, model, self.train, seed=self.seed), True, held=False, name=f"theta of {asked}")
-        return self.fit(model, self.build(asked, model), False, self.method)
+        return self.fit(model, self.build(asked, model), False, self.method, start="contained")
 
     def evidence(
         self, fits: list[Fit], weights: list[LogWeights], exact: Tensor | None, train_model: bool,
@@ -233,6 +241,11 @@ def _spec(guide: AnyGuide) -> GuideSpec | None:
         return parse(guide.text)
     except ZooError:
         return None
+
+
+def _start(asked: AnyGuide) -> BaseGuide | str:
+    """Return where a guide's fit begins: one that is named may be moved to a contained one."""
+    return "contained" if isinstance(asked, str) else "own"
 
 
 def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:

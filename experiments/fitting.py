@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from experiments.batches import BATCH
 from experiments.callbacks import Callback, Moment, Watch
+from experiments.containment import Floor, quick_family, sibling
 from experiments.em import Iteration, em
-from experiments.engine import Outcome, States, held, keep_memory, quick_products, threads_for
+from experiments.engine import Outcome, States, held, keep_memory, moved, quick_products, threads_for
 from experiments.finished import check_same, keep, restore
 from experiments.fixed_draws import FEWEST, fixed_draws
 from experiments.journal import Journal
@@ -32,7 +34,7 @@ from guides.program import as_guide
 from guides.whole import Exact
 from zoo.bare import as_model
 from zoo.data import Data
-from zoo.errors import ZooError, check_number, nearest
+from zoo.errors import ZooError, ZooWarning, check_number, nearest
 from zoo.latents import Latents
 from zoo.model import Model
 from zoo.program import Program, seeded
@@ -47,8 +49,8 @@ class Fit:
 
     Attributes:
         method: ``em``, ``fixed_draws`` or ``svi``; ``none`` where there was nothing to fit.
-        steps: iterations or gradient steps taken.
-        seconds: of wall time.
+        steps: iterations or gradient steps taken, those of a quick fit of a contained guide left out, as in ``history``.
+        seconds: of wall time, the quick fit's included.
         elbo: what the optimiser last saw, in nats, summed over units (``svi``: the mean of the last tenth of its steps, of the
             bound that it maximised; with ``validation`` the best held-out ELBO). Use ``evaluate`` for one with its error.
         converged: whether the method's own rule for stopping was met (``svi``: the second half of the run raised the
@@ -91,7 +93,7 @@ def fit(
     model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
     steps: int | None = None, draws: int | None = None, accelerate: bool = False, shard: bool = False, seed: int = 0,
     progress: bool | None = None, callbacks: Sequence[Callback] = (), journal: Journal | str | Path | None = None,
-    name: str = "", pure: bool | None = None, **training: Any,
+    name: str = "", pure: bool | None = None, start: BaseGuide | str | None = None, **training: Any,
 ) -> Fit:
     """Maximise the ELBO over φ and (``train_model``) θ, in place.
 
@@ -117,6 +119,9 @@ def fit(
         pure: whether runs of the program and the guide do the same operations each time, whatever else Python knows, so that
             svi may record and repeat them, see :mod:`zoo.recording`. ``None``: registered models and families are, others as
             they declare, and a bare function where its code proves it.
+        start: where a guide with its own φ for each unit begins: ``contained``, at a quick fit of a family that its own
+            contains (where θ moves, of one unit only); ``own``, as it is; or a fitted guide of such a family. ``None``:
+            ``contained`` for a guide that is named, ``own`` for one that is built. It never ends below where it so began.
         training: of svi, the attributes of :class:`Training`: batch_size, learning_rate, schedule, objective, estimator,
             clip, warm_up, validation, patience, view, compile.
 
@@ -134,6 +139,7 @@ def fit(
     check_options(training)
     how = Training(**training)
     shown = one_view(x, how.view, seed)
+    start = start or ("contained" if isinstance(guide, str) else "own")
     model, guide = pair(model, guide, shown, seed)
     chosen = _chosen(method, guide, shown, train_model, draws=draws, accelerate=accelerate or None, **training)
     processes = Processes.joined() if shard else ALONE
@@ -155,6 +161,9 @@ def fit(
         done = restore(kept, model, guide, has_theta)
         if done is not None:
             return done
+    inner: dict[str, Any] = {"train_model": has_theta, "seed": seed, "progress": progress, "journal": kept, "pure": pure}
+    floor, before = (None, 0.0) if processes.count > 1 else _floor(
+        model, guide, shown, start, METHODS["fixed_draws"] if chosen == "svi" else limit, inner)
     iterations: list[Iteration] = []
     # What is worked on at once: of svi a minibatch, of fixed_draws as many draws as it takes at least.
     share = {"svi": min(1.0, (how.batch_size or BATCH) / latents.units), "fixed_draws": FEWEST[latents.units > 1]}
@@ -178,12 +187,53 @@ def fit(
     guide.eval()
     model.eval()
     fitted = Fit(
-        model, guide, chosen, outcome.steps, watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
+        model, guide, chosen, outcome.steps, before + watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
         tuple(watch.history), latents.units, tuple(iterations), outcome.states, outcome.remarks)
+    if floor is not None and how.bound.alpha == 1:  # states are compared by the ELBO: not of a fit of another bound
+        if floor.guide.family.spreads and floor.below()[0] > 0:
+            floor.begin()
+            fitted = _joined(fitted, fit(
+                model, guide, x, method=chosen, steps=limit, draws=draws, name="from the contained", **inner, **training))
+        fitted = floor.keep_better(fitted)
     watch.end(fitted)
     if kept is not None:
         keep(kept, fitted)  # last: a fit that is kept is not watched again, and what its callbacks know must be written
     return fitted
+
+
+def _floor(
+    model: Model, guide: BaseGuide, x: Data, start: BaseGuide | str, steps: int, how: Mapping[str, Any],
+) -> tuple[Floor | None, float]:
+    """Start ``guide`` at a fitted one that it contains, as ``start`` says; return that, and the seconds of its quick fit.
+
+    The quick fit is of at most ``steps``, and is kept in the journal under a name of its own. Where θ moves, it does so
+    with the contained guide, too: of one unit, where that is quick.
+    """
+    if start not in ("contained", "own") and not isinstance(start, BaseGuide):
+        raise ZooError(f"expected start contained or own, or a fitted guide; got {start!r}; choose one")
+    inside: BaseGuide | None = None
+    seconds = 0.0
+    if isinstance(start, BaseGuide):
+        inside = sibling(guide, [start])
+        if inside is None:
+            raise ZooError(f"expected start as a fitted guide that '{guide.text}' contains; got '{start.text}'; leave it out")
+    latents = model.latents(x)
+    quick = quick_family(guide, latents.size) if start == "contained" else None
+    if quick is not None and not (how["train_model"] and latents.units > 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZooWarning)  # of a fit that is only where another one begins
+            done = fit(model, quick, x, steps=steps, name=f"contained {quick}", **how)
+        inside, seconds = done.guide, done.seconds
+    if not isinstance(guide, Guide) or not isinstance(inside, Guide):
+        return None, 0.0
+    return Floor.under(model, guide, inside, x, moved(model, guide, how["train_model"]), how["seed"]), seconds
+
+
+def _joined(first: Fit, second: Fit) -> Fit:
+    """Return the second of two fits of one guide, with the steps, the seconds and the history of both."""
+    later = [(first.steps + step, elbo, first.seconds + seconds) for step, elbo, seconds in second.history]
+    return replace(
+        second, steps=first.steps + second.steps, seconds=first.seconds + second.seconds, history=(*first.history, *later))
 
 
 def fit_seeds(

@@ -42,7 +42,8 @@ def free_member(guide: BaseGuide, x: Data) -> Guide:
     with torch.no_grad():
         phi = {name: value.clone() for name, value in guide.phi(x).items()}
     spec = parse(guide.text)
-    return Guide(guide.model, copy.deepcopy(guide.family), Free(phi, x), spec.free_text).eval()
+    own = Free(phi, x, guide.family.constants(phi))
+    return Guide(guide.model, copy.deepcopy(guide.family), own, spec.free_text).eval()
 
 
 def fit_free(model: Model, guide: BaseGuide, x: Data, **options: Any) -> Fit:

@@ -17,4 +17,5 @@ class Stream(IntEnum):
     MORE_DRAWS = 4 * _STEP
     POSTERIOR = 5 * _STEP
     IMPORTANCE = 6 * _STEP
+    CONTAINMENT = 8 * _STEP
     SIMULATION = 7 * _STEP  # its noise is what made the exact latents: no guide may be scored on it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,25 +33,40 @@ class Amortisation(nn.Module, abc.ABC):
 class Free(Amortisation):
     """Every unit has its own φ: the best the family can do, unit by unit, and of no use for a new unit.
 
+    Args:
+        initial: φ at the start.
+        x: the data.
+        constants: more entries of φ, (units, *shape), which no fit moves: see ``Family.constants``.
+
     >>> free = Free({"loc": torch.zeros(4, 2)}, torch.zeros(4, 3))
     >>> free(torch.zeros(2, 3), 2, torch.tensor([0, 3]))["loc"].shape
     torch.Size([2, 2])
     """
 
-    def __init__(self, initial: dict[str, Tensor], x: Data):
+    def __init__(self, initial: dict[str, Tensor], x: Data, constants: Mapping[str, Tensor] | None = None):
         super().__init__()
         self.units = len(next(iter(initial.values())))
+        self.constants = tuple(constants or ())
+        for name, value in (constants or {}).items():
+            self.register_buffer(name, value.detach().clone())
         self.phi = nn.ParameterDict({name: nn.Parameter(value.detach().clone()) for name, value in initial.items()})
         self.shapes = {name: value.shape[1:] for name, value in initial.items()}
 
     def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
+        phi = {**dict(self.phi.items()), **{name: getattr(self, name) for name in self.constants}}
         if index is not None:
-            return {name: value[index] for name, value in self.phi.items()}
+            return {name: value[index] for name, value in phi.items()}
         if units != self.units:
             raise ZooError(
                 f"expected the {self.units} units that this free guide has parameters for; got {units}; fit a new guide to "
                 "this x, or use an encoder")
-        return dict(self.phi.items())
+        return phi
+
+    def put(self, phi: Phi) -> None:
+        """Put the units' φ in the place of what it is, constants included."""
+        with torch.no_grad():
+            for name, value in phi.items():
+                (getattr(self, name) if name in self.constants else self.phi[name]).copy_(value)
 
     def flat(self) -> Tensor:
         """Return φ as a row for each unit, (units, size), float64."""

@@ -33,6 +33,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     >>> build("low_rank(3)", zoo.build("eight_schools", x), x).size
     50
     """
+    from guides.amortisation import Free
     from guides.family import Start
     from guides.guide import Guide
     from zoo.data import FEW, some
@@ -66,5 +67,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
         initial = family.initial(Start.of(model, few))
         if few is not seen:
             initial = {name: value.mean(0, keepdim=True).expand(units, *value.shape[1:]) for name, value in initial.items()}
+        if make_part is Free:
+            amortisation = {**amortisation, "constants": family.constants(initial)}
         part = make_part(initial, seen, *positional, **named, **amortisation)
     return Guide(model, family, part, text).eval()

@@ -61,6 +61,8 @@ class Family(abc.ABC):
     method = "svi"
     #: The largest learning rate of Adam that the family bears where nobody says.
     learning_rate = 1.0
+    #: Whether the family's own start finds what a start at a contained member misses: other modes.
+    spreads = False
 
     @abc.abstractmethod
     def initial(self, start: Start) -> dict[str, Tensor]:
@@ -69,6 +71,28 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def distribution(self, phi: Phi) -> Distribution:
         """Return q(z; φ): batch shape (units,), event shape (d,)."""
+
+    def embed(self, phi: Phi, contained: Normal) -> dict[str, Tensor]:
+        """Return the φ, all entries of :meth:`initial`, at which this family is the normal that ``contained`` has at ``phi``.
+
+        Which families a family contains is in ``guides.registry``.
+
+        Raises:
+            NotImplementedError: the family contains none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} contains no other family")
+
+    def loosen(self, phi: Phi) -> Phi:
+        """Return a φ near an embedded one from which gradients lead on: an embedded φ may be a stationary point of the ELBO.
+
+        Uses torch's generator.
+        """
+        return phi
+
+    def constants(self, phi: Phi) -> dict[str, Tensor]:
+        """Return what q depends on beside φ where each unit has its own: entries (units, *shape) that :meth:`embed` sets and
+        no fit moves."""
+        return {}
 
     def solve(self, log_joint: Tensor) -> dict[str, Tensor] | None:
         """Return the φ that maximises the ELBO where that is known in closed form, from log p(x, z) at all values (K, units).
@@ -120,6 +144,10 @@ class Normal(NormalBase):
         noise = torch.eye(self.noise_size(phi)).to(matrix)[:, None]
         factor = (self.transform(phi, noise) - phi["loc"])[:, 0]  # Sᵀ by rows
         return (factor @ matrix.mT).mT
+
+    @abc.abstractmethod
+    def scale_tril(self, phi: Phi) -> Tensor:
+        """Return the lower triangular factor of q's covariance, (units, d, d)."""
 
     @abc.abstractmethod
     def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:

@@ -7,19 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from guides.family import Family, Phi, Start
-from zoo.flows import FlowDistribution, build_flow, compose, standardise
+from guides.family import Family, Normal, Phi, Start
+from guides.gaussian import FullRank
+from zoo.flows import FlowDistribution, Triangular, build_flow, compose, damp
 
 #: Length of the vector by which units choose among the flow's maps.
 CONTEXT = 8
 
 
 class FlowFamily(nn.Module, Family):
-    """q(z): z = loc + scale · G(ε; context), ε ~ N(0, I), G a flow near the identity at the start.
+    """q(z): z = loc + L · G(ε; context), ε ~ N(0, I), L lower triangular, G a flow near the identity at the start.
 
-    φ: ``loc`` (d,), ``log_scale`` (d,), ``context`` (8,; none where there is one unit). The network that turns the context
-    into the map G is the family's own, shared by all units and fitted with φ: "the best member" of this family is the best
-    φ of each unit under the best such network. With G the identity it is ``mean_field``.
+    φ: ``loc`` (d,), ``tril`` (d (d + 1) / 2,) as of :class:`guides.gaussian.FullRank`, ``context`` (8,; none where there is
+    one unit). The network that turns the context into the map G is the family's own, shared by all units and fitted with φ:
+    "the best member" of this family is the best φ of each unit under the best such network. With G the identity it is
+    ``full_rank``.
+
+    Where each unit has its own φ, that is in the coordinates of a normal which stays as it is: z = centre + factor ·
+    (loc + L · G(ε)). A fit that begins at a fitted normal has them from there: a step of Adam is then a share of the
+    posterior's scale, whatever the latents' units and correlations.
 
     Args:
         kind: a key of ``zoo.flows.FLOWS``. Draws take one pass in each; an arbitrary z takes d passes of ``maf``. A spline
@@ -50,11 +56,28 @@ class FlowFamily(nn.Module, Family):
         units, size = start.loc.shape
         context = CONTEXT if units > 1 else 0
         self.network = build_flow(self.kind, size, context, self.layers, self.hidden, "a flow guide").to(start.loc)
-        # Each unit's context starts off zero, where the weights that read it would have no gradient.
-        noise = torch.randn(units, context, dtype=start.loc.dtype, device=start.loc.device)
-        return {"loc": start.loc.clone(), "log_scale": start.scale.log(), "context": 0.1 * noise}
+        return {**FullRank().initial(start), **_contexts(start.loc, context)}
+
+    def embed(self, phi: Phi, contained: Normal) -> dict[str, Tensor]:
+        loc, factor = phi["loc"], contained.scale_tril(phi)
+        damp(self.network, 0.0)
+        standard = FullRank().initial(Start(torch.zeros_like(loc), torch.ones_like(loc), None))
+        context = _contexts(loc, CONTEXT if len(loc) > 1 else 0)
+        return {**standard, **context, "centre": loc, "factor": factor}
+
+    def constants(self, phi: Phi) -> dict[str, Tensor]:
+        loc = phi["loc"]
+        return {"centre": torch.zeros_like(loc), "factor": torch.diag_embed(torch.ones_like(loc))}
 
     def distribution(self, phi: Phi) -> FlowDistribution:
         context = phi["context"] if phi["context"].shape[-1] else None
-        place = standardise(phi["loc"], phi["log_scale"].exp())
-        return FlowDistribution(compose(place, self.network(context).inv), phi["loc"])
+        loc, scale_tril = phi["loc"], FullRank().scale_tril(phi)
+        if "factor" in phi:
+            loc = phi["centre"] + (phi["factor"] @ loc[..., None])[..., 0]
+            scale_tril = phi["factor"] @ scale_tril
+        return FlowDistribution(compose(Triangular(loc, scale_tril), self.network(context).inv), loc)
+
+
+def _contexts(loc: Tensor, size: int) -> dict[str, Tensor]:
+    """Draw the units' contexts: off zero, where the weights that read them would have no gradient."""
+    return {"context": 0.1 * torch.randn(len(loc), size, dtype=loc.dtype, device=loc.device)}

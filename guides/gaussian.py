@@ -40,6 +40,9 @@ class MeanField(Normal):
     def transform(self, phi: Phi, noise: Tensor) -> Tensor:
         return phi["loc"] + phi["log_scale"].exp() * noise
 
+    def scale_tril(self, phi: Phi) -> Tensor:
+        return torch.diag_embed(phi["log_scale"].exp())
+
     def project(self, phi: Phi, matrix: Tensor) -> Tensor:
         return matrix * phi["log_scale"].exp()
 
@@ -81,6 +84,9 @@ class FullRank(Normal):
         tril = start.loc.new_zeros(*start.loc.shape[:-1], len(diagonal))
         tril[..., diagonal] = start.scale.log()
         return {"loc": start.loc.clone(), "tril": tril}
+
+    def embed(self, phi: Phi, contained: Normal) -> dict[str, Tensor]:
+        return {"loc": phi["loc"], "tril": self._entries(contained.scale_tril(phi))}
 
     def scale_tril(self, phi: Phi) -> Tensor:
         """Return L, (units, d, d)."""
@@ -180,14 +186,30 @@ class LowRank(Normal):
         self.rank = rank
 
     def initial(self, start: Start) -> dict[str, Tensor]:
-        rank = min(2, start.loc.shape[-1]) if self.rank is None else self.rank
+        rank = self._rank(start.loc.shape[-1])
         if rank > start.loc.shape[-1]:
             raise ZooError(
                 f"expected the rank of low_rank to be at most the {start.loc.shape[-1]} latent dimensions; got {rank}; "
                 "lower it, or use full_rank")
+        zeros = start.loc.new_zeros(*start.loc.shape, rank)
+        return self.loosen({"loc": start.loc.clone(), "log_scale": start.scale.log(), "loadings": zeros})
+
+    def embed(self, phi: Phi, contained: Normal) -> dict[str, Tensor]:
+        loc = phi["loc"]
+        return {"loc": loc, "log_scale": phi["log_scale"], "loadings": loc.new_zeros(*loc.shape, self._rank(loc.shape[-1]))}
+
+    def loosen(self, phi: Phi) -> dict[str, Tensor]:
         # B = 0 is a stationary point of the ELBO, so the loadings start off it.
-        noise = torch.randn(*start.loc.shape, rank, dtype=start.loc.dtype, device=start.loc.device)
-        return {"loc": start.loc.clone(), "log_scale": start.scale.log(), "loadings": 0.1 * noise}
+        return {**phi, "loadings": phi["loadings"] + 0.1 * torch.randn_like(phi["loadings"])}
+
+    def _rank(self, size: int) -> int:
+        return min(2, size) if self.rank is None else self.rank
+
+    def scale_tril(self, phi: Phi) -> Tensor:
+        loadings = phi["loadings"]
+        inner = torch.eye(loadings.shape[-2]).to(loadings) + loadings @ loadings.mT
+        factor: Tensor = torch.linalg.cholesky(inner)
+        return phi["log_scale"].exp()[..., None] * factor
 
     def distribution(self, phi: Phi) -> LowRankNormal:
         return LowRankNormal(phi["loc"], phi["loadings"], phi["log_scale"].exp())

@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from guides.family import Family, Phi, Start
+from guides.family import Family, Normal, Phi, Start
 from zoo.errors import ZooError
 
 
@@ -35,6 +35,8 @@ class MixtureFamily(Family):
     torch.Size([4, 5, 2])
     """
 
+    spreads = True
+
     def __init__(self, components: int = 4):
         if not isinstance(components, int) or isinstance(components, bool) or components < 2:
             raise ZooError(f"expected the components of mixture to be 2 or more; got {components}; write e.g. mixture(4)")
@@ -51,6 +53,15 @@ class MixtureFamily(Family):
             "logits": start.loc.new_zeros(units, self.components),
             "loc": start.loc[:, None] + start.scale[:, None] * offset,
             "log_scale": start.scale.log()[:, None].expand(-1, self.components, -1).clone()}
+
+    def embed(self, phi: Phi, contained: Normal) -> dict[str, Tensor]:
+        alike = {name: phi[name][:, None].repeat(1, self.components, 1) for name in ("loc", "log_scale")}
+        return {"logits": phi["loc"].new_zeros(len(phi["loc"]), self.components), **alike}
+
+    def loosen(self, phi: Phi) -> dict[str, Tensor]:
+        # Components that are alike have the same gradients: they would stay one normal.
+        offset = 0.5 * torch.randn_like(phi["loc"])
+        return {**phi, "loc": phi["loc"] + phi["log_scale"].exp() * (offset - offset.mean(1, keepdim=True))}
 
     def distribution(self, phi: Phi) -> MixtureOfNormals:
         return MixtureOfNormals(phi["logits"], phi["loc"], phi["log_scale"].exp())

@@ -20,13 +20,15 @@ from zoo.registry import Facts, lookup
 class FamilyEntry:
     """A family of distributions over a unit's latent vector, and the kind of latents it is for.
 
-    ``quick``: fitted in seconds, so that it is compared where nobody names guides.
+    ``quick``: fitted in seconds, so that it is compared where nobody names guides. ``contains``: the families of normals that
+    it contains, the richest first; it has :meth:`Family.embed` for each.
     """
 
     path: str
     summary: str
     latents: str
     quick: bool = True
+    contains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,15 @@ class WholeEntry:
 
 FAMILIES: Mapping[str, FamilyEntry] = {
     "mean_field": FamilyEntry("guides.gaussian:MeanField", "independent normals", "continuous"),
-    "full_rank": FamilyEntry("guides.gaussian:FullRank", "multivariate normal", "continuous"),
-    "low_rank": FamilyEntry("guides.gaussian:LowRank", "multivariate normal, diagonal plus rank r", "continuous"),
-    "flow": FamilyEntry("guides.flow:FlowFamily", "normalising flow, with networks shared by the units", "continuous", False),
-    "mixture": FamilyEntry("guides.mixture:MixtureFamily", "mixture of diagonal normals", "continuous", False),
+    "full_rank": FamilyEntry(
+        "guides.gaussian:FullRank", "multivariate normal", "continuous", contains=("low_rank", "mean_field")),
+    "low_rank": FamilyEntry(
+        "guides.gaussian:LowRank", "multivariate normal, diagonal plus rank r", "continuous", contains=("mean_field",)),
+    "flow": FamilyEntry(
+        "guides.flow:FlowFamily", "normalising flow, with networks shared by the units", "continuous", False,
+        contains=("full_rank", "low_rank", "mean_field")),
+    "mixture": FamilyEntry(
+        "guides.mixture:MixtureFamily", "mixture of diagonal normals", "continuous", False, contains=("mean_field",)),
     "categorical": FamilyEntry("guides.categorical:CategoricalFamily", "any distribution on a finite support", "discrete"),
 }
 

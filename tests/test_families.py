@@ -20,7 +20,7 @@ import zoo
 from experiments.weights import log_weights
 from guides.family import Start
 from guides.flow import CONTEXT, FlowFamily
-from guides.gaussian import MeanField, TrilNormal
+from guides.gaussian import FullRank, TrilNormal
 from guides.guide import Guide
 from guides.mixture import MixtureFamily, MixtureOfNormals
 from zoo.errors import ZooError
@@ -203,13 +203,15 @@ def identity(family: FlowFamily) -> None:
 
 @pytest.mark.parametrize("kind", FLOWS)
 @pytest.mark.parametrize("units", [1, 6])
-def test_flow_family_of_identities_is_mean_field(kind: str, units: int) -> None:
+def test_flow_family_of_identities_is_full_rank(kind: str, units: int) -> None:
     with zoo.seeded(0):
         start = Start(torch.randn(units, 3).double(), torch.rand(units, 3).double() + 0.1, None)
         family = FlowFamily(kind)
         phi = family.initial(start)
-        z = start.loc + start.scale * torch.randn(9, units, 3, dtype=torch.double)
-    plain = MeanField().distribution(phi).log_prob(z)
+        phi["tril"] = phi["tril"] + 0.3 * torch.randn_like(phi["tril"])
+        normal = FullRank().distribution(phi)
+        z = normal.sample(torch.Size([9]))
+    plain = normal.log_prob(z)
     with torch.no_grad():
         near = family.distribution(phi).log_prob(z)
         identity(family)
@@ -259,7 +261,9 @@ def test_flow_guide_draws_have_its_density(text: str) -> None:
         assert isinstance(q, FlowDistribution)
         z, log_q = q.rsample_and_log_prob((4000,))
     torch.testing.assert_close(q.log_prob(z), log_q, rtol=1e-8, atol=1e-8)
-    inside = dist.Normal(z.mean(0), 0.6 * z.std(0)).to_event(1)
+    away = z - z.mean(0)
+    covariance = torch.einsum("nui,nuj->uij", away, away) / len(z)
+    inside = dist.MultivariateNormal(z.mean(0), scale_tril=0.6 * torch.linalg.cholesky(covariance))
     ratio = (inside.log_prob(z) - log_q).exp()
     off = (ratio.mean(0) - 1) / (ratio.std(0) / math.sqrt(len(z)))
     assert float(off.abs().max()) < SE

@@ -109,11 +109,16 @@ def build_flow(
     if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
         raise ZooError(f"expected a whole number of layers above 0 for {what}; got {layers!r}; e.g. 4")
     module = build(features, context, layers, check_hidden(hidden))
-    with torch.no_grad():
-        for network in (m for m in module.modules() if isinstance(m, nn.Sequential)):
-            for parameter in network[-1].parameters():
-                parameter.mul_(0.1)
+    damp(module, 0.1)
     return module
+
+
+def damp(flow: nn.Module, factor: float) -> None:
+    """Multiply the last layer of each conditioning network by ``factor``: with zero the flow is the identity."""
+    with torch.no_grad():
+        for network in (m for m in flow.modules() if isinstance(m, nn.Sequential)):
+            for parameter in network[-1].parameters():
+                parameter.mul_(factor)
 
 
 class FlowDistribution(TorchDistribution):
@@ -186,6 +191,37 @@ def _log_normal(z: Tensor) -> Tensor:
 def standardise(loc: Tensor, scale: Tensor) -> Transform:
     """Return the map x → (x − loc) / scale on vectors."""
     return torch.distributions.AffineTransform(-loc / scale, 1 / scale, event_dim=1)
+
+
+class Triangular(Transform):
+    """The map x → L⁻¹ (x − loc) on vectors, for loc (*batch, d) and L (*batch, d, d), lower triangular.
+
+    >>> scale_tril = torch.tensor([[1.0, 0.0], [3.0, 2.0]])
+    >>> whiten = Triangular(torch.ones(2), scale_tril)
+    >>> whiten.inv(whiten(torch.zeros(2)))
+    tensor([0., 0.])
+    """
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor):
+        super().__init__()
+        self.loc, self.scale_tril = loc, scale_tril
+
+    def _call(self, x: Tensor) -> Tensor:
+        away = x - self.loc
+        more = away.shape[: away.ndim - self.loc.ndim]
+        # All draws of a unit are columns of one system: else a batch of systems would copy L for each draw.
+        columns = away.reshape(-1, *away.shape[len(more):]).movedim(0, -1)
+        solved: Tensor = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False)
+        return solved.movedim(-1, 0).reshape(*more, *solved.shape[:-1])
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.loc + torch.einsum("...ij,...j->...i", self.scale_tril, y)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return -self.scale_tril.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1).expand(x.shape[:-1])
 
 
 def compose(*transforms: Transform) -> Transform:
