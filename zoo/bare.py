@@ -15,20 +15,24 @@ from zoo.program import Program
 
 
 class FunctionModel(Model):
-    """A bare Pyro program as a model. Its ``pyro.param`` statements become this module's parameters."""
+    """A bare Pyro program as a model. Its ``pyro.param`` statements become this module's parameters.
+
+    A module stays what it was: the names of its sites and parameters are its own, it may have run before, and any number of
+    models may hold it. Its parameters are θ, which fits move in place; fits leave it in evaluation mode.
+    """
 
     def __init__(self, program: Program):
         super().__init__()
         if isinstance(program, nn.Module):
-            self.module = program
+            self._modules["module"] = program  # PyroModule's own way would rename its sites, and refuse one that has run
         else:
             self._function = program
 
     @property
     def program(self) -> Program:
         """The bare program."""
-        program: Program = self.module if "module" in self._modules else self._function
-        return program
+        program: Any = self._modules.get("module")  # not as an attribute, on whose reading Pyro takes a module over
+        return program if program is not None else self._function
 
     def forward(self, x: Data) -> Any:
         with LocalParams(self):  # stock Pyro, too, must run the program with this model's θ
@@ -41,6 +45,8 @@ class FunctionModel(Model):
 
 def as_model(program: Model | Program) -> Model:
     """Return ``program`` as a :class:`Model`: itself, or a bare Pyro program of one argument wrapped.
+
+    A ``PyroModule`` is not changed by this, and can be wrapped any number of times; see :class:`FunctionModel`.
 
     Raises:
         ZooError: if it is not callable with exactly one argument.
