@@ -166,8 +166,8 @@ def features(x: Data, units: int, names: Sequence[str] | None = None) -> Tensor:
     missing = [name for name in names or () if name not in rows]
     if missing:
         raise ZooError(
-            f"expected entries {', '.join(names or ())} of x with a row for each of the {units} units, as the encoder was built "
-            f"on; got none for {', '.join(missing)}; add it: of a unit without observations only the prior is known")
+            f"expected entries {', '.join(names or ())} of x with a row for each of the {units} units, as the encoder was "
+            f"built on; got none for {', '.join(missing)}; add it: of a unit without observations only the prior is known")
     named = list(rows.values()) if names is None else [rows[name] for name in names]
     if not named:
         raise ZooError(f"expected an entry of x with a row for each of the {units} units; got none; an encoder needs one")

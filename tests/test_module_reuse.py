@@ -97,7 +97,8 @@ def test_any_order_of_calls_on_one_module(rows: Rows) -> None:
     names = sorted(dict(module.named_parameters()))
     values = [
         experiments.compare(module, rows, ["exact"]).evidence.value, experiments.fit(module, "categorical", rows).elbo,
-        experiments.evaluate(done.model, done.guide, rows).elbo.value, experiments.compare(module, rows, ["exact"]).evidence.value]
+        experiments.evaluate(done.model, done.guide, rows).elbo.value,
+        experiments.compare(module, rows, ["exact"]).evidence.value]
     assert values == pytest.approx([done.elbo] * 4, abs=1e-3)
     assert sorted(dict(module.named_parameters())) == names
 
@@ -143,7 +144,8 @@ def test_models_may_share_a_module_or_hold_copies(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("make", [
-    lambda: PyroModule[nn.Sequential](PyroModule[nn.Linear](1, 3)), lambda: PyroModule[nn.Linear](1, 3)], ids=["nested", "flat"])
+    lambda: PyroModule[nn.Sequential](PyroModule[nn.Linear](1, 3)), lambda: PyroModule[nn.Linear](1, 3),
+], ids=["nested", "flat"])
 def test_registered_models_share_a_pyro_network(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     x, network = torch.randn(30, 3), make()

@@ -21,7 +21,17 @@ from zoo.layout import layout
 from zoo.params import LocalParams, theta
 from zoo.predictor import Predictor, find
 from zoo.program import (
-    Unobserve, draw_afresh, isolated, latent_log_prob, log_prior, log_terms, run, seeded, unregistered, volume)
+    Unobserve,
+    draw_afresh,
+    isolated,
+    latent_log_prob,
+    log_prior,
+    log_terms,
+    run,
+    seeded,
+    unregistered,
+    volume,
+)
 from zoo.registry import MODELS, Facts
 from zoo.replay import KEPT, Replay, Replays
 from zoo.vectorise import over_draws

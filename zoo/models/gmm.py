@@ -75,10 +75,10 @@ class GMM(Model):
     log Σ_k π_k N(x | μ_k, Σ_k) follow by enumeration; the M-step is closed.
 
     θ: ``weights`` (K,), ``means`` (K, D), ``scale`` (the Cholesky factors Σ = L Lᵀ, or the standard deviations).
-    The M-step maximises under Σ_k ⪰ 1e-6 diag(column variances), so no component can collapse onto a point (outliers do not
-    count, see :func:`robust_variance`); a :class:`zoo.ZooWarning` says when the bound is met. It is the exact constrained maximum: EM still never lowers the
-    likelihood. But for one step: a component that no row supports is re-seeded around the row that the mixture explains
-    worst, with a warning.
+    The M-step maximises under Σ_k ⪰ 1e-6 diag(column variances), so no component can collapse onto a point; a
+    :class:`zoo.ZooWarning` says when the bound is met. Outliers count little in these variances: see :func:`robust_variance`.
+    It is the exact constrained maximum: EM still never lowers the likelihood. But for one step: a component that no row
+    supports is re-seeded around the row that the mixture explains worst, with a warning.
 
     Args:
         x: (rows, D). Sizes the model and starts it, by k-means on the standardised columns (torch's generator); of more than
