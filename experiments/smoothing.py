@@ -34,8 +34,7 @@ def smoothed(at: Sequence[float], values: Sequence[float], level: float | None =
 
     The window is a fiftieth of the run, or ten steps. Where the mean of a bound lies above ``level``, log p(x), the window is
     doubled, up to a fifth of the run; what then lies above by less than :data:`NOISE` standard errors is put at ``level``, the
-    estimate of a mean that is known to be no higher. More than that is no noise, and is shown. The noise is taken to be
-    independent from step to step.
+    estimate of a mean that is known to be no higher. More than that is no noise, and is shown.
 
     >>> rng = np.random.default_rng(0)
     >>> curve = smoothed(range(1000), rng.standard_normal(1000))
@@ -57,6 +56,14 @@ def smoothed(at: Sequence[float], values: Sequence[float], level: float | None =
 
 
 def _means(x: np.ndarray, y: np.ndarray, size: int) -> Curve:
+    """Return the means of windows, with standard errors from how much windows beside each other differ.
+
+    The spread within a window would not do: a pass over the data meets each unit once, so that minibatches' noise cancels.
+    """
     windows = np.lib.stride_tricks.sliding_window_view
-    parts = windows(y, size)
-    return Curve(windows(x, size).mean(1), parts.mean(1), parts.std(1, ddof=1) / size**0.5)
+    means = windows(y, size).mean(1)
+    squares = 0.5 * np.square(means[size:] - means[:-size])
+    around = min(3 * size, len(squares))
+    local = windows(squares, around).mean(1)
+    centres = np.arange(len(local)) + 0.5 * (around - 1 + size)
+    return Curve(windows(x, size).mean(1), means, np.sqrt(np.interp(np.arange(len(means)), centres, local)))

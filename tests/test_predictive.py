@@ -141,7 +141,7 @@ def test_units_of_their_own(rows: Rows, new: Rows) -> None:
 def test_latents_of_other_rows_are_not_taken_for_these(rows: Rows, new: Rows) -> None:
     for guide in ("mean_field", AutoNormal):
         done = experiments.fit(blocks, guide, rows, steps=2, method="svi")
-        with pytest.raises(zoo.ZooError, match="expected data whose units have the 42 coordinates .* got 9; build a guide"):
+        with pytest.raises(zoo.ZooError, match=r"expected data whose units have the 42 coordinates .* got 9; build a guide"):
             done.guide.posterior(new)
 
 

@@ -168,8 +168,9 @@ def check_rounding(site: Any) -> None:
     error = 0.5 * max(torch.finfo(kind).eps for kind in kinds) * float(each.norm())
     if error > ROUGH:
         text = (
-            f"counts up to {float(largest.max()):.3g} at site '{site['name']}' ({type(fn).__name__}) in {kinds[0]}, "
-            f"which rounds their log-likelihood by about {error:.2g} nats; pass the data in float64, and make the program's tensors so")
+            f"counts up to {float(largest.max()):.3g} at site '{site['name']}' ({type(fn).__name__}) in "
+            f"{kinds[0]}, which rounds their log-likelihood by about {error:.2g} nats; pass the data in float64, and make the "
+            "program's tensors so")
         if error > LOST:
             raise ZooError(f"expected a log-likelihood known to {LOST:g} nat; got {text}")
         warnings.warn(ZooWarning(text), stacklevel=2)
