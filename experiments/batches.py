@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from experiments.weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
+from zoo.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program import evaluating, seeded
 
 #: Units a step where nobody says.
 BATCH = 256
@@ -52,6 +57,37 @@ def check_batch(model: Model, batch: Data, size: int) -> None:
         raise ZooError(
             f"expected {size} rows of x to make {size} units of {model.label}; got {got}; put the units along the first "
             "dimension of x, with a plate of len(x), or leave batch_size out")
+
+
+def check_normalisation(model: Model, guide: BaseGuide, batch: Data, index: Tensor | None, train_model: bool) -> None:
+    """Raise where a batch normalisation would be trained on one value a channel, as of a ``batch`` of one unit.
+
+    The networks are run in evaluation mode: their running statistics stay as they are.
+    """
+    trained = {"guide": guide, model.label: model} if train_model else {"guide": guide}
+    layers = {
+        part: (owner, name) for owner, module in trained.items() for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm)}
+    found: list[nn.modules.batchnorm._BatchNorm] = []
+
+    def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].ndim > 1 and inputs[0].numel() == inputs[0].shape[1]:
+            found.append(layer)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        if hooks:
+            with evaluating(model, guide), seeded(0), torch.no_grad():
+                q = guide.posterior(batch, index)
+                model.log_joint(batch, q.enumerate_support() if isinstance(q, Enumerated) else scored(q, 1)[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if found:
+        owner, name = layers[found[0]]
+        raise ZooError(
+            f"expected 2 units or more a step for the {type(found[0]).__name__} '{name}' of {owner}, which averages over them; "
+            "got 1; raise batch_size, or use LayerNorm")
 
 
 def batch_size(model: Model, guide: BaseGuide, units: int, asked: int | None) -> int:

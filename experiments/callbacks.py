@@ -32,10 +32,10 @@ class Moment:
         x: the data that is fitted.
         method: ``em``, ``fixed_draws`` or ``svi``.
         limit: how many steps it may take.
-        units: that are fitted, over which ``elbo`` and the like are summed.
+        units: that are fitted, over which ``bound`` and the like are summed.
         name: of the fit, where it is one of several: ``theta``, a guide's text, ``seed 0``.
         step: steps taken.
-        elbo: what the optimiser saw, in nats, summed over units; ``None`` before the first step.
+        bound: what the optimiser saw of what it maximises, in nats, summed over units; ``None`` before the first step.
         seconds: since the start, callbacks and checkpoints left out.
         reconstruction, kl: E_q[log p(x | z)] and KL(q ‖ prior), in nats, summed over units.
         gradient_norm: of the ELBO's gradient, before it was clipped; of normals that fixed_draws climbs each for itself, in the
@@ -43,6 +43,7 @@ class Moment:
         learning_rate: of the step.
         saving: whether a checkpoint follows on this step.
         checkpoint: the file, of ``on_checkpoint``.
+        objective: what the bound is called: ``ELBO``, ``IWAE-8 bound``, ``Rényi(0.5) bound``.
 
     What a method does not have is ``None``: EM has no gradient, and only svi has a learning rate.
     """
@@ -55,7 +56,7 @@ class Moment:
     units: int = 1
     name: str = ""
     step: int = 0
-    elbo: float | None = None
+    bound: float | None = None
     seconds: float = 0.0
     reconstruction: float | None = None
     kl: float | None = None
@@ -63,6 +64,12 @@ class Moment:
     learning_rate: float | None = None
     saving: bool = False
     checkpoint: Path | None = None
+    objective: str = "ELBO"
+
+    @property
+    def elbo(self) -> float | None:
+        """The bound, where it is the ELBO; ``None`` where it is another."""
+        return self.bound if self.objective == "ELBO" else None
 
 
 class Callback:
@@ -154,12 +161,12 @@ class Watch:
                 set_generators(self._saved.tensors["generator"], self._saved.numbered("cuda"))
         return len(self.history)
 
-    def step(self, step: int, elbo: float, snapshot: Snapshot | None = None, **numbers: float | None) -> None:
+    def step(self, step: int, bound: float, snapshot: Snapshot | None = None, **numbers: float | None) -> None:
         """Record a step, tell of it, and write a checkpoint if it is time. Steps that are repeated are left out.
 
         Args:
             step: how many were taken.
-            elbo: in nats, summed over units.
+            bound: in nats, summed over units.
             snapshot: gives the method's state, from which it can go on.
             numbers: others of :class:`Moment`.
 
@@ -172,8 +179,8 @@ class Watch:
         asked = None if self.journal is None else self.journal.stop.asked
         saving = self.journal is not None and snapshot is not None and (asked is not None or self.journal.due)
         now = replace(
-            self.start, step=step, elbo=elbo, seconds=self.seconds, saving=saving, **numbers)  # type: ignore[arg-type]
-        self.history.append((step, elbo, now.seconds))
+            self.start, step=step, bound=bound, seconds=self.seconds, saving=saving, **numbers)  # type: ignore[arg-type]
+        self.history.append((step, bound, now.seconds))
         self._tell(lambda callback: callback.on_step(now))
         if saving and self.journal is not None and snapshot is not None:
             self._save(self.journal, now, snapshot())
@@ -224,7 +231,7 @@ def rows_of(state: State) -> list[tuple[int, float, float]]:
     Raises:
         ValueError: if its steps are not 1, 2, 3, …
     """
-    rows = [(int(step), float(elbo), float(seconds)) for step, elbo, seconds in state.tensors["history"].tolist()]
+    rows = [(int(step), float(bound), float(seconds)) for step, bound, seconds in state.tensors["history"].tolist()]
     if [step for step, _, _ in rows] != list(range(1, len(rows) + 1)):
         raise ValueError("a history with steps left out")
     return rows

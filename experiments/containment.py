@@ -145,6 +145,6 @@ class Floor:
         fell = lost > NATS + ERRORS * error
         said = f"it ended {lost:.3g} nats below the {self.text} that it contains, which is kept"
         return replace(
-            done, elbo=float(self.measure().mean()), converged=done.converged and not fell,
+            done, bound=float(self.measure().mean()), converged=done.converged and not fell,
             stopped="; ".join(filter(None, [done.stopped, said if fell else ""])),
             states=done.states and replace(done.states, best=tuple(self.state), best_step=0))

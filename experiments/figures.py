@@ -12,6 +12,7 @@ from torch import Tensor
 
 from experiments.files import replacing
 from experiments.fitting import Fit
+from experiments.smoothing import Curve, smoothed
 from experiments.table import Comparison
 from experiments.weights import Z95
 from guides.guide import BaseGuide
@@ -32,7 +33,9 @@ DPI = 160
 
 
 def elbo_trace(table: Comparison) -> Figure:
-    """ELBO per unit against seconds, a line a fit, with log p(x | θ) (or its bound) as the level to reach.
+    """The bound that was maximised per unit against seconds, a line a fit, with log p(x | θ) (or its bound) as the level.
+
+    A noisy curve is drawn as its moving mean in a 95% band, see :func:`experiments.smoothing.smoothed`.
 
     Raises:
         ZooError: if no fit took more than one step.
@@ -46,14 +49,20 @@ def elbo_trace(table: Comparison) -> Figure:
     fits = [fit for _, fit in named]
     figure, axes = panels_of(6.4, 4.0)
     axes.ticklabel_format(useOffset=False)
-    for i, (name, fit) in enumerate(named):
-        seconds, elbo = _trace(fit)
-        axes.plot(seconds, elbo, color=COLOURS[i % 8], linestyle=LINES[i % 4], label=name, linewidth=1.6)
     level = table.evidence.value / table.units
+    curves = [_trace(fit, level) for fit in fits]
+    labels = {fit.objective for fit in fits}
+    for i, ((name, fit), curve) in enumerate(zip(named, curves, strict=True)):
+        style = {"color": COLOURS[i % 8], "label": name if len(labels) == 1 else f"{name}: {fit.objective}"}
+        axes.plot(curve.at, curve.values, linestyle=LINES[i % 4], linewidth=1.6, **style)
+        if curve.averaged:
+            margin = Z95 * curve.errors
+            axes.fill_between(
+                curve.at, curve.values - margin, curve.values + margin, color=style["color"], alpha=0.25, linewidth=0)
     exact = "log p(x | θ)" if table.evidence.upper is not None else "log p(x | θ), lower bound"
     axes.axhline(level, color="0.35", linewidth=1, label=exact)
     # The first steps may be thousands of nats below: show the part where the fits' ends can be told apart.
-    traces = [_trace(fit)[1] for fit in fits]
+    traces = [curve.values for curve in curves]
     depth = max(6 * max(level - float(trace[-1]), 0) for trace in traces)
     depth = max(depth, *(level - float(np.quantile(trace, 0.3)) for trace in traces))
     deepest = max(0.0, *(level - float(trace.min()) for trace in traces))
@@ -62,7 +71,7 @@ def elbo_trace(table: Comparison) -> Figure:
     if max(fit.seconds for fit in fits) > 20 * min(fit.seconds for fit in fits):
         axes.set_xscale("log")
     axes.set_xlabel("seconds")
-    axes.set_ylabel("ELBO (nats per unit)")
+    axes.set_ylabel(f"{labels.pop() if len(labels) == 1 else 'bound'} (nats per unit)")
     axes.set_title(f"{table.model.label} on {table.data}", loc="left")
     axes.legend(frameon=False, loc="best")
     return figure
@@ -236,13 +245,10 @@ def _mass_levels(surface: np.ndarray) -> list[float]:
     return [float(order[np.searchsorted(mass, share)]) for share in (0.95, 0.75, 0.5, 0.25)]
 
 
-def _trace(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    _, elbo, seconds = map(np.array, zip(*fit.history, strict=True))
-    if fit.method == "svi":  # single steps are noisy: show the mean of each fiftieth of the run
-        blocks = max(1, len(elbo) // 50)
-        keep = len(elbo) // blocks * blocks
-        elbo, seconds = elbo[:keep].reshape(-1, blocks).mean(1), seconds[:keep].reshape(-1, blocks).max(1)
-    return seconds, elbo / fit.units
+def _trace(fit: Fit, level: float) -> Curve:
+    """Return a fit's bound per unit against seconds."""
+    _, bound, seconds = zip(*fit.history, strict=True)
+    return smoothed(seconds, [value / fit.units for value in bound], level)
 
 
 def _plain(name: str) -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 #: What else of a fit is kept, and as what.
 _PLAIN: dict[str, Any] = {
-    "method": str, "steps": int, "seconds": float, "elbo": float, "converged": bool, "stopped": str, "units": int}
+    "method": str, "steps": int, "seconds": float, "bound": float, "converged": bool, "stopped": str, "units": int,
+    "objective": str}
 
 
 def keep(journal: Journal, done: Fit) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.batches import BATCH
+from experiments.batches import BATCH, default_draws
 from experiments.callbacks import Callback, Moment, Watch
 from experiments.containment import Floor, quick_family, sibling
 from experiments.em import Iteration, em
@@ -51,16 +51,17 @@ class Fit:
         method: ``em``, ``fixed_draws`` or ``svi``; ``none`` where there was nothing to fit.
         steps: iterations or gradient steps taken, those of a quick fit of a contained guide left out, as in ``history``.
         seconds: of wall time, the quick fit's included.
-        elbo: what the optimiser last saw, in nats, summed over units (``svi``: the mean of the last tenth of its steps, of the
-            bound that it maximised; with ``validation`` the best held-out ELBO). Use ``evaluate`` for one with its error.
+        bound: what the optimiser last saw of the bound that it maximised, in nats, summed over units (``svi``: the mean of the
+            last tenth of its steps; with ``validation`` the best held-out ELBO). Use ``evaluate`` for an ELBO with its error.
         converged: whether the method's own rule for stopping was met (``svi``: the second half of the run raised the
             ELBO no more than noise or 0.02 nats per unit).
         stopped: why it stopped early, empty where it did not.
-        history: (step, ELBO, seconds since the start).
+        history: (step, bound, seconds since the start).
         units: how many units the ELBOs are summed over.
         iterations: of EM: ELBO before and after the M-step, log p(x), gap.
         states: of svi: the best and the last state; ``states.use("last")`` puts one in place.
         remarks: what a reader of the fit should know, such as that recorded steps were found to differ from Python's.
+        objective: what the bound is called: ``ELBO``, ``IWAE-8 bound``, ``Rényi(0.5) bound``.
     """
 
     model: Model
@@ -68,7 +69,7 @@ class Fit:
     method: str
     steps: int
     seconds: float
-    elbo: float | None
+    bound: float | None
     converged: bool
     stopped: str = ""
     history: tuple[tuple[int, float, float], ...] = field(default=(), repr=False)
@@ -76,6 +77,12 @@ class Fit:
     iterations: tuple[Iteration, ...] = field(default=(), repr=False)
     states: States | None = field(default=None, repr=False)
     remarks: tuple[str, ...] = ()
+    objective: str = "ELBO"
+
+    @property
+    def elbo(self) -> float | None:
+        """The bound, where it is the ELBO; ``None`` where another was maximised."""
+        return self.bound if self.objective == "ELBO" else None
 
 
 def default_method(guide: BaseGuide, x: Data | None = None) -> str:
@@ -171,7 +178,9 @@ def fit(
     theta = nullcontext() if has_theta else held(model)
     products = quick_products() if chosen == "svi" else nullcontext()
     keep_memory()
-    watch = Watch(Moment(model, guide, x, chosen, limit, latents.units, name), [*bars(progress), *callbacks], kept)
+    label = how.bound.label(draws or default_draws(guide, latents.units, latents.units, how.bound.alpha))
+    first = Moment(model, guide, x, chosen, limit, latents.units, name, objective=label)
+    watch = Watch(first, [*bars(progress), *callbacks], kept)
     with watch, seeded(seed), torch.enable_grad(), one, theta, products:
         processes.agree([*model.state_dict().values(), *guide.state_dict().values()])
         options: dict[str, Any] = {"steps": limit, "watch": watch}
@@ -188,7 +197,7 @@ def fit(
     model.eval()
     fitted = Fit(
         model, guide, chosen, outcome.steps, before + watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
-        tuple(watch.history), latents.units, tuple(iterations), outcome.states, outcome.remarks)
+        tuple(watch.history), latents.units, tuple(iterations), outcome.states, outcome.remarks, label)
     if floor is not None and how.bound.alpha == 1:  # states are compared by the ELBO: not of a fit of another bound
         if floor.guide.family.spreads and floor.below()[0] > 0:
             floor.begin()
@@ -239,7 +248,7 @@ def _joined(first: Fit, second: Fit) -> Fit:
 def fit_seeds(
     model: Model | Program, guide: AnyGuide, x: Data, *, seeds: Sequence[int] = range(5), **options: Any,
 ) -> list[Fit]:
-    """Fit from several seeds, each on a copy of the model; return the fits, the highest ELBO first.
+    """Fit from several seeds, each on a copy of the model; return the fits, the highest bound first.
 
     ``model`` itself is left as it is, but with a built guide, which one seed fits in place: ``fits[0].model`` and
     ``fits[0].guide`` are the best pair. A model's own start is that of
@@ -268,7 +277,7 @@ def fit_seeds(
             f"expected a guide that each seed can start anew; got '{text}', which is built; pass its text, class or function")
     known = as_model(model)
     fits = [fit(copy.deepcopy(known), guide, x, seed=seed, name=f"seed {seed}", **options) for seed in seeds]
-    return sorted(fits, key=lambda done: -math.inf if done.elbo is None else done.elbo, reverse=True)
+    return sorted(fits, key=lambda done: -math.inf if done.bound is None else done.bound, reverse=True)
 
 
 def pair(model: Model | Program, guide: AnyGuide, x: Data, seed: int = 0) -> tuple[Model, BaseGuide]:

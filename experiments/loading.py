@@ -68,7 +68,7 @@ class Loaded:
 
     @property
     def history(self) -> tuple[tuple[int, float, float], ...]:
-        """(step, ELBO, seconds) of the fit of θ; where guides do not share one, of the best guide's."""
+        """(step, bound, seconds) of the fit of θ; where guides do not share one, of the best guide's."""
         return (self.best if self.theta is None else self.theta).history
 
     @property

@@ -77,7 +77,8 @@ class Polynomials(Expectation):
         self.frame, self.latents, self.processes = frame, latents, processes
         self.x = x[processes.share(len(x))]
         self.support = latents.support().to(frame.centre)
-        self.checked = x[:: max(1, len(x) // CHECKED)][:CHECKED].double()
+        # Where an expansion cancels, it does so most at the rows farthest out: each column's extremes are among those checked.
+        self.checked = torch.cat([x[:: max(1, len(x) // CHECKED)][:CHECKED], x[x.argmin(0)], x[x.argmax(0)]]).double()
         self.probe = Probe(frame, self.support, self.checked)
         #: Coefficients of log p(z) and log p(x | z) at θ, and of their sum where q is from.
         self.prior, self.likelihood, self.posterior, self.sums = (torch.empty(0) for _ in range(4))

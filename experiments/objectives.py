@@ -60,6 +60,14 @@ class Objective:
                 f"{hint or '; e.g. renyi(0.5)'}")
         return cls(text.strip(), alpha)
 
+    def label(self, draws: int) -> str:
+        """Return what to call the bound's values on so many draws: only the ELBO is called so.
+
+        >>> [Objective.parse(text).label(8) for text in ("elbo", "renyi(1)", "iwae", "renyi(alpha=0.5)")]
+        ['ELBO', 'ELBO', 'IWAE-8 bound', 'Rényi(0.5) bound']
+        """
+        return "ELBO" if self.alpha == 1 else f"IWAE-{draws} bound" if self.alpha == 0 else f"Rényi({self.alpha:g}) bound"
+
     def bound(self, log_weight: Tensor) -> Tensor:
         """Return the bound of each unit, (units,), from log weights (draws, units)."""
         if self.alpha == 1:

@@ -17,7 +17,7 @@ def bars(show: bool | None) -> list[Callback]:
 
 
 class Bar(Callback):
-    """Shows ELBO, steps a second and time left on standard error while a fit runs."""
+    """Shows the ELBO, or what else is maximised, steps a second and time left on standard error while a fit runs."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -29,15 +29,15 @@ class Bar(Callback):
 
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("ELBO {task.fields[elbo]}"), TextColumn("{task.fields[speed]}"),
+            TextColumn(now.objective + " {task.fields[bound]}"), TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(), console=Console(stderr=True), transient=True)
         self._progress.start()
-        self._task = self._progress.add_task(f"{now.model.label} · {now.guide.text}", total=now.limit, elbo="", speed="")
+        self._task = self._progress.add_task(f"{now.model.label} · {now.guide.text}", total=now.limit, bound="", speed="")
 
     def on_step(self, now: Moment) -> None:
         speed = self._progress.tasks[0].speed
         self._progress.update(
-            self._task, completed=now.step, elbo=f"{now.elbo:.2f}", speed=f"{speed:.0f} steps/s" if speed else "")
+            self._task, completed=now.step, bound=f"{now.bound:.2f}", speed=f"{speed:.0f} steps/s" if speed else "")
 
     def on_end(self, fit: Fit | None) -> None:
         if self._progress is not None:

@@ -215,6 +215,8 @@ def _summary(path: Path) -> list[dict[str, Any]]:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics file; none where there is no file. A last line that was cut short is left out.
 
+    ``bound`` is of what was maximised, and ``objective`` what that is called; ``elbo`` is the same number if it is the ELBO.
+
     Raises:
         ZooError: a line that is no such row.
     """
@@ -226,7 +228,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             head = {"fit": str(row["fit"]), "step": int(row["step"]), "units": int(row["units"])}
-            rows.append({**head, **{name: _number(row[name]) for name in NUMBERS}})
+            numbers = {name: _number(row[name]) for name in NUMBERS}
+            bound = {"objective": str(row.get("objective", "ELBO")), "bound": _number(row.get("bound", row["elbo"]))}
+            rows.append({**head, **bound, **numbers})
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise ZooError(
                 f"expected a step's numbers in line {number} of {path}; got {line[:60]!r} ({type(error).__name__}); "

@@ -106,7 +106,7 @@ class Recorder:
     def _by_python(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         begun = time.thread_time()
         found = self.function(self._parameters, *inputs)
-        self._seconds, self._python, self._last = self._seconds + time.thread_time() - begun, self._python + 1, inputs
+        self._seconds, self._python, self._last = self._seconds + time.thread_time() - begun, self._python + 1, tuple(inputs)
         return found
 
     def saving(self) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.adam import moments, put_back
-from experiments.batches import batch_size, check_batch, default_draws, hold_out
+from experiments.batches import batch_size, check_batch, check_normalisation, default_draws, hold_out
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, States, check_start, moved, non_finite_site, trainable
 from experiments.journal import State, alike, check_finite
@@ -114,6 +114,7 @@ class _Run:
             raise ZooError(
                 f"expected 2 or more draws with objective {training.objective}, which is the ELBO at one; got {self.draws}; "
                 "pass more, or leave the objective out")
+        self.label = training.bound.label(self.draws)
         self.parameters = trainable(model, guide, train_model)
         self.tensors = moved(model, guide, train_model)
         reason = model.purity() or guide.purity() if pure is None else "" if pure else "pure=False"
@@ -128,6 +129,10 @@ class _Run:
         self.safe: tuple[int, int, State, tuple[Tensor, list[Tensor]]] | None = None
         self.remarks: list[str] = []
         check_start(model, guide, self._view(some(self.x) if guide.new_units and self.size < self.units else self.x))
+        if self.size == 1:
+            first = None if self.units == 1 else torch.zeros(1, dtype=torch.long, device=reference(self.x).device)
+            one = self.x if first is None else take(self.x, first, self.units)
+            check_normalisation(model, guide, self._view(one), first, train_model)
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate, fused=True)
         factor = SCHEDULES[training.schedule]
@@ -248,7 +253,7 @@ class _Run:
             return
         typical, before = statistics.median(recent), max(self.values[0], self._best_elbo())
         if typical < min(self.values[0], self._best_elbo()) - 10 * abs(before) - 100 * self.units:  # not one wild draw
-            self.stopped = f"the ELBO fell to {typical:.4g}, far below {before:.4g}"
+            self.stopped = f"the {self.label} fell to {typical:.4g}, far below {before:.4g}"
 
     def outcome(self, problem: str) -> Outcome:
         """Say how the run ended, with the best state in place where the last one is no match for it."""
@@ -284,16 +289,16 @@ class _Run:
             best = self.best_value
             noise = 5 * math.hypot(error, self.best_error) + max(0.5 * self.units, 0.02 * abs(best))
             if value < best - noise and best - value > 0.5 * (best - self.values[0]):
-                return f"the ELBO ended at {value:.5g}, below the {best:.5g} it had been at"
+                return f"the {self.label} ended at {value:.5g}, below the {best:.5g} it had been at"
         if not math.isfinite(value):
-            return "the ELBO is no longer finite"
+            return f"the {self.label} is no longer finite"
         if self.training.warm_up or not value < self.values[0]:
             return ""  # values of a warm-up are of another objective
         last = self._copy()
         lost = self._bound_at(self.start) - self._bound_at(last)
         self._restore(last)
         large = max(0.5 * self.units, 0.02 * abs(self.values[0]))
-        return f"the ELBO ended at {value:.5g}, below its start" if lost > large else ""
+        return f"the {self.label} ended at {value:.5g}, below its start" if lost > large else ""
 
     def _gradients(self, batch: Data, index: Tensor | None, step: int) -> tuple[Tensor, ...]:
         """Return the draws, the bound's value and reconstruction as one tensor, and the loss's gradients, of :attr:`used`."""

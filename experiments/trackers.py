@@ -22,6 +22,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 class Metrics(Callback):
     """Appends a line of JSON for each step to a file, in half a second: ``fit``, ``step``, ``units`` and :data:`NUMBERS`.
 
+    Beside them the ``objective``, as it is called, and its ``bound``, which is the ``elbo`` only where that is maximised.
     Nats are totals over the ``units`` that are fitted; times are in seconds.
 
     A fit that goes on from a checkpoint first drops the lines of the steps that it will take again.
@@ -58,8 +59,9 @@ class Metrics(Callback):
 
     def _write(self) -> None:
         assert self._file is not None, "a fit starts before it steps"
-        lines = "".join(_ENCODE({"fit": now.name, "step": now.step, "units": now.units, **{
-            name: _finite(getattr(now, name)) for name in NUMBERS}}) + "\n" for now in self._waiting)
+        lines = "".join(_ENCODE({
+            "fit": now.name, "step": now.step, "units": now.units, "objective": now.objective, "bound": _finite(now.bound),
+            **{name: _finite(getattr(now, name)) for name in NUMBERS}}) + "\n" for now in self._waiting)
         self._waiting.clear()
         self._file.write(lines.encode())
 
@@ -89,9 +91,9 @@ class TensorBoard(Callback):
         self._writer = self._make(str(self.path / slug(now.name or now.guide.text)), purge_step=now.step + 1)
 
     def on_step(self, now: Moment) -> None:
-        for name in NUMBERS:
-            value = getattr(now, name)
-            if value is not None and name != "seconds":
+        named = {name: getattr(now, name) for name in NUMBERS if name != "seconds"}
+        for name, value in (named if now.objective == "ELBO" else {now.objective: now.bound, **named}).items():
+            if value is not None:
                 self._writer.add_scalar(name, value, now.step)
 
     def on_checkpoint(self, now: Moment) -> None:

@@ -126,6 +126,7 @@ class Encoder(Amortisation):
                 f"expected the encoder's network to be a name or a torch module; got {type(network).__name__}; pass one")
         self.shapes = {name: value.shape[1:] for name, value in initial.items()}
         self.units = len(next(iter(initial.values())))
+        self.names = tuple(name for name, value in tensors(x).items() if value.ndim and len(value) == self.units)
         rows = features(x, self.units)
         self.register_buffer("centre", rows.mean(0))
         spread = rows.std(0, unbiased=False)
@@ -135,7 +136,7 @@ class Encoder(Amortisation):
         self.pure = isinstance(network, str) or bool(getattr(network, "pure", False))
 
     def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
-        rows = features(x, units)
+        rows = features(x, units, self.names)
         output = self.network((rows - self.centre) / self.spread)
         parts = output.split([math.prod(shape) for shape in self.shapes.values()], 1)
         return {
@@ -171,14 +172,22 @@ class Semi(Amortisation):
         return {name: common[name] + own[name] for name in common}
 
 
-def features(x: Data, units: int) -> Tensor:
+def features(x: Data, units: int, names: Sequence[str] | None = None) -> Tensor:
     """Return the per-unit entries of ``x`` side by side as floating numbers, (units, columns).
 
+    Those called ``names``, in their order, where an encoder was built on them.
+
     Raises:
-        ZooError: no entry of x has a row for each unit.
+        ZooError: no entry of x has a row for each unit, or one of the ``names`` is missing or has none.
     """
-    like = reference(x)
-    named = [v.to(like) for v in tensors(x).values() if v.ndim and len(v) == units]
+    like, given = reference(x), tensors(x)
+    rows = {name: value.to(like) for name, value in given.items() if value.ndim and len(value) == units}
+    missing = [name for name in names or () if name not in rows]
+    if missing:
+        raise ZooError(
+            f"expected entries {', '.join(names or ())} of x with a row for each of the {units} units, as the encoder was "
+            f"built on; got none for {', '.join(missing)}; add it: of a unit without observations only the prior is known")
+    named = list(rows.values()) if names is None else [rows[name] for name in names]
     if not named:
         raise ZooError(f"expected an entry of x with a row for each of the {units} units; got none; an encoder needs one")
     parts = [v.flatten(1) if v.ndim > 1 else v[:, None] for v in named]

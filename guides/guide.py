@@ -94,6 +94,13 @@ class BaseGuide(PyroModule):
         """How many numbers φ holds."""
         return sum(p.numel() for p in self.parameters())
 
+    def check_size(self, x: Data, size: int, index: Tensor | None = None) -> None:
+        """Raise a :class:`ZooError` unless the units of ``x`` have ``size`` coordinates; those of a minibatch have."""
+        if index is None and (needed := self.model.latents(x).size) != size:
+            raise ZooError(
+                f"expected data whose units have the {size} coordinates that '{self.text}' was built for; got {needed}; build "
+                "a guide on this x")
+
     def extra_repr(self) -> str:
         return f"{self.text}, model={self.model.label}"
 
@@ -139,7 +146,9 @@ class Guide(BaseGuide):
         self.new_units, self.learning_rate, self.pure = amortisation.new_units, family.learning_rate, amortisation.pure
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
-        return self.family.distribution(self.phi(x, index))
+        q = self.family.distribution(self.phi(x, index))
+        self.check_size(x, q.event_shape[0], index)
+        return q
 
     def phi(self, x: Data, index: Tensor | None = None) -> Phi:
         """Return the family's parameters for the units of ``x``, (units, *shape) each."""

@@ -129,6 +129,7 @@ class ProgramGuide(BaseGuide):
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         units = self.model.latents(x).units if index is None else len(index)
+        self.check_size(x, self.latents.size, index)
         if units != self.latents.units and not self.minibatches:
             raise ZooError(
                 f"expected the {self.latents.units} units that '{self.text}' has parameters for; got {units}; leave "
@@ -147,7 +148,8 @@ class ProgramGuide(BaseGuide):
                 sites = self._run(x)
             return self._place(x, sites, units)
 
-        z, log_q = self._over_draws(one, torch.zeros(draws, device=reference(x).device))
+        zeros = torch.zeros(draws, device=reference(x).device)
+        z, log_q = self._over_draws(one, zeros, self.model.latents(x).awaited)
         return z.to(reference(x).dtype), log_q
 
     def log_q(self, x: Data, z: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ class ProgramGuide(BaseGuide):
             return self._sum(sites, model, row.shape[0]) + volume
 
         try:
-            log_q: Tensor = self._over_draws(one, z)
+            log_q: Tensor = self._over_draws(one, z, self.model.latents(x).awaited)
         except (KeyError, NotImplementedError) as error:  # of flows without an inverse
             raise ZooError(
                 f"expected a guide whose log-density is known at any z; got '{self.text}', which can't be inverted: {error}; "
@@ -199,7 +201,7 @@ class ProgramGuide(BaseGuide):
         """Return one draw's z (units, d) and log q(z | x) (units,) from the program's trace."""
         unit, volume, parts = self.latents.unit, torch.zeros(()), []
         values, known = self._values(sites), trace.unpack(self._auxiliary, sites)
-        model = self._run_model(x, Pack(values, unit))
+        model = self._run_model(x, Pack(values, unit, observed=self.model._observed))
         for name, value in values.items():
             packing = Packing.of(model[name], unit)
             assert packing.transform is not None, "discrete latents are enumerated"
@@ -211,7 +213,7 @@ class ProgramGuide(BaseGuide):
 
     def _at(self, x: Data, row: Tensor, text: str | None) -> tuple[dict[str, Any], dict[str, Any], Substitute]:
         """Return the traces of the program, without densities where ``text`` is ``None``, and of the model at z (units, d)."""
-        substitute = Substitute(row, self.latents.unit)
+        substitute = Substitute(row, self.latents.unit, observed=self.model._observed)
         model = self._run_model(x, substitute)
         fixed = trace.Fixed(self._values(model), substitute.unconstrained, self._auxiliary, text)
         return self._run(x, fixed, density=text is not None), model, substitute
@@ -276,8 +278,8 @@ class ProgramGuide(BaseGuide):
         expected = {site.name: (*site.shape[:i], some, *site.shape[i + 1:]) for site, i in axes.items()}
         return all(value.shape == expected[name] for name, value in self._values(sites).items())
 
-    def _over_draws(self, one: Callable[[Tensor], Any], rows: Tensor) -> Any:
-        if self._vectorised:
+    def _over_draws(self, one: Callable[[Tensor], Any], rows: Tensor, drawing: bool = False) -> Any:
+        if self._vectorised and not drawing:  # observations that the model draws need a sampler that vmap knows
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "There is a performance drop")  # torch does that operation in a loop

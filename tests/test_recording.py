@@ -459,7 +459,7 @@ def test_a_program_with_a_state_is_told_nothing(monkeypatch: pytest.MonkeyPatch)
 
 
 class Sequences(zoo.Model):
-    """Sequences of unequal length, padded: works on the columns that its minibatch needs, of which one row of 400 needs most."""
+    """Sequences of unequal length, padded; a run works on the columns that its minibatch needs. One row of 400 is long."""
 
     def __init__(self, how: str):
         super().__init__()

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.record import Record
 from experiments.report import page
-from experiments.report.charts import Scale, chart, smooth, thin
+from experiments.report.charts import Scale, chart, thin
 from experiments.report.facts import traces_of
 from experiments.report.page import LARGEST
 from experiments.report.tables import Cell, Table
@@ -167,9 +167,10 @@ class TestCharts:
         assert {(1234.0, 50.0), (4321.0, -50.0), trace[0], trace[-1]} <= set(kept)
 
     def test_noise_is_smoothed_and_a_clean_ascent_is_not(self) -> None:
-        clean = [(float(i), -1.0 / i) for i in range(1, 500)]
-        assert smooth(clean) is clean
-        assert len(smooth([(float(i), float(i % 2)) for i in range(500)])) == 50
+        clean, noisy = [(float(i), -1.0 / i) for i in range(1, 500)], [(float(i), float(i % 2)) for i in range(500)]
+        drawn = chart({"clean": clean, "noisy": noisy}, None, 400)
+        assert [bool(line["band"]) for line in drawn["lines"]] == [False, True]
+        assert drawn["smooth"]
 
     def test_elbos_are_divided_by_the_units_that_they_were_fitted_on(self) -> None:
         traces = traces_of(full())

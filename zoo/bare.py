@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class FunctionModel(Model):
-    """A bare Pyro program as a model. Its ``pyro.param`` statements become this module's parameters."""
+    """A bare Pyro program as a model. Its ``pyro.param`` statements become this module's parameters.
+
+    A module stays what it was: the names of its sites and parameters are its own, it may have run before, and any number of
+    models may hold it. Its parameters are θ, which fits move in place; fits leave it in evaluation mode.
+    """
 
     caches = (*Model.caches, "_proof")
 
@@ -28,15 +32,15 @@ class FunctionModel(Model):
             self.pure = pure
         self._proof: Purity | None = None
         if isinstance(program, nn.Module):
-            self.module = program
+            self._modules["module"] = program  # PyroModule's own way would rename its sites, and refuse one that has run
         else:
             self._function = program
 
     @property
     def program(self) -> Program:
         """The bare program."""
-        program: Program = self.module if "module" in self._modules else self._function
-        return program
+        program: Any = self._modules.get("module")  # not as an attribute, on whose reading Pyro takes a module over
+        return program if program is not None else self._function
 
     def purity(self) -> str:
         if "pure" in vars(self):
@@ -62,6 +66,8 @@ class FunctionModel(Model):
 
 def as_model(program: Model | Program, pure: bool | None = None) -> Model:
     """Return ``program`` as a :class:`Model`: itself, or a bare Pyro program of one argument wrapped.
+
+    A ``PyroModule`` is not changed by this, and can be wrapped any number of times; see :class:`FunctionModel`.
 
     Args:
         program: a model, or a Pyro program of x: a function, a module, or another callable.

@@ -19,19 +19,20 @@ Data: TypeAlias = Tensor | Mapping[str, Tensor]
 
 
 def tensors(x: Data) -> dict[str, Tensor]:
-    """Return the tensors of ``x`` by name; a lone tensor is called ``x``.
+    """Return the tensors of ``x`` by name; a lone tensor is called ``x``. Entries that are ``None`` are left out.
 
     Raises:
         ZooError: if ``x`` is neither a tensor nor a mapping of tensors.
     """
-    named: Mapping[str, Tensor] = x if isinstance(x, Mapping) else {"x": x}
+    entries: Mapping[str, Tensor | None] = x if isinstance(x, Mapping) else {"x": x}
+    named = {name: value for name, value in entries.items() if value is not None}
     for name, value in named.items():
         if not isinstance(value, Tensor):
             where = f"entry '{name}'" if isinstance(x, Mapping) else "data"
             raise ZooError(f"expected {where} to be a tensor; got {type(value).__name__}; wrap it in torch.as_tensor")
     if not named or any(value.numel() == 0 for value in named.values()):
         raise ZooError("expected data with at least one row; got none; pass a tensor that is not empty")
-    return dict(named)
+    return named
 
 
 def take(x: Data, index: Tensor, units: int) -> Data:
@@ -42,7 +43,7 @@ def take(x: Data, index: Tensor, units: int) -> Data:
     """
     if isinstance(x, Tensor):
         return x.index_select(0, index)  # a third of the time of x[index]
-    return {k: v.index_select(0, index) if v.ndim and v.shape[0] == units else v for k, v in x.items()}
+    return {k: v.index_select(0, index) if v is not None and v.ndim and v.shape[0] == units else v for k, v in x.items()}
 
 
 #: Rows of a table beyond which some stand for all where one asks for a scale or the layout; and how many do for the latter.

@@ -7,12 +7,11 @@ supports they see are the ones of that very run: a support may depend on other l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -47,6 +46,17 @@ def support_values(site: Any) -> Tensor:
             f"expected discrete latents of finite support; got site '{site['name']}' of {type(fn).__name__}; marginalise it")
     values: Tensor = fn.enumerate_support(expand=False)
     return values.reshape(values.shape[0], *values.shape[values.ndim - fn.event_dim:])
+
+
+def is_awaited(msg: Any, observed: Container[str]) -> bool:
+    """Return whether a site is one of the ``observed`` that has no observation this time, and mark it ``was_observed``.
+
+    It is then drawn by the program and belongs to no unit's vector: rows to predict come without what is observed of others.
+    """
+    if msg["is_observed"] or msg["name"] not in observed:
+        return False
+    msg["infer"] = {**msg["infer"], "was_observed": True}
+    return True
 
 
 def unit_frame(site: Any, unit: str | None) -> Any:
@@ -118,12 +128,13 @@ class Substitute(Messenger):
     """Give the latent sites, in the program's order, the consecutive coordinates of one draw ``z`` (units, d).
 
     ``log_abs_det[name]`` is then log|det ∂value/∂z| over the site's batch shape, and ``unconstrained[name]`` the site's
-    coordinates in its own shape. After the site ``until`` the program is left by raising :class:`Collected`.
+    coordinates in its own shape. After the site ``until`` the program is left by raising :class:`Collected`. Sites that are
+    ``observed`` in other data are drawn where they are not, see :func:`is_awaited`.
     """
 
-    def __init__(self, z: Tensor, unit: str | None, until: str = ""):
+    def __init__(self, z: Tensor, unit: str | None, until: str = "", observed: Container[str] = ()):
         super().__init__()
-        self.z, self.unit, self.until, self.taken = z, unit, until, 0
+        self.z, self.unit, self.until, self.taken, self.observed = z, unit, until, 0, observed
         self.log_abs_det: dict[str, Tensor] = {}
         self.unconstrained: dict[str, Tensor] = {}
         self.last = "the first site"
@@ -132,14 +143,14 @@ class Substitute(Messenger):
         if site_is_subsample(msg):
             return
         self.last = msg["name"]
-        if msg["is_observed"] or msg["value"] is not None:
+        if msg["is_observed"] or msg["value"] is not None or is_awaited(msg, self.observed):
             return
         packing = Packing.of(msg, self.unit)
         flat = self.z[:, self.taken : self.taken + packing.size]
         if flat.shape[1] < packing.size:
             raise ZooError(
                 f"expected {self.taken + packing.size} or more coordinates at site '{msg['name']}'; got {self.z.shape[1]}; "
-                "the program's latent sites must not depend on their values")
+                "if it is observed, pass its observations in x; latent sites must not depend on their values")
         self.taken += packing.size
         value = packing.unpack(flat)
         if packing.transform is None:
@@ -159,16 +170,20 @@ class Pack(Messenger):
     """Collect the latent sites' unconstrained coordinates, (units, size) each, in ``parts``.
 
     The sites are set to ``values`` (one draw) where given, and drawn by the program where not. After the site ``last`` the
-    program has nothing more to say, and is left by raising :class:`Collected`.
+    program has nothing more to say, and is left by raising :class:`Collected`. ``observed``: as of :class:`Substitute`.
     """
 
-    def __init__(self, values: Mapping[str, Tensor] | None, unit: str | None, last: str = ""):
+    def __init__(
+        self, values: Mapping[str, Tensor] | None, unit: str | None, last: str = "", observed: Container[str] = (),
+    ):
         super().__init__()
-        self.values, self.unit, self.last = values, unit, last
+        self.values, self.unit, self.last, self.observed = values, unit, last, observed
         self.parts: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        if self.values is None or site_is_subsample(msg) or msg["is_observed"] or msg["value"] is not None:
+        if is_awaited(msg, self.observed) or self.values is None or site_is_subsample(msg):
+            return
+        if msg["is_observed"] or msg["value"] is not None:
             return
         if msg["name"] not in self.values:
             raise ZooError(f"expected a value for latent site '{msg['name']}'; got {', '.join(self.values)}; add it")
@@ -185,19 +200,6 @@ class Pack(Messenger):
 
 class Collected(Exception):  # a way out, no error
     """All latent sites of a program have been met."""
-
-
-class Unobserve(Messenger):
-    """Draw the observed sites afresh, marked ``was_observed``.
-
-    Unlike Pyro's own ``uncondition`` it leaves deterministic sites alone (redrawn in a plate, they would grow a dimension)
-    and factors, which are no observations.
-    """
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and not is_deterministic(msg) and not isinstance(msg["fn"], Unit):
-            msg["is_observed"], msg["value"], msg["done"] = False, None, False
-            msg["infer"] = {**msg["infer"], "was_observed": True}
 
 
 def sum_right(value: Tensor, dims: int) -> Tensor:
@@ -231,6 +233,7 @@ class Latents:
         unit: the plate whose rows own their latents; ``None`` where the whole data set is one unit.
         units: how many units.
         size: d, the length of a unit's unconstrained vector; 0 where every latent is a function of x.
+        awaited: whether an observed site has no observation in these data, as in rows to predict.
     """
 
     sites: tuple[Site, ...]
@@ -238,6 +241,7 @@ class Latents:
     unit: str | None
     units: int
     size: int = field(init=False)
+    awaited: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", sum(site.size for site in self.sites))
@@ -260,7 +264,7 @@ class Latents:
         latent, observed = (
             tuple(replace(site, shape=torch.Size([units, *site.shape[1:]])) for site in kind)
             for kind in (self.sites, self.observed))
-        return Latents(latent, observed, self.unit, units)
+        return Latents(latent, observed, self.unit, units, self.awaited)
 
     def support(self) -> Tensor:
         """Return the (K, d) values of a discrete unit's vector: the product of its elements' supports.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Container
 from textwrap import shorten
 from typing import Any
 
@@ -9,16 +11,20 @@ import torch
 from torch import Tensor
 
 from zoo.data import Data, tensors
-from zoo.errors import ZooError
+from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Latents, Packing, Site, is_deterministic, is_discrete, support_values, unit_frame
 from zoo.program import Program, run
 
 #: Letters of a support that an error shows.
 SHOWN = 80
+#: Nats by which rounding may move a site's log-likelihood before a warning says so, and before it is refused.
+ROUGH, LOST = 0.05, 1.0
 
 
-def layout(program: Program, x: Data, label: str) -> Latents:
+def layout(program: Program, x: Data, label: str, observed: Container[str] = ()) -> Latents:
     """Run ``program`` once from its prior and return what its latents are and which plate owns them.
+
+    Sites that are ``observed`` in other data count as such here, too: rows to predict have no observations.
 
     Raises:
         ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
@@ -26,7 +32,7 @@ def layout(program: Program, x: Data, label: str) -> Latents:
             outside its distribution's support, or a program that fails on x. ``label`` is how it calls the program.
     """
     try:
-        return _layout(program, x)
+        return _layout(program, x, observed)
     except KeyError as error:
         raise ZooError(f"expected every entry of x that {label} reads; got none for {error}; add it") from error
     except NotImplementedError as error:
@@ -43,30 +49,32 @@ def layout(program: Program, x: Data, label: str) -> Latents:
             "built on, or mend the program") from error
 
 
-def _layout(program: Program, x: Data) -> Latents:
+def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
     traced = run(program, x).values()
     sites = [site for site in traced if not is_deterministic(site)]
-    latent = [site for site in sites if not site["is_observed"]]
-    observed = [site for site in sites if site["is_observed"]]
+    latent = [site for site in sites if not site["is_observed"] and site["name"] not in known]
+    observed = [site for site in sites if site["is_observed"] or site["name"] in known]
     check_structure(latent, observed, len(sites) < len(traced))
     for site in sites:
         check_shape(site)
     check_supports(program, x, observed)
+    for site in observed:
+        check_rounding(site)
     unit = unit_plate(sites)
     frame = unit_frame(sites[0], unit)
     return Latents(
-        tuple(describe(site, unit) for site in latent), tuple(describe(site, unit) for site in observed), unit,
-        int(frame.size) if frame else 1)
+        tuple(describe(site, unit, True) for site in latent), tuple(describe(site, unit, False) for site in observed), unit,
+        int(frame.size) if frame else 1, any(not site["is_observed"] for site in observed))
 
 
-def describe(site: Any, unit: str | None) -> Site:
+def describe(site: Any, unit: str | None, latent: bool) -> Site:
     """Return what is kept of a traced site."""
     plates: list[str | None] = [None] * len(site["fn"].batch_shape)
     for frame in site["cond_indep_stack"]:
         if frame.vectorized:
             plates[frame.dim] = frame.name
     size, values = 0, None
-    if not site["is_observed"]:
+    if latent:
         size = Packing.of(site, unit).size
         values = support_values(site) if is_discrete(site) else None
     return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values)
@@ -139,6 +147,41 @@ def inside_support(site: Any) -> Tensor:
     except NotImplementedError:
         return torch.ones((), dtype=torch.bool)
     return valid | ~site["mask"] if isinstance(site["mask"], Tensor) else valid
+
+
+def check_rounding(site: Any) -> None:
+    """Warn, or raise, where the log-factorials of large counts round a site's log-likelihood by many nats.
+
+    log n! of n = 20 million is 3 · 10⁸, which float32 knows to 16 nats; what is left once such terms have cancelled may be 10.
+    """
+    value, fn = site["value"], site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if not counts(fn):
+        return
+    total = torch.as_tensor(getattr(fn, "total_count", 0), device=value.device)
+    largest = torch.maximum(value.detach().abs().double(), total.detach().double())
+    each = torch.lgamma(1 + (largest.flatten(-fn.event_dim).amax(-1) if fn.event_dim else largest))
+    if isinstance(site["mask"], Tensor):
+        each = each * site["mask"]
+    kinds = [part.dtype for part in (site["log_prob"], total) if part.is_floating_point()]
+    error = 0.5 * max(torch.finfo(kind).eps for kind in kinds) * float(each.norm())
+    if error > ROUGH:
+        text = (
+            f"counts up to {float(largest.max()):.3g} at site '{site['name']}' ({type(fn).__name__}) in "
+            f"{kinds[0]}, which rounds their log-likelihood by about {error:.2g} nats; pass the data in float64, and make the "
+            "program's tensors so")
+        if error > LOST:
+            raise ZooError(f"expected a log-likelihood known to {LOST:g} nat; got {text}")
+        warnings.warn(ZooWarning(text), stacklevel=2)
+
+
+def counts(fn: Any) -> bool:
+    """Return whether a distribution is one of counts."""
+    try:
+        return bool(fn.support.is_discrete)
+    except NotImplementedError:
+        return False
 
 
 def refuse_outside(site: Any) -> None:

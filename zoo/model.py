@@ -16,11 +16,22 @@ from zoo.data import FEW, Data, Identity, put_back, reference, some
 from zoo.empty import Empty
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
-from zoo.latents import Collected, Latents, Pack, Substitute, Unobserve, is_deterministic
+from zoo.latents import Collected, Latents, Pack, Substitute, is_deterministic
 from zoo.layout import layout
 from zoo.params import LocalParams, theta
 from zoo.predictor import Predictor, find
-from zoo.program import draw_afresh, isolated, latent_log_prob, log_prior, log_terms, run, seeded, unregistered, volume
+from zoo.program import (
+    Unobserve,
+    draw_afresh,
+    isolated,
+    latent_log_prob,
+    log_prior,
+    log_terms,
+    run,
+    seeded,
+    unregistered,
+    volume,
+)
 from zoo.registry import MODELS, Facts
 from zoo.settings import Settings
 from zoo.vectorise import over_draws
@@ -100,6 +111,7 @@ class Model(PyroModule):
         self._vectorised = True
         self._last: tuple[Any, Latents] | None = None
         self._part: tuple[Any, Latents] | None = None
+        self._observed: frozenset[str] = frozenset()
         self._plain: bool | None = None
         self._alone = False
         self._predictor: tuple[Any, Settings, Predictor | None] | None = None
@@ -120,7 +132,9 @@ class Model(PyroModule):
     def latents(self, x: Data) -> Latents:
         """Return the latent sites of the program on ``x`` and how they pack into each unit's vector.
 
-        Of a table of more than 32,768 rows, each a unit, 1,024 are run and stand for all.
+        Of a table of more than 32,768 rows, each a unit, 1,024 are run and stand for all. A site that was observed in data
+        asked about before counts as observed in data without it, such as new rows to predict: :meth:`constrain` and
+        :meth:`predict` draw it.
 
         Raises:
             ZooError: see :func:`zoo.layout.layout`.
@@ -131,9 +145,10 @@ class Model(PyroModule):
                 return known[1]
         with seeded(0), self._isolated():
             few = some(x, FEW)
-            found = layout(self, few, self.label)
+            found = layout(self, few, self.label, self._observed)
             grown = found if few is x else found.grown(len(reference(x)), len(reference(few)))
-            found = layout(self, x, self.label) if grown is None else grown
+            found = layout(self, x, self.label, self._observed) if grown is None else grown
+        self._observed |= {site.name for site in found.observed}
         self._last, self._part, self._plain = (key, found), None, None
         return found
 
@@ -212,10 +227,10 @@ class Model(PyroModule):
         unit = self._unit(x)
 
         def one(row: Tensor) -> dict[str, Tensor]:
-            sites = run(self._program, x, Substitute(row, unit), density=False).items()
-            return {k: s["value"] for k, s in sites if not s["is_observed"] or is_deterministic(s)}
+            sites = run(self._program, x, Substitute(row, unit, observed=self._observed), density=False).items()
+            return {k: s["value"] for k, s in sites if k not in self._observed or is_deterministic(s)}
 
-        result: dict[str, Tensor] = self._over_draws(one, z)
+        result: dict[str, Tensor] = self._over_draws(one, z, self.latents(x).awaited)
         return result
 
     def volume(self, x: Data, z: Tensor) -> dict[str, Tensor]:
@@ -223,7 +238,7 @@ class Model(PyroModule):
 
         Over the site's batch shape. See :func:`zoo.program.volume` for what ``obs_mask`` adds.
         """
-        substitute = Substitute(z, self._unit(x))
+        substitute = Substitute(z, self._unit(x), observed=self._observed)
         with self._isolated():
             sites = run(self, x, substitute, density=False)
         return {name: volume(name, sites[name], substitute) for name in substitute.log_abs_det}
@@ -237,7 +252,7 @@ class Model(PyroModule):
         last = self.latents(x).sites[-1].name
 
         def one(row: Mapping[str, Tensor]) -> Tensor:
-            pack = Pack(row, unit, last)
+            pack = Pack(row, unit, last, self._observed)
             with suppress(Collected):
                 run(self._program, x, pack, density=False)
             return torch.cat(pack.parts, 1)
@@ -248,11 +263,12 @@ class Model(PyroModule):
     def predict(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Draw observations from p(x | z, θ) at each draw of z (draws, units, d): {site: (draws, *shape)}.
 
-        Uses torch's generator. Programs are run draw by draw: not every sampler runs under vmap.
+        Uses torch's generator. Programs are run draw by draw: not every sampler runs under vmap. ``x`` may be new rows, with
+        no observations where the program takes ``None`` for them, as in ``obs=x.get("y")``.
         """
         unit = self._unit(x)
         with torch.no_grad(), self._isolated():
-            rows = [draw_afresh(self, x, Substitute(row, unit))[1] for row in z]
+            rows = [draw_afresh(self, x, Substitute(row, unit, observed=self._observed))[1] for row in z]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def sample_prior(self, x: Data, draws: int) -> Tensor:
@@ -262,7 +278,7 @@ class Model(PyroModule):
 
         def draw() -> Tensor:
             # What follows the last latent site, often a network and draws of the size of the data, is not wanted.
-            pack = Pack(None, unit, sites[-1].name if sites else "")
+            pack = Pack(None, unit, sites[-1].name if sites else "", self._observed)
             with suppress(Collected):
                 run(self, x, Unobserve(), pack, density=False)
             return torch.cat(pack.parts, 1) if pack.parts else nothing
@@ -287,7 +303,7 @@ class Model(PyroModule):
         observed = {site.name: site.shape for site in self.latents(x).observed}
         with seeded(seed), torch.no_grad(), self._isolated():
             before = {k: s["value"] for k, s in run(self, x, density=False).items() if k in observed}
-            latent, fresh = draw_afresh(self, x)
+            latent, fresh = draw_afresh(self, x, Unobserve(self._observed))
         return latent, put_back(x, before, fresh)
 
     def theta(self) -> dict[str, Tensor]:
@@ -424,10 +440,13 @@ class Model(PyroModule):
         values = found.support().to(reference(x))
         return self.log_joint(x, values[:, None].expand(-1, found.units, -1)), values
 
-    def _over_draws(self, one: Callable[[Any], Any], rows: Any) -> Any:
-        """Map ``one`` over the first dimension of ``rows``; the first time that vmap can't, say so and why."""
+    def _over_draws(self, one: Callable[[Any], Any], rows: Any, drawing: bool = False) -> Any:
+        """Map ``one`` over the first dimension of ``rows``; the first time that vmap can't, say so and why.
+
+        A program that is ``drawing`` observations is run row by row: not every sampler runs under vmap.
+        """
         with self._isolated(self._program is self or not self._alone):
-            result, failure = over_draws(one, rows, self._vectorised)
+            result, failure = over_draws(one, rows, self._vectorised and not drawing)
         if failure:
             self._vectorised = False
             warnings.warn(ZooWarning(

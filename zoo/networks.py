@@ -77,6 +77,21 @@ def _channels(hidden: Sequence[int]) -> tuple[int, int]:
     return (hidden[0], max(1, hidden[0] // 2) if len(hidden) == 1 else hidden[1])
 
 
+class Apart(nn.Module):
+    """A user's ``PyroModule`` that a model holds without taking it over.
+
+    As a PyroModule's own submodule it would be renamed, and refused once it has run, so that no second model could hold it.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        output: Tensor = self.network(*inputs)
+        return output
+
+
 NETWORKS: Mapping[str, NetworkKind] = {
     "mlp": NetworkKind(lambda latent, columns, outputs, hidden: mlp(latent, columns * outputs, hidden), mlp),
     "conv": NetworkKind(conv_decoder, conv_encoder),

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.latents import Collected, Substitute, Unobserve, is_deterministic, unit_frame
+from zoo.latents import Collected, Substitute, is_awaited, is_deterministic, unit_frame
 
 Program = Callable[[Data], Any]
 
@@ -121,6 +122,25 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, flag in before:
             part.training = flag
+
+
+class Unobserve(Messenger):
+    """Draw the observed sites afresh, marked ``was_observed``.
+
+    Unlike Pyro's own ``uncondition`` it leaves deterministic sites alone (redrawn in a plate, they would grow a dimension)
+    and factors, which are no observations. Sites ``observed`` in other data are marked, too, where they are not in these.
+    """
+
+    def __init__(self, observed: Container[str] = ()):
+        super().__init__()
+        self.observed = observed
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_awaited(msg, self.observed):
+            return
+        if msg["is_observed"] and not is_deterministic(msg) and not isinstance(msg["fn"], Unit):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+            msg["infer"] = {**msg["infer"], "was_observed": True}
 
 
 def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:

@@ -1,17 +1,17 @@
-"""Charts of a report, laid out in per cent of their box: bars for gaps, lines for ELBOs against time."""
+"""Charts of a report, laid out in per cent of their box: bars for gaps, lines for bounds against time."""
 
 from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from experiments.render import interval, number
 from experiments.report.facts import Trace
+from experiments.smoothing import Curve, smoothed
+from experiments.weights import Z95
 
 #: Nats per unit that a chart shows at least.
 SHALLOW = 1e-3
@@ -84,15 +84,20 @@ def splits(rows: Sequence[dict[str, Any]], units: int) -> dict[str, Any] | None:
         (name, interval(a), interval(b), scale.within(a["value"]), scale.within(b["value"])) for name, a, b in pairs]}
 
 
-def chart(traces: dict[str, Trace], level: float | None, points: int, faint: bool = True) -> dict[str, Any]:
-    """Return lines for ELBOs against seconds, on the range where the fits' ends can be told apart.
+def chart(
+    traces: dict[str, Trace], level: float | None, points: int, banded: bool = True, objective: str = "ELBO",
+) -> dict[str, Any]:
+    """Return lines for bounds against seconds, on the range where the fits' ends can be told apart.
 
     Args:
-        traces: of each fit; noisy ones are drawn as the mean of each fiftieth, and, if ``faint``, their steps behind it.
+        traces: of each fit; noisy ones are drawn as their moving mean and, if ``banded``, its 95% band.
         level: log p(x | θ) per unit, where it is known.
         points: of a line, at most, about.
+        objective: what the bounds are called.
     """
-    lines = {name: smooth(trace) for name, trace in traces.items()}
+    curves = {
+        name: smoothed([at for at, _ in trace], [bound for _, bound in trace], level) for name, trace in traces.items()}
+    lines = {name: list(zip(curve.at.tolist(), curve.values.tolist(), strict=True)) for name, curve in curves.items()}
     ends = [line[-1][1] for line in lines.values()]
     top = max([elbo for line in lines.values() for _, elbo in line] + ([] if level is None else [level]))
     depth = max(top - sorted(elbo for _, elbo in line)[int(0.3 * len(line))] for line in lines.values())
@@ -106,20 +111,19 @@ def chart(traces: dict[str, Trace], level: float | None, points: int, faint: boo
     def path(trace: Trace) -> str:
         return " ".join(f"{x.at(seconds):g},{100 - y.at(elbo):.5g}" for seconds, elbo in thin(trace, points))
 
-    noisy = {name: path(trace) if faint else "" for name, trace in traces.items() if lines[name] is not trace}
-    return {"x": x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "faint": faint, "lines": [
-        {"name": re.sub(r"^theta\b", "θ", name), "path": path(line), "faint": noisy.get(name, ""),
-         "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
+    def band(curve: Curve) -> str:
+        kept = slice(None, None, max(1, math.ceil(2 * len(curve.at) / points)))
+        at, values, errors = curve.at[kept], curve.values[kept], Z95 * curve.errors[kept]
+        upper = " ".join(f"{x.at(a):g},{100 - y.at(v):.5g}" for a, v in zip(at, values + errors, strict=True))
+        lower = " ".join(f"{x.at(a):g},{100 - y.at(v):.5g}" for a, v in zip(at[::-1], (values - errors)[::-1], strict=True))
+        return f"{upper} {lower}"
 
-
-def smooth(trace: Trace) -> Trace:
-    """Return the mean of each fiftieth (or ten steps) of a long trace that often falls; another trace as it is."""
-    falls = sum(after[1] < before[1] for before, after in pairwise(trace))
-    if len(trace) < 100 or falls < 0.2 * len(trace):
-        return trace
-    size = max(10, len(trace) // 50)
-    blocks = [trace[i:i + size] for i in range(0, len(trace) - size + 1, size)]
-    return [(statistics.fmean(at for at, _ in block), statistics.fmean(elbo for _, elbo in block)) for block in blocks]
+    noisy = {name: band(curve) if banded else "" for name, curve in curves.items() if curve.averaged}
+    return {
+        "x": x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "banded": banded,
+        "objective": objective, "lines": [
+            {"name": re.sub(r"^theta\b", "θ", name), "path": path(line), "band": noisy.get(name, ""),
+             "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
 
 
 def thin(trace: Trace, most: int) -> Trace:

@@ -14,13 +14,19 @@ Trace = list[tuple[float, float]]
 
 
 def traces_of(record: Record) -> dict[str, Trace]:
-    """Return the ELBO of each fit against time, where it took steps: in nats per unit."""
+    """Return the bound that each fit maximised against time, where it took steps: in nats per unit."""
     traces: dict[str, Trace] = {}
     for row in record.metrics:
-        elbo, seconds, fit = row.get("elbo"), row.get("seconds"), row["fit"]
-        if elbo is not None and seconds is not None and math.isfinite(elbo):
-            traces.setdefault(fit, []).append((seconds, elbo / row["units"]))
+        bound, seconds, fit = row.get("bound", row.get("elbo")), row.get("seconds"), row["fit"]
+        if bound is not None and seconds is not None and math.isfinite(bound):
+            traces.setdefault(fit, []).append((seconds, bound / row["units"]))
     return {fit: trace for fit, trace in traces.items() if len(trace) > 1}
+
+
+def objective_of(*records: Record) -> str:
+    """Return what the bounds that the records' fits maximised are called; of several kinds, ``bound``."""
+    found = {str(row.get("objective", "ELBO")) for record in records for row in record.metrics}
+    return found.pop() if len(found) == 1 else "bound" if found else "ELBO"
 
 
 def finished(comparison: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from experiments.record import Record
 from experiments.render import COLUMNS, KINDS, interval
 from experiments.report.charts import BARS, bars, chart, each, short, splits
-from experiments.report.facts import Trace, differing, finished, plain, settings, traces_of
+from experiments.report.facts import Trace, differing, finished, objective_of, plain, settings, traces_of
 from experiments.report.tables import Cell, Table, summary_table, tables
 from experiments.report.verdicts import spread, verdicts, worst
 
@@ -76,7 +76,7 @@ def _run(name: str, record: Record, points: int) -> dict[str, Any]:
         "tables": tables(rows, table["units"]) if table else [],
         "bars": bars([(row["guide"], each(row["kl_gap"], table["units"])) for row in rows]) if table else None,
         "splits": splits([row for row in rows if row["approximation_gap"]], table["units"]) if table else None,
-        "chart": chart(traces, level, points) if traces else None,
+        "chart": chart(traces, level, points, objective=objective_of(record)) if traces else None,
         "summary": summary_table(record.summary[:MOST["variables"]]) if record.summary else None}
 
 
@@ -103,7 +103,8 @@ def _several(named: dict[str, Record]) -> dict[str, Any]:
         if table and known:
             traces[name] = known.get("theta") or known.get(best) or list(known.values())[-1]
     kept = sorted(traces, key=lambda name: -traces[name][-1][1])[:MOST["lines"]]
-    drawn = chart({name: traces[name] for name in traces if name in kept}, None, FEW_POINTS, faint=False) if traces else None
+    shown, objective = {name: traces[name] for name in traces if name in kept}, objective_of(*records)
+    drawn = chart(shown, None, FEW_POINTS, banded=False, objective=objective) if traces else None
     heads = ["run", *apart, "state", "guide", "ELBO per unit", "gap per unit, 95%", "k̂", "seconds"]
     return {
         "overview": Table("A row a run and guide; nats", heads, rows), "verdicts": spread(records),

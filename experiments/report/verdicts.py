@@ -13,7 +13,7 @@ from typing import Any, Literal
 from experiments.record import Record
 from experiments.reliability import EVEN, KHAT, misses_mass
 from experiments.render import number
-from experiments.report.facts import differing, settings, traces_of
+from experiments.report.facts import differing, objective_of, settings, traces_of
 
 Level = Literal["good", "caution", "bad"]
 #: From the best to the worst.
@@ -143,7 +143,7 @@ def _seeds(record: Record) -> list[Verdict]:
         return []
     tails = [[elbo for _, elbo in end] for end in ends]
     errors = [statistics.stdev(tail) / math.sqrt(len(tail)) if len(tail) > 1 else 0.0 for tail in tails]
-    return [_agreement("the best was kept", [statistics.fmean(tail) for tail in tails], errors, None)]
+    return [_agreement("the best was kept", [statistics.fmean(tail) for tail in tails], errors, None, objective_of(record))]
 
 
 def spread(records: Sequence[Record]) -> list[Verdict]:
@@ -177,11 +177,13 @@ def _group(records: Sequence[Record], told: str) -> list[Verdict]:
     return found
 
 
-def _agreement(what: str, ends: list[float], errors: list[float], gap: float | None) -> Verdict:
-    """Judge ELBOs per unit of several seeds by their range: against their errors, then against the gap they measure."""
+def _agreement(
+    what: str, ends: list[float], errors: list[float], gap: float | None, objective: str = "ELBO",
+) -> Verdict:
+    """Judge bounds per unit of several seeds by their range: against their errors, then against the gap they measure."""
     width, noise = max(ends) - min(ends), max(errors)
     text = (
-        f"{len(ends)} seeds, {what}: ELBO per unit {number(statistics.fmean(ends), statistics.stdev(ends))} (sd), "
+        f"{len(ends)} seeds, {what}: {objective} per unit {number(statistics.fmean(ends), statistics.stdev(ends))} (sd), "
         f"range {width:.2g}, Monte-Carlo error {noise:.2g}")
     if width <= max(NOISE * noise, NEGLIGIBLE):
         return Verdict("seeds", "good", f"{text}: the seeds agree")

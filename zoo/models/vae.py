@@ -8,6 +8,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -16,7 +17,7 @@ from zoo.errors import ZooError, chosen
 from zoo.likelihoods import LIKELIHOODS, Normal
 from zoo.model import Model
 from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior, regress
-from zoo.networks import check_hidden, check_shapes, network_kind
+from zoo.networks import Apart, check_hidden, check_shapes, network_kind
 from zoo.priors import PRIORS, Mixture
 
 
@@ -100,7 +101,7 @@ class VAE(Model):
         two = torch.linspace(-1, 1, 2 * self.latent).reshape(2, -1).to(x)
         check_shapes(network.to(x), two, columns * outputs, f"a network of {self.label}")
         self.pure = bool(getattr(network, "pure", False))
-        return network
+        return Apart(network) if isinstance(network, PyroModule) else network
 
     def _set_level(self, module: nn.Module, x: Tensor) -> None:
         """Start a decoder at the columns' own levels, or their mean where it has one bias for all, in the units of x."""
