@@ -20,7 +20,7 @@ from zoo.latents import Collected, Latents, Pack, Substitute, Unobserve, is_dete
 from zoo.layout import layout
 from zoo.params import LocalParams, theta
 from zoo.predictor import Predictor, find
-from zoo.program import draw_afresh, isolated, latent_log_prob, log_prior, log_terms, run, seeded, unregistered, volume
+from zoo.program import draw_afresh, isolated, latent_log_prob, log_prior, log_terms, run, seeded, unregistered
 from zoo.registry import MODELS, Facts
 from zoo.replay import KEPT, Replay, Replays
 from zoo.vectorise import over_draws
@@ -218,14 +218,15 @@ class Model(PyroModule):
         return result
 
     def volume(self, x: Data, z: Tensor) -> dict[str, Tensor]:
-        """Return what each continuous latent site gains from its coordinates at one draw z (units, d): log|det ∂value/∂z|.
+        """Return what each continuous latent site gains from its coordinates at one draw z (units, d), over its batch shape.
 
-        Over the site's batch shape. See :func:`zoo.program.volume` for what ``obs_mask`` adds.
+        log|det ∂value/∂z|, and where a mask leaves a latent without a density a standard normal; see
+        :class:`zoo.latents.Substitute`.
         """
         substitute = Substitute(z, self._unit(x))
         with self._isolated():
-            sites = run(self, x, substitute, density=False)
-        return {name: volume(name, sites[name], substitute) for name in substitute.log_abs_det}
+            run(self, x, substitute, density=False)
+        return substitute.volume
 
     def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
         """Return the (draws, units, d) coordinates of latent ``values``, each (draws, *shape): inverts ``constrain``."""

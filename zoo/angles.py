@@ -1,0 +1,117 @@
+"""Supports of continuous sites as maps from the reals; angles, whose support torch calls the whole line, are one turn."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import (
+    Independent,
+    MixtureSameFamily,
+    TransformedDistribution,
+    biject_to,
+    constraints,
+)
+from torch.distributions.transforms import ComposeTransform, Transform
+
+#: Distributions of angles, by the names of their directions; each has a density of period 2π in every coordinate.
+CIRCULAR: dict[type, tuple[str, ...]] = {
+    torch.distributions.VonMises: ("loc",), dist.SineBivariateVonMises: ("phi_loc", "psi_loc")}
+
+
+class Turn(Transform):
+    """The map of the reals onto one turn, (−π, π), that begins and ends opposite ``centre``.
+
+        angle = centre + 2π (sigmoid(x) − ½), less whole turns
+
+    A density that lies about ``centre`` is not cut apart. The inverse takes any angle, whatever turn it is of.
+
+    >>> turn = Turn(torch.tensor(3.0))
+    >>> turn(torch.zeros(())), turn.inv(torch.tensor(3.0 - 2 * math.pi)).round(decimals=4)
+    (tensor(3.), tensor(0.))
+    """
+
+    domain = constraints.real
+    codomain = constraints.interval(-math.pi, math.pi)
+    bijective = True
+    sign = 1
+
+    def __init__(self, centre: Tensor):
+        super().__init__()
+        self.centre = centre
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Turn) and self.centre is other.centre
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _call(self, x: Tensor) -> Tensor:
+        return once(self.centre + 2 * math.pi * (x.sigmoid() - 0.5))
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        info = torch.finfo(y.dtype)
+        share = 0.5 + once(y - self.centre) / (2 * math.pi)
+        return share.clamp(info.tiny, 1 - info.eps).logit()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return math.log(2 * math.pi) - torch.nn.functional.softplus(-x) - torch.nn.functional.softplus(x)
+
+
+def once(angle: Tensor) -> Tensor:
+    """Return ``angle`` less whole turns, in [−π, π].
+
+    >>> once(torch.tensor([3.0, 4.0]))
+    tensor([ 3.0000, -2.2832])
+    """
+    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+
+
+def centre(fn: Any) -> Tensor | None:
+    """Return the direction that a distribution of angles is centred at, broadcastable to its shape; ``None`` of other ones."""
+    while isinstance(fn, dist.MaskedDistribution | Independent | dist.ExpandedDistribution | dist.SineSkewed):
+        fn = fn.base_dist
+    if isinstance(fn, MixtureSameFamily):
+        found = centre(fn.component_distribution)
+        return None if found is None else torch.zeros((), dtype=found.dtype, device=found.device)
+    names = next((names for kind, names in CIRCULAR.items() if isinstance(fn, kind)), ())
+    locs = [getattr(fn, name) for name in names]
+    return None if not locs else locs[0] if len(locs) == 1 else torch.stack(torch.broadcast_tensors(*locs), -1)
+
+
+def bijection(fn: Any) -> Transform:
+    """Return the map from unconstrained coordinates onto the support of a continuous distribution.
+
+    A mixture's is that of its components, whose support torch wraps. Angles take one turn: over the line, which torch names
+    as their support, their density has no integral.
+
+    Raises:
+        NotImplementedError: no map is known.
+    """
+    if isinstance(fn, TransformedDistribution) and centre(fn.base_dist) is not None:
+        return ComposeTransform([bijection(fn.base_dist), *fn.transforms])
+    direction = centre(fn)
+    if direction is not None:
+        return Turn(direction)
+    support = getattr(fn.support, "base_constraint", fn.support) if isinstance(fn, MixtureSameFamily) else fn.support
+    found: Transform = biject_to(support)
+    return found
+
+
+class OneTurn(constraints.Constraint):
+    """The support of an angle as a constraint of torch's, for code that asks ``biject_to`` for its map."""
+
+    def __init__(self, transform: Transform):
+        self.transform = transform
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.transform.codomain.check(value)
+
+
+@biject_to.register(OneTurn)
+def _biject_to_one_turn(constraint: OneTurn) -> Transform:
+    return constraint.transform
