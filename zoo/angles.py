@@ -22,6 +22,9 @@ from torch.distributions.transforms import ComposeTransform, Transform
 CIRCULAR: dict[type, tuple[str, ...]] = {
     torch.distributions.VonMises: ("loc",), dist.SineBivariateVonMises: ("phi_loc", "psi_loc")}
 
+#: Distributions that say nothing of the support of the one that they are wrapped around.
+WRAPPERS = (dist.MaskedDistribution, Independent, dist.ExpandedDistribution)
+
 
 class Turn(Transform):
     """The map of the reals onto one turn, (−π, π), that begins and ends opposite ``centre``.
@@ -72,8 +75,9 @@ def once(angle: Tensor) -> Tensor:
 
 def centre(fn: Any) -> Tensor | None:
     """Return the direction that a distribution of angles is centred at, broadcastable to its shape; ``None`` of other ones."""
-    while isinstance(fn, dist.MaskedDistribution | Independent | dist.ExpandedDistribution | dist.SineSkewed):
-        fn = fn.base_dist
+    fn = unwrapped(fn)
+    if isinstance(fn, dist.SineSkewed):
+        return centre(fn.base_dist)
     if isinstance(fn, MixtureSameFamily):
         found = centre(fn.component_distribution)
         return None if found is None else torch.zeros((), dtype=found.dtype, device=found.device)
@@ -91,14 +95,22 @@ def bijection(fn: Any) -> Transform:
     Raises:
         NotImplementedError: no map is known.
     """
-    if isinstance(fn, TransformedDistribution) and centre(fn.base_dist) is not None:
-        return ComposeTransform([bijection(fn.base_dist), *fn.transforms])
+    base = unwrapped(fn)
+    if isinstance(base, TransformedDistribution) and centre(base.base_dist) is not None:
+        return ComposeTransform([bijection(base.base_dist), *base.transforms])
     direction = centre(fn)
     if direction is not None:
         return Turn(direction)
-    support = getattr(fn.support, "base_constraint", fn.support) if isinstance(fn, MixtureSameFamily) else fn.support
-    found: Transform = biject_to(support)
+    support = getattr(base.support, "base_constraint", None) if isinstance(base, MixtureSameFamily) else None
+    found: Transform = biject_to(fn.support if support is None else support)
     return found
+
+
+def unwrapped(fn: Any) -> Any:
+    """Return the distribution that masks, expansions and reinterpreted dimensions are wrapped around."""
+    while isinstance(fn, WRAPPERS):
+        fn = fn.base_dist
+    return fn
 
 
 class OneTurn(constraints.Constraint):

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
+from pyro.distributions import MaskedDistribution, Unit
 from torch import Tensor
-from torch.distributions import Independent
 from torch.distributions.transforms import AffineTransform, ComposeTransform, Transform
 
-from zoo.angles import bijection
+from zoo.angles import WRAPPERS, bijection
 
 
 def counting(site: Any) -> Tensor | None:
@@ -38,14 +37,14 @@ def _masks(fn: Any, mask: Tensor | bool | None) -> Iterator[Tensor | bool]:
     """Yield the masks of a site, each with a dimension of length one for every event dimension that it covers whole."""
     if mask is not None:
         yield _over_events(mask, fn.event_dim)
-    while isinstance(fn, MaskedDistribution | Independent | ExpandedDistribution):
+    while isinstance(fn, WRAPPERS):
         if isinstance(fn, MaskedDistribution):
             yield _over_events(fn._mask, fn.event_dim)  # Pyro has no public name for it
         fn = fn.base_dist
 
 
 def _over_events(mask: Tensor | bool, dims: int) -> Tensor | bool:
-    return mask.reshape(*mask.shape, *[1] * dims) if isinstance(mask, Tensor) else mask
+    return mask.reshape([*mask.shape, *[1] * dims]) if isinstance(mask, Tensor) else mask
 
 
 def filled(site: Any) -> Tensor:
@@ -89,6 +88,12 @@ def _least(support: Any, zeros: Tensor) -> Tensor:
         total = torch.as_tensor(getattr(support, "upper_bound", 1), device=zeros.device)
         return torch.cat([(zeros[..., :1] + total.reshape(*total.shape, 1)), zeros[..., 1:]], -1)
     return zeros + torch.as_tensor(getattr(support, "lower_bound", 0), device=zeros.device)
+
+
+def with_masked(site: Any, fresh: Tensor) -> Tensor:
+    """Return ``fresh`` observations with those of an observed site that a mask leaves out in their place."""
+    counts = counting(site)
+    return fresh if counts is None else torch.where(counts, fresh, site["value"].to(fresh.dtype))
 
 
 @contextmanager

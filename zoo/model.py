@@ -18,6 +18,7 @@ from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Collected, Latents, Pack, Substitute, Unobserve, is_deterministic
 from zoo.layout import layout
+from zoo.masks import with_masked
 from zoo.params import LocalParams, theta
 from zoo.predictor import Predictor, find
 from zoo.program import draw_afresh, isolated, latent_log_prob, log_prior, log_terms, run, seeded, unregistered
@@ -130,6 +131,8 @@ class Model(PyroModule):
                 return known[1]
         with seeded(0), self._isolated():
             few = some(x, FEW)
+            if few is not x and bool(reference(x).isnan().any()):
+                few = x  # which row has a number missing, all of them must be asked
             found = layout(self, few, self.label)
             grown = found if few is x else found.grown(len(reference(x)), len(reference(few)))
             found = layout(self, x, self.label) if grown is None else grown
@@ -280,16 +283,18 @@ class Model(PyroModule):
         """Draw latents and observations from p(x, z | θ), shaped and with covariates like ``x``.
 
         Returns:
-            the latent values by site, and data like ``x`` in which the observed entries are replaced.
+            the latent values by site, and data like ``x`` in which the observed entries are replaced: those that a mask leaves
+            out stay as they are, so that what is missing stays missing.
 
         Raises:
             ZooError: if an observed site is no entry of ``x``, so that its draw has no place there.
         """
         observed = {site.name: site.shape for site in self.latents(x).observed}
         with seeded(seed), torch.no_grad(), self._isolated():
-            before = {k: s["value"] for k, s in run(self, x, density=False).items() if k in observed}
+            sites = {k: s for k, s in run(self, x, density=False).items() if k in observed}
             latent, fresh = draw_afresh(self, x)
-        return latent, put_back(x, before, fresh)
+        kept = {k: with_masked(site, fresh[k]) for k, site in sites.items()}
+        return latent, put_back(x, {k: site["value"] for k, site in sites.items()}, kept)
 
     def theta(self) -> dict[str, Tensor]:
         """Return θ by name, constrained: e.g. the weights of a mixture on the simplex, not their logits."""
