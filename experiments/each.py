@@ -121,14 +121,15 @@ class _Curvature:
 
 def ascend_each(
     objective: Objective, point: Tensor, iterations: int, report: Report | None = None, tolerance: float = 1e-6,
-    tape: Tape | None = None,
+    tape: Tape | None = None, check: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Ascent]:
     """Maximise each unit's own objective from ``point`` (units, size), float64; return where that led, and their sum there.
 
     Each unit has its own curvature and step length, which a joint ascent must find for all of them at once, and leaves the
     others when it has settled: when its rise, and a tenth of what its slope promises, stay below ``tolerance`` nats. A trial
     step that leaves the finite numbers is shortened. A unit whose search finds no rise has settled, too: floating point can't
-    show one. With a ``tape``, evaluations are recorded there, and those that are on it already are not made.
+    show one; one whose start is not finite never settles, and there ``check`` is called, which may refuse to go on. With a
+    ``tape``, evaluations are recorded there, and those that are on it already are not made.
 
     Source: Nocedal and Wright (2006), Numerical optimization, algorithms 3.1, 7.4 and 7.5,
     https://doi.org/10.1007/978-0-387-40065-5
@@ -137,7 +138,10 @@ def ascend_each(
     active = torch.arange(len(point), device=point.device)
     state = evaluate(point.clone(), active)
     curvature, calm, taken = _Curvature(state.gradient), torch.zeros_like(active), 0
-    active = active[state.loss.isfinite()]
+    finite = state.loss.isfinite()
+    active, started = active[finite], bool(finite.all())
+    if not started and check is not None:
+        check()
     while len(active) and taken < iterations:
         before = state.at(active)
         after, promised = _step(evaluate, curvature, before, active)
@@ -150,7 +154,7 @@ def ascend_each(
         active = active[calm[active] < CALM]
         if report is not None:
             report(-float(state.loss.sum()), float(state.gradient.norm()), float(state.told.sum()), state.point)
-    return state.point, Ascent(-float(state.loss.sum()), taken, not len(active))
+    return state.point, Ascent(-float(state.loss.sum()), taken, started and not len(active))
 
 
 def _step(

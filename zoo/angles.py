@@ -34,8 +34,10 @@ class Turn(Transform):
     A density that lies about ``centre`` is not cut apart. The inverse takes any angle, whatever turn it is of.
 
     >>> turn = Turn(torch.tensor(3.0))
-    >>> turn(torch.zeros(())), turn.inv(torch.tensor(3.0 - 2 * math.pi)).round(decimals=4)
-    (tensor(3.), tensor(0.))
+    >>> round(float(turn(torch.zeros(()))), 4)
+    3.0
+    >>> bool(turn.inv(torch.tensor(3.0 - 2 * math.pi)).abs() < 1e-5)
+    True
     """
 
     domain = constraints.real

@@ -204,6 +204,11 @@ class Model(PyroModule):
         result: dict[str, Tensor] = self._over_draws(one, z)
         return result
 
+    def sites(self, x: Data, z: Tensor) -> dict[str, Any]:
+        """Return the sample sites of one run at one draw z (units, d), by name, as Pyro notes them."""
+        with self._isolated():
+            return run(self, x, Substitute(z, self._unit(x)), density=False)
+
     def log_likelihood(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Return log p(x_i | z, θ) of each observation by site: {site: (draws, *batch shape of the site)}."""
         observed = {site.name for site in self.latents(x).observed}
