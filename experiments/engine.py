@@ -115,7 +115,7 @@ def _finite_slope(model: Model, guide: BaseGuide, x: Data, z: Tensor, log_q: Ten
     few = len(z) if enumerated else max(1, min(len(z), DERIVED // work(x, z.shape[1], z.shape[2])))
     z, log_q = z[:few], log_q[:few]
     z = z if z.requires_grad or enumerated else z.detach().requires_grad_()
-    leaves = [p for p in [*guide.parameters(), *model.parameters()] if p.requires_grad and p.numel()]
+    leaves: list[Tensor] = [p for p in [*guide.parameters(), *model.parameters()] if p.requires_grad and p.numel()]
     leaves += [z] if z.requires_grad else []
     with seeded(0):  # a network that drops units out must not move the fit's own draws
         log_p = model.log_joint(x, z)

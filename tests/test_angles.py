@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNormal
 from scipy import special
 from torch import Tensor
 
@@ -20,19 +21,20 @@ Y = torch.tensor([0.1, 0.3, -0.2], dtype=torch.double)
 
 def angle(centre: float, wrap: Callable[[dist.Distribution], dist.Distribution] = lambda fn: fn) -> Callable[[Tensor], None]:
     def program(x: Tensor) -> None:
-        m = pyro.sample("m", wrap(dist.VonMises(torch.tensor(centre).to(x), torch.tensor(1.0).to(x))))
+        m = pyro.sample("m", wrap(dist.VonMises(torch.tensor(centre, dtype=x.dtype), 1.0)))
         with pyro.plate("rows", len(x)):
             pyro.sample("y", dist.VonMises(m.reshape(()), 2.0), obs=x)
 
     return program
 
 
-def log_evidence(y: Tensor, centre: float, spread: float = 2.0) -> float:
-    m = np.linspace(-np.pi, np.pi, 20001)[:-1]
-    log_f = np.cos(m - centre) - math.log(2 * np.pi * special.i0(1))
-    for v in y.tolist():
-        log_f = log_f + spread * np.cos(v - m) - math.log(2 * np.pi * special.i0(spread))
-    return float(special.logsumexp(log_f) + math.log(2 * np.pi / 20000))
+def log_evidence(y: Tensor, centre: float) -> float:
+    """Return log p(y) of torch's own density, by the trapezoidal rule over one turn."""
+    m = torch.linspace(-math.pi, math.pi, 2001, dtype=torch.double)[:-1]
+    log_f = dist.VonMises(torch.tensor(centre, dtype=torch.double), 1.0).log_prob(m)
+    for v in y:
+        log_f = log_f + dist.VonMises(m, 2.0).log_prob(v)
+    return float(log_f.logsumexp(0)) + math.log(2 * math.pi / 2000)
 
 
 @pytest.mark.parametrize("centre", [0.0, 1.0, math.pi, -3.0, 7.0])
@@ -40,7 +42,8 @@ def test_the_evidence_is_that_of_one_turn(centre: float) -> None:
     y = Y + centre
     found = experiments.evidence(angle(centre), y)
     assert found.kind == "quadrature"
-    assert found.value == pytest.approx(log_evidence(y, centre), abs=1e-6)
+    assert found.lower <= log_evidence(y, centre) <= found.upper + 1e-8
+    assert found.upper - found.lower < 1e-5
 
 
 @pytest.mark.parametrize("wrap", [
@@ -51,7 +54,9 @@ def test_the_evidence_is_that_of_one_turn(centre: float) -> None:
         dist.Categorical(logits=torch.zeros(2).double()), dist.VonMises(fn.loc.expand(2), fn.concentration)),
 ])
 def test_an_angle_that_is_wrapped_is_one(wrap: Callable[[dist.Distribution], dist.Distribution]) -> None:
-    assert experiments.evidence(angle(0.4, wrap), Y).value == pytest.approx(log_evidence(Y, 0.4), abs=1e-6)
+    found = experiments.evidence(angle(0.4, wrap), Y)
+    assert found.lower <= log_evidence(Y, 0.4) <= found.upper + 1e-8
+    assert found.upper - found.lower < 1e-5
 
 
 def test_two_angles_on_a_torus() -> None:
@@ -62,7 +67,7 @@ def test_two_angles_on_a_torus() -> None:
         pyro.sample("y", dist.Normal(0.0, 1.0), obs=x)
 
     x = torch.zeros((), dtype=torch.double)
-    assert experiments.evidence(torus, x).value == pytest.approx(-0.5 * math.log(2 * math.pi), abs=1e-4)
+    assert experiments.evidence(torus, x).value == pytest.approx(-0.5 * math.log(2 * math.pi), abs=1e-5)
 
 
 def test_a_guide_of_a_posterior_opposite_nought() -> None:
@@ -76,7 +81,7 @@ def test_a_guide_of_a_posterior_opposite_nought() -> None:
 
 def test_values_lie_in_one_turn() -> None:
     model = zoo.as_model(angle(3.0))
-    z = 3 * torch.randn(500, 1, 1, generator=torch.Generator().manual_seed(0)).double()
+    z = 1.5 * torch.randn(500, 1, 1, generator=torch.Generator().manual_seed(0)).double()
     values = model.constrain(Y, z)["m"]
     assert float(values.abs().max()) <= math.pi
     assert torch.allclose(model.unconstrain(Y, {"m": values}), z, atol=1e-6)
@@ -97,7 +102,7 @@ def test_a_walk_of_angles_follows_its_own_centre() -> None:
     log_f = 4 * np.cos(a) + 4 * np.cos(b - a) + 2 * np.cos(2.8 - a) + 2 * np.cos(-2.9 - b)
     log_f -= 2 * math.log(2 * np.pi * special.i0(4)) + 2 * math.log(2 * np.pi * special.i0(2))
     expected = special.logsumexp(log_f) + 2 * math.log(2 * np.pi / 800)
-    assert experiments.evidence(walk, x).value == pytest.approx(float(expected), abs=1e-5)
+    assert experiments.evidence(walk, x).value == pytest.approx(float(expected), abs=1e-5)  # torch's Bessel functions
 
 
 def test_the_map_is_its_own_jacobian() -> None:
@@ -119,3 +124,24 @@ def test_a_point_on_a_sphere_is_refused_in_one_line() -> None:
 
 def test_other_supports_are_as_they_were() -> None:
     assert isinstance(bijection(dist.Gamma(1.0, 1.0)), type(torch.distributions.biject_to(dist.Gamma(1.0, 1.0).support)))
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoMultivariateNormal])
+def test_an_autoguide_draws_in_one_turn(kind: type[AutoGuide]) -> None:
+    model = zoo.as_model(angle(2.0))
+    y = (Y + 2.0).float()
+    fitted = experiments.fit(model, kind, y, steps=300, seed=0)
+    done = experiments.evaluate(fitted.model, fitted.guide, y)
+    assert done.evidence.value == pytest.approx(log_evidence(y.double(), 2.0), abs=1e-4)
+    assert 0 <= done.kl_gap.upper < 0.1
+    tree = experiments.posterior(fitted.model, fitted.guide, y, draws=100)
+    assert float(np.abs(tree["posterior"]["m"].values).max()) <= math.pi
+
+
+def test_an_autoguide_that_was_made_on_the_line_is_refused() -> None:
+    model = zoo.as_model(angle(2.0))
+    guide = AutoNormal(model)
+    with pyro.get_param_store().scope():
+        guide(Y.float())
+    with pytest.raises(zoo.ZooError, match="expected latents of fixed support for 'AutoNormal'; got 'm'"):
+        experiments.fit(model, guide, Y.float())

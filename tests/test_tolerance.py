@@ -91,7 +91,7 @@ def pair() -> tuple[zoo.Model, guides.BaseGuide]:
 
 def test_weights_of_draws_that_fail_are_nothing_and_are_counted(pair: tuple[zoo.Model, guides.BaseGuide]) -> None:
     model, guide = pair
-    with pytest.warns(ZooWarning, match=r"\d+ of 4096 draws of 'full_rank' could not be evaluated on domain .* LinAlgError"):
+    with pytest.warns(ZooWarning, match=r"\d+ of 4096 draws of 'full_rank' could not be evaluated on domain .*LinAlgError"):
         found = log_weights(model, guide, X)
     assert 0 < found.failed < 4096
     share = 1 - found.failed / 4096
@@ -142,7 +142,7 @@ def test_nan_counts_as_weight_zero_and_more_than_all_is_an_error() -> None:
 
     model = zoo.as_model(program)
     guide = guides.build("prior", model, X)
-    with pytest.warns(ZooWarning, match=r"draws of 'prior' could not be evaluated on program and have weight zero \(log p is NaN"):
+    with pytest.warns(ZooWarning, match=r"'prior' could not be evaluated on program and have weight zero \(log p is NaN"):
         found = log_weights(model, guide, X)
     assert found.failed == pytest.approx(4096 * 0.0228, rel=0.3)
 
@@ -152,7 +152,7 @@ def test_nan_counts_as_weight_zero_and_more_than_all_is_an_error() -> None:
         pyro.sample("x", dist.Normal(m, 1.0).expand([3]).to_event(1), obs=x)
 
     model = zoo.as_model(never)
-    with pytest.raises(ZooError, match="expected a number for log p.x, z. of never at some draw of 'prior'; got none"):
+    with pytest.raises(ZooError, match=r"expected a number for log p\(x, z\) of never at some draw of 'prior'; got none"):
         log_weights(model, guides.build("prior", model, X), X)
 
 
@@ -229,7 +229,7 @@ def test_a_gaussian_process_whose_covariance_is_singular_is_compared() -> None:
     def process(x: dict[str, Tensor]) -> None:
         rho = pyro.sample("rho", dist.LogNormal(0.0, 2.0))
         distance = (x["t"][:, None] - x["t"]).square()
-        covariance = torch.exp(-0.5 * distance / rho**2) + 1e-6 * torch.eye(len(x["t"]))
+        covariance = torch.exp(-0.5 * distance / rho**2) + 1e-8 * torch.eye(len(x["t"]))
         pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(x["t"])), covariance), obs=x["y"])
 
     t = torch.linspace(0, 3, 12)

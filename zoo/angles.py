@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import (
     Independent,
@@ -29,9 +29,10 @@ WRAPPERS = (dist.MaskedDistribution, Independent, dist.ExpandedDistribution)
 class Turn(Transform):
     """The map of the reals onto one turn, (−π, π), that begins and ends opposite ``centre``.
 
-        angle = centre + 2π (sigmoid(x) − ½), less whole turns
+        angle = centre + 2π (Φ(x) − ½), less whole turns, with Φ the standard normal distribution function
 
-    A density that lies about ``centre`` is not cut apart. The inverse takes any angle, whatever turn it is of.
+    So a uniform angle is a standard normal x, and a density that lies about ``centre`` is not cut apart. The inverse takes any
+    angle, whatever turn it is of.
 
     >>> turn = Turn(torch.tensor(3.0))
     >>> round(float(turn(torch.zeros(()))), 4)
@@ -55,15 +56,15 @@ class Turn(Transform):
     __hash__ = None  # type: ignore[assignment]
 
     def _call(self, x: Tensor) -> Tensor:
-        return once(self.centre + 2 * math.pi * (x.sigmoid() - 0.5))
+        return once(self.centre + 2 * math.pi * (torch.special.ndtr(x) - 0.5))
 
     def _inverse(self, y: Tensor) -> Tensor:
         info = torch.finfo(y.dtype)
         share = 0.5 + once(y - self.centre) / (2 * math.pi)
-        return share.clamp(info.tiny, 1 - info.eps).logit()
+        return torch.special.ndtri(share.clamp(info.tiny, 1 - info.eps))
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return math.log(2 * math.pi) - torch.nn.functional.softplus(-x) - torch.nn.functional.softplus(x)
+        return 0.5 * math.log(2 * math.pi) - 0.5 * x.square()
 
 
 def once(angle: Tensor) -> Tensor:
@@ -123,9 +124,23 @@ class OneTurn(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        return self.transform.codomain.check(value)
+        inside: Tensor = self.transform.codomain.check(value)
+        return inside
 
 
-@biject_to.register(OneTurn)
+def with_one_turn(fn: Any) -> Any:
+    """Return a copy of a distribution whose support, where it is of angles, is :class:`OneTurn`."""
+    direction = centre(fn)
+    if direction is None:
+        return fn
+    found = copy.copy(fn)
+    if isinstance(fn, WRAPPERS):
+        found.base_dist = with_one_turn(fn.base_dist)
+    else:
+        found.support = OneTurn(Turn(direction))
+    return found
+
+
+@biject_to.register(OneTurn)  # type: ignore[untyped-decorator]
 def _biject_to_one_turn(constraint: OneTurn) -> Transform:
     return constraint.transform

@@ -35,6 +35,9 @@ def fault(model: Model, x: Data, z: Tensor, parameters: Sequence[Tensor] = ()) -
     >>> fault(zoo.as_model(level), torch.tensor([1.0, 1e30]), torch.zeros(1, 1, 1))
     "non-finite log-probability at site 'y' of level, value 1e+30 at row 1"
     """
+    def told(what: str, name: str, log_prob: Tensor | None = None) -> str:
+        return f"non-finite {what} at site '{name}'{of}{_observation(model, x, z.detach(), name, log_prob)}"
+
     of = f" of {model.label}"
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -46,9 +49,9 @@ def fault(model: Model, x: Data, z: Tensor, parameters: Sequence[Tensor] = ()) -
             return f"{type(error).__name__.strip('_')} ({(str(error).splitlines() or [''])[0][:160]}){of}"
         for name, value in found.items():
             if not bool(value.sum().isfinite()):
-                return f"non-finite log-probability at site '{name}'{of}{_observation(model, x, z.detach(), name, value.detach())}"
+                return told("log-probability", name, value.detach())
             if value.requires_grad and not finite_gradient(value.sum(), leaves):
-                return f"non-finite gradient of the log-probability at site '{name}'{of}{_observation(model, x, z.detach(), name)}"
+                return told("gradient of the log-probability", name)
     return ""
 
 
@@ -80,7 +83,8 @@ def _extreme(log_prob: Tensor, value: Tensor, event_dim: int) -> Tensor:
     each = ~log_prob.isfinite() if not bool(log_prob.isfinite().all()) else log_prob == log_prob.min()
     bad, size = each.reshape([*each.shape, *[1] * event_dim]), value.abs().nan_to_num(nan=math.inf)
     dims = tuple(range(-event_dim, 0))
-    return bad & (size == size.amax(dims, keepdim=True)) if event_dim else bad.expand(torch.broadcast_shapes(bad.shape, value.shape))
+    largest = size == size.amax(dims, keepdim=True) if event_dim else torch.ones_like(size, dtype=torch.bool)
+    return bad & largest
 
 
 def _underivable(site: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from textwrap import shorten
 from typing import Any
 
@@ -13,6 +14,7 @@ from zoo.errors import ZooError
 from zoo.latents import Latents, Packing, Site, is_deterministic, is_discrete, is_observation, support_values, unit_frame
 from zoo.masks import counting, filled
 from zoo.program import Program, run
+from zoo.vectorise import LinAlgError
 
 #: Letters of a support that an error shows.
 SHOWN = 80
@@ -45,7 +47,7 @@ def layout(program: Program, x: Data, label: str) -> Latents:
 
 
 def _layout(program: Program, x: Data) -> Latents:
-    traced = run(program, x).values()
+    traced = first_run(program, x).values()
     sites = [site for site in traced if not is_deterministic(site)]
     latent = [site for site in sites if not site["is_observed"]]
     observed = [site for site in sites if site["is_observed"]]
@@ -58,6 +60,14 @@ def _layout(program: Program, x: Data) -> Latents:
     return Latents(
         tuple(describe(site, unit) for site in latent), tuple(describe(site, unit) for site in observed), unit,
         int(frame.size) if frame else 1)
+
+
+def first_run(program: Program, x: Data, attempts: int = 8) -> dict[str, Any]:
+    """Run ``program`` from its prior, again where linear algebra fails or overflows at a draw: another one may do."""
+    for _ in range(attempts - 1):
+        with suppress(LinAlgError, ArithmeticError):
+            return run(program, x)
+    return run(program, x)
 
 
 def describe(site: Any, unit: str | None) -> Site:
