@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from experiments.optimise import Ascent, Tape
+from zoo.errors import ZooError
+from zoo.vectorise import LinAlgError
 
 #: Steps that a unit's curvature is read from, fewer where that would take more numbers than this.
 MEMORY, MOST = 10, 2**26
@@ -65,12 +67,26 @@ def of(values: Tensor, units: Tensor) -> Tensor:
 def recorded(objective: Objective, tape: Tape | None) -> Callable[[Tensor, Tensor], State]:
     """Return what gives the :class:`State` of units (k,) at their parameters (k, size).
 
-    The loss is ∞ where a number is not finite. With a ``tape``, evaluations are recorded there, and those that are on it
+    The loss is ∞ where a number is not finite, and of all units where linear algebra fails: a step to there is shortened. With a ``tape``, evaluations are recorded there, and those that are on it
     already are not made.
+
+    Raises:
+        ZooError: linear algebra fails where the ascent starts.
     """
+    width = 0
+
     def evaluate(at: Tensor, units: Tensor) -> State:
         def ask() -> np.ndarray:
-            value, told, gradient = objective(at, units)
+            nonlocal width
+            try:
+                value, told, gradient = objective(at, units)
+            except LinAlgError as error:
+                if not width:
+                    raise ZooError(
+                        f"expected linear algebra to work out where the fit starts; got {str(error).splitlines()[0]}; "
+                        "add to the covariance's diagonal, or use float64 data") from error
+                return np.full(len(at) * width, np.nan)
+            width = 2 + gradient.shape[1]
             return torch.cat([torch.stack([value, told], 1), gradient], 1).cpu().numpy().ravel()
 
         # In NumPy: of few units, what is worked out here takes as long as it takes to call.

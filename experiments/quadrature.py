@@ -52,7 +52,8 @@ def integrate(model: Model, x: Data) -> Integral:
         pieces = [_piece(model, x, modes, k) for k in range(modes.loc.shape[0])]
     value, coarse, wide = (torch.stack(part).logsumexp(0) for part in zip(*pieces, strict=True))
     rounding = torch.finfo(value.dtype).eps * 64 * (1 + value.abs())
-    return Integral(value, torch.maximum((value - coarse).abs(), (value - wide).abs()) + rounding)
+    error = torch.maximum((value - coarse).abs(), (value - wide).abs()) + rounding
+    return Integral(torch.maximum(value, wide), error)  # what lies beyond a grid only adds to the integral
 
 
 def _piece(model: Model, x: Data, modes: Modes, k: int) -> tuple[Tensor, Tensor, Tensor]:

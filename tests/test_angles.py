@@ -102,7 +102,9 @@ def test_a_walk_of_angles_follows_its_own_centre() -> None:
     log_f = 4 * np.cos(a) + 4 * np.cos(b - a) + 2 * np.cos(2.8 - a) + 2 * np.cos(-2.9 - b)
     log_f -= 2 * math.log(2 * np.pi * special.i0(4)) + 2 * math.log(2 * np.pi * special.i0(2))
     expected = special.logsumexp(log_f) + 2 * math.log(2 * np.pi / 800)
-    assert experiments.evidence(walk, x).value == pytest.approx(float(expected), abs=1e-5)  # torch's Bessel functions
+    found = experiments.evidence(walk, x)
+    assert found.lower <= float(expected) <= found.upper
+    assert found.upper - found.lower < 1e-3
 
 
 def test_the_map_is_its_own_jacobian() -> None:

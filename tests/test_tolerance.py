@@ -223,8 +223,7 @@ class TestStarts:
             experiments.fit(scaled, "mean_field", X)
 
 
-@pytest.mark.filterwarnings("ignore::zoo.ZooWarning")
-def test_a_gaussian_process_whose_covariance_is_singular_is_compared() -> None:
+def test_a_gaussian_process_whose_covariance_is_singular_at_some_draws() -> None:
     """In float32, without a jitter worth the name, covariances of long length scales have no Cholesky factor."""
     def process(x: dict[str, Tensor]) -> None:
         rho = pyro.sample("rho", dist.LogNormal(0.0, 2.0))
@@ -236,5 +235,16 @@ def test_a_gaussian_process_whose_covariance_is_singular_is_compared() -> None:
     x = {"t": t, "y": torch.sin(2 * t)}
     found = log_joint(zoo.as_model(process), x, torch.linspace(-6, 6, 60)[:, None, None])
     assert 0 < int(found.isfinite().sum()) < 60
-    integral = experiments.evidence(process, x)
-    assert math.isfinite(integral.value)
+
+
+def test_a_step_to_where_linear_algebra_fails_is_shortened() -> None:
+    def objective(point: Tensor, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        torch.linalg.cholesky((1.5 - point[0, 0]) * torch.eye(2).double())
+        value = -(point - 1.0).square().sum(1) * 0.25
+        return value, value, -0.5 * (point - 1.0)
+
+    point, done = ascend_each(objective, torch.full((1, 1), -4.0).double(), 50)
+    assert done.converged
+    assert float(point) == pytest.approx(1.0, abs=1e-3)
+    with pytest.raises(ZooError, match=r"expected linear algebra to work out where the fit starts; got linalg\.cholesky"):
+        ascend_each(objective, torch.full((1, 1), 2.0).double(), 50)

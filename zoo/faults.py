@@ -66,7 +66,7 @@ def _observation(model: Model, x: Data, z: Tensor, name: str, log_prob: Tensor |
 
     One is where its own log-probability is not finite, or the derivative of that by the observation.
     """
-    draw = 0 if log_prob is None else int(log_prob.flatten(1).sum(1).isfinite().logical_not().nonzero()[0])
+    draw = 0 if log_prob is None else int((~log_prob.reshape(len(log_prob), -1).sum(1).isfinite()).int().argmax())
     site = model.sites(x, z[draw])[name]
     value = site["value"]
     if not site["is_observed"] or not value.numel():
