@@ -67,8 +67,8 @@ def of(values: Tensor, units: Tensor) -> Tensor:
 def recorded(objective: Objective, tape: Tape | None) -> Callable[[Tensor, Tensor], State]:
     """Return what gives the :class:`State` of units (k,) at their parameters (k, size).
 
-    The loss is ∞ where a number is not finite, and of all units where linear algebra fails: a step to there is shortened. With a ``tape``, evaluations are recorded there, and those that are on it
-    already are not made.
+    The loss is ∞ where a number is not finite, and of all units where linear algebra fails: a step to there is shortened. With
+    a ``tape``, evaluations are recorded there, and those that are on it already are not made.
 
     Raises:
         ZooError: linear algebra fails where the ascent starts.

@@ -61,7 +61,8 @@ class Turn(Transform):
     def _inverse(self, y: Tensor) -> Tensor:
         info = torch.finfo(y.dtype)
         share = 0.5 + once(y - self.centre) / (2 * math.pi)
-        return torch.special.ndtri(share.clamp(info.tiny, 1 - info.eps))
+        found: Tensor = torch.special.ndtri(share.clamp(info.tiny, 1 - info.eps))
+        return found
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return 0.5 * math.log(2 * math.pi) - 0.5 * x.square()
