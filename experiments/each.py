@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from experiments.optimise import Ascent, Tape
+from zoo.errors import ZooError
+from zoo.vectorise import LinAlgError
 
 #: Steps that a unit's curvature is read from, fewer where that would take more numbers than this.
 MEMORY, MOST = 10, 2**26
@@ -65,12 +67,26 @@ def of(values: Tensor, units: Tensor) -> Tensor:
 def recorded(objective: Objective, tape: Tape | None) -> Callable[[Tensor, Tensor], State]:
     """Return what gives the :class:`State` of units (k,) at their parameters (k, size).
 
-    The loss is ∞ where a number is not finite. With a ``tape``, evaluations are recorded there, and those that are on it
-    already are not made.
+    The loss is ∞ where a number is not finite, and of all units where linear algebra fails: a step to there is shortened. With
+    a ``tape``, evaluations are recorded there, and those that are on it already are not made.
+
+    Raises:
+        ZooError: linear algebra fails where the ascent starts.
     """
+    width = 0
+
     def evaluate(at: Tensor, units: Tensor) -> State:
         def ask() -> np.ndarray:
-            value, told, gradient = objective(at, units)
+            nonlocal width
+            try:
+                value, told, gradient = objective(at, units)
+            except LinAlgError as error:
+                if not width:
+                    raise ZooError(
+                        f"expected linear algebra to work out where the fit starts; got {str(error).splitlines()[0]}; "
+                        "add to the covariance's diagonal, or use float64 data") from error
+                return np.full(len(at) * width, np.nan)
+            width = 2 + gradient.shape[1]
             return torch.cat([torch.stack([value, told], 1), gradient], 1).cpu().numpy().ravel()
 
         # In NumPy: of few units, what is worked out here takes as long as it takes to call.
@@ -121,14 +137,15 @@ class _Curvature:
 
 def ascend_each(
     objective: Objective, point: Tensor, iterations: int, report: Report | None = None, tolerance: float = 1e-6,
-    tape: Tape | None = None,
+    tape: Tape | None = None, check: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Ascent]:
     """Maximise each unit's own objective from ``point`` (units, size), float64; return where that led, and their sum there.
 
     Each unit has its own curvature and step length, which a joint ascent must find for all of them at once, and leaves the
     others when it has settled: when its rise, and a tenth of what its slope promises, stay below ``tolerance`` nats. A trial
     step that leaves the finite numbers is shortened. A unit whose search finds no rise has settled, too: floating point can't
-    show one. With a ``tape``, evaluations are recorded there, and those that are on it already are not made.
+    show one; one whose start is not finite never settles, and there ``check`` is called, which may refuse to go on. With a
+    ``tape``, evaluations are recorded there, and those that are on it already are not made.
 
     Source: Nocedal and Wright (2006), Numerical optimization, algorithms 3.1, 7.4 and 7.5,
     https://doi.org/10.1007/978-0-387-40065-5
@@ -137,7 +154,10 @@ def ascend_each(
     active = torch.arange(len(point), device=point.device)
     state = evaluate(point.clone(), active)
     curvature, calm, taken = _Curvature(state.gradient), torch.zeros_like(active), 0
-    active = active[state.loss.isfinite()]
+    finite = state.loss.isfinite()
+    active, started = active[finite], bool(finite.all())
+    if not started and check is not None:
+        check()
     while len(active) and taken < iterations:
         before = state.at(active)
         after, promised = _step(evaluate, curvature, before, active)
@@ -150,7 +170,7 @@ def ascend_each(
         active = active[calm[active] < CALM]
         if report is not None:
             report(-float(state.loss.sum()), float(state.gradient.norm()), float(state.told.sum()), state.point)
-    return state.point, Ascent(-float(state.loss.sum()), taken, not len(active))
+    return state.point, Ascent(-float(state.loss.sum()), taken, started and not len(active))
 
 
 def _step(

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from experiments.weights import scored
+from experiments.weights import scored, work
 from guides.guide import BaseGuide
 from zoo.data import Data
-from zoo.enumerated import Enumerated
+from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError
+from zoo.faults import fault, finite_gradient
 from zoo.model import Model
-from zoo.program import evaluating
+from zoo.program import evaluating, seeded
+from zoo.tolerance import tolerant
 
 #: Densities that touch fewer numbers per draw than this run on one thread.
 ONE_THREAD = 2**16
@@ -77,21 +79,49 @@ def moved(model: Model, guide: BaseGuide, train_model: bool) -> list[Tensor]:
     return [*trainable(model, guide, train_model), *guide.buffers(), *(model.buffers() if train_model else ())]
 
 
+#: Draws at which a start is tried, and the numbers that those whose gradient is taken may touch.
+TRIED, DERIVED = 8, 2**24
+
+
 def check_start(model: Model, guide: BaseGuide, x: Data) -> None:
-    """Raise a :class:`ZooError` that names the first site with a non-finite log-probability, if there is one."""
-    with torch.no_grad():
+    """Raise a :class:`ZooError` unless the ELBO and its gradient are finite at draws of the guide as it is.
+
+    It names the site at fault, and the observation. A gradient that is not finite tells a fit nothing of where to go, though
+    the density itself be finite.
+    """
+    with torch.enable_grad():
         q = guide.posterior(x)
         if isinstance(q, Enumerated):  # a value of a finite support that q rules out may be impossible
-            z, counts = q.enumerate_support(), q.logits.movedim(-1, 0) > -torch.inf
+            z, log_q = q.enumerate_support(), q.logits.movedim(-1, 0)
+            counts = log_q > -torch.inf
         else:
-            z = scored(q, 8)[0]
-            counts = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
-        if bool(z.isfinite().all()) and bool((model.log_joint(x, z).isfinite() | ~counts).all()):
+            z, log_q = scored(q, TRIED)
+            counts = torch.ones_like(log_q, dtype=torch.bool)
+        with torch.no_grad():
+            [value], reason = tolerant(lambda part: [model.log_joint(x, part)], z, [z.shape[1]])
+        kept = ~value.isnan().all(1) if reason else torch.ones_like(value[:, 0], dtype=torch.bool)
+        fine = bool(z.isfinite().all()) and bool(kept.any()) and bool((value.isfinite() | ~counts)[kept].all())
+        if fine and _finite_slope(model, guide, x, z[kept], log_q[kept], isinstance(q, Enumerated)):
             return
-        site = non_finite_site(model, x, z)
+        sound = kept & counts.all(1)
+        found = fault(model, x, z[sound] if bool(sound.any()) else z, list(model.parameters())) if z.isfinite().all() else ""
+    own = f"non-finite density or gradient of the guide '{guide.text}' itself"
     raise ZooError(
-        f"expected a finite ELBO where the fit starts; got a non-finite log-probability at site '{site}' of {model.label}; "
-        "check the data and the model's scales")
+        f"expected a finite ELBO and gradient where the fit starts; got {found or own}; check the data and "
+        "the model's scales, or use float64 data")
+
+
+def _finite_slope(model: Model, guide: BaseGuide, x: Data, z: Tensor, log_q: Tensor, enumerated: bool) -> bool:
+    """Return whether the gradient of the ELBO at draws z (draws, units, d) is finite in z, φ and θ."""
+    few = len(z) if enumerated else max(1, min(len(z), DERIVED // work(x, z.shape[1], z.shape[2])))
+    z, log_q = z[:few], log_q[:few]
+    z = z if z.requires_grad or enumerated else z.detach().requires_grad_()
+    leaves: list[Tensor] = [p for p in [*guide.parameters(), *model.parameters()] if p.requires_grad and p.numel()]
+    leaves += [z] if z.requires_grad else []
+    with seeded(0):  # a network that drops units out must not move the fit's own draws
+        log_p = model.log_joint(x, z)
+    value = expect(log_q.exp(), log_p - log_q).sum() if enumerated else (log_p - log_q).sum()
+    return not (value.requires_grad and leaves) or finite_gradient(value, leaves)
 
 
 def non_finite_site(model: Model, x: Data, z: Tensor) -> str:

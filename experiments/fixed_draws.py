@@ -120,6 +120,8 @@ def _discrete(
         if solved:
             start = float(_enumerated(model, guide, x, count).detach())
             taken += 1
+            if not math.isfinite(start):
+                check_start(model, guide, x)
             count(start)
             if all(id(p) in own for p in parameters) or start - value < 1e-9 * abs(start):
                 return Outcome(taken, start, True)

@@ -185,7 +185,8 @@ class Held:
         def report(value: float, norm: float, told: float, point: Tensor) -> None:
             self._report(value, norm, told, chart.rows(point))
 
-        point, done = ascend_each(evaluate, torch.zeros_like(own.flat()), steps, report, rise, self.count.tape)
+        check = partial(check_start, self.model, self.guide, self.x)
+        point, done = ascend_each(evaluate, torch.zeros_like(own.flat()), steps, report, rise, self.count.tape, check)
         own.set(chart.rows(point))
         return done
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from experiments.weights import chunks
 from zoo.errors import ZooError
+from zoo.tolerance import tolerant
 
 #: Share of proposals accepted that adaptation steers to.
 ACCEPTANCE = 0.8
@@ -58,9 +59,18 @@ class Target:
     each: int = 0
 
     def at(self, z: Tensor) -> State:
-        """Evaluate all terms, also those whose coefficient is zero, and their gradients."""
-        values, gradients = zip(*[self._evaluate(part) for part in z.split(chunks(len(z), self.each))], strict=True)
-        return State(z.detach(), torch.cat(values, 1), torch.cat(gradients, 1))
+        """Evaluate all terms, also those whose coefficient is zero, and their gradients.
+
+        A term that can't be evaluated at a chain's state, or is NaN, is −∞ there, and its gradient nothing, as wherever a
+        density is zero: momentum carries a chain across, and none is accepted there.
+        """
+        terms, (_, units, size) = len(self.terms), z.shape
+        parts = [
+            tolerant(self._evaluate, part, [terms, units], [terms, units, size])[0]
+            for part in z.split(chunks(len(z), self.each))]
+        values, gradients = (torch.cat(part).movedim(0, 1) for part in zip(*parts, strict=True))
+        values = values.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        return State(z.detach(), values, torch.where(values[..., None] > -math.inf, gradients, 0.0))
 
     def log_density(self, state: State) -> Tensor:
         return self._mixed(state.terms)
@@ -73,11 +83,12 @@ class Target:
         return sum((c * part for c, part in zip(self.mix, parts, strict=True) if c), torch.zeros_like(parts[0]))
 
     def _evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the terms (chains, m, units) and their gradients (chains, m, units, d)."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             values = [term(z) for term in self.terms]
             gradients = [torch.autograd.grad(value.sum(), z, retain_graph=value is not values[-1])[0] for value in values]
-        return torch.stack(values).detach().to(z.dtype), torch.stack(gradients)
+        return torch.stack(values, 1).detach().to(z.dtype), torch.stack(gradients, 1)
 
 
 @dataclass(frozen=True)
@@ -134,8 +145,8 @@ class Kernel:
 def transition(target: Target, state: State, kernel: Kernel) -> tuple[State, Tensor]:
     """Move every unit of every chain once; return the new state and the acceptance probabilities (chains, units).
 
-    A trajectory that meets a gradient, or ends at a density, that is not finite is rejected: no NaN comes out. Uses torch's
-    generator.
+    A trajectory that meets a gradient that is not finite where the density is, or ends at a density that is not, is rejected:
+    no NaN comes out. Uses torch's generator.
 
     >>> target = Target((lambda z: -0.5 * z.square().sum(-1),))
     >>> kernel = Kernel.first(torch.ones(3, 1), leapfrogs=2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.weights import CHUNK, chunks, scored, work
+from experiments.weights import CHUNK, chunks, log_joint, scored, work
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
 from zoo.errors import ZooError, check_number
@@ -125,7 +125,7 @@ def _sums(model: Model, guide: BaseGuide, x: Data, index: Tensor, units: int, co
         rows = x if whole else take(x, part, units)
         q = guide.posterior(rows, None if whole else part)
         drawn = [scored(q, number) for number in chunks(count, width * len(part))]
-        log_weight = torch.cat([model.log_joint(rows, z) - log_q for z, log_q in drawn]).double()
+        log_weight = torch.cat([log_joint(model, rows, z) - log_q for z, log_q in drawn]).double()
         ones.append(log_weight.logsumexp(0))
         twos.append((2 * log_weight).logsumexp(0))
     return torch.cat(ones), torch.cat(twos)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.weights import chunks, work
+from experiments.weights import chunks, log_joint, work
 from guides.family import Start
 from zoo.data import Data
 from zoo.model import Model
@@ -74,7 +74,7 @@ def find_modes(model: Model, x: Data, nodes: int) -> Modes:
 def _height(model: Model, x: Data, z: Tensor) -> Tensor:
     """Return log p(x, z), (points, units), −∞ where it is no number."""
     _, units, size = z.shape
-    parts = [model.log_joint(x, part) for part in z.split(chunks(len(z), work(x, units, size)))]
+    parts = [log_joint(model, x, part) for part in z.split(chunks(len(z), work(x, units, size)))]
     return torch.cat(parts).to(z.dtype).nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,9 +15,10 @@ from torch.distributions import Distribution
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, tensors
 from zoo.enumerated import Enumerated, expect
-from zoo.errors import ZooError, check_number
+from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
 from zoo.program import evaluating, seeded
+from zoo.tolerance import tolerant
 
 #: Numbers held at once while a density is evaluated; more draws go in chunks.
 CHUNK = 2**23
@@ -45,6 +48,9 @@ class LogWeights:
     ``log_weight`` = log p(x, z) − log q(z). ``log_measure`` is the log of each draw's share in an expectation under q:
     −log draws where z was drawn, log q(z) where the draws are all values of a finite support, and every expectation is
     an exact sum. The reductions below are the same for both. ``loc`` and ``variance`` are those of z itself, (units, d).
+
+    Where the program could not evaluate log p(x, z), which ``unevaluated`` (draws, units) marks, it is −∞: such draws have
+    weight zero. Expectations are then those of q on the others, renormalised to them, whose ELBO is a bound as well.
     """
 
     log_prior: Tensor
@@ -54,6 +60,21 @@ class LogWeights:
     enumerated: bool
     loc: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     variance: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    unevaluated: Tensor | None = None
+
+    @property
+    def failed(self) -> int:
+        """How many draws, of ``log_q.numel()`` over all units, could not be evaluated."""
+        return 0 if self.unevaluated is None else int(self.unevaluated.sum())
+
+    @property
+    def log_share(self) -> Tensor:
+        """The log probability under q of draws that can be evaluated, (units,)."""
+        return self._evaluated().logsumexp(0) if self.failed else self.log_q.new_zeros(self.log_q.shape[1])
+
+    def _evaluated(self) -> Tensor:
+        assert self.unevaluated is not None, "only asked for where draws failed"
+        return self.log_measure.masked_fill(self.unevaluated, -math.inf)
 
     @property
     def log_joint(self) -> Tensor:
@@ -68,7 +89,10 @@ class LogWeights:
 
         The standard error is that of the per-draw totals, so it holds however the units' draws depend on each other.
         """
-        units = expect(self.log_measure.exp(), values).sum(0)
+        measure = self._evaluated() - self.log_share if self.failed else self.log_measure
+        units = expect(measure.exp(), values).sum(0)
+        if self.unevaluated is not None and self.failed:
+            values = torch.where(self.unevaluated, units, values)  # they tell nothing of the spread
         se = 0.0
         if not self.enumerated and len(values) > 1:
             totals = values.sum(1)
@@ -77,7 +101,7 @@ class LogWeights:
 
     def elbo(self) -> Estimate:
         """Return E_q[log p(x, z) − log q(z)], the evidence lower bound."""
-        return self.expectation(self.log_weight)
+        return self._truncated(self.expectation(self.log_weight), 1)
 
     def reconstruction(self) -> Estimate:
         """Return E_q[log p(x | z)]."""
@@ -85,7 +109,14 @@ class LogWeights:
 
     def kl_prior(self) -> Estimate:
         """Return E_q[log q(z) − log p(z)] = KL(q ‖ prior). ELBO = reconstruction − this."""
-        return self.expectation(self.log_q - self.log_prior)
+        return self._truncated(self.expectation(self.log_q - self.log_prior), -1)
+
+    def _truncated(self, found: Estimate, sign: int) -> Estimate:
+        """Return an expectation of ∓ log q(z) as that of q where it can be evaluated: q / share has − log q + log share."""
+        if not self.failed:
+            return found
+        units = found.units + sign * self.log_share
+        return Estimate(float(units.sum()), found.se, units)
 
     def importance_bound(self) -> Tensor:
         """Return log Σ_s share_s w_s of each unit, (units,): in expectation at most log p(x), and tighter than the ELBO.
@@ -177,7 +208,11 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
         seed: of the draws; ``None`` uses torch's generator as it is.
 
     Raises:
-        ZooError: fewer than 2 draws, or a log weight that is NaN or +∞.
+        ZooError: fewer than 2 draws, a log weight that is +∞, a log q(z) that is NaN, or no draw of a unit at which the
+            program can be evaluated.
+
+    Warns:
+        ZooWarning: how many draws could not be evaluated; see :class:`LogWeights`.
     """
     units, size = (latents := model.latents(x)).units, latents.size
     draws = default_draws(units, size) if draws is None else draws
@@ -187,22 +222,46 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         q = guide.posterior(x)
         enumerated = isinstance(q, Enumerated)
-        parts, first, second = [], reference(x).new_zeros(units, size), reference(x).new_zeros(units, size)
+        parts, reason, first, second = [], "", reference(x).new_zeros(units, size), reference(x).new_zeros(units, size)
         for count in [draws] if enumerated else chunks(draws, work(x, units, size)):
             z, log_q = (q.enumerate_support(), q.logits.movedim(-1, 0)) if isinstance(q, Enumerated) else scored(q, count)
-            prior, likelihood = model.log_terms(x, z)
+            (prior, likelihood), failure = tolerant(partial(model.log_terms, x), z, [units], [units])
+            reason = reason or failure
             parts.append((prior, likelihood, log_q.expand_as(prior)))
             first, second = first + z.sum(0) / draws, second + z.square().sum(0) / draws
     prior, likelihood, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
     measure = log_q if enumerated else torch.full_like(log_q, -math.log(draws))
     _check_density(q, log_q, guide.text)
-    result = LogWeights(prior, likelihood, log_q, measure, enumerated, first, (second - first.square()).clamp(min=0))
+    failed = (prior + likelihood).isnan() & ~log_q.isnan() & (measure > -torch.inf)
+    if bool(failed.any()):
+        _tell_failed(model, guide, failed, reason)
+        prior, likelihood = prior.masked_fill(failed, 0.0), likelihood.masked_fill(failed, -torch.inf)
+    variance = (second - first.square()).clamp(min=0)
+    result = LogWeights(prior, likelihood, log_q, measure, enumerated, first, variance, failed)
     bad = result.log_weight.isnan() | (result.log_weight == torch.inf)
     if bool((bad & (measure > -torch.inf)).any()):
         raise ZooError(
             f"expected finite log weights of '{guide.text}' on {model.label}; got {int(bad.sum())} NaN or +inf; "
             "refit the guide, or check the model's densities")
     return result
+
+
+def log_joint(model: Model, x: Data, z: Tensor) -> Tensor:
+    """Return log p(x, z | θ) in nats, (draws, units); −∞ where the program can't be evaluated or gives NaN."""
+    [found], _ = tolerant(lambda part: [model.log_joint(x, part)], z, [z.shape[1]])
+    return found.masked_fill(found.isnan(), -torch.inf)
+
+
+def _tell_failed(model: Model, guide: BaseGuide, failed: Tensor, reason: str) -> None:
+    """Warn of draws that count as weight zero; raise where a unit has no others."""
+    count, because = int(failed.sum()), f" ({reason})" if reason else " (log p is NaN there)"
+    if bool(failed.all(0).any()):
+        raise ZooError(
+            f"expected a number for log p(x, z) of {model.label} at some draw of '{guide.text}'; got none{because}; "
+            "refit the guide, or use float64 data")
+    warnings.warn(ZooWarning(
+        f"{count} of {failed.numel()} draws of '{guide.text}' could not be evaluated on {model.label} and have weight "
+        f"zero{because}"), stacklevel=4)
 
 
 def _check_density(q: Distribution, log_q: Tensor, text: str) -> None:

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from guides import trace
 from guides.guide import BaseGuide
+from zoo.angles import with_one_turn
 from zoo.data import Data, Identity, reference, take
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
@@ -180,6 +181,9 @@ class ProgramGuide(BaseGuide):
                 if getattr(part, "prototype_trace", part) is None:
                     with isolated(LocalParams(self.model)):  # it runs the model, whose θ must not become φ
                         part._setup_prototype(x)  # in a call of the guide, its parameters would be taken for pyro.param's
+                    for site in part.prototype_trace.nodes.values():
+                        if site.get("type") == "sample":
+                            site["fn"] = with_one_turn(site["fn"])  # its coordinates of an angle would be the angle on the line
             self._run(x)
         theta = {id(p): name for name, p in self.model.named_parameters()}
         shared = [theta[id(p)] for p in self.parameters() if id(p) in theta]

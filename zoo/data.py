@@ -121,6 +121,17 @@ def check_finite(x: Data) -> None:
         )
 
 
+def place(bad: Tensor, before: str = "") -> str:
+    """Return where the first element of ``bad`` that is true stands, after ``before``; nothing where it is a lone number.
+
+    >>> place(torch.tensor([[False, False], [False, True]]), "at ")
+    'at row 1, column 1'
+    """
+    first = bad.nonzero()[0].tolist()
+    names = ["row", "column", *["then"] * len(first)]
+    return before + ", ".join(f"{name} {i}" for name, i in zip(names, first, strict=False)) if first else ""
+
+
 def check_magnitude(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Return each column's least and greatest value.
 

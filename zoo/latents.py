@@ -15,10 +15,11 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import MixtureSameFamily, biject_to
-from torch.distributions.transforms import AffineTransform, ComposeTransform, Transform
+from torch.distributions.transforms import Transform
 
+from zoo.angles import bijection
 from zoo.errors import ZooError
+from zoo.masks import counting, domain_shape
 
 MAX_VALUES = 4096
 
@@ -28,14 +29,14 @@ def is_deterministic(site: Any) -> bool:
     return bool(site["infer"].get("_deterministic", False))
 
 
+def is_observation(site: Any) -> bool:
+    """Return whether a site holds data."""
+    return bool(site["is_observed"]) and not is_deterministic(site)
+
+
 def is_discrete(site: Any) -> bool:
     """Return whether a site's support is discrete."""
     return bool(site["fn"].support.is_discrete)
-
-
-def continuous_support(fn: Any) -> Any:
-    """Return the support of a continuous distribution; a mixture's is that of its components, which torch wraps."""
-    return getattr(fn.support, "base_constraint", fn.support) if isinstance(fn, MixtureSameFamily) else fn.support
 
 
 def support_values(site: Any) -> Tensor:
@@ -89,10 +90,10 @@ class Packing:
         if is_discrete(site):
             axis = None if dim is None else dim - fn.event_dim
             return cls(None, fn.shape(), axis, 0, support_values(site).dtype)
-        transform = biject_to(continuous_support(fn))
+        transform = bijection(fn)
         extra = fn.event_dim - transform.codomain.event_dim
         axis = None if dim is None else dim - extra - transform.domain.event_dim
-        return cls(transform, _domain_shape(transform, fn.shape()), axis, extra, None)
+        return cls(transform, domain_shape(transform, fn.shape()), axis, extra, None)
 
     @property
     def size(self) -> int:
@@ -113,23 +114,13 @@ class Packing:
         return value.reshape(1, -1) if self.axis is None else value.movedim(self.axis, 0).reshape(value.shape[self.axis], -1)
 
 
-def _domain_shape(transform: Transform, shape: torch.Size) -> torch.Size:
-    """Return the shape that ``transform`` maps to ``shape``: its own ``inverse_shape``, but at once where a scalar is added.
-
-    To broadcast shapes, torch first imports SymPy, which takes a process longer than most of its fits.
-    """
-    for part in reversed(transform.parts) if isinstance(transform, ComposeTransform) else [transform]:
-        scalars = isinstance(part, AffineTransform) and not any(getattr(x, "shape", ()) for x in (part.loc, part.scale))
-        shape = shape if scalars else part.inverse_shape(shape)
-    return torch.Size(shape)
-
-
 class Substitute(Messenger):
     """Give the latent sites, in the program's order, the consecutive coordinates of one draw ``z`` (units, d).
 
     ``log_abs_det[name]`` is then log|det ∂value/∂z| over the site's batch shape, and ``unconstrained[name]`` the site's
-    coordinates in its own shape. After the site ``until`` the program is left by raising :class:`Collected`. Sites that are
-    ``observed`` in other data are drawn where they are not, see :func:`is_awaited`.
+    coordinates in its own shape. ``volume[name]`` is what the site's log-density gains from its coordinates: log|det|, and
+    a standard normal where a mask leaves coordinates without a density. After the site ``until`` the program is left by
+    raising :class:`Collected`. Sites that are ``observed`` in other data are drawn where they are not, see :func:`is_awaited`.
     """
 
     def __init__(self, z: Tensor, unit: str | None, until: str = "", observed: Container[str] = ()):
@@ -137,6 +128,7 @@ class Substitute(Messenger):
         self.z, self.unit, self.until, self.taken, self.observed = z, unit, until, 0, observed
         self.log_abs_det: dict[str, Tensor] = {}
         self.unconstrained: dict[str, Tensor] = {}
+        self.volume: dict[str, Tensor] = {}
         self.last = "the first site"
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -160,10 +152,28 @@ class Substitute(Messenger):
         log_abs_det = packing.transform.log_abs_det_jacobian(value, msg["value"])
         self.log_abs_det[msg["name"]] = sum_right(log_abs_det, packing.extra)
         self.unconstrained[msg["name"]] = value
+        self.volume[msg["name"]] = _volume(packing, msg, value, log_abs_det)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if self.until and msg["name"] == self.until:  # the trace around this handler has noted the site
             raise Collected
+
+
+def _volume(packing: Packing, site: Any, value: Tensor, log_abs_det: Tensor) -> Tensor:
+    """Return log|det J|, with a standard normal in its place where a mask leaves a site's coordinates without a density.
+
+    A density of nothing would have no integral. This one has the integral one, so the evidence is that without the masked
+    latents, and a guide has something to match. A mask that is ``False`` as a whole is Pyro's way to write an improper prior,
+    and stays one.
+    """
+    counts = counting(site)
+    transform = packing.transform
+    if counts is None or transform is None or not counts.ndim:
+        return sum_right(log_abs_det, packing.extra)
+    for _ in range(transform.codomain.event_dim):
+        counts = counts.select(-1, 0)
+    normal = sum_right(-0.5 * (value.square() + math.log(2 * math.pi)), transform.domain.event_dim)
+    return sum_right(torch.where(counts, log_abs_det, normal), packing.extra)
 
 
 class Pack(Messenger):

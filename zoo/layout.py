@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Container
+from contextlib import suppress
 from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.data import Data, tensors
+from zoo.data import Data, place, tensors
 from zoo.errors import ZooError, ZooWarning
-from zoo.latents import Latents, Packing, Site, is_deterministic, is_discrete, support_values, unit_frame
+from zoo.latents import Latents, Packing, Site, is_deterministic, is_discrete, is_observation, support_values, unit_frame
+from zoo.masks import counting, filled
 from zoo.program import Program, run
+from zoo.vectorise import LinAlgError
 
 #: Letters of a support that an error shows.
 SHOWN = 80
@@ -50,7 +53,7 @@ def layout(program: Program, x: Data, label: str, observed: Container[str] = ())
 
 
 def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
-    traced = run(program, x).values()
+    traced = first_run(program, x).values()
     sites = [site for site in traced if not is_deterministic(site)]
     latent = [site for site in sites if not site["is_observed"] and site["name"] not in known]
     observed = [site for site in sites if site["is_observed"] or site["name"] in known]
@@ -65,6 +68,14 @@ def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
     return Latents(
         tuple(describe(site, unit, True) for site in latent), tuple(describe(site, unit, False) for site in observed), unit,
         int(frame.size) if frame else 1, any(not site["is_observed"] for site in observed))
+
+
+def first_run(program: Program, x: Data, attempts: int = 8) -> dict[str, Any]:
+    """Run ``program`` from its prior, again where linear algebra fails or overflows at a draw: another one may do."""
+    for _ in range(attempts - 1):
+        with suppress(LinAlgError, ArithmeticError):
+            return run(program, x)
+    return run(program, x)
 
 
 def describe(site: Any, unit: str | None, latent: bool) -> Site:
@@ -126,10 +137,13 @@ def check_shape(site: Any) -> None:
 
 
 def check_supports(program: Program, x: Data, observed: list[Any], attempts: int = 8) -> None:
-    """Raise unless, at some draw of the prior, every observation lies in its distribution's support.
+    """Raise unless no observation is NaN and, at some draw of the prior, all lie in their distributions' supports.
 
     A support may depend on the latents, so one draw that excludes the data proves nothing. ``observed`` are the sites of one.
+    Values that a mask leaves out are not looked at.
     """
+    for site in observed:
+        refuse_nan(site)
     for attempt in range(attempts):
         outside = [site for site in observed if not bool(inside_support(site).all())]
         if not outside:
@@ -137,16 +151,27 @@ def check_supports(program: Program, x: Data, observed: list[Any], attempts: int
         if attempt == attempts - 1:
             refuse_outside(outside[0])
         sites = run(program, x, density=False).values()
-        observed = [site for site in sites if site["is_observed"] and not is_deterministic(site)]
+        observed = [site for site in sites if is_observation(site)]
+
+
+def refuse_nan(site: Any) -> None:
+    """Raise where an observation that no mask leaves out is NaN, with how many there are and the first one's row."""
+    value = site["value"]
+    nan = value.isnan()
+    counts = counting(site) if bool(nan.any()) else None
+    nan = nan if counts is None else nan & counts
+    if bool(nan.any()):
+        raise ZooError(
+            f"expected observations that are numbers at site '{site['name']}'; got {int(nan.sum())} NaN"
+            f"{place(nan, ', the first at ')}; drop or fill them, or mask them with obs_mask= or poutine.mask")
 
 
 def inside_support(site: Any) -> Tensor:
-    """Return which elements of an observed site lie in its support; masked ones count as inside."""
+    """Return which events of an observed site lie in its support; masked ones count as inside."""
     try:
-        valid = torch.as_tensor(site["fn"].support.check(site["value"]))
+        return torch.as_tensor(site["fn"].support.check(filled(site)))
     except NotImplementedError:
         return torch.ones((), dtype=torch.bool)
-    return valid | ~site["mask"] if isinstance(site["mask"], Tensor) else valid
 
 
 def check_rounding(site: Any) -> None:

@@ -18,6 +18,7 @@ from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Collected, Latents, Pack, Substitute, is_deterministic
 from zoo.layout import layout
+from zoo.masks import with_masked
 from zoo.params import LocalParams, theta
 from zoo.predictor import Predictor, find
 from zoo.program import (
@@ -30,7 +31,6 @@ from zoo.program import (
     run,
     seeded,
     unregistered,
-    volume,
 )
 from zoo.registry import MODELS, Facts
 from zoo.settings import Settings
@@ -145,6 +145,8 @@ class Model(PyroModule):
                 return known[1]
         with seeded(0), self._isolated():
             few = some(x, FEW)
+            if few is not x and bool(reference(x).isnan().any()):
+                few = x  # which row has a number missing, all of them must be asked
             found = layout(self, few, self.label, self._observed)
             grown = found if few is x else found.grown(len(reference(x)), len(reference(few)))
             found = layout(self, x, self.label, self._observed) if grown is None else grown
@@ -217,6 +219,11 @@ class Model(PyroModule):
         result: dict[str, Tensor] = self._over_draws(one, z)
         return result
 
+    def sites(self, x: Data, z: Tensor) -> dict[str, Any]:
+        """Return the sample sites of one run at one draw z (units, d), by name, as Pyro notes them."""
+        with self._isolated():
+            return run(self, x, Substitute(z, self._unit(x)), density=False)
+
     def log_likelihood(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Return log p(x_i | z, θ) of each observation by site: {site: (draws, *batch shape of the site)}."""
         observed = {site.name for site in self.latents(x).observed}
@@ -234,14 +241,15 @@ class Model(PyroModule):
         return result
 
     def volume(self, x: Data, z: Tensor) -> dict[str, Tensor]:
-        """Return what each continuous latent site gains from its coordinates at one draw z (units, d): log|det ∂value/∂z|.
+        """Return what each continuous latent site gains from its coordinates at one draw z (units, d), over its batch shape.
 
-        Over the site's batch shape. See :func:`zoo.program.volume` for what ``obs_mask`` adds.
+        log|det ∂value/∂z|, and where a mask leaves a latent without a density a standard normal; see
+        :class:`zoo.latents.Substitute`.
         """
         substitute = Substitute(z, self._unit(x), observed=self._observed)
         with self._isolated():
-            sites = run(self, x, substitute, density=False)
-        return {name: volume(name, sites[name], substitute) for name in substitute.log_abs_det}
+            run(self, x, substitute, density=False)
+        return substitute.volume
 
     def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
         """Return the (draws, units, d) coordinates of latent ``values``, each (draws, *shape): inverts ``constrain``."""
@@ -295,16 +303,18 @@ class Model(PyroModule):
         """Draw latents and observations from p(x, z | θ), shaped and with covariates like ``x``.
 
         Returns:
-            the latent values by site, and data like ``x`` in which the observed entries are replaced.
+            the latent values by site, and data like ``x`` in which the observed entries are replaced: those that a mask leaves
+            out stay as they are, so that what is missing stays missing.
 
         Raises:
             ZooError: if an observed site is no entry of ``x``, so that its draw has no place there.
         """
         observed = {site.name: site.shape for site in self.latents(x).observed}
         with seeded(seed), torch.no_grad(), self._isolated():
-            before = {k: s["value"] for k, s in run(self, x, density=False).items() if k in observed}
+            sites = {k: s for k, s in run(self, x, density=False).items() if k in observed}
             latent, fresh = draw_afresh(self, x, Unobserve(self._observed))
-        return latent, put_back(x, before, fresh)
+        kept = {k: with_masked(site, fresh[k]) for k, site in sites.items()}
+        return latent, put_back(x, {k: site["value"] for k, site in sites.items()}, kept)
 
     def theta(self) -> dict[str, Tensor]:
         """Return θ by name, constrained: e.g. the weights of a mixture on the simplex, not their logits."""

@@ -6,7 +6,6 @@ Nothing here touches Pyro's global state for longer than the run: validation and
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.latents import Collected, Substitute, is_awaited, is_deterministic, unit_frame
+from zoo.latents import Collected, Substitute, is_awaited, is_deterministic, is_observation, unit_frame
+from zoo.masks import standing_in
 
 Program = Callable[[Data], Any]
 
@@ -151,7 +151,8 @@ def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -
             stack.enter_context(handler)
         program(x)
     if density:
-        tracer.trace.compute_log_prob()
+        with standing_in(s for s in tracer.trace.nodes.values() if s["type"] == "sample" and is_observation(s)):
+            tracer.trace.compute_log_prob()
     return {
         name: site for name, site in tracer.trace.nodes.items()
         if site["type"] == "sample" and not site_is_subsample(site)
@@ -201,26 +202,9 @@ def prior_of(sites: Mapping[str, Any], substitute: Substitute) -> Tensor:
 
 
 def latent_log_prob(name: str, site: Any, substitute: Substitute) -> Tensor:
-    """Return a latent site's log-probability in unconstrained coordinates.
-
-    With ``obs_mask``, Pyro makes a latent ``…_unobserved`` of the full shape and masks the observed entries out: these
-    have no density at all. They get a standard normal, which integrates to one: the evidence is unchanged, and the
-    guide has something to match.
-    """
+    """Return a latent site's log-probability in unconstrained coordinates, see :class:`zoo.latents.Substitute`."""
     log_prob: Tensor = site["log_prob"]
-    return log_prob + volume(name, site, substitute) if name in substitute.log_abs_det else log_prob
-
-
-def volume(name: str, site: Any, substitute: Substitute) -> Tensor:
-    """Return what a continuous latent site's log-density gains from its coordinates, over its batch shape.
-
-    log|det J|; and, of entries that ``obs_mask`` leaves without a density, the standard normal that stands in for it.
-    """
-    log_abs_det = substitute.log_abs_det[name]
-    if not (name.endswith("_unobserved") and isinstance(site["mask"], Tensor)):
-        return log_abs_det
-    normal = -0.5 * (substitute.unconstrained[name].square() + math.log(2 * math.pi))
-    return torch.where(site["mask"], log_abs_det, normal.reshape(*log_abs_det.shape, -1).sum(-1))
+    return log_prob + substitute.volume[name] if name in substitute.volume else log_prob
 
 
 def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
