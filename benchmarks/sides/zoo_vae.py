@@ -34,12 +34,12 @@ def weights(model: Model, guide: BaseGuide) -> dict[str, np.ndarray]:
     return {name: value.detach().clone().numpy() for name, value in _parameters(model, guide).items()}
 
 
-def train(arrays: Arrays, steps: int, batch: int, rate: float) -> dict[str, np.ndarray]:
-    """Take ``steps`` steps of Adam with one draw of z an image; return the weights."""
+def train(arrays: Arrays, steps: int, batch: int, rate: float, compile: bool = False) -> dict[str, np.ndarray]:
+    """Take ``steps`` steps of Adam with one draw of z an image; return the weights. ``compile``: through Inductor."""
     model, guide, x = build(arrays)
     experiments.fit(
         model, guide, x, method="svi", steps=steps, batch_size=batch, learning_rate=rate, schedule="constant", draws=1,
-        progress=False)
+        progress=False, compile=compile)
     return weights(model, guide)
 
 
