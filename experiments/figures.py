@@ -49,7 +49,7 @@ def elbo_trace(table: Comparison) -> Figure:
     for i, (name, fit) in enumerate(named):
         seconds, elbo = _trace(fit)
         axes.plot(seconds, elbo, color=COLOURS[i % 8], linestyle=LINES[i % 4], label=name, linewidth=1.6)
-    level = table.evidence.value / table.units
+    level = table.evidence.middle / table.units
     exact = "log p(x | θ)" if table.evidence.upper is not None else "log p(x | θ), lower bound"
     axes.axhline(level, color="0.35", linewidth=1, label=exact)
     # The first steps may be thousands of nats below: show the part where the fits' ends can be told apart.
@@ -73,7 +73,7 @@ def gap_bars(table: Comparison) -> Figure:
     rows = [row.evaluation for row in table.rows][::-1]
     figure, axes = panels_of(6.4, 1.3 + 0.42 * len(rows))
     units = table.units
-    values = np.array([max(0.0, row.kl_gap.value) / units for row in rows])
+    values = np.array([max(0.0, row.kl_gap.middle) / units for row in rows])
     at = np.arange(len(rows))
     axes.barh(at, values, color=COLOURS[0], height=0.6)
     positive = values[values > 1e-6]
@@ -82,10 +82,11 @@ def gap_bars(table: Comparison) -> Figure:
         axes.set_xscale("symlog", linthresh=float(positive.min()))
     for i, row in enumerate(rows):
         gap, upper = row.kl_gap, row.kl_gap.upper
-        low, high = gap.lower / units, (gap.value + Z95 * gap.se if upper is None else upper) / units
+        low, high = gap.lower / units, (gap.middle + Z95 * gap.se if upper is None else upper) / units
         axes.plot([low, max(low, high)], [i, i], color="black", linewidth=1.4)
         mark, shown = " ≥ " if upper is None else " ", values[i] if values[i] > 1e-9 else 0
-        axes.text(max(high, values[i]), i, f"{mark}{shown:.3g}", va="center", ha="left", fontsize=9)
+        told = f" {low:.3g} … {high:.3g}" if gap.value is None and upper is not None else f"{mark}{shown:.3g}"
+        axes.text(max(high, values[i]), i, told, va="center", ha="left", fontsize=9)
     axes.set_yticks(at, [row.guide for row in rows])
     axes.margins(x=0.18)
     axes.set_xlim(left=0)

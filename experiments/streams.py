@@ -18,3 +18,4 @@ class Stream(IntEnum):
     POSTERIOR = 5 * _STEP
     IMPORTANCE = 6 * _STEP
     SIMULATION = 7 * _STEP  # its noise is what made the exact latents: no guide may be scored on it
+    RESTARTS = 8 * _STEP
