@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +16,7 @@ from guides.guide import BaseGuide, paired
 from guides.whole import Prior
 from zoo.data import Data
 from zoo.enumerated import Enumerated
-from zoo.errors import ZooError, ZooWarning
+from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program import Program, seeded
 
@@ -277,7 +276,7 @@ def more_draws(
 def take_draws(model: Model, guide: BaseGuide, x: Data, exact: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
     """Return posterior draws, several for few units, and R-hat where they come from Markov chains.
 
-    They are ``exact``, or the model's own, or else of :func:`posterior_draws`: with a warning if 5% of units have R-hat > 1.1.
+    They are ``exact``, or the model's own, or else of :func:`posterior_draws`.
     """
     few = model.latents(x).units < MANY
     if exact is not None:
@@ -288,11 +287,6 @@ def take_draws(model: Model, guide: BaseGuide, x: Data, exact: Tensor | None, se
             return model.posterior(x).sample(torch.Size([STATES if few else 1])), None
     except NotImplementedError:
         found = posterior_draws(model, guide, x, seed=seed)
-    apart = int((~(found.rhat <= 1.1)).sum())  # NaN: chains that never moved
-    if apart > 0.05 * len(found.rhat):
-        warnings.warn(ZooWarning(
-            f"Markov chains for {model.label} disagree in {apart} of {len(found.rhat)} units (R-hat up to "
-            f"{float(found.rhat.max()):.2f}), and the upper bound rests on them; fit the guide better"), stacklevel=4)
     return found.z, found.rhat
 
 

@@ -20,8 +20,8 @@ from zoo.vectorise import FORBIDDEN, LinAlgError
 
 #: Restarts from the prior: first, and at most, where modes still turn up that were met once.
 FIRST, MOST = 32, 256
-#: Draws of each guide that are followed, too.
-GUIDE_DRAWS = 8
+#: Draws of each guide that are followed, too, and from which a first bound on log p(x) is taken.
+GUIDE_DRAWS, LEVEL_DRAWS = 8, 256
 #: Latents beyond which no curvature is taken, iterations of a climb, and the numbers that all climbs may touch.
 MOST_LATENTS, ITERATIONS, BUDGET = 100, 100, 2**31
 #: A climb has settled, in nats. A top is one whose quadratic promises no more than the second.
@@ -111,8 +111,8 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         guides: distributions of batch shape (1,) and event shape (d,) whose log_prob is known at any z.
 
     Returns:
-        ``None`` where it is not tried, or no climb came to a top: several units, discrete or over 100 latents, densities that
-        touch too many numbers.
+        ``None`` where it is not tried, for several units, discrete or over 100 latents, or densities that touch too many
+        numbers; or where no climb came to a top that holds mass.
     """
     latents, each = model.latents(x), work(x, 1, model.latents(x).size)
     starts = min(MOST, BUDGET // (ITERATIONS * each))
@@ -132,7 +132,7 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         more = climb.ends(drawn[count:2 * count])
         ends = torch.cat([ends[0], more[0]]), torch.cat([ends[1], more[1]])
         count = min(2 * count, len(drawn))
-    return None if found is None else _judged(found, guides)
+    return None if found is None else _judged(found, guides, _level(model, x, guides))
 
 
 def _log_mass(height: Tensor, scale_tril: Tensor) -> Tensor:
@@ -144,20 +144,37 @@ def _once(log_mass: Tensor, met: Tensor) -> int:
     return int(((met == 1) & (log_mass > log_mass.max() + math.log(COUNTS))).sum())
 
 
-def _judged(found: Restarts, guides: Sequence[Distribution]) -> Restarts:
-    """Return the modes that hold mass; a guide whose density there is near the posterior's holds them, too."""
-    kept = found.share > NEGLIGIBLE
+def _level(model: Model, x: Data, guides: Sequence[Distribution]) -> float:
+    """Return the highest importance-weighted bound on log p(x) of the guides, from a few draws; −∞ without any."""
+    bounds = [-math.inf]
+    with torch.no_grad():
+        for q in guides:
+            z = q.sample(torch.Size([LEVEL_DRAWS]))
+            try:
+                weights = (model.log_joint(x, z) - q.log_prob(z)).double().nan_to_num(nan=-math.inf, posinf=-math.inf)
+            except (ZooError, LinAlgError, *FORBIDDEN):
+                continue
+            bounds.append(float(weights.logsumexp(0)) - math.log(LEVEL_DRAWS))
+    return max(bounds)
+
+
+def _judged(found: Restarts, guides: Sequence[Distribution], level: float) -> Restarts | None:
+    """Return the modes that hold mass, beside all modes and the ``level`` of the guides, in nats; ``None`` if none does.
+
+    A peak may be high and hold nothing, as the neck of a funnel. A guide whose density at a mode is near the posterior's holds
+    it, too.
+    """
+    total = max(float(found.log_mass.logsumexp(0)), level)
+    kept = found.log_mass > total + math.log(NEGLIGIBLE)
+    if not bool(kept.any()):
+        return None
     dense = torch.zeros_like(found.held)
-    for g, q in enumerate(guides):
-        log_q = q.log_prob(found.loc[:, None].to(reference_of(q)))[:, 0]
-        dense[:, g] = log_q.double() > found.height - found.log_mass.logsumexp(0) + math.log(HELD)
+    with torch.no_grad():
+        for g, q in enumerate(guides):
+            log_q = q.log_prob(found.loc[:, None].to(q.sample()))[:, 0]
+            dense[:, g] = log_q.double() > found.height - total + math.log(HELD)
     held = found.held | dense
     return Restarts(found.loc[kept], found.scale_tril[kept], found.height[kept], found.met[kept], held[kept], found.starts)
-
-
-def reference_of(q: Distribution) -> Tensor:
-    """Return a tensor of the dtype and device that ``q`` has its draws in."""
-    return q.sample()
 
 
 def _spread(draws: Tensor) -> Tensor:
