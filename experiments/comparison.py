@@ -12,9 +12,10 @@ from experiments.contest import Contested, alone, contested
 from experiments.evaluation import summarise
 from experiments.fitting import fit_seeds, one_view
 from experiments.journal import Journal
+from experiments.marginal import Evidence
 from experiments.streams import Stream
 from experiments.table import Comparison, Row
-from experiments.weights import log_weights
+from experiments.weights import LogWeights, log_weights
 from guides.guide import AnyGuide
 from zoo.data import Data
 from zoo.model import Model
@@ -78,13 +79,19 @@ def settle(done: Contested, draws: int | None = None, data: str = "data") -> Com
     """Evaluate what was fitted: the rest of :func:`compare`."""
     contest, fits = done.contest, done.fits
     weights = [log_weights(f.model, f.guide, contest.x, draws, contest.seed + Stream.EVALUATION) for f in fits]
-    found = contest.evidence(fits, weights, done.exact, done.own_theta)
+    found = _judged(contest.evidence(fits, weights, done.exact, done.own_theta), weights, done.own_theta)
     rows = tuple(
         Row(f, summarise(weight, f.guide.text, known), contest.split(f, weight, known, fits, weights) if done.splits else None)
         for f, weight, known in zip(fits, weights, found, strict=True))
     return Comparison(
         fits[0].model, contest.x, data, len(contest.units.index), contest.seed, found[0], rows, done.theta, contest.units,
         done.own_theta, done.simulated)
+
+
+def _judged(found: list[Evidence], weights: list[LogWeights], own_theta: bool) -> list[Evidence]:
+    """Return the evidence of each row, without a point where it is wide beside the smallest gap that rests on it."""
+    gaps = [max(0.0, known.middle - weight.elbo().value) for known, weight in zip(found, weights, strict=True)]
+    return [known.for_gaps([gap] if own_theta else gaps) for known, gap in zip(found, gaps, strict=True)]
 
 
 def fit_one(

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.agreement import beside, most_even
 from experiments.callbacks import Callback
 from experiments.containment import contained_families, sibling
 from experiments.engine import held
@@ -189,14 +190,19 @@ class Contest:
     def evidence(
         self, fits: list[Fit], weights: list[LogWeights], exact: Tensor | None, train_model: bool,
     ) -> list[Evidence]:
-        """Return log p(x | θ) for each row: one for all, from the guide with the most even weights, where they share θ."""
-        def of(done: Fit) -> Evidence:
-            with held(done.model):
-                return evidence(done.model, self.x, done.guide, seed=self.seed, exact=exact)
+        """Return log p(x | θ) for each row: where they share θ, one for all, from the mixture of their guides.
+
+        It is never below what a guide's own ELBO or importance weights say, by more than 4 standard errors.
+        """
+        def of(done: Sequence[Fit], weights: Sequence[LogWeights]) -> Evidence:
+            with held(done[0].model):
+                found = evidence(done[0].model, self.x, [one.guide for one in done], seed=self.seed, exact=exact)
+            return beside(found, {one.guide.text: weight for one, weight in zip(done, weights, strict=True)})
 
         if train_model:
-            return [of(done) for done in fits]
-        return [of(fits[_tightest(weights)])] * len(fits)
+            return [of([done], [weight]) for done, weight in zip(fits, weights, strict=True)]
+        best = most_even(weights)
+        return [of([fits[i] for i in best], [weights[i] for i in best])] * len(fits)
 
     def split(
         self, done: Fit, weight: LogWeights, found: Evidence, fits: list[Fit], weights: list[LogWeights],
@@ -268,12 +274,3 @@ def _sibling(guide: BaseGuide, others: Sequence[BaseGuide], amortisation: str) -
                 other.family_arguments == spec.family_arguments):
             return i
     return None
-
-
-def _tightest(weights: list[LogWeights]) -> int:
-    """Return the guide with the most even weights: a bound on K draws lies below log p by about (1 / ESS share − 1) / 2K.
-
-    Not the one of the highest bound, which would prefer lucky draws. The bound itself is drawn afresh.
-    """
-    shares = [0.0 if (ess := weight.ess()) is None else float(ess.log().nan_to_num(-1e3).mean()) for weight in weights]
-    return max(range(len(shares)), key=shares.__getitem__)

@@ -22,11 +22,12 @@ from zoo.program import Program
 class Gap:
     """KL(q ‖ posterior) = log p(x | θ) − ELBO, in nats, summed over units, with a 95% interval cut at 0.
 
-    ``value`` is the plain difference, which noise may take a little below 0.
+    ``value`` is the plain difference, which noise may take a little below 0; ``None`` where the evidence is a wide interval:
+    then the gap is one, too, and ``se`` is that of its middle.
     Where the evidence is only bounded from below, so is the gap: ``upper`` is ``None``.
     """
 
-    value: float
+    value: float | None
     se: float
     lower: float
     upper: float | None
@@ -36,13 +37,21 @@ class Gap:
         """Combine the evidence's interval with the ELBO's error; the two come from independent draws."""
         if not math.isfinite(elbo.value):  # q has mass where p has none: the divergence is infinite, and no noise is in it
             return cls(math.inf, 0.0, math.inf, math.inf)
-        value, se = log_evidence.value - elbo.value, math.hypot(log_evidence.se, elbo.se)
-        below = log_evidence.value - log_evidence.lower
+        middle, se = log_evidence.middle - elbo.value, math.hypot(log_evidence.se, elbo.se)
+        value = None if log_evidence.value is None else middle
+        below = log_evidence.middle - log_evidence.lower
         if log_evidence.upper is None:  # noise on both sides: it adds up in squares
-            return cls(value, se, max(0.0, value - math.hypot(below, Z95 * elbo.se)), None)
-        above = log_evidence.upper - log_evidence.value  # a quadrature's error is a bound: it adds up plainly
-        lower = max(0.0, value - below - Z95 * elbo.se)
-        return cls(value, se, lower, max(lower, value + above + Z95 * elbo.se))
+            return cls(value, se, max(0.0, middle - math.hypot(below, Z95 * elbo.se)), None)
+        above = log_evidence.upper - log_evidence.middle  # a quadrature's error is a bound: it adds up plainly
+        lower = max(0.0, middle - below - Z95 * elbo.se)
+        return cls(value, se, lower, max(lower, middle + above + Z95 * elbo.se))
+
+    @property
+    def middle(self) -> float:
+        """The value, or where there is none the middle of the interval, its lower end where that is all there is."""
+        if self.value is not None:
+            return self.value
+        return self.lower if self.upper is None else 0.5 * (self.lower + self.upper)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Evaluation:
         draws: how many draws of z per unit; the size of the support where q was enumerated.
         active: coordinates that tell the units apart, see :meth:`LogWeights.active`.
         khat_units, ess_units: k̂ and ESS of each unit, (units,).
+        remark: what is to be known of the guide's draws in one line; empty where there is nothing.
     """
 
     guide: str
@@ -75,6 +85,7 @@ class Evaluation:
     active: int | None
     khat_units: Tensor | None = field(repr=False)
     ess_units: Tensor | None = field(repr=False)
+    remark: str = ""
 
     def worst(self, count: int = 10) -> list[int]:
         """Return the ``count`` units that the guide serves worst, of the largest gap log p(x_i) − ELBO_i, worst first."""
@@ -112,17 +123,22 @@ def evaluate(
     """
     model, guide = pair(model, guide, x, seed)
     weights = log_weights(model, guide, x, draws, seed + Stream.EVALUATION)
-    found = log_evidence if log_evidence is not None else evidence(model, x, guide, seed=seed)
-    return summarise(weights, guide.text, found)
+    if log_evidence is not None:
+        return summarise(weights, guide.text, log_evidence)
+    found, elbo = evidence(model, x, guide, seed=seed), weights.elbo()
+    found = found.covering({f"the ELBO of '{guide.text}'": (elbo.value, elbo.se)})
+    return summarise(weights, guide.text, found.for_gaps([found.middle - elbo.value]))
 
 
 def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:
     """Reduce log weights to an :class:`Evaluation`."""
     elbo, khat, ess = weights.elbo(), weights.khat(), weights.ess()
+    failed, drawn = getattr(weights, "failed", 0), len(weights.log_q)
     return Evaluation(
         guide=text, units=weights.log_q.shape[1], draws=len(weights.log_q), elbo=elbo, evidence=found,
         kl_gap=Gap.between(found, elbo), reconstruction=weights.reconstruction(), kl_prior=weights.kl_prior(),
-        khat=worst_khat(khat), ess=worst_ess(ess), active=weights.active(), khat_units=khat, ess_units=ess)
+        khat=worst_khat(khat), ess=worst_ess(ess), active=weights.active(), khat_units=khat, ess_units=ess,
+        remark=f"{failed} of {drawn} draws could not be evaluated" if failed else "")
 
 
 def worst_khat(khat: Tensor | None) -> float | None:

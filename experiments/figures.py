@@ -49,7 +49,7 @@ def elbo_trace(table: Comparison) -> Figure:
     fits = [fit for _, fit in named]
     figure, axes = panels_of(6.4, 4.0)
     axes.ticklabel_format(useOffset=False)
-    level = table.evidence.value / table.units
+    level = table.evidence.middle / table.units
     curves = [_trace(fit, level) for fit in fits]
     labels = {fit.objective for fit in fits}
     for i, ((name, fit), curve) in enumerate(zip(named, curves, strict=True)):
@@ -82,7 +82,7 @@ def gap_bars(table: Comparison) -> Figure:
     rows = [row.evaluation for row in table.rows][::-1]
     figure, axes = panels_of(6.4, 1.3 + 0.42 * len(rows))
     units = table.units
-    values = np.array([max(0.0, row.kl_gap.value) / units for row in rows])
+    values = np.array([max(0.0, row.kl_gap.middle) / units for row in rows])
     at = np.arange(len(rows))
     axes.barh(at, values, color=COLOURS[0], height=0.6)
     positive = values[values > 1e-6]
@@ -91,10 +91,11 @@ def gap_bars(table: Comparison) -> Figure:
         axes.set_xscale("symlog", linthresh=float(positive.min()))
     for i, row in enumerate(rows):
         gap, upper = row.kl_gap, row.kl_gap.upper
-        low, high = gap.lower / units, (gap.value + Z95 * gap.se if upper is None else upper) / units
+        low, high = gap.lower / units, (gap.middle + Z95 * gap.se if upper is None else upper) / units
         axes.plot([low, max(low, high)], [i, i], color="black", linewidth=1.4)
         mark, shown = " ≥ " if upper is None else " ", values[i] if values[i] > 1e-9 else 0
-        axes.text(max(high, values[i]), i, f"{mark}{shown:.3g}", va="center", ha="left", fontsize=9)
+        told = f" {low:.3g} … {high:.3g}" if gap.value is None and upper is not None else f"{mark}{shown:.3g}"
+        axes.text(max(high, values[i]), i, told, va="center", ha="left", fontsize=9)
     axes.set_yticks(at, [row.guide for row in rows])
     axes.margins(x=0.18)
     axes.set_xlim(left=0)

@@ -38,9 +38,9 @@ def split_bars(table: Comparison) -> Figure:
     figure, axes = panels_of(6.4, 1.6 + 0.42 * len(rows))
     units = table.units
     for i, row in enumerate(rows):
-        gap = max(0.0, row.evaluation.kl_gap.value) / units
+        gap = max(0.0, row.evaluation.kl_gap.middle) / units
         parts = (gap, 0.0) if row.split is None else (
-            max(0.0, row.split.approximation.value) / units, row.split.amortisation.value / units)
+            max(0.0, row.split.approximation.middle) / units, row.split.amortisation.middle / units)
         axes.barh(i, parts[0], color=COLOURS[0], height=0.6, label="approximation: not in the family")
         axes.barh(i, parts[1], left=parts[0], color=COLOURS[4], height=0.6, label="amortisation: not learned by the encoder")
         axes.text(sum(parts), i, f" {sum(parts):.3g}", va="center", ha="left", fontsize=9)

@@ -123,6 +123,7 @@ class _Evidence(_Gap):
     kind: Literal["exact", "quadrature", "bracketed", "estimated", "lower_bound"]
     guide: str | None = None
     method: str | None = None
+    remark: str = ""
 
 
 class _Fitted(_Shape):
@@ -147,6 +148,7 @@ class _Row(_Fitted):
     draws: int
     parameters: int
     log_evidence: _Evidence
+    remark: str = ""
 
 
 class _Table(_Shape):

@@ -43,13 +43,13 @@ def number(value: float | None, se: float | None = None) -> str:
 
 
 def interval(gap: dict[str, float | None]) -> str:
-    """Write a gap as its interval.
+    """Write a gap, or evidence without a point, as its interval.
 
     >>> interval({"value": 0.2, "se": 0.01, "lower": 0.18, "upper": None})
     '≥ 0.180'
     """
     lower, upper, se = gap["lower"], gap["upper"], gap["se"]
-    assert lower is not None, "a gap always has a lower end"
+    assert lower is not None, "an interval always has a lower end"
     if math.isinf(lower):
         return "∞"
     digits = min(4, max(0, 1 - math.floor(math.log10(se)))) if se and se > 1e-9 * (1 + abs(lower)) else 3
@@ -111,6 +111,13 @@ def _interval(key: str) -> Callable[[dict[str, Any], int], str]:
     return cell
 
 
+def _own_evidence(row: dict[str, Any], units: int) -> str:
+    found = row["own_evidence"]
+    if found["value"] is None and found["lower"] is not None:
+        return interval({key: None if found[key] is None else found[key] / units for key in ("se", "lower", "upper")})
+    return _scaled("own_evidence")(row, units)
+
+
 def _khat(row: dict[str, Any], units: int) -> str:
     khat = row["khat"]
     return "—" if khat is None else f"{khat:.2f}" if khat < 1e4 else f"{khat:.1e}"
@@ -125,7 +132,7 @@ COLUMNS = (
     Column("KL(q‖posterior), 95%", _interval("kl_gap")),
     Column("approximation", _interval("approximation_gap"), key="approximation_gap"),
     Column("amortisation", _interval("amortisation_gap"), key="amortisation_gap"),
-    Column("log p(x | θ)", _scaled("own_evidence"), key="own_evidence"),
+    Column("log p(x | θ)", _own_evidence, key="own_evidence"),
     Column("reconstruction", _scaled("reconstruction")),
     Column("KL(q‖prior)", _scaled("kl_prior")),
     Column("active", lambda row, units: "—" if row["active"] is None else str(row["active"]), False, "active"),
@@ -157,6 +164,8 @@ def comparison(table: Comparison, out: Console) -> None:
         _blocks(table, rows, out, columns)
     if not table.own_theta:
         out.print(_evidence(table), markup=False)
+    for line in _warnings(table):
+        out.print(line, markup=False)
     for line in _remarks(table):
         out.print(line, style="dim", markup=False)
 
@@ -188,13 +197,20 @@ def _blocks(table: Comparison, rows: list[dict[str, Any]], out: Console, columns
 def _evidence(table: Comparison) -> str:
     """Say what log p(x | θ) is, and how it is known."""
     found, units = table.evidence, table.units
-    each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
     kind = KINDS[found.kind].format(source=found.source, method=found.method)
-    value = number(found.value, found.se)
-    if found.kind in ("bracketed", "estimated") and found.upper is not None:
-        digits = 3 if found.upper - found.lower > 0.01 else 4
-        value = f"{found.value:.{digits}f} [{found.lower:.{digits}f}, {found.upper:.{digits}f}]"
-    return f"log p(x | θ) = {value} nats{each}, {kind}"
+    if found.kind not in ("bracketed", "estimated") or found.upper is None:
+        value = "—" if found.value is None else number(found.value, found.se)  # exact, or widened by what contradicts it
+        if found.kind != "lower_bound" and (found.value is None or found.width > 1e-2):
+            value += f" [{found.lower:.3f}, {found.upper:.3f}]"
+        each = f" ({found.middle / units:.3f} per unit)" if units > 1 else ""
+        return f"log p(x | θ) = {value} nats{each}, {kind}"
+    digits = 3 if found.width > 0.01 else 4
+    ends = f"[{found.lower:.{digits}f}, {found.upper:.{digits}f}]"
+    if found.value is None:
+        each = f" ([{found.lower / units:.3f}, {found.upper / units:.3f}] per unit)" if units > 1 else ""
+        return f"log p(x | θ) in {ends} nats{each}, {kind}"
+    each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
+    return f"log p(x | θ) = {found.value:.{digits}f} {ends} nats{each}, {kind}"
 
 
 def _title(table: Comparison) -> str:
@@ -205,6 +221,14 @@ def _title(table: Comparison) -> str:
         units += ", simulated at the fitted θ"
     own = ", each guide with a θ of its own" if table.own_theta else ""
     return f"{table.model.label} on {table.data}: {units}{own}, seed {table.seed}"
+
+
+def _warnings(table: Comparison) -> list[str]:
+    """Return what is to be known of the evidence, each once, and of each guide's draws."""
+    each = {row.evaluation.guide: row.evaluation.evidence.remark for row in table.rows}
+    known = [f"'{guide}': {remark}" for guide, remark in each.items() if remark] if table.own_theta else [table.evidence.remark]
+    drawn = [f"'{row.evaluation.guide}': {row.evaluation.remark}" for row in table.rows if row.evaluation.remark]
+    return [line for line in [*known, *drawn] if line]
 
 
 def _remarks(table: Comparison) -> list[str]:

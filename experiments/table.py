@@ -39,7 +39,8 @@ class Row:
             "reconstruction": _estimate(e.reconstruction), "kl_prior": _estimate(e.kl_prior), "active": e.active,
             "khat": e.khat, "ess": e.ess, "draws": e.draws, "parameters": self.fit.guide.size,
             "log_evidence": _evidence(e.evidence), "method": self.fit.method, "steps": self.fit.steps,
-            "seconds": round(self.fit.seconds, 3), "converged": self.fit.converged, "stopped": self.fit.stopped}
+            "seconds": round(self.fit.seconds, 3), "converged": self.fit.converged, "stopped": self.fit.stopped,
+            "remark": e.remark}
 
 
 @dataclass(frozen=True)
@@ -146,4 +147,4 @@ def _gap(gap: Gap) -> dict[str, float | None]:
 
 def _evidence(e: Evidence) -> dict[str, Any]:
     return {"kind": e.kind, "value": e.value, "se": e.se, "lower": e.lower, "upper": e.upper, "guide": e.source or None,
-            "method": e.method or None}
+            "method": e.method or None, "remark": e.remark}

@@ -288,7 +288,7 @@ def test_more_draws_are_the_posteriors_too() -> None:
     assert float((z.var(0) - 1).abs().max()) < SE * math.sqrt(2 / 400)
 
 
-def test_chains_in_two_modes_have_a_large_rhat_and_a_warning() -> None:
+def test_chains_in_two_modes_that_the_guide_holds_have_a_large_rhat_and_a_narrow_bracket() -> None:
     def two(x: Tensor) -> None:
         m = pyro.sample("m", dist.Normal(torch.zeros((), dtype=DOUBLE), 10.0))
         pyro.sample("x", dist.Normal(m.abs(), 0.1), obs=x)
@@ -296,8 +296,8 @@ def test_chains_in_two_modes_have_a_large_rhat_and_a_warning() -> None:
     x = torch.tensor(10.0, dtype=DOUBLE)
     model = zoo.as_model(two)
     guide = Fixed(model, Independent(Normal(torch.zeros(1, 1, dtype=DOUBLE), 10.0), 1))
-    with pytest.warns(zoo.ZooWarning, match="Markov chains for two disagree in 1 of 1 units"):
-        found = bracket(model, guide, x)
+    found = bracket(model, guide, x)  # without a warning: the weights are alike in both modes, and no bound rests on the chains
+    assert found.width < 0.3
     assert found.rhat is not None
     assert float(found.rhat) > 5
     assert surrounds(found, experiments.evidence(two, x).value)

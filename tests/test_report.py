@@ -107,6 +107,24 @@ class TestPage:
         assert text.startswith("<!doctype html>")
         assert text.count("<h1") == 1
 
+    def test_evidence_without_a_point_is_an_interval(self) -> None:
+        missed = "modes that some guides miss: of 2 found, 'mean_field' holds 1"
+        wide = {**evidence("estimated"), "value": None, "remark": missed}
+        split = {"approximation_gap": gap(None, 14.0, 16.0), "amortisation_gap": gap(25.0, 24.0, 26.0)}
+        failed = "3 of 512 draws could not be evaluated"
+        rows = row("mean_field", kl_gap=gap(None, 38.0, 42.0), log_evidence=wide, **split, remark=failed)
+        shown = record(table=comparison(rows, log_evidence=wide), metrics=metrics("mean_field", -1200.0, units=40))
+        text = page([shown])
+        assert "log p(x | θ) in <b>[-1161.00, -1159.00]</b> nats ([-29.025, -28.975] per unit)" in text
+        assert "modes that some guides miss: of 2 found" in text
+        assert "0.950 … 1.050" in text or "0.95 … 1.05" in text
+        found = verdicts(shown)
+        assert levels(found, "evidence") == ["caution", "caution"]
+        assert [v.text for v in found if v.topic == "draws"] == [f"'mean_field': {failed}"]
+        own = page([record(table=comparison(rows, log_evidence=None, own_theta=True))])
+        assert "-1161.00 … -1159.00" in own
+        assert page([record("a", table=comparison(rows)), record("b", seed=1, table=comparison(rows))])
+
     def test_numbers_that_are_missing_or_infinite_are_shown(self) -> None:
         lost = row("prior", None, kl_gap=gap(None, None, None), reconstruction={"value": None, "se": None})
         text = page([record(table=comparison(lost, row("mean_field", kl_gap=gap(40.0, 38.0, None))))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,12 @@ def each(gap: dict[str, Any], units: int) -> dict[str, Any]:
     return {end: None if value is None else value / units for end, value in gap.items()}
 
 
+def middle(gap: dict[str, Any]) -> float:
+    """Return a gap's value, or the middle of its interval where that is all there is."""
+    ends = [gap["value"]] if gap["value"] is not None else [end for end in (gap["lower"], gap["upper"]) if end is not None]
+    return float(statistics.fmean(ends))
+
+
 def bars(gaps: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """Return gaps per unit as bars: label, interval in words, and value, lower and upper end on the scale."""
     scale = Scale.over([gap[end] for _, gap in gaps for end in ("value", "upper") if gap[end] is not None])
@@ -79,9 +86,10 @@ def splits(rows: Sequence[dict[str, Any]], units: int) -> dict[str, Any] | None:
     pairs = [(row["guide"], each(row["approximation_gap"], units), each(row["amortisation_gap"], units)) for row in rows]
     if not pairs:
         return None
-    scale = max((Scale.over([max(0.0, a["value"]) + max(0.0, b["value"])]) for _, a, b in pairs), key=lambda scale: scale.high)
+    widths = [(max(0.0, middle(a)), max(0.0, middle(b))) for _, a, b in pairs]
+    scale = max((Scale.over([sum(width)]) for width in widths), key=lambda scale: scale.high)
     return {"scale": scale, "rows": [
-        (name, interval(a), interval(b), scale.within(a["value"]), scale.within(b["value"])) for name, a, b in pairs]}
+        (name, interval(a), interval(b), *map(scale.within, width)) for (name, a, b), width in zip(pairs, widths, strict=True)]}
 
 
 def chart(

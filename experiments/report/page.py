@@ -69,7 +69,7 @@ def _title(records: Sequence[Record]) -> str:
 def _run(name: str, record: Record, points: int) -> dict[str, Any]:
     """Return what the template shows of one run."""
     found, table, traces = verdicts(record), finished(record.comparison), traces_of(record)
-    level = table["log_evidence"]["value"] / table["units"] if table and table["log_evidence"] else None
+    level = _level(table["log_evidence"], table["units"]) if table and table["log_evidence"] else None
     rows = table["guides"] if table else []
     return {
         "name": name, "record": record, "table": table, "verdicts": found, "level": worst(found), "figures": [], "missing": [],
@@ -78,6 +78,12 @@ def _run(name: str, record: Record, points: int) -> dict[str, Any]:
         "splits": splits([row for row in rows if row["approximation_gap"]], table["units"]) if table else None,
         "chart": chart(traces, level, points, objective=objective_of(record)) if traces else None,
         "summary": summary_table(record.summary[:MOST["variables"]]) if record.summary else None}
+
+
+def _level(found: dict[str, Any], units: int) -> float | None:
+    """Return log p(x | θ) per unit, or the middle of its interval where that is all there is."""
+    ends = [found["value"]] if found["value"] is not None else [found["lower"], found["upper"]]
+    return None if None in ends else sum(ends) / len(ends) / units
 
 
 def _best_elbo(table: dict[str, Any] | None) -> float:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from experiments.record import Record
 from experiments.reliability import EVEN, KHAT, misses_mass
 from experiments.render import number
+from experiments.report.charts import middle
 from experiments.report.facts import differing, objective_of, settings, traces_of
 
 Level = Literal["good", "caution", "bad"]
@@ -42,7 +43,7 @@ class Verdict:
     """What one diagnostic says.
 
     Attributes:
-        topic: ``run``, ``evidence``, ``gap``, ``k̂``, ``ESS``, ``convergence`` or ``seeds``.
+        topic: ``run``, ``evidence``, ``draws``, ``gap``, ``k̂``, ``ESS``, ``convergence`` or ``seeds``.
         level: ``good``: nothing speaks against it; ``caution``: read on with care; ``bad``: do not rely on it.
         text: what was found and what it means, in a sentence.
     """
@@ -62,13 +63,21 @@ def verdicts(record: Record) -> list[Verdict]:
     found = _state(record)
     comparison = record.comparison
     if comparison is not None:
-        known = comparison["log_evidence"]
-        kinds = {known["kind"]} if known else {row["log_evidence"]["kind"] for row in comparison["guides"]}
-        found += [Verdict("evidence", *EVIDENCE[kind]) for kind in EVIDENCE if kind in kinds]
+        found += _evidence(comparison)
         for judge in (_gap, _khat, _ess):
             found += [verdict for row in comparison["guides"] if (verdict := judge(row)) is not None]
         found += [_convergence(name, fit) for name, fit in _fits(comparison)]
     return found + _seeds(record)
+
+
+def _evidence(comparison: dict[str, Any]) -> list[Verdict]:
+    """Judge the kinds of evidence there are, and pass on what is remarked of them and of the guides' draws."""
+    shared, rows = comparison["log_evidence"], comparison["guides"]
+    evidences = [shared] if shared else [row["log_evidence"] for row in rows]
+    kinds, remarks = {found["kind"] for found in evidences}, dict.fromkeys(found.get("remark", "") for found in evidences)
+    judged = [Verdict("evidence", *EVIDENCE[kind]) for kind in EVIDENCE if kind in kinds]
+    judged += [Verdict("evidence", "caution", remark) for remark in remarks if remark]
+    return judged + [Verdict("draws", "caution", f"'{row['guide']}': {row['remark']}") for row in rows if row.get("remark")]
 
 
 def _state(record: Record) -> list[Verdict]:
@@ -170,7 +179,7 @@ def _group(records: Sequence[Record], told: str) -> list[Verdict]:
         known = [(row, units) for row, units in rows if row["elbo"]["value"] is not None]
         if len(known) < 2:
             continue
-        gaps = [max(0.0, row["kl_gap"]["value"]) / units for row, units in known if row["kl_gap"]["value"] is not None]
+        gaps = [max(0.0, middle(row["kl_gap"])) / units for row, units in known if row["kl_gap"]["lower"] is not None]
         found.append(_agreement(
             f"'{guide}'" + (f", {told}" if told else ""), [row["elbo"]["value"] / units for row, units in known],
             [(row["elbo"]["se"] or 0.0) / units for row, units in known], statistics.median(gaps) if gaps else None))

@@ -196,6 +196,6 @@ def measure(
         log_q = free.guide.posterior(x[shown : shown + 1], torch.tensor([shown])).log_prob(grid)[:, 0]
     side, units = math.isqrt(len(grid)), len(x)
     return Family(
-        gap.approximation.value / units, gap.approximation.se / units, gap.amortisation.value / units,
+        gap.approximation.middle / units, gap.approximation.se / units, gap.amortisation.middle / units,
         gap.amortisation.se / units, float(khat[shown]), float((found.units - best.elbo().units)[shown]),
         log_q.reshape(side, side))

@@ -1,0 +1,72 @@
+"""What the evidence of one or several guides is drawn from: their mixture, and modes that none of them holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from experiments.proposals import MixtureGuide, densities_known
+from experiments.restarts import Restarts, search
+from experiments.streams import Stream
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.model import Model
+from zoo.program import seeded
+
+#: A mode of at least this share of the mass is worth a remark.
+NOTED = 0.01
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A guide to draw from, and what is to be known of it.
+
+    Attributes:
+        guide: one of the guides, or their mixture, with modes that restarts have found.
+        remark: which modes which guides miss; empty where there is nothing to say.
+        unmet: why modes are to be expected that neither the guides nor the restarts have met; empty where they are not.
+    """
+
+    guide: BaseGuide
+    remark: str = ""
+    unmet: str = ""
+
+
+def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Pool:
+    """Mix the guides whose density is known at any z in equal shares, with a component for modes that none of them holds.
+
+    Modes are looked for where x is one unit: see :func:`experiments.restarts.search`. The first guide stands alone where no
+    density is known everywhere.
+    """
+    with seeded(seed + Stream.RESTARTS):
+        known = densities_known(guides, x)
+        if not known:
+            return Pool(guides[0])
+        with torch.no_grad():
+            found = search(model, x, [guide.posterior(x) for guide in known])
+    components = [] if found is None else found.components()
+    text = " + ".join([*(guide.text for guide in known), *["restarts"] * len(components)])
+    one = len(known) == 1 and not components
+    guide = known[0] if one else MixtureGuide(model, known, components, text)
+    return Pool(guide) if found is None else Pool(guide, _missed(found, known), _unmet(found))
+
+
+def _missed(found: Restarts, guides: Sequence[BaseGuide]) -> str:
+    """Say which guides miss modes that hold mass."""
+    noted = found.share > NOTED * found.share.max()
+    count, held = int(noted.sum()), found.held[noted].sum(0).tolist()
+    if all(number == count for number in held):
+        return ""
+    told = ", ".join(f"'{guide.text}' holds {number}" for guide, number in zip(guides, held, strict=True))
+    return f"modes that some guides miss: of {count} found, {told}"
+
+
+def _unmet(found: Restarts) -> str:
+    """Say that modes are to be expected which no restart has met."""
+    if not found.more:
+        return ""
+    return (
+        f"{found.once} of {len(found.loc)} modes were met by one of {found.starts} restarts from the prior alone: there are "
+        "more, and log p(x | θ) is only bounded from below")

@@ -1,0 +1,108 @@
+"""Mixtures of several guides, from which the evidence of a comparison draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from guides.guide import BaseGuide
+from guides.program import ProgramGuide
+from guides.whole import Prior
+from zoo.data import Data
+from zoo.enumerated import Enumerated
+from zoo.errors import ZooError
+from zoo.model import Model
+
+
+class EqualMixture(dist.TorchDistribution):
+    """q(z) = (q_1(z) + … + q_G(z)) / G: a draw comes from each component with probability 1 / G.
+
+    Importance weights p(z) / q(z) against all components, not the one that gave the draw, are the balance heuristic. They are
+    at most G times the weights of any one component, so that a mode that one component reaches is in the estimate, and
+    components that miss it cost at most log G nats of a bound on one draw, and a G-fold number of draws.
+
+    Args:
+        components: G distributions, each of batch shape (units,) and event shape (d,).
+
+    Source: Veach and Guibas (1995), Optimally combining sampling techniques for Monte Carlo rendering,
+    https://doi.org/10.1145/218380.218498; Owen and Zhou (2000), Safe and effective importance sampling,
+    https://doi.org/10.1080/01621459.2000.10473909
+
+    >>> parts = [dist.Normal(torch.full((3, 1), loc), 1.0).to_event(1) for loc in (-2.0, 2.0)]
+    >>> mixture = EqualMixture(parts)
+    >>> mixture.sample((5,)).shape, mixture.log_prob(torch.zeros(3, 1)).round(decimals=4)
+    (torch.Size([5, 3, 1]), tensor([-2.9189, -2.9189, -2.9189]))
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+
+    def __init__(self, components: Sequence[Distribution]):
+        self.components = tuple(components)
+        first = self.components[0]
+        super().__init__(first.batch_shape, first.event_shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.batch_shape
+        with torch.no_grad():
+            drawn = torch.stack([component.sample(torch.Size(sample_shape)) for component in self.components])
+            which = torch.randint(len(self.components), shape, device=drawn.device)
+            return drawn.gather(0, which[None, ..., None].expand(1, *drawn.shape[1:]))[0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        each = torch.stack([component.log_prob(value) for component in self.components])
+        return each.logsumexp(0) - math.log(len(self.components))
+
+
+class MixtureGuide(BaseGuide):
+    """The mixture in equal shares of what several guides of one model, and any ``components`` beside them, say of one ``x``.
+
+    Args:
+        model: the model.
+        guides: the guides, of continuous latents, whose density is known at any z: see :func:`densities_known`.
+        components: distributions over the latents of the data that it is asked for, beside the guides'.
+        text: what to call it; empty: after its guides.
+
+    Raises:
+        ZooError: neither guides nor components.
+    """
+
+    new_units = minibatches = False
+
+    def __init__(self, model: Model, guides: Sequence[BaseGuide], components: Sequence[Distribution] = (), text: str = ""):
+        if not guides and not components:
+            raise ZooError("expected guides or distributions to mix; got none; name some")
+        super().__init__(model, text or " + ".join(guide.text for guide in guides))
+        self.__dict__["guides"], self.__dict__["others"] = tuple(guides), tuple(components)
+        self._modules.update({f"guide {i}": guide for i, guide in enumerate(guides)})  # their mode follows this one's
+
+    def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
+        return EqualMixture([*(guide.posterior(x, index) for guide in self.guides), *self.others])
+
+
+def densities_known(guides: Sequence[BaseGuide], x: Data) -> list[BaseGuide]:
+    """Return the guides that can be mixed: of continuous latents, with a log q that is known at any z.
+
+    Left out are Pyro programs that can't be inverted, guides whose draws are enumerated, and the prior where there is another:
+    its program is run draw by draw.
+    """
+    return [guide for guide in guides if not isinstance(guide, Prior) and _density_known(guide, x)]
+
+
+def _density_known(guide: BaseGuide, x: Data) -> bool:
+    with torch.no_grad():
+        q = guide.posterior(x)
+        if isinstance(q, Enumerated) or not q.event_shape[0]:
+            return False
+        if not isinstance(guide, ProgramGuide):
+            return True
+        try:
+            return bool(q.log_prob(q.sample((2,)).clone()).isfinite().all())
+        except ZooError:
+            return False
