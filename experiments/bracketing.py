@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.annealing import MANY, Ends, checked_draws, pilot, proposal, take_draws
 from experiments.streams import Stream
-from experiments.weights import chunks, log_weights, work
+from experiments.weights import chunks, log_joint, log_weights, work
 from guides.guide import BaseGuide, paired
 from guides.whole import Prior
 from zoo.data import Data
@@ -236,7 +236,7 @@ def importance_bracket(
     forward = _weights(model, guide, x, draws, seed + Stream.IMPORTANCE)
     with torch.no_grad():
         q = proposal(model, guide, x)
-        reverse = torch.cat([model.log_joint(x, z) - q.log_prob(z) for z in checked_draws(model, x, exact).split(1)])
+        reverse = torch.cat([log_joint(model, x, z) - q.log_prob(z) for z in checked_draws(model, x, exact).split(1)])
     return sandwich(forward, reverse)
 
 
@@ -254,7 +254,7 @@ def _weights(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: i
         q = proposal(model, guide, x)
         for count in chunks(draws, each * len(latents.support())):
             z = q.sample(torch.Size([count]))
-            parts.append(model.log_joint(x, z) - q.log_prob(z))
+            parts.append(log_joint(model, x, z) - q.log_prob(z))
     return torch.cat(parts)
 
 

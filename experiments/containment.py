@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments.streams import Stream
-from experiments.weights import chunks, scored, work
+from experiments.weights import chunks, log_joint, scored, work
 from guides.amortisation import Free
 from guides.family import Normal
 from guides.guide import BaseGuide, Guide
@@ -125,7 +125,7 @@ class Floor:
         with seeded(self.seed + Stream.CONTAINMENT), torch.no_grad(), evaluating(self.model, self.guide):
             for count in chunks(max(LEAST, min(MOST, NUMBERS // each)), each):
                 z, log_q = scored(self.guide.posterior(self.x), count)
-                found.append((self.model.log_joint(self.x, z) - log_q).double().sum(1))
+                found.append((log_joint(self.model, self.x, z) - log_q).double().sum(1))
         return torch.cat(found).nan_to_num(nan=-math.inf, posinf=-math.inf)
 
     def below(self) -> tuple[float, float]:

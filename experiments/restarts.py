@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.each import ascend_each
-from experiments.weights import chunks, work
+from experiments.weights import chunks, log_joint, work
 from zoo.data import Data, reference
 from zoo.errors import ZooError
 from zoo.model import Model
@@ -150,10 +150,7 @@ def _level(model: Model, x: Data, guides: Sequence[Distribution]) -> float:
     with torch.no_grad():
         for q in guides:
             z = q.sample(torch.Size([LEVEL_DRAWS]))
-            try:
-                weights = (model.log_joint(x, z) - q.log_prob(z)).double().nan_to_num(nan=-math.inf, posinf=-math.inf)
-            except (ZooError, LinAlgError, *FORBIDDEN):
-                continue
+            weights = (log_joint(model, x, z) - q.log_prob(z)).double().nan_to_num(nan=-math.inf, posinf=-math.inf)
             bounds.append(float(weights.logsumexp(0)) - math.log(LEVEL_DRAWS))
     return max(bounds)
 

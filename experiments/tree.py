@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.fitting import pair
+from experiments.weights import log_joint
 from guides.guide import AnyGuide, BaseGuide
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
@@ -100,7 +101,7 @@ def _draw(
         z = q.sample((draws,))
 
         def stats() -> dict[str, Tensor]:
-            log_p, log_q = model.log_joint(x, z), q.log_prob(z)
+            log_p, log_q = log_joint(model, x, z), q.log_prob(z)
             values = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
             return values if model.latents(x).unit else {k: v[:, 0] for k, v in values.items()}
 
