@@ -38,7 +38,7 @@ from zoo.model import Model
 from zoo.program import Program, seeded
 
 #: Steps that each method takes at most, where unsaid.
-METHODS: Mapping[str, int] = {"em": 1000, "fixed_draws": 1000, "svi": 2000}
+METHODS: Mapping[str, int] = {"em": 1000, "fixed_draws": 1000, "svi": 50_000}
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,10 @@ class Fit:
         seconds: of wall time.
         elbo: what the optimiser last saw, in nats, summed over units (``svi``: the mean of the last tenth of its steps, of the
             bound that it maximised; with ``validation`` the best held-out ELBO). Use ``evaluate`` for one with its error.
-        converged: whether the method's own rule for stopping was met (``svi``: the second half of the run raised the
-            ELBO no more than noise or 0.02 nats per unit).
-        stopped: why it stopped early, empty where it did not.
+        converged: whether the method's own rule was met, never because its steps were over. em: an iteration gained under 1e-9
+            nats per unit; fixed_draws: the slope promises under 0.01 nats, and fresh draws agree; svi: going on as it went would
+            gain under 0.02 nats per unit, or the held-out ELBO rose no more.
+        stopped: why it stopped early, or why it has not converged and what to do; empty where neither is so.
         history: (step, ELBO, seconds since the start).
         units: how many units the ELBOs are summed over.
         iterations: of EM: ELBO before and after the M-step, log p(x), gap.
@@ -99,7 +100,7 @@ def fit(
         x: the data.
         method: ``em``, ``fixed_draws`` or ``svi``; ``None``: what :func:`default_method` says.
         train_model: move θ too. A model without parameters has nothing to move.
-        steps: at most; ``None``: 1,000 iterations of em and fixed_draws, 2,000 steps of svi.
+        steps: at most; ``None``: 1,000 iterations of em and fixed_draws; svi goes on until it has converged, up to 50,000.
         draws: of z per unit: of fixed_draws at the start and the end, of svi per step.
         accelerate: extrapolate EM's steps, see :class:`experiments.acceleration.Anderson`: far fewer where it creeps, and as
             monotone. The maximum that it comes to may be another one of several.
@@ -160,24 +161,32 @@ def fit(
     watch = Watch(Moment(model, guide, x, chosen, limit, latents.units, name), [*bars(progress), *callbacks], kept)
     with watch, seeded(seed), torch.enable_grad(), one, theta, products:
         processes.agree([*model.state_dict().values(), *guide.state_dict().values()])
-        options: dict[str, Any] = {"steps": limit, "watch": watch}
+        options: dict[str, Any] = {"steps": steps if chosen == "svi" else limit, "watch": watch}
         outcome: Outcome
         if chosen == "em":
             outcome = em(model, guide, x, iterations=iterations, accelerate=accelerate, processes=processes, **options)
         elif chosen == "fixed_draws":
             outcome = fixed_draws(model, guide, x, train_model=has_theta, draws=draws, seed=seed, **options)
         else:
-            outcome = svi(model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, **options)
+            outcome = svi(
+                model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, limit=limit, **options)
     processes.agree(model.buffers())  # running statistics of a decoder are of a process's own units
     guide.eval()
     model.eval()
     fitted = Fit(
-        model, guide, chosen, outcome.steps, watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
+        model, guide, chosen, outcome.steps, watch.seconds, outcome.elbo, outcome.converged, _why(outcome),
         tuple(watch.history), latents.units, tuple(iterations), outcome.states)
     watch.end(fitted)
     if kept is not None:
         keep(kept, fitted)  # last: a fit that is kept is not watched again, and what its callbacks know must be written
     return fitted
+
+
+def _why(outcome: Outcome) -> str:
+    """Return why a fit stopped early or has not converged, and in the latter case what to do."""
+    if outcome.converged or outcome.stopped:
+        return outcome.stopped
+    return f"not converged: {outcome.steps:,} step{'s' if outcome.steps != 1 else ''}; raise --steps"
 
 
 def fit_seeds(
