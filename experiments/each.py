@@ -130,7 +130,8 @@ def ascend_each(
     Each unit has its own curvature and step length, which a joint ascent must find for all of them at once, and leaves the
     others when it has settled: when its rise, and a tenth of what its slope promises, stay below ``tolerance`` nats. A trial
     step that leaves the finite numbers is shortened. A unit whose search finds no rise is left, too: floating point can't show
-    one. The ascent has not converged if the slope of such a unit promises more than :data:`PROMISED`. With a ``tape``, evaluations are recorded there, and those that are on it already are not made.
+    one. The ascent has not converged if the slope of such a unit promises more than :data:`PROMISED`. With a ``tape``,
+    evaluations are recorded there, and those that are on it already are not made.
 
     Source: Nocedal and Wright (2006), Numerical optimization, algorithms 3.1, 7.4 and 7.5,
     https://doi.org/10.1007/978-0-387-40065-5

@@ -51,9 +51,9 @@ class Fit:
         seconds: of wall time.
         elbo: what the optimiser last saw, in nats, summed over units (``svi``: the mean of the last tenth of its steps, of the
             bound that it maximised; with ``validation`` the best held-out ELBO). Use ``evaluate`` for one with its error.
-        converged: whether the method's own rule was met, never because its steps were over. em: an iteration gained under 1e-9
-            nats per unit; fixed_draws: the slope promises under 0.01 nats, and fresh draws agree; svi: going on as it went would
-            gain under 0.02 nats per unit, or the held-out ELBO rose no more.
+        converged: whether the method's own rule was met, never because its steps were over. em: an iteration gained under
+            1e-9 nats per unit; fixed_draws: the slope promises under 0.01 nats, and fresh draws agree; svi: going on as it went
+            would gain under 0.02 nats per unit, or the held-out ELBO rose no more.
         stopped: why it stopped early, or why it has not converged and what to do; empty where neither is so.
         history: (step, ELBO, seconds since the start).
         units: how many units the ELBOs are summed over.

@@ -64,7 +64,8 @@ def fixed_draws(
     if isinstance(guide.family, NormalBase):
         held = Held(model, guide, guide.family, x, parameters, seed, count)
         done = _doubling(held, steps, draws, tolerance)
-        return done if done.converged or done.stopped or done.steps >= steps else _in_double(held, done, steps, draws, tolerance)
+        stuck = not done.converged and not done.stopped and done.steps < steps
+        return _in_double(held, done, steps, draws, tolerance) if stuck else done
     if not isinstance(guide.posterior(x), Enumerated):
         raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
     return _discrete(model, guide, x, parameters, steps, count)
@@ -72,10 +73,12 @@ def fixed_draws(
 
 def _in_double(held: Held, done: Outcome, steps: int, draws: int | None, tolerance: float) -> Outcome:
     """Go on in float64 where no step was seen to raise the ELBO, though its slope promises more; say so where that fails."""
-    double = None if held.parameters[0].dtype == torch.float64 else held.doubled()
+    wide = held.parameters[0].dtype == torch.float64
+    double = None if wide else held.doubled()
     if double is None:
-        reason = "in float64" if held.parameters[0].dtype == torch.float64 else "in float32, and the program does not run in float64"
-        return replace(done, stopped=f"not converged: no step is seen to raise the ELBO {reason}; pass more draws=, or use method svi")
+        numbers = "float64" if wide else "float32, and the program does not run in float64"
+        return replace(done, stopped=(
+            f"not converged: no step is seen to raise the ELBO, whose slope promises more, in {numbers}; use method svi"))
     again = _doubling(double, steps - done.steps, draws, tolerance)
     for rounded, exact in zip(held.parameters, double.parameters, strict=True):
         rounded.data.copy_(exact.data)

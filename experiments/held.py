@@ -214,8 +214,8 @@ class Held:
     def _climb_each(self, own: Free, noise: Tensor, steps: int, rise: float) -> Ascent:
         """Climb where nothing but the units' own φ moves: each unit for itself, in coordinates that suit its curvature.
 
-        Coordinates that suit the start may not suit the end. So they are drawn anew there, and the climb goes on, until the slope
-        in fresh ones promises next to nothing: only then has it converged.
+        Coordinates that suit the start may not suit the end. So they are drawn anew there, and the climb goes on, until the
+        slope in fresh ones promises next to nothing: only then has it converged.
         """
         done = self._climb_once(own, noise, steps, rise)
         taken, gained = done.iterations, math.inf
@@ -243,7 +243,7 @@ class Held:
         return done
 
     def _in_chart(self, chart: Chart, noise: Tensor, point: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the ELBOs of units ``index`` (k,) on ``noise``, their reconstructions, and the slopes in a chart's coordinates."""
+        """Return the ELBOs of units ``index`` (k,) on ``noise``, reconstructions, and the slopes in a chart's coordinates."""
         y = point.detach().requires_grad_()
         phi = _like(near(self.family, chart.own, chart.start[index], y, *(root[index] for root in chart.roots)), noise)
         entropy = self.family.distribution(phi).entropy()

@@ -76,7 +76,8 @@ def _direction(gradient: Tensor, hessian: Tensor) -> Tensor:
     scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
     values, vectors = torch.linalg.eigh(-scale[:, None] * hessian * scale)
     along = vectors.mT @ (scale * gradient) / values.abs().clamp(min=LEAST)
-    return scale * (vectors @ along)
+    direction: Tensor = scale * (vectors @ along)
+    return direction
 
 
 def _searched(

@@ -14,7 +14,7 @@ from experiments.journal import State, alike
 #: Nats per unit that a converged ascent may still rise by.
 TOLERANCE = 0.02
 #: Where the first window of a run without a given end closes, and how many times as far each next one does.
-FIRST, LONGER = 500, 4 / 3
+FIRST, LONGER = 750, 4 / 3
 #: How many times as far as from window to window the ascent is followed, in a straight line.
 AHEAD = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
 #: Of a longer run, one step in so many counts in a window's mean.
@@ -28,7 +28,7 @@ def closings(steps: int | None, limit: int) -> list[int]:
     """Return the steps at which windows close, each a third farther than the one before.
 
     >>> closings(1000, 1000), closings(None, 2000)
-    ([563, 750, 1000], [500, 667, 889, 1185, 1580])
+    ([563, 750, 1000], [750, 1000, 1334, 1778])
     """
     if steps is not None:
         return sorted({math.ceil(steps / LONGER**k) for k in range(3)})

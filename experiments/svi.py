@@ -52,7 +52,7 @@ def svi(
     there is a ``validation`` share. A run that diverges, or turns non-finite, is rolled back to it, and a warning says so.
     States are compared under the objective as it is then, so one that a callback or a schedule changes is not taken for a fall.
 
-    Without ``steps`` the rate stays until the ascent has settled, then falls over half as many steps again, and the run ends if
+    Without ``steps`` the rate stays until the ascent has settled, then falls over as many steps again, and the run ends if
     it has settled there, too; else it climbs on at a quarter of the rate. It has settled where :func:`promised` is at most
     :data:`TOLERANCE` nats per unit, or, with a ``validation`` share, where ``patience`` blocks of 100 steps raised the held-out
     ELBO by no more than a quarter of that.
@@ -218,12 +218,12 @@ class _Run:
                 self.stopped = f"early: the held-out ELBO has not risen since step {self.best_step}"
             return
         typical, before = statistics.median(recent), max(self.values[0], self._best_elbo())
-        if typical < min(self.values[0], self._best_elbo()) - 10 * abs(before) - 100 * self.units:  # not one wild draw
-            if self._lost(step, value, error):
-                self.stopped = f"the ELBO fell to {typical:.4g}, far below {before:.4g}"
+        far = typical < min(self.values[0], self._best_elbo()) - 10 * abs(before) - 100 * self.units  # not one wild draw
+        if far and self._lost(step, value, error):
+            self.stopped = f"the ELBO fell to {typical:.4g}, far below {before:.4g}"
 
     def settle(self, step: int) -> None:
-        """Without a given end: let the rate fall once the ascent has settled, and end once it has settled on the falling rate."""
+        """Without a given end: let the rate fall once the ascent has settled; end once it has settled there, too."""
         closes = step in self.closings
         if not self.open:
             if closes and step < self.steps:
@@ -232,14 +232,14 @@ class _Run:
         if self.pace.falling:
             if step == self.pace.end:
                 self._end(step)
-            elif step == self.pace.middle:
+            elif step == self.pace.middle:  # the last window is of the slower half
                 self.windows.close()
             return
         if self.validation is not None:
             settled = step % self.block == 0 and self.stale >= self.training.patience
         else:
             settled = closes and self._settled()
-        last = step >= self.steps * 2 // 3
+        last = step >= self.steps // 2
         if settled or last:
             self._slow_down(step)
         elif closes:
@@ -255,7 +255,7 @@ class _Run:
             self.done = True
             return
         self.plateau = copies(self.windows.mean)
-        self.pace.fall(step, min(self.steps, step + max(BLOCK, taken // 2)))
+        self.pace.fall(step, min(self.steps, step + max(BLOCK, taken)))
         self.windows.count = 0
 
     def _end(self, step: int) -> None:
@@ -412,7 +412,7 @@ class _Run:
             return share or 0.0
         units = len(reference(x)) if isinstance(x, Tensor) else self.model.latents(x).units
         size = sum(p.numel() for p in trainable(self.model, self.guide, train_model))
-        return min(0.1, 512 / units) if size > units >= 20 else 0.0
+        return min(512, max(20, units // 20)) / units if size > units >= 200 else 0.0
 
     def _view(self, batch: Data) -> Data:
         view = self.training.view
