@@ -22,6 +22,8 @@ REACH = 2.0
 ENOUGH, TRIALS = 1e-4, 15
 #: Iterations in a row in which a settled unit rises no more than asked.
 CALM = 2
+#: Nats that a slope may promise where floating point shows no rise along it: more of them, and a climb has not converged.
+PROMISED = 0.01
 
 #: (parameters (k, size), units (k,)) → objective (k,), a number to report (k,), gradient (k, size), all float64. In
 #: place of the gradient, whatever else (k, …) an ascent goes by.
@@ -143,9 +145,10 @@ def ascend_each(
 
     Each unit has its own curvature and step length, which a joint ascent must find for all of them at once, and leaves the
     others when it has settled: when its rise, and a tenth of what its slope promises, stay below ``tolerance`` nats. A trial
-    step that leaves the finite numbers is shortened. A unit whose search finds no rise has settled, too: floating point can't
-    show one; one whose start is not finite never settles, and there ``check`` is called, which may refuse to go on. With a
-    ``tape``, evaluations are recorded there, and those that are on it already are not made.
+    step that leaves the finite numbers is shortened. A unit whose search finds no rise is left, too: floating point can't show
+    one. The ascent has not converged if the slope of such a unit promises more than :data:`PROMISED`, or if the start of a unit
+    is not finite; there ``check`` is called, which may refuse to go on. With a ``tape``, evaluations are recorded there, and
+    those that are on it already are not made.
 
     Source: Nocedal and Wright (2006), Numerical optimization, algorithms 3.1, 7.4 and 7.5,
     https://doi.org/10.1007/978-0-387-40065-5
@@ -155,8 +158,8 @@ def ascend_each(
     state = evaluate(point.clone(), active)
     curvature, calm, taken = _Curvature(state.gradient), torch.zeros_like(active), 0
     finite = state.loss.isfinite()
-    active, started = active[finite], bool(finite.all())
-    if not started and check is not None:
+    missing, active = torch.where(finite, 0.0, torch.inf).to(state.loss), active[finite]
+    if check is not None and not bool(finite.all()):
         check()
     while len(active) and taken < iterations:
         before = state.at(active)
@@ -166,11 +169,14 @@ def ascend_each(
         taken += 1
         still = (before.loss - after.loss < tolerance) & (promised < 10 * tolerance)
         calm[active] = torch.where(still, calm[active] + 1, 0)
-        calm[active[(after.point == before.point).all(1)]] = CALM
+        stuck = (after.point == before.point).all(1)
+        calm[active[stuck]] = CALM
+        missing[active] = torch.where(stuck, promised, 0.0)
         active = active[calm[active] < CALM]
         if report is not None:
             report(-float(state.loss.sum()), float(state.gradient.norm()), float(state.told.sum()), state.point)
-    return state.point, Ascent(-float(state.loss.sum()), taken, started and not len(active))
+    most = float(missing.max())
+    return state.point, Ascent(-float(state.loss.sum()), taken, not len(active) and most <= PROMISED, most)
 
 
 def _step(

@@ -40,7 +40,7 @@ from zoo.model import Model
 from zoo.program import Program, seeded
 
 #: Steps that each method takes at most, where unsaid.
-METHODS: Mapping[str, int] = {"em": 1000, "fixed_draws": 1000, "svi": 2000}
+METHODS: Mapping[str, int] = {"em": 1000, "fixed_draws": 1000, "svi": 50_000}
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ class Fit:
         seconds: of wall time, the quick fit's included.
         bound: what the optimiser last saw of the bound that it maximised, in nats, summed over units (``svi``: the mean of the
             last tenth of its steps; with ``validation`` the best held-out ELBO). Use ``evaluate`` for an ELBO with its error.
-        converged: whether the method's own rule for stopping was met (``svi``: the second half of the run raised the
-            ELBO no more than noise or 0.02 nats per unit).
-        stopped: why it stopped early, empty where it did not.
+        converged: whether the method's own rule was met, never because its steps were over. em: an iteration gained under
+            1e-9 nats per unit; fixed_draws: the slope promises under 0.01 nats, and fresh draws agree; svi: going on as it went
+            would gain under 0.02 nats per unit, or the held-out ELBO rose no more.
+        stopped: why it stopped early, or why it has not converged and what to do; empty where neither is so.
         history: (step, bound, seconds since the start).
         units: how many units the ELBOs are summed over.
         iterations: of EM: ELBO before and after the M-step, log p(x), gap.
@@ -110,7 +111,7 @@ def fit(
         x: the data.
         method: ``em``, ``fixed_draws`` or ``svi``; ``None``: what :func:`default_method` says.
         train_model: move θ too. A model without parameters has nothing to move.
-        steps: at most; ``None``: 1,000 iterations of em and fixed_draws, 2,000 steps of svi.
+        steps: at most; ``None``: 1,000 iterations of em and fixed_draws; svi goes on until it has converged, up to 50,000.
         draws: of z per unit: of fixed_draws at the start and the end, of svi per step.
         accelerate: extrapolate EM's steps, see :class:`experiments.acceleration.Anderson`: far fewer where it creeps, and as
             monotone. The maximum that it comes to may be another one of several.
@@ -183,7 +184,7 @@ def fit(
     watch = Watch(first, [*bars(progress), *callbacks], kept)
     with watch, seeded(seed), torch.enable_grad(), one, theta, products:
         processes.agree([*model.state_dict().values(), *guide.state_dict().values()])
-        options: dict[str, Any] = {"steps": limit, "watch": watch}
+        options: dict[str, Any] = {"steps": steps if chosen == "svi" else limit, "watch": watch}
         outcome: Outcome
         if chosen == "em":
             outcome = em(model, guide, x, iterations=iterations, accelerate=accelerate, processes=processes, **options)
@@ -191,12 +192,13 @@ def fit(
             outcome = fixed_draws(model, guide, x, train_model=has_theta, draws=draws, seed=seed, **options)
         else:
             outcome = svi(
-                model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, pure=pure, **options)
+                model, guide, x, train_model=has_theta, draws=draws, training=how, processes=processes, limit=limit, pure=pure,
+                **options)
     processes.agree(model.buffers())  # running statistics of a decoder are of a process's own units
     guide.eval()
     model.eval()
     fitted = Fit(
-        model, guide, chosen, outcome.steps, before + watch.seconds, outcome.elbo, outcome.converged, outcome.stopped,
+        model, guide, chosen, outcome.steps, before + watch.seconds, outcome.elbo, outcome.converged, _why(outcome),
         tuple(watch.history), latents.units, tuple(iterations), outcome.states, outcome.remarks, label)
     if floor is not None and how.bound.alpha == 1:  # states are compared by the ELBO: not of a fit of another bound
         if floor.guide.family.spreads and floor.below()[0] > 0:
@@ -243,6 +245,13 @@ def _joined(first: Fit, second: Fit) -> Fit:
     later = [(first.steps + step, elbo, first.seconds + seconds) for step, elbo, seconds in second.history]
     return replace(
         second, steps=first.steps + second.steps, seconds=first.seconds + second.seconds, history=(*first.history, *later))
+
+
+def _why(outcome: Outcome) -> str:
+    """Return why a fit stopped early or has not converged, and in the latter case what to do."""
+    if outcome.converged or outcome.stopped:
+        return outcome.stopped
+    return f"not converged: {outcome.steps:,} step{'s' if outcome.steps != 1 else ''}; raise --steps"
 
 
 def fit_seeds(

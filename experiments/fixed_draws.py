@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -61,10 +61,33 @@ def fixed_draws(
     watch.resume(count.load, drawing=False)
     if isinstance(guide.family, NormalBase):
         held = Held(model, guide, guide.family, x, parameters, seed, count)
-        return _doubling(held, steps, draws, tolerance)
+        done = _doubling(held, steps, draws, tolerance)
+        stuck = not done.converged and not done.stopped and done.steps < steps
+        return _in_double(held, done, steps, draws, tolerance) if stuck else done
     if not isinstance(guide.posterior(x), Enumerated):
         raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
     return _discrete(model, guide, x, parameters, steps, count)
+
+
+def _in_double(held: Held, done: Outcome, steps: int, draws: int | None, tolerance: float) -> Outcome:
+    """Go on in float64 where no step was seen to raise the ELBO, though its slope promises more; say so where that fails."""
+    wide = held.parameters[0].dtype == torch.float64
+    double = None if wide else held.doubled()
+    if double is None:
+        numbers = "float64" if wide else "float32, and the program does not run in float64"
+        return replace(done, stopped=(
+            f"not converged: no step is seen to raise the ELBO, whose slope promises more, in {numbers}; use method svi"))
+    again = _doubling(double, steps - done.steps, draws, tolerance)
+    for rounded, exact in zip(held.parameters, double.parameters, strict=True):
+        rounded.data.copy_(exact.data)
+        exact.data.copy_(rounded.data)
+    judge = double.noise(_draws_that_judge(double, _draws_at_start(double, draws)), 1)
+    value = double.value(judge)
+    if again.converged and value < again.elbo - tolerance * held.latents.units - double.noise_error(judge):
+        return Outcome(done.steps + again.steps, value, False, (
+            f"not converged: parameters in float32 can't hold the best, {again.elbo - value:.2g} nats higher; "
+            "pass the data in float64"))
+    return replace(again, steps=done.steps + again.steps)
 
 
 @dataclass
@@ -179,7 +202,9 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
         warnings.warn(ZooWarning(
             f"fixed draws of '{held.guide.text}' flatter it by {flattery / latents.units:.2g} nats per unit at {number} draws; "
             "pass more draws=, or use method svi"), stacklevel=4)
-    return Outcome(taken, fresh, done.converged and agrees)
+        return Outcome(taken, fresh, False, (
+            f"not converged: {number} fixed draws flatter the ELBO; pass more draws=, or use method svi"))
+    return Outcome(taken, fresh, done.converged)
 
 
 def _naturally(held: Held, number: int, steps: int, tolerance: float) -> tuple[int, float | None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Protocol
@@ -11,26 +13,32 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from experiments.each import Objective, ascend_each
+from experiments.each import PROMISED, Objective, ascend_each, recorded
 from experiments.engine import check_start
 from experiments.means import Drawn, Means
 from experiments.natural import Chart, climb_accelerated, climb_naturally, near
+from experiments.newton import Mode, find_mode
 from experiments.noise import normal_noise
 from experiments.optimise import Ascent, Tape, ascend
 from experiments.parts import Parts, slices
 from experiments.projected import Projected
 from experiments.weights import work
 from guides.amortisation import Free
-from guides.family import Normal, NormalBase, Phi
+from guides.family import Normal, NormalBase, Phi, Start
 from guides.guide import Guide
 from zoo.data import Data, take
 from zoo.latents import Latents
 from zoo.model import Model
+from zoo.vectorise import FORBIDDEN, LinAlgError
 
 #: Numbers that a draw's density touches for it to be worth while to look for a linear predictor.
 WORTH = 2**10
 #: The rise of a unit, in nats, at which an ascent takes over from natural steps.
 NEAR = 1.0
+#: Natural steps after which it is asked whether they lead anywhere, and nats that a unit's slope promises where they do not.
+PATIENCE, LOST = 25, 10.0
+#: Dimensions of which a Hessian is worth while, to find the mode that a lost fit may start from.
+FEW_DIMENSIONS = 100
 
 
 class Count(Protocol):
@@ -124,8 +132,8 @@ class Held:
         if self.own is None or not isinstance(self.family, Normal):
             check()
             return 0
-        return climb_naturally(
-            self._natural(noise), self.family, self.own, steps, self._report, NEAR, self.count.tape, check)
+        climb = partial(climb_naturally, self._natural(noise), self.family, self.own)
+        return self._patiently(lambda most: (climb(most, self._report, NEAR, self.count.tape, check), None), noise, steps)[0]
 
     @property
     def exact(self) -> bool:
@@ -143,7 +151,18 @@ class Held:
         own, family = self.own, self.family
         assert own is not None and isinstance(family, Normal), "only the units' own normals climb naturally"  # noqa: PT018
         check = partial(check_start, self.model, self.guide, self.x)
-        return climb_accelerated(self._natural(noise), family, own, steps, self._report, rise, self.count.tape, check)
+        climb = partial(climb_accelerated, self._natural(noise), family, own)
+        return self._patiently(lambda most: climb(most, self._report, rise, self.count.tape, check), noise, steps)
+
+    def _patiently(
+        self, climb: Callable[[int], tuple[int, float | None]], noise: Tensor, steps: int,
+    ) -> tuple[int, float | None]:
+        """Take natural steps; where the first of them lead nowhere, start anew at a mode, if there is one."""
+        taken, value = climb(min(steps, PATIENCE))
+        if value is None and steps > taken and (self.start_at_mode(noise) or taken == PATIENCE):
+            more, value = climb(steps - taken)
+            taken += more
+        return taken, value
 
     def climb(
         self, noise: Tensor, other: Callable[[], Tensor], steps: int, stop: tuple[float, int],
@@ -171,24 +190,74 @@ class Held:
             return self.means.value(phi, noise) + float(entropy)
 
     def _climb_each(self, own: Free, noise: Tensor, steps: int, rise: float) -> Ascent:
-        """Climb where nothing but the units' own φ moves: each unit for itself, in coordinates that suit its curvature."""
-        chart = Chart.of(self._natural(noise), self.family, own, self.count.tape)
+        """Climb where nothing but the units' own φ moves: each unit for itself, in coordinates that suit its curvature.
 
-        def evaluate(point: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            y = point.detach().requires_grad_()
-            phi = _like(near(self.family, own, chart.start[index], y, *(root[index] for root in chart.roots)), noise)
-            entropy = self.family.distribution(phi).entropy()
-            prior, likelihood, pull = self.means.pull(phi, noise, index)
-            [slope] = torch.autograd.grad(entropy.sum() + pull, [y])
-            return (likelihood + prior + entropy.detach()).double(), likelihood.double(), slope
+        Coordinates that suit the start may not suit the end. So they are drawn anew there, and the climb goes on, until the
+        slope in fresh ones promises next to nothing: only then has it converged.
+        """
+        done = self._climb_once(own, noise, steps, rise)
+        taken, gained = done.iterations, math.inf
+        while isinstance(self.family, Normal):
+            lacking = self._promised(own, noise)
+            # Coordinates of φ that know no curvature may creep: there a climb that gains nothing tells, not the slope.
+            known = lacking <= PROMISED and (self.family.complete or gained <= PROMISED * self.latents.units)
+            if known or taken >= steps or gained <= 0.1 * PROMISED:
+                return Ascent(done.value, taken, done.converged and known, lacking)
+            before = done.value
+            done = self._climb_once(own, noise, steps - taken, rise)
+            taken, gained = taken + done.iterations, done.value - before
+        return done
+
+    def _climb_once(self, own: Free, noise: Tensor, steps: int, rise: float) -> Ascent:
+        """Climb in the coordinates that suit the curvature where φ is."""
+        chart = Chart.of(self._natural(noise), self.family, own, self.count.tape)
 
         def report(value: float, norm: float, told: float, point: Tensor) -> None:
             self._report(value, norm, told, chart.rows(point))
 
         check = partial(check_start, self.model, self.guide, self.x)
-        point, done = ascend_each(evaluate, torch.zeros_like(own.flat()), steps, report, rise, self.count.tape, check)
+        objective = partial(self._in_chart, chart, noise)
+        point, done = ascend_each(objective, torch.zeros_like(own.flat()), steps, report, rise, self.count.tape, check)
         own.set(chart.rows(point))
         return done
+
+    def _in_chart(self, chart: Chart, noise: Tensor, point: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the ELBOs of units ``index`` (k,) on ``noise``, reconstructions, and the slopes in a chart's coordinates."""
+        y = point.detach().requires_grad_()
+        phi = _like(near(self.family, chart.own, chart.start[index], y, *(root[index] for root in chart.roots)), noise)
+        entropy = self.family.distribution(phi).entropy()
+        prior, likelihood, pull = self.means.pull(phi, noise, index)
+        [slope] = torch.autograd.grad(entropy.sum() + pull, [y])
+        return (likelihood + prior + entropy.detach()).double(), likelihood.double(), slope
+
+    def _promised(self, own: Free, noise: Tensor) -> float:
+        """Return the nats that the slope of the unit farthest from its best φ promises, were its ELBO quadratic there."""
+        chart = Chart.of(self._natural(noise), self.family, own, self.count.tape)
+        evaluate, units = recorded(partial(self._in_chart, chart, noise), self.count.tape), torch.arange(len(chart.start))
+        promised = 0.5 * evaluate(torch.zeros_like(chart.start), units.to(chart.start.device)).gradient.square().sum(1)
+        return float(promised.nan_to_num(nan=math.inf).max())
+
+    def start_at_mode(self, noise: Tensor) -> bool:
+        """Put the one unit's own normal at a mode of log p, if its natural steps on ``noise`` have led nowhere; return whether.
+
+        From far off, where coordinates of unlike units pull each other astray, few draws tell of no step that rises. The mode
+        is looked for in float64, from the start's median, and q stands there only if its ELBO is higher than where it is.
+        """
+        own = self.own
+        if own is None or self.latents.units > 1 or not isinstance(self.family, Normal) or self.size > FEW_DIMENSIONS:
+            return False
+        if self._promised(own, noise) < LOST:
+            return False
+        mode = _mode(self.model, self.x)
+        if mode is None:
+            return False
+        before, value = own.flat(), self.value(noise)
+        start = self.family.initial(Start(mode.loc[None], mode.scale[None], None))
+        own.set(own.rows(start))
+        if self.value(noise) > value:
+            return True
+        own.set(before)
+        return False
 
     def _natural(self, noise: Tensor) -> Objective:
         """Return what gives units' ELBOs, reconstructions, and the means of ∇ log p(x, z) and its products with the noise."""
@@ -209,6 +278,19 @@ class Held:
         self.own.set(rows)
         self.count.reconstruction, self.count.kl = reconstruction, reconstruction - value
         self.count(value, norm)
+
+    def doubled(self) -> Held | None:
+        """Return a copy of the pair in float64; ``None`` where the program does not run in it."""
+        model, guide = copy.deepcopy((self.model, self.guide))
+        model, guide, x = model.double(), guide.double(), _double(self.x)
+        places = {id(p): i for i, p in enumerate([*self.guide.parameters(), *self.model.parameters()])}
+        copies = [*guide.parameters(), *model.parameters()]
+        held = Held(model, guide, self.family, x, [copies[places[id(p)]] for p in self.parameters], self.seed, self.count)
+        with torch.no_grad(), suppress(*FORBIDDEN, LinAlgError):
+            z = self.family.transform(guide.phi(x), held.noise(2 * held.size, 0)[:2])
+            if model.log_joint(x, z).dtype == torch.float64:
+                return held
+        return None
 
     def noise_error(self, noise: Tensor) -> float:
         """Return the standard error, in nats, of the difference between two ELBOs on as many independent draws."""
@@ -242,3 +324,20 @@ def phi_terms(model: Model, family: NormalBase, phi: Phi, x: Data, noise: Tensor
 
 def _like(phi: Phi, noise: Tensor) -> Phi:
     return {name: value.to(noise) for name, value in phi.items()}
+
+
+
+def _mode(model: Model, x: Data) -> Mode | None:
+    """Return a mode of the one unit's log p(x, z), if one is found."""
+    start = Start.of(model, x).loc[0]
+    for known, data, z in ((copy.deepcopy(model).double(), _double(x), start.double()), (model, x, start)):
+        with suppress(*FORBIDDEN, LinAlgError):
+            return find_mode(lambda points, of=known, at=data: of.log_joint(at, points[:, None])[:, 0], z)  # type: ignore[misc]
+    return None
+
+
+def _double(x: Data) -> Data:
+    """Return ``x`` with its floating entries in float64."""
+    if isinstance(x, Tensor):
+        return x.double() if x.is_floating_point() else x
+    return {name: value.double() if value.is_floating_point() else value for name, value in x.items()}

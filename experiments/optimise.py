@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -18,6 +19,9 @@ from zoo.vectorise import LinAlgError
 #: Iterations over which the rise is measured.
 WINDOW = 20
 
+#: Nats that the slope may promise where no step along it is seen to rise.
+LEVEL = 1e-3
+
 #: Bytes of gradients that a tape may hold.
 TAPE = 2**28
 
@@ -29,11 +33,15 @@ Report: TypeAlias = Callable[[float, float], None]
 
 @dataclass(frozen=True)
 class Ascent:
-    """Where an ascent ended: the objective there, iterations taken, and whether it converged."""
+    """Where an ascent ended: the objective there, iterations taken, and whether it converged.
+
+    ``missing``: the nats that the slope still promises where no step along it was seen to rise.
+    """
 
     value: float
     iterations: int
     converged: bool
+    missing: float = 0.0
 
 
 @dataclass
@@ -108,17 +116,21 @@ def ascend(
         options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 100,
                  "maxls": 40})
     assign(parameters, torch.from_numpy(best_point))
-    return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or _at_the_top(result, seen, tolerance)))
+    missing = 0.0 if settled else _promised(result)
+    return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or missing <= max(tolerance, LEVEL)), missing)
 
 
-def _at_the_top(result: OptimizeResult, seen: Sequence[float], tolerance: float) -> bool:
-    """Return whether L-BFGS ended for want of anything to climb.
+def _promised(result: OptimizeResult) -> float:
+    """Return the nats that the slope promises where L-BFGS ended by itself; ∞ where it met its limit.
 
-    Status 0: no gradient left, or no rise that floating point can show. A line search that gave up (2) has converged only if it
-    gave up on the top: where the gradient is nothing to speak of, or the steps before it rose by nothing.
+    It ends where no gradient is left, but also where floating point shows no rise, or its line search finds none: that is the
+    top only if the slope promises next to nothing.
     """
-    level = float(np.abs(result.jac).max()) < 1e-4 or (len(seen) > 1 and seen[-1] - seen[-2] < tolerance)
-    return result.status == 0 or (result.status == 2 and level)
+    if result.status not in (0, 2):
+        return math.inf
+    slope = np.asarray(result.jac)
+    promised = 0.5 * float(slope @ result.hess_inv.dot(slope))
+    return promised if np.isfinite(promised) else math.inf
 
 
 def _gradient_and_value(

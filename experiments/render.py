@@ -249,9 +249,9 @@ def _remarks(table: Comparison) -> list[str]:
 
 
 def _ended(fit: Fit) -> str:
-    if fit.stopped:
-        return f"; stopped: {fit.stopped}"
-    return "" if fit.converged else "; not converged"
+    if fit.stopped.startswith("not converged"):
+        return f"; {fit.stopped}"
+    return f"; stopped: {fit.stopped}" if fit.stopped else ""
 
 
 def plain(table: Comparison) -> str:

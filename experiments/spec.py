@@ -50,7 +50,7 @@ class Spec(BaseModel):
     schedule: str = "cosine"
     clip: float | None = Field(None, gt=0)
     warm_up: int = Field(0, ge=0)
-    validation: float = Field(0.0, ge=0, lt=1)
+    validation: float | None = Field(None, ge=0, lt=1)
     patience: int = Field(10, ge=1)
     accelerate: bool = False
     compile: bool = False

@@ -19,7 +19,8 @@ from experiments.journal import State, alike, check_finite
 from experiments.objectives import Step, enumerated_elbo, stochastic_bound
 from experiments.processes import ALONE, Processes
 from experiments.recorder import Recorder, check_compiled
-from experiments.training import SCHEDULES, Training
+from experiments.stopping import EVERY, TOLERANCE, Windows, closings, copies, promised, standard_error
+from experiments.training import Pace, Training
 from experiments.weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, some, take, tensors
@@ -28,20 +29,23 @@ from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program import generators, seeded, set_generators
 
-#: Blocks into which a run is divided: at the end of each its state is judged.
-BLOCKS = 50
+#: Blocks into which a run is divided: at the end of each its state is judged. And steps of one in a run without a given end.
+BLOCKS, BLOCK = 50, 100
+#: Minibatches, on held noise, on which two states are compared.
+REPEATS = 8
 #: Draws of z per unit for the held-out ELBO.
 VALIDATION_DRAWS = 16
 #: Seconds from which on a run says what declaring a program pure would save.
 LONG = 5.0
 #: What else of a run goes into a checkpoint.
 _KEPT: dict[str, Callable[[Any], Any]] = {
-    "best_step": int, "best_value": float, "best_error": float, "stale": int, "stopped": str}
+    "best_step": int, "best_value": float, "best_error": float, "mark": float, "stale": int, "stopped": str, "done": bool}
 
 
 def svi(
-    model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int, draws: int | None,
-    watch: Watch, training: Training = Training(), processes: Processes = ALONE, pure: bool | None = None,
+    model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int | None, draws: int | None,
+    watch: Watch, training: Training = Training(), processes: Processes = ALONE, limit: int = 50_000,
+    pure: bool | None = None,
 ) -> Outcome:
     """Maximise a bound by Adam; uses torch's generator.
 
@@ -50,10 +54,16 @@ def svi(
 
     The best state is that of the block (a fiftieth of the run) with the highest mean, or with the highest held-out ELBO where
     there is a ``validation`` share. A run that diverges, or turns non-finite, is rolled back to it, and a warning says so.
+    States are compared under the objective as it is then, so one that a callback or a schedule changes is not taken for a fall.
+
+    Without ``steps`` the rate stays until the ascent has settled, then falls over as many steps again, and the run ends if
+    it has settled there, too; else it climbs on at a quarter of the rate. It has settled where :func:`promised` is at most
+    :data:`TOLERANCE` nats per unit, or, with a ``validation`` share, where ``patience`` blocks of 100 steps raised the held-out
+    ELBO by no more than a quarter of that.
 
     Args:
         train_model: move θ as well as φ.
-        steps: of Adam.
+        steps: of Adam; ``None``: until it has converged, up to ``limit``.
         draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many, 1 for an encoder on batches of 100 or more.
             Discrete guides are summed exactly.
         processes: with whom each minibatch is shared: their gradients are added up.
@@ -66,22 +76,26 @@ def svi(
             ``validation`` share for a guide that can't serve new units, or an ELBO that is not finite at the start.
 
     Source: Kucukelbir et al. (2017), Automatic differentiation variational inference, https://arxiv.org/abs/1603.00788;
-    Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980
+    Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980; means of where the steps lead, and rates that fall once these
+    settle: Welandawe et al. (2022), Robust, automated, and accurate black-box variational inference,
+    https://arxiv.org/abs/2203.15945
     """
-    run = _Run(model, guide, x, train_model, steps, draws, training, processes, pure)
+    run = _Run(model, guide, x, train_model, steps, limit, draws, training, processes, pure)
     guide.train()
     if train_model:
         model.train()
     step, problem = watch.resume(run.load), ""
     while True:
         try:
-            while step < steps and not (run.stopped or problem):
+            while step < run.steps and not (run.stopped or run.done or problem):
                 step += 1
                 problem = run.step(step)
                 if problem:
                     break
-                if step % run.block == 0 or step == steps:
+                if step % run.block == 0 or step == run.steps:
                     run.judge(step)
+                run.settle(step)
+                run.remember(step)
                 watch.step(step, run.values[-1] * run.share, run.checkpoint, **run.numbers)
             run.check()
             if watch.seconds > LONG:
@@ -100,14 +114,16 @@ class _Run:
     """One run of Adam and what it remembers."""
 
     def __init__(
-        self, model: Model, guide: BaseGuide, x: Data, train_model: bool, steps: int, draws: int | None, training: Training,
-        processes: Processes, pure: bool | None,
+        self, model: Model, guide: BaseGuide, x: Data, train_model: bool, steps: int | None, limit: int,
+        draws: int | None, training: Training, processes: Processes, pure: bool | None,
     ):
-        self.model, self.guide, self.training, self.steps, self.processes = model, guide, training, steps, processes
-        self.x, self.validation, held = hold_out(model, guide, x, training.validation)
+        self.model, self.guide, self.training, self.processes = model, guide, training, processes
+        #: Whether the run ends when it has converged, and the steps that it takes at most.
+        self.open, self.steps = steps is None, limit if steps is None else steps
+        self.x, self.validation, self.held = hold_out(model, guide, x, self._validation(x, train_model))
         self.units = model.latents(self._view(self.x)).units
         #: What totals over the units trained on are multiplied by to be totals over all.
-        self.share = (self.units + held) / self.units
+        self.share = (self.units + self.held) / self.units
         self.size = batch_size(model, guide, self.units, training.batch_size)
         self.draws = draws or default_draws(guide, self.units, self.size, training.bound.alpha)
         if self.draws < 2 and training.bound.alpha != 1:
@@ -135,9 +151,13 @@ class _Run:
             check_normalisation(model, guide, self._view(one), first, train_model)
         rate = training.learning_rate or min(model.learning_rate, guide.learning_rate)
         self.optimiser = torch.optim.Adam(self.parameters, lr=rate, fused=True)
-        factor = SCHEDULES[training.schedule]
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: factor(min(1.0, step / max(1, steps))))
-        self.block = max(10, steps // BLOCKS)
+        self.pace = Pace(training.schedule, 0 if self.open else self.steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: self.pace(step))
+        self.block = BLOCK if self.open else max(10, self.steps // BLOCKS)
+        self.windows = Windows(max(1, min(EVERY, self.steps // 100)))
+        self.closings = set(closings(steps, self.steps))
+        #: Where the ascent had settled when its rate began to fall.
+        self.plateau: list[Tensor] = []
         #: The units that a pass over the data has yet to come to.
         self.order = torch.empty(0, dtype=torch.long)
         self.values: list[float] = []
@@ -145,7 +165,8 @@ class _Run:
         self.numbers: dict[str, float] = {}
         self.start = self._copy()
         self.best, self.best_step, self.best_value, self.best_error = self._copy(), 0, -math.inf, 0.0
-        self.stale, self.stopped = 0, ""
+        #: The held-out ELBO that blocks have to raise, how many in a row have not, why the run stopped, whether it is done.
+        self.mark, self.stale, self.stopped, self.done = -math.inf, 0, "", False
 
     def step(self, step: int) -> str:
         """Take one step of Adam; return what went wrong, if anything did."""
@@ -178,9 +199,13 @@ class _Run:
         self.optimiser.step()
         self.schedule.step()
         self.values.append(value)
+        self.windows.add(step, self.tensors)
+        return ""
+
+    def remember(self, step: int) -> None:
+        """Keep the state after a step whose recorded results were compared with Python's."""
         if self.recorder.checked > (self.safe[0] if self.safe else 0):
             self.safe = self.recorder.checked, step, self.snapshot().copy(), generators()
-        return ""
 
     def check(self) -> None:
         """Hold the last recorded step against Python's once more.
@@ -214,17 +239,23 @@ class _Run:
 
     def snapshot(self) -> State:
         """Return all that a run needs to go on; torch's generators and the history are the watch's."""
-        lists = {"now": self.tensors, "start": self.start, "best": self.best}
+        lists = {"now": self.tensors, "start": self.start, "best": self.best, "plateau": self.plateau}
         tensors = {f"{name}.{i}": value for name, values in lists.items() for i, value in enumerate(values)}
-        tensors |= State.prefixed("adam", moments(self.optimiser))
+        windows, count = self.windows.save()
+        tensors |= windows | State.prefixed("adam", moments(self.optimiser))
         tensors |= {"order": self.order, "values": torch.tensor(self.values, dtype=torch.float64)}
         return State(tensors, {
             **{name: getattr(self, name) for name in _KEPT}, "rates": [group["lr"] for group in self.optimiser.param_groups],
-            "epoch": self.schedule.last_epoch})
+            "epoch": self.schedule.last_epoch, **count, "pace": self.pace.numbers, "closings": sorted(self.closings)})
 
     def load(self, state: State) -> None:
         """Go on from a :meth:`snapshot`."""
         now, self.start, self.best = (alike(state.numbered(name), self.tensors) for name in ("now", "start", "best"))
+        plateau = state.numbered("plateau")
+        self.plateau = list(alike(plateau, self.tensors)) if plateau else []
+        self.windows.load(state, self.tensors)
+        self.pace.numbers = [float(number) for number in state.values["pace"]]
+        self.closings = {int(step) for step in state.values["closings"]}
         self._restore(now)
         check_finite(self.parameters)
         put_back(self.optimiser, self.parameters, state.part("adam"), state.values["rates"])
@@ -240,31 +271,117 @@ class _Run:
         recent = self.values[max(self.training.warm_up, step - self.block):]
         if not recent:
             return  # another objective: its values say nothing of this one's
-        value, error = _mean(recent)
+        value, error = standard_error(recent)
         if self.validation is not None:
             value, error = self._held_out(), 0.0
+            if self.best_step and value <= self.best_value:
+                self._look_again()
         if value > self.best_value:
-            self.best, self.best_step, self.best_value, self.best_error = self._copy(), step, value, error
-            self.stale = 0
+            self._keep(step, value, error)
+        least = 0.25 * TOLERANCE * self.held if self.open else 0.0
+        if value > self.mark + least:
+            self.mark, self.stale = value, 0
             return
         self.stale += 1
-        if self.validation is not None and self.stale >= self.training.patience:
-            self.stopped = f"early: the held-out ELBO has not risen since step {self.best_step}"
+        if self.validation is not None:
+            if self.stale >= self.training.patience and not self.open:
+                self.stopped = f"early: the held-out ELBO has not risen since step {self.best_step}"
             return
         typical, before = statistics.median(recent), max(self.values[0], self._best_elbo())
-        if typical < min(self.values[0], self._best_elbo()) - 10 * abs(before) - 100 * self.units:  # not one wild draw
+        far = typical < min(self.values[0], self._best_elbo()) - 10 * abs(before) - 100 * self.units  # not one wild draw
+        if far and self._lost(step, value, error):
             self.stopped = f"the {self.label} fell to {typical:.4g}, far below {before:.4g}"
+
+    def settle(self, step: int) -> None:
+        """Without a given end: let the rate fall once the ascent has settled; end once it has settled there, too."""
+        closes = step in self.closings
+        if not self.open:
+            if closes and step < self.steps:
+                self.windows.close()
+            return
+        if self.pace.falling:
+            if step == self.pace.end:
+                self._end(step)
+            elif step == self.pace.middle:  # the last window is of the slower half
+                self.windows.close()
+            return
+        if self.validation is not None:
+            settled = step % self.block == 0 and self.stale >= self.training.patience
+        else:
+            settled = closes and self._settled()
+        last = step >= self.steps // 2
+        if settled or last:
+            self._slow_down(step)
+        elif closes:
+            self.windows.close()
+
+    def _slow_down(self, step: int) -> None:
+        """Let the rate fall, from the best state that is known by held-out units."""
+        taken = step
+        if self.validation is not None and self.best_step:
+            self._restore(self.best)
+            taken = self.best_step
+        if self.training.schedule == "constant":
+            self.done = True
+            return
+        self.plateau = copies(self.windows.mean)
+        self.pace.fall(step, min(self.steps, step + max(BLOCK, taken)))
+        self.windows.count = 0
+
+    def _end(self, step: int) -> None:
+        """End the run where the falling rate came to its end, or go on at a lower one."""
+        self.windows.before = self.plateau
+        if self.validation is not None or self._settled():
+            self.done = True
+        elif step < self.steps:
+            self.pace.climb()
+            self.windows.close()
+            ahead = [step * (4 / 3) ** k for k in range(1, 40)]
+            self.closings = {round(there) for there in ahead if there <= self.steps}
+
+    def _settled(self) -> bool:
+        """Return whether going on as it went would raise the ELBO by no more than :data:`TOLERANCE` nats per unit."""
+        if not self.windows.known or len(self.values) <= self.training.warm_up:
+            return False
+        now = self._copy()
+        gain = promised(self._bounds, self.windows.before, self.windows.mean)
+        self._restore(now)
+        return gain <= TOLERANCE * self.units
+
+    def _keep(self, step: int, value: float, error: float) -> None:
+        self.best, self.best_step, self.best_value, self.best_error = self._copy(), step, value, error
+
+    def _look_again(self) -> None:
+        """Take the best state's held-out ELBO anew: a callback or a schedule may have changed the objective since."""
+        now = self._copy()
+        self._restore(self.best)
+        value = self._held_out()
+        self._restore(now)
+        if value != self.best_value:
+            self.best_value = self.mark = value
+
+    def _lost(self, step: int, value: float, error: float) -> bool:
+        """Return whether the best state is better than the present one under the present objective; if not, forget it."""
+        now = self._copy()
+        best, here = self._bound_at(self.best if self.best_step else self.start), self._bound_at(now)
+        self._restore(now)
+        if best - here > max(0.5 * self.units, 0.02 * abs(best)):
+            return True
+        self._keep(step, value, error)
+        self.mark = value
+        return False
 
     def outcome(self, problem: str) -> Outcome:
         """Say how the run ended, with the best state in place where the last one is no match for it."""
         last, taken = self._copy(), len(self.values)
-        elbo, settled = _settled(self.values[self.training.warm_up:], self.units)
-        if self.validation is not None and self.best_step:
-            self._restore(self.best)
-            taken = self.best_step if self.stopped else taken
-            elbo, settled = self._best_elbo(), bool(self.stopped) or settled
         early = self.stopped.startswith("early")
         problem = problem or ("" if early else self.stopped or self._fallen())
+        values = self.values[self.training.warm_up:]
+        elbo = statistics.fmean(values[-max(1, len(values) // 10):]) if values else -math.inf
+        settled = not problem and (self.done or early or (not self.open and self._settled()))
+        if self.validation is not None and self.best_step:
+            self._restore(self.best)
+            taken, elbo = self.best_step if self.stopped else taken, self._best_elbo()
         if problem:
             better = self.best_step > 0 and self._bound_at(self.best) > self._bound_at(self.start)
             self._restore(self.best if better else self.start)
@@ -284,11 +401,12 @@ class _Run:
         """Return why the run counts as diverged: its last block lies well below its best one, or the whole below its start."""
         if not self.values:
             return ""
-        value, error = _mean(self.values[-self.block:])
+        value, error = standard_error(self.values[-self.block:])
         if self.validation is None and self.best_step:
             best = self.best_value
             noise = 5 * math.hypot(error, self.best_error) + max(0.5 * self.units, 0.02 * abs(best))
-            if value < best - noise and best - value > 0.5 * (best - self.values[0]):
+            if value < best - noise and best - value > 0.5 * (best - self.values[0]) and self._lost(
+                    len(self.values), value, error):
                 return f"the {self.label} ended at {value:.5g}, below the {best:.5g} it had been at"
         if not math.isfinite(value):
             return f"the {self.label} is no longer finite"
@@ -345,6 +463,29 @@ class _Run:
             value = float(self.processes.total(self._bound(self._view(batch), index, step).value))
         return value if math.isfinite(value) else -math.inf
 
+    def _bounds(self, state: Sequence[Tensor]) -> Tensor:
+        """Return the bound at a state on :data:`REPEATS` minibatches and noises, (repeats,), the same for any state."""
+        self._restore(state)
+        values = []
+        with torch.no_grad():
+            for repeat in range(REPEATS):
+                with seeded(repeat + 1):
+                    index = torch.randperm(self.units)[: self.size] if self.size < self.units else None
+                    batch = self.x if index is None else take(self.x, index.to(reference(self.x).device), self.units)
+                    found = self._bound(self._view(batch), index, self.steps + self.training.warm_up + 1).value
+                    values.append(self.processes.total(found))
+        return torch.stack(values).double()
+
+    def _validation(self, x: Data, train_model: bool) -> float:
+        """Return the share of units to hold out: as asked; where nobody says, and the run has no given end, one that tells when
+        a guide's networks begin to learn units by heart."""
+        share = self.training.validation
+        if share is not None or not self.open or not self.guide.new_units or self.processes.count > 1:
+            return share or 0.0
+        units = len(reference(x)) if isinstance(x, Tensor) else self.model.latents(x).units
+        size = sum(p.numel() for p in trainable(self.model, self.guide, train_model))
+        return min(512, max(20, units // 20)) / units if size > units >= 200 else 0.0
+
     def _view(self, batch: Data) -> Data:
         view = self.training.view
         return view(batch) if view is not None and isinstance(batch, Tensor) else batch
@@ -380,26 +521,6 @@ class _Run:
     def _copy(self) -> list[Tensor]:
         return [t.detach().clone() for t in self.tensors]
 
-    def _restore(self, state: list[Tensor]) -> None:
-        torch._foreach_copy_([t.detach() for t in self.tensors], state)
+    def _restore(self, state: Sequence[Tensor]) -> None:
+        torch._foreach_copy_([t.detach() for t in self.tensors], list(state))
 
-
-def _mean(values: list[float]) -> tuple[float, float]:
-    """Return the mean of noisy values and its standard error."""
-    numbers = torch.tensor(values).double()
-    error = float(numbers.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return float(numbers.mean()), error
-
-
-def _settled(values: list[float], units: int) -> tuple[float, bool]:
-    """Return the mean of the last tenth of the steps' ELBOs, and whether the second half of the run raised it no more.
-
-    No more than noise (three standard errors) or 0.02 nats per unit: a rate that falls towards zero stops any climb at the
-    end, so the last steps alone would always look settled.
-    """
-    count = len(values) // 10
-    if count < 2:
-        return values[-1] if values else -math.inf, False
-    middle, last = torch.tensor(values).double()[5 * count : 6 * count], torch.tensor(values[-count:]).double()
-    error = math.sqrt(float(last.var() + middle.var()) / count)
-    return float(last.mean()), float(last.mean() - middle.mean()) <= max(3 * error, 0.02 * units)

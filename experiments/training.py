@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -19,6 +19,50 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 }
 
 
+class Pace:
+    """The factor of the learning rate after each step of a run, which may not know where it ends until it has settled.
+
+    Args:
+        schedule: a key of :data:`SCHEDULES`.
+        steps: of the run; 0: the rate stays until :meth:`fall`.
+    """
+
+    def __init__(self, schedule: str, steps: int):
+        self.factor, self.peak, self.begin, self.end = SCHEDULES[schedule], 1.0, 0, steps
+
+    def __call__(self, step: int) -> float:
+        if not self.end:
+            return self.peak
+        return self.peak * self.factor(min(1.0, max(0, step - self.begin) / max(1, self.end - self.begin)))
+
+    @property
+    def falling(self) -> bool:
+        """Whether the rate falls towards a known end."""
+        return bool(self.end)
+
+    @property
+    def middle(self) -> int:
+        """The step after which the rate has fallen to half."""
+        return (self.begin + self.end) // 2
+
+    def fall(self, begin: int, end: int) -> None:
+        """Let the rate fall from step ``begin`` to step ``end``."""
+        self.begin, self.end = begin, end
+
+    def climb(self) -> None:
+        """Go on at a quarter of the rate, without a known end."""
+        self.peak, self.begin, self.end = self.peak / 4, 0, 0
+
+    @property
+    def numbers(self) -> list[float]:
+        """What a checkpoint keeps."""
+        return [self.peak, self.begin, self.end]
+
+    @numbers.setter
+    def numbers(self, values: Sequence[float]) -> None:
+        self.peak, self.begin, self.end = values[0], int(values[1]), int(values[2])
+
+
 @dataclass(frozen=True)
 class Training:
     """How ``svi`` trains. ``None`` leaves a choice to the model or to the number of units.
@@ -26,13 +70,16 @@ class Training:
     Attributes:
         batch_size: units a step; ``None``: all, up to 256.
         learning_rate: of Adam at the first step; ``None``: the model's own, or the guide's if that is lower.
-        schedule: a key of :data:`SCHEDULES`.
+        schedule: a key of :data:`SCHEDULES`: over the run, or where ``steps`` is left out, once it has settled.
         objective: ``elbo``, ``iwae`` or ``renyi(alpha)``, on as many draws as a step takes.
         estimator: ``reparameterised``, ``stl`` or ``dreg``.
         clip: largest norm of the gradient, in nats per unit; ``None``: no limit.
         warm_up: steps over which the weight of KL(q ‖ prior) rises from 0 to 1.
-        validation: share of the units held out, on whose ELBO the run stops early and the best state is chosen.
-        patience: blocks (fiftieths of the run) without a better held-out ELBO before it stops.
+        validation: share of the units held out, on whose ELBO the run stops early and the best state is chosen; ``None``: none,
+            but a twentieth, 20 to 512 units, where ``steps`` is left out and a guide that serves new units has more parameters,
+            with θ, than the 200 or more units.
+        patience: blocks (fiftieths of the run; 100 steps where ``steps`` is left out) without a better held-out ELBO before it
+            stops.
         view: draws a fresh view of a minibatch, e.g. its binarisation.
         compile: hand the recorded operations of a step to PyTorch's compiler, Inductor, which needs a C++ compiler and takes
             seconds to minutes, once: what it made is kept on disk. The program and the guide must be pure.
@@ -48,16 +95,15 @@ class Training:
     estimator: str = "reparameterised"
     clip: float | None = None
     warm_up: int = 0
-    validation: float = 0.0
+    validation: float | None = None
     patience: int = 10
     view: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "learning_rate", "clip"):
+        for name in ("batch_size", "learning_rate", "clip", "validation"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), whole=name == "batch_size")
-        check_number("validation", self.validation)
         check_number("warm_up", self.warm_up, whole=True, least=0)
         check_number("patience", self.patience, whole=True, least=1)
         if not isinstance(self.objective, str):
@@ -70,7 +116,7 @@ class Training:
             raise ZooError(f"expected a positive learning rate; got {self.learning_rate}; the default is the model's own")
         if self.clip is not None and not self.clip > 0:
             raise ZooError(f"expected clip above 0; got {self.clip}; leave it out for no limit")
-        if not 0 <= self.validation < 1:
+        if self.validation is not None and not 0 <= self.validation < 1:
             raise ZooError(f"expected validation as a share from 0 up to 1; got {self.validation}; e.g. 0.1")
         if self.warm_up and self.bound.alpha != 1:
             raise ZooError(f"expected objective elbo with warm_up; got '{self.objective}'; leave one of them out")

@@ -234,7 +234,7 @@ class TestVerdicts:
 
     @pytest.mark.parametrize(("converged", "stopped", "level"), [
         (True, "", "good"), (True, "early: the held-out ELBO has not risen", "good"), (False, "", "caution"),
-        (False, "step 7 turned non-finite", "bad")])
+        (False, "not converged: 200 steps; raise --steps", "caution"), (False, "step 7 turned non-finite", "bad")])
     def test_convergence(self, converged: bool, stopped: str, level: str) -> None:
         found = verdicts(record(table=comparison(row("g", converged=converged, stopped=stopped), theta=None)))
         assert levels(found, "convergence") == [level]

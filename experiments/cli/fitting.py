@@ -70,7 +70,7 @@ def fit(
     schedule: Annotated[str, typer.Option(help="Of svi's learning rate: cosine, linear or constant.")] = "cosine",
     clip: Annotated[float | None, typer.Option(help="Of svi: largest gradient norm, nats per unit.")] = None,
     warm_up: Annotated[int, typer.Option(help="Of svi: steps over which the KL term's weight rises to 1.")] = 0,
-    validation: Annotated[float, typer.Option(help="Of svi: share of units on whose ELBO it stops early.")] = 0.0,
+    validation: Annotated[float | None, typer.Option(help="Of svi: share of units on whose ELBO it stops early.")] = None,
     patience: Annotated[int, typer.Option(help="Of svi: fiftieths of the run without a better one.")] = 10,
     accelerate: Annotated[bool, typer.Option("--accelerate", help="Of em: extrapolate its steps.")] = False,
     compile: COMPILE = False,

@@ -137,6 +137,8 @@ def _convergence(name: str, fit: dict[str, Any]) -> Verdict:
     steps = f"{fit['steps']} step{'s' if fit['steps'] != 1 else ''} of {fit['method']}"
     if not fit["steps"] and not fit["stopped"]:
         return Verdict("convergence", "good", f"{name}: nothing to fit")
+    if fit["stopped"].startswith("not converged"):
+        return Verdict("convergence", "caution", f"{name}: {fit['stopped']}")
     if not fit["converged"] and fit["stopped"]:
         return Verdict("convergence", "bad", f"{name} stopped after {steps}: {fit['stopped']}")
     if not fit["converged"]:

@@ -1,0 +1,237 @@
+"""Whether a fit that is said to have converged is where it should be, and one that is not says what to do."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+import experiments
+import zoo
+from experiments.journal import Journal
+from experiments.newton import find_mode
+from experiments.optimise import ascend
+from experiments.stopping import TOLERANCE, promised
+
+ROWS = torch.randn(50, dtype=torch.double, generator=torch.Generator().manual_seed(0)) + 5
+
+
+def normal_mean(x: Tensor) -> None:
+    """Conjugate: mu ~ N(0, 1), x_i ~ N(mu, 1)."""
+    mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=torch.double), 1.0))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+def log_evidence(x: Tensor) -> float:
+    covariance = torch.eye(len(x), dtype=torch.double) + 1
+    return float(dist.MultivariateNormal(torch.zeros(len(x), dtype=torch.double), covariance).log_prob(x))
+
+
+class Tempered(zoo.Model):
+    """:func:`normal_mean`, with a likelihood to a power that others may change."""
+
+    repeatable = False
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.poutine.scale(scale=1.0):
+            mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=torch.double), 1.0))
+        with pyro.plate("rows", len(x)), pyro.poutine.scale(scale=self.beta):
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+class Temper(experiments.Callback):
+    def __init__(self, at: int, beta: float) -> None:
+        self.at, self.beta = at, beta
+
+    def on_step(self, now: Any) -> None:
+        if now.step == self.at:
+            now.model.beta = self.beta
+
+
+def test_svi_goes_on_until_it_is_at_the_evidence_of_a_conjugate_model() -> None:
+    fit = experiments.fit(normal_mean, "mean_field", ROWS, method="svi")
+    assert (fit.converged, fit.stopped) == (True, "")
+    assert fit.steps < 5000
+    q = fit.guide.posterior(ROWS)
+    exact = dist.Normal(ROWS.sum() / 51, torch.tensor(51.0).double().rsqrt())
+    gap = torch.distributions.kl_divergence(dist.Normal(q.mean.squeeze(), q.variance.squeeze().sqrt()), exact)
+    assert float(gap.detach()) < TOLERANCE
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1e-5])
+def test_a_climb_that_is_slow_for_its_small_steps_has_not_converged(rate: float) -> None:
+    fit = experiments.fit(normal_mean, "mean_field", ROWS, method="svi", steps=400, learning_rate=rate)
+    assert not fit.converged
+    assert fit.stopped == "not converged: 400 steps; raise --steps"
+    assert fit.elbo is not None
+    assert log_evidence(ROWS) - fit.elbo > 100
+
+
+def test_small_steps_near_the_top_do_not_pass_for_the_top() -> None:
+    """A rise per step far below the noise of the steps: 0.5 nats are missing, and 400 steps at 1e-6 make none of them."""
+    model = zoo.as_model(normal_mean)
+    guide = experiments.fit(model, "mean_field", ROWS).guide
+    with torch.no_grad():
+        guide.amortisation.phi["loc"] += 51**-0.5
+    fit = experiments.fit(model, guide, ROWS, method="svi", steps=400, learning_rate=1e-6)
+    assert not fit.converged
+
+
+def test_enough_steps_converge_and_the_table_says_what_to_do_about_too_few() -> None:
+    assert experiments.fit(normal_mean, "mean_field", ROWS, method="svi", steps=1500).converged
+    table = experiments.compare(normal_mean, ROWS, ["mean_field"], method="svi", steps=50)
+    assert "'mean_field': not converged: 50 steps; raise --steps" in str(table)
+
+
+def test_em_and_fixed_draws_say_what_to_do_too() -> None:
+    x = zoo.dataset("faithful").x
+    em = experiments.fit(zoo.build("gmm", x), "exact", x, steps=2)
+    assert (em.converged, em.stopped) == (False, "not converged: 2 steps; raise --steps")
+    schools = zoo.dataset("eight_schools").x
+    fixed = experiments.fit(zoo.build("eight_schools", schools), "full_rank", schools, steps=2)
+    assert (fixed.converged, fixed.stopped) == (False, "not converged: 2 steps; raise --steps")
+
+
+def test_svi_comes_to_the_closed_form_of_ppca() -> None:
+    """θ by stochastic gradients, against its maximum-likelihood solution."""
+    x = zoo.dataset("iris").x
+    best = experiments.fit(zoo.build("ppca", x, latent=2), "exact", x)
+    assert best.elbo is not None
+    fit = experiments.fit(zoo.build("ppca", x, latent=2), "exact", x, method="svi")
+    assert fit.converged
+    evidence = float(fit.model.log_evidence(x).sum().detach())
+    assert best.elbo - evidence < TOLERANCE * len(x)
+
+
+def test_svi_comes_to_what_fixed_draws_find_for_eight_schools() -> None:
+    x = zoo.dataset("eight_schools").x
+    best = experiments.fit(zoo.build("eight_schools", x), "full_rank", x)
+    fit = experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="svi")
+    assert best.converged
+    assert fit.converged
+    one, two = (experiments.log_weights(f.model, f.guide, x, 50_000, 1).elbo() for f in (best, fit))
+    assert one.value - two.value < 0.05 + 3 * math.hypot(one.se, two.se)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.01, 1.0), (1.0, 3.0)])
+def test_an_objective_that_a_callback_changes_is_not_a_fall(before: float, after: float) -> None:
+    """The ELBO falls by a hundred nats and more at once, since it is another one."""
+    model = Tempered(before)
+    fit = experiments.fit(model, "mean_field", ROWS, method="svi", steps=1200, callbacks=[Temper(300, after)])
+    assert (fit.converged, fit.stopped) == (True, "")
+    q, precision = fit.guide.posterior(ROWS), 1 + 50 * after
+    assert abs(float(q.mean.detach()) - float(ROWS.sum()) * after / precision) < 0.2 * precision**-0.5
+    assert abs(float(q.variance.detach()) * precision - 1) < 0.2
+
+
+def test_a_fall_is_still_a_fall() -> None:
+    with pytest.warns(zoo.ZooWarning, match="diverged"):
+        fit = experiments.fit(
+            normal_mean, "mean_field", ROWS, method="svi", steps=300, learning_rate=300.0, schedule="constant")
+    assert not fit.converged
+    assert "is kept" in fit.stopped
+
+
+def test_what_is_promised_is_what_lies_ahead_of_a_straight_climb() -> None:
+    """−(p − 3)² from 0.0 to 0.001: the best of the points that are looked at is 2.5 to 9 nats up; at the top, nothing is."""
+    def bound(state: Any) -> Tensor:
+        return -(state[0] - 3).square() + torch.zeros(4, dtype=torch.double)
+
+    at = [[torch.tensor(p, dtype=torch.double)] for p in (0.0, 0.001, 3.0, 3.001)]
+    assert 2.5 < promised(bound, at[0], at[1]) <= 9
+    assert promised(bound, at[3], at[2]) < 1e-5
+    assert promised(bound, at[0], at[2]) == pytest.approx(9.0)
+
+
+COVARIATE = torch.randn(100, generator=torch.Generator().manual_seed(1)) * 15 + 100
+SCORE = 26 + 0.6 * COVARIATE + 18 * torch.randn(100, generator=torch.Generator().manual_seed(2))
+YEAR = torch.linspace(1950, 2010, 61)
+WARMTH = 10 + 0.02 * (YEAR - 1950) + 0.3 * torch.randn(61, generator=torch.Generator().manual_seed(3))
+
+
+def regression_evidence(x: Tensor, y: Tensor, prior: Any) -> float:
+    """log p(y) of y ~ N(b₀ + b₁ x, s²), b ~ N(0, 1000²): closed form given s, and a sum over log s."""
+    x, y = x.double(), y.double()
+    design = torch.stack([torch.ones_like(x), x], 1)
+    grid = torch.linspace(-6, 8, 4001, dtype=torch.double) + y.std().log() - 1
+    found = []
+    for log_s in grid:
+        precision = design.T @ design * (-2 * log_s).exp() + 1e-6 * torch.eye(2, dtype=torch.double)
+        root = torch.linalg.cholesky(precision)
+        mean = torch.cholesky_solve((design.T @ y * (-2 * log_s).exp())[:, None], root)[:, 0]
+        squares = y @ y * (-2 * log_s).exp() - mean @ precision @ mean
+        normal = -0.5 * squares - len(y) * (0.5 * math.log(2 * math.pi) + log_s) - root.diagonal().log().sum()
+        found.append(normal - 2 * math.log(1000) + prior.log_prob(log_s.exp()) + log_s)
+    return float(torch.stack(found).logsumexp(0) + (grid[1] - grid[0]).log())
+
+
+@pytest.mark.parametrize("prior", [dist.HalfNormal(100.0), dist.HalfCauchy(2.5)])
+@pytest.mark.parametrize(("x", "y"), [(COVARIATE, SCORE), (YEAR, WARMTH)])
+def test_raw_scales_are_fitted(x: Tensor, y: Tensor, prior: Any) -> None:
+    """In float32, from priors N(0, 1000²): the family's own gap is 0.01 to 0.03."""
+    def regression(y: Tensor) -> None:
+        b = pyro.sample("b", dist.Normal(0.0, 1000.0).expand([2]).to_event(1))
+        s = pyro.sample("s", prior)
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(b[0] + b[1] * x, s), obs=y)
+
+    fit = experiments.fit(regression, "full_rank", y)
+    assert fit.elbo is not None
+    assert fit.converged
+    assert -0.01 < regression_evidence(x, y, prior) - fit.elbo < 0.05
+
+
+def test_an_ascent_that_floating_point_stops_short_has_not_converged() -> None:
+    """A slope of one with values rounded to thousands: L-BFGS finds no rise, and must not call that a top."""
+    p = torch.nn.Parameter(torch.zeros(1, dtype=torch.double))
+
+    def rounded() -> Tensor:
+        value = -(p - 10).square().sum()
+        return value + (1e3 * (value / 1e3).round() - value).detach()
+
+    assert not ascend(rounded, [p], 100).converged
+    assert ascend(lambda: -(p - 10).square().sum(), [p], 100).converged
+
+
+@pytest.mark.parametrize("log_joint", [
+    lambda z: z[:, 0], lambda z: 0 * z[:, 0], lambda z: z[:, 0].square(),
+    lambda z: torch.where(z[:, 0] < 1, z[:, 0], torch.nan)])
+def test_no_mode_is_made_up(log_joint: Any) -> None:
+    assert find_mode(log_joint, torch.zeros(2, dtype=torch.double)) is None
+
+
+class Stopped(BaseException):
+    """What no callback's handler holds up."""
+
+
+class StopAt(experiments.Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, now: Any) -> None:
+        if now.step == self.step:
+            raise Stopped
+
+
+@pytest.mark.parametrize("step", [900, 1800])
+def test_a_run_without_a_given_end_goes_on_to_the_same_bits(step: int, tmp_path: Path) -> None:
+    """Stopped while it climbs, and while the rate falls."""
+    whole = experiments.fit(normal_mean, "mean_field", ROWS, method="svi")
+    with pytest.raises(Stopped):
+        experiments.fit(
+            normal_mean, "mean_field", ROWS, method="svi", journal=Journal(tmp_path, interval=0.02), callbacks=[StopAt(step)])
+    again = experiments.fit(normal_mean, "mean_field", ROWS, method="svi", journal=tmp_path)
+    assert [row[:2] for row in again.history] == [row[:2] for row in whole.history]
+    assert all(torch.equal(*pair) for pair in zip(whole.guide.parameters(), again.guide.parameters(), strict=True))
+    assert again.converged
