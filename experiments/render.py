@@ -228,6 +228,7 @@ def _warnings(table: Comparison) -> list[str]:
     each = {row.evaluation.guide: row.evaluation.evidence.remark for row in table.rows}
     known = [f"'{guide}': {remark}" for guide, remark in each.items() if remark] if table.own_theta else [table.evidence.remark]
     drawn = [f"'{row.evaluation.guide}': {row.evaluation.remark}" for row in table.rows if row.evaluation.remark]
+    drawn += [f"'{row.evaluation.guide}': {remark}" for row in table.rows for remark in row.fit.remarks]
     return [line for line in [*known, *drawn] if line]
 
 

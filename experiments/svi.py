@@ -28,6 +28,7 @@ from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program import generators, seeded, set_generators
+from zoo.vectorise import LinAlgError
 
 #: Blocks into which a run is divided: at the end of each its state is judged. And steps of one in a run without a given end.
 BLOCKS, BLOCK = 50, 100
@@ -173,7 +174,10 @@ class _Run:
         batch, index = self._batch()
         if step == 1 and index is not None:
             check_batch(self.model, self._view(batch), self.size)
-        z, numbers, *found = self._gradients(batch, index, step)
+        try:
+            z, numbers, *found = self._gradients(batch, index, step)
+        except LinAlgError as error:
+            return f"step {step} met linear algebra that fails: {str(error).splitlines()[0]}"
         if self.recorder.differs:
             raise Differs
         if self.processes.count > 1 or self.training.clip is not None:

@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 from zoo.errors import ZooError
 from zoo.program import generators, set_generators
 from zoo.settings import Settings
+from zoo.vectorise import capturing
 
 #: What two results may differ by, in units of rounding of the largest number: a kernel may add in another order.
 ROUNDING = 1024
@@ -60,7 +61,7 @@ def capture(function: Function, modules: Sequence[nn.Module], inputs: Sequence[T
         return functional_call(pair, swapped, ([swapped[name] for name in trained], *given[len(names):]))
 
     before = generators()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), capturing():
         warnings.simplefilter("ignore")
         try:
             # Only so may the data, which no call is given, be constants of a graph of fake tensors.

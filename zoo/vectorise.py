@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +17,20 @@ from zoo.errors import ZooError
 FORBIDDEN = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 OTHER = (ZooError, LinAlgError)
+
+
+#: Whether operations are being captured: what fails on tensors without numbers says nothing of the program.
+_CAPTURING: ContextVar[bool] = ContextVar("capturing", default=False)
+
+
+@contextmanager
+def capturing() -> Iterator[None]:
+    """Let :func:`over_draws` raise where vmap fails."""
+    token = _CAPTURING.set(True)
+    try:
+        yield
+    finally:
+        _CAPTURING.reset(token)
 
 
 def over_draws(one: Callable[[Any], Any], rows: Any, vectorised: bool = True) -> tuple[Any, str]:
@@ -32,7 +47,7 @@ def over_draws(one: Callable[[Any], Any], rows: Any, vectorised: bool = True) ->
     except (*OTHER, *FORBIDDEN) as error:
         if out_of_memory(error):
             return loop(one, rows), ""
-        if isinstance(error, OTHER):
+        if isinstance(error, OTHER) or _CAPTURING.get():
             raise
         reason = str(error).splitlines()[0][:120]
         return loop(one, rows), f"at or after site '{last_site(one, rows)}': {reason}"
