@@ -28,6 +28,8 @@ MANY, DENSE = 16, 100
 SHORT, LONG = 2, 3
 #: Posterior draws of few units, and the share of chains that start at the prior.
 STATES, FROM_PRIOR = 64, 0.25
+#: The share of its transitions that a chain from the prior must move in to count.
+MOVING = 0.4
 #: Transitions in which the pilot finds its first step size, and in which kernels adapt to the joint.
 SETTLE, ADAPT = 8, 60
 
@@ -249,11 +251,13 @@ def posterior_draws(
 def _from_prior(joint: Target, kernel: Kernel, start: Tensor, last: State, states: Tensor) -> Tensor:
     """Return the states (iterations, chains, units, d) of chains from ``start``, after as many iterations to settle in.
 
-    Units of a chain that end below all of the others' ``last`` state are replaced by the others' ``states``.
+    Units of a chain that end below all of the others' ``last`` state are replaced by the others' ``states``, and so are those
+    that hardly move, as in the neck of a funnel, where the density is high: they are where they began, and tell of no mass.
     """
     settled, _, _ = run(joint, joint.at(start), kernel, len(states))
     end, _, found = run(joint, settled, kernel, len(states))
-    arrived = joint.log_density(end) >= joint.log_density(last).amin(0)
+    moving = (found[1:] != found[:-1]).any(-1).to(end.z).mean(0) > MOVING
+    arrived = moving & (joint.log_density(end) >= joint.log_density(last).amin(0))
     others = states[:, torch.arange(len(start)) % states.shape[1]]
     return torch.where(arrived[None, ..., None], found, others)
 

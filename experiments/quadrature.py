@@ -53,7 +53,8 @@ def integrate(model: Model, x: Data) -> Integral:
     value, coarse, wide = (torch.stack(part).logsumexp(0) for part in zip(*pieces, strict=True))
     rounding = torch.finfo(value.dtype).eps * 64 * (1 + value.abs())
     error = torch.maximum((value - coarse).abs(), (value - wide).abs()) + rounding
-    return Integral(torch.maximum(value, wide), error)  # what lies beyond a grid only adds to the integral
+    cut = wide - value > (value - coarse).abs()  # more than the step of the grid leaves out: tails that lie beyond it
+    return Integral(torch.where(cut, wide, value), error)
 
 
 def _piece(model: Model, x: Data, modes: Modes, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,4 +19,4 @@ class Stream(IntEnum):
     IMPORTANCE = 6 * _STEP
     CONTAINMENT = 8 * _STEP
     SIMULATION = 7 * _STEP  # its noise is what made the exact latents: no guide may be scored on it
-    RESTARTS = 8 * _STEP
+    RESTARTS = 9 * _STEP

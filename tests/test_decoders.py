@@ -19,7 +19,7 @@ import experiments
 import guides
 import zoo
 from experiments.fitting import fit_seeds
-from experiments.svi import SCHEDULES
+from experiments.training import SCHEDULES
 from experiments.weights import LogWeights, log_weights
 from guides.guide import BaseGuide
 from zoo.errors import ZooError, ZooWarning
