@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs results studies soak foreign bench benchpage dist clean
+.PHONY: demo test lint types docs results studies soak long foreign bench benchpage dist clean
 
 demo: .venv/.installed
 	$(BIN)/zoo compare gmm --data faithful
@@ -30,6 +30,9 @@ studies: .venv/.tested
 soak: .venv/.tested
 	ZOO_KILLS=200 ZOO_MUTATIONS=2000 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
 		-k 'killed_at_any or mutated' tests/test_kills.py tests/test_mutations.py
+
+long: .venv/.tested
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m long
 
 foreign: .venv/.tested
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.foreign.run

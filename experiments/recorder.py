@@ -64,9 +64,10 @@ class Recorder:
         self._recording: Recording | None = None
         self._recorded, self._calls, self._seconds = 0, 0, 0.0
         self._times: list[tuple[float, float]] = []
-        self._last: tuple[Tensor, ...] = ()
-        self._python = 0
-        self._settings = Settings(self.modules) if self.reason else None
+        #: The last call's inputs, which may be none, and the settings at the first call of a function that is not pure.
+        self._last: tuple[Tensor, ...] | None = None
+        self._settings: Settings | None = None
+        self._python, self._unproved = 0, bool(self.reason)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         known = self._ready(inputs)
@@ -79,7 +80,7 @@ class Recorder:
 
     def check(self) -> bool:
         """Compare at the last call's inputs once more, and leave all tensors as they are; return whether results were alike."""
-        if self._recording is not None and self._last:
+        if self._recording is not None and self._last is not None:
             before, buffers = generators(), self._copied()
             self._compared(self._recording, self._last)
             self._put(before, buffers)
@@ -104,6 +105,8 @@ class Recorder:
             self.reason = f"it can't be captured: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"
 
     def _by_python(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if self._unproved and self._settings is None:
+            self._settings = Settings(self.modules)
         begun = time.thread_time()
         found = self.function(self._parameters, *inputs)
         self._seconds, self._python, self._last = self._seconds + time.thread_time() - begun, self._python + 1, tuple(inputs)
@@ -115,7 +118,7 @@ class Recorder:
         It is measured at the last call's inputs. Nothing is tried where settings have changed since the first call: then the
         function is not pure indeed.
         """
-        if self._settings is None or not self._settings.hold():
+        if self._settings is None or self._last is None or not self._settings.hold():
             return ""
         try:
             trial = Recording(self.function, self.modules, self._last, False)

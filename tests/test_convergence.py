@@ -103,6 +103,7 @@ def test_em_and_fixed_draws_say_what_to_do_too() -> None:
     assert (fixed.converged, fixed.stopped) == (False, "not converged: 2 steps; raise --steps")
 
 
+@pytest.mark.long
 def test_svi_comes_to_the_closed_form_of_ppca() -> None:
     """θ by stochastic gradients, against its maximum-likelihood solution."""
     x = zoo.dataset("iris").x
@@ -114,6 +115,7 @@ def test_svi_comes_to_the_closed_form_of_ppca() -> None:
     assert best.elbo - evidence < TOLERANCE * len(x)
 
 
+@pytest.mark.long
 def test_svi_comes_to_what_fixed_draws_find_for_eight_schools() -> None:
     x = zoo.dataset("eight_schools").x
     best = experiments.fit(zoo.build("eight_schools", x), "full_rank", x)
@@ -224,7 +226,7 @@ class StopAt(experiments.Callback):
             raise Stopped
 
 
-@pytest.mark.parametrize("step", [900, 1800])
+@pytest.mark.parametrize("step", [900, pytest.param(1800, marks=pytest.mark.long)])
 def test_a_run_without_a_given_end_goes_on_to_the_same_bits(step: int, tmp_path: Path) -> None:
     """Stopped while it climbs, and while the rate falls."""
     whole = experiments.fit(normal_mean, "mean_field", ROWS, method="svi")

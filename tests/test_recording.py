@@ -24,6 +24,7 @@ from experiments.recorder import EVERY, TRIALS, Recorder
 from tests.cases import case
 from zoo.program import generators, set_generators
 from zoo.recording import Recording, capture
+from zoo.registry import load
 from zoo.settings import Settings
 
 X = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.double) + 3
@@ -147,8 +148,10 @@ def test_a_recorded_fit_of_every_model_comes_to_the_same_bits(name: str, at_once
     at_once.clear()
     text = next(g for g in zoo_guides(known, x))
     ours, theirs = (fit(copy.deepcopy(known), text, x, steps=60, pure=pure) for pure in (True, False))
-    assert at_once[0].checked > TRIALS
-    assert at_once[0].reason == ""
+    # A spline's masks are captured of one draw, not of several mapped by vmap.
+    captured = name != "flow_prior"
+    assert (at_once[0].checked > TRIALS) == captured
+    assert at_once[0].reason == "" if captured else "can't be captured" in at_once[0].reason
     assert at_once[1].checked == 0
     assert trace_of(ours) == trace_of(theirs)
     for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
@@ -165,7 +168,7 @@ def zoo_guides(model: zoo.Model, x: Any) -> list[str]:
 @pytest.mark.parametrize(("guide", "options"), [
     ("full_rank:encoder", {"objective": "iwae", "estimator": "dreg", "draws": 4}), ("mixture:semi", {"warm_up": 5}),
     ("mean_field:encoder", {"batch_size": 40, "view": lambda x: (x > torch.rand(())).to(x)}),
-    ("flow:encoder", {"batch_size": 50, "validation": 0.2})])
+    pytest.param("flow:encoder", {"batch_size": 50, "validation": 0.2}, marks=pytest.mark.long)])
 def test_svi_comes_to_the_same_bits_with_and_without(guide: str, options: dict[str, Any], at_once: list[Recorder]) -> None:
     x = zoo.dataset("digits", "images", binarise="threshold").tensor[:100]
 
@@ -183,8 +186,9 @@ def test_svi_comes_to_the_same_bits_with_and_without(guide: str, options: dict[s
 
 
 def test_registered_models_are_declared_pure_and_others_are_not() -> None:
-    for name in zoo.MODELS:
-        assert case(name)[0].purity() == "", name
+    for name, entry in zoo.MODELS.items():
+        assert "pure" in {key for base in load(entry.path).__mro__[:3] for key in vars(base)}, name
+    assert case("eight_schools")[0].purity() == ""
     assert "does not declare pure" in Level().purity()
     assert PureLevel().purity() == ""
     assert zoo.as_model(Level(), pure=True).purity() == ""
@@ -459,7 +463,7 @@ def test_a_program_with_a_state_is_told_nothing(monkeypatch: pytest.MonkeyPatch)
 
 
 class Sequences(zoo.Model):
-    """Sequences of unequal length, padded; a run works on the columns that its minibatch needs. One row of 400 is long."""
+    """Sequences of unequal length, padded; a run works on the columns that its minibatch needs. One row of 100 is long."""
 
     def __init__(self, how: str):
         super().__init__()
@@ -478,9 +482,10 @@ class Sequences(zoo.Model):
             pyro.sample("y", seen, obs=d["y"][:, :t])
 
 
-@pytest.mark.parametrize(("how", "pure"), [("tolist", None), ("tolist", True), ("int", True)])
+@pytest.mark.parametrize(("how", "pure"), [
+    ("tolist", None), pytest.param("tolist", True, marks=pytest.mark.long), pytest.param("int", True, marks=pytest.mark.long)])
 def test_a_program_that_looks_at_its_minibatch_is_run_by_python(how: str, pure: bool | None, at_once: list[Recorder]) -> None:
-    rows, columns = 400, 12
+    rows, columns = 100, 12
     length = torch.full((rows,), 3)
     length[7] = columns
     mean = torch.where(torch.arange(columns) < 3, 1.0, 4.0).double()
