@@ -80,7 +80,7 @@ def predictor_of(eta: Callable[[Tensor], Tensor]) -> Any:
         with pyro.plate("rows", ROWS):
             pyro.sample("y", dist.Normal(eta(z), 1.0), obs=y)
 
-    return find(zoo.as_model(program), LINE)
+    return find(zoo.as_model(program, pure=True), LINE)
 
 
 def chained(names: list[str]) -> Callable[[Tensor], Tensor]:
@@ -186,7 +186,7 @@ def test_the_observations_must_depend_on_nothing_else() -> None:
             pyro.factor("more", z[0])
 
     for what in ("hidden", "scale", "mask", "factor"):
-        assert find(zoo.as_model(partial(program, what=what)), LINE) is None, what
+        assert find(zoo.as_model(partial(program, what=what), pure=True), LINE) is None, what
 
 
 def test_a_large_offset_costs_no_digits() -> None:
@@ -268,7 +268,7 @@ def test_a_program_that_looks_affine_is_fitted_as_it_is(name: str) -> None:
             pyro.sample("y", dist.Normal(curve(a, b, x["t"]), 1.0), obs=x["y"])
 
     noise = torch.randn(800, generator=torch.Generator().manual_seed(1), dtype=torch.double)
-    model, x = zoo.as_model(program), {"t": t, "y": eta(top) + noise}
+    model, x = zoo.as_model(program, pure=True), {"t": t, "y": eta(top) + noise}
     assert model.linear_predictor(x) is None
     evidence, mean, deviation = on_a_grid(model, x, eta, loc, scale, top)
     fit = experiments.fit(model, "full_rank", x, progress=False)

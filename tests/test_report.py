@@ -185,7 +185,7 @@ class TestCharts:
         assert {(1234.0, 50.0), (4321.0, -50.0), trace[0], trace[-1]} <= set(kept)
 
     def test_noise_is_smoothed_and_a_clean_ascent_is_not(self) -> None:
-        clean, noisy = [(float(i), -1.0 / i) for i in range(1, 500)], [(float(i), float(i % 2)) for i in range(500)]
+        clean, noisy = [(float(i), -1.0 / i) for i in range(1, 500)], [(float(i), math.sin(i * i)) for i in range(500)]
         drawn = chart({"clean": clean, "noisy": noisy}, None, 400)
         assert [bool(line["band"]) for line in drawn["lines"]] == [False, True]
         assert drawn["smooth"]

@@ -118,7 +118,7 @@ class Model(PyroModule):
 
     def __getstate__(self) -> dict[str, Any]:
         # They hold on to the data, which copies can do without.
-        return {**self.__dict__, "_last": None, "_part": None, "_predictor": None}
+        return {**self.__dict__, **dict.fromkeys(("_last", "_part", "_predictor", "_proof"))}
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
