@@ -14,8 +14,9 @@ from zoo.program import generators, set_generators
 from zoo.recording import Function, Recording, alike, check_compiler, signature
 from zoo.settings import Settings
 
-#: Seconds of processor time that calls take by Python before they are recorded: what captures them takes a second to import.
-START = 0.5
+#: Calls by Python, and seconds of processor time that they take, before operations are recorded: to capture those of a call
+#: takes a hundred times as long as the call, and a second to import.
+FIRST, START = 250, 0.5
 #: Calls after which recorded results are compared with Python's again.
 EVERY = 50
 #: The first calls of a recording, which are run by Python, too, and timed; and the share of Python's time that they may take.
@@ -89,10 +90,14 @@ class Recorder:
     def _ready(self, inputs: Sequence[Tensor]) -> Recording | None:
         """Return the recording, if there is one that holds; make one where it is time."""
         if self._recording is not None and not (self._recording.holds() and self.unchanged()):
-            self._recording, self._calls, self._seconds = None, 0, 0.0
-        if self._recording is None and not self.reason and (self.compiled or self._seconds >= START):
+            self._recording, self._calls, self._seconds, self._python = None, 0, 0.0, 0
+        if self._recording is None and not self.reason and (self.compiled or self._due):
             self._record(inputs)
         return self._recording
+
+    @property
+    def _due(self) -> bool:
+        return self._python >= FIRST and self._seconds >= START
 
     def _record(self, inputs: Sequence[Tensor]) -> None:
         self._recorded += 1

@@ -34,6 +34,7 @@ X = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.doub
 def at_once(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
     """Record from the first call on, however little there is to gain; return the recorders that are made."""
     made: list[Recorder] = []
+    monkeypatch.setattr(recorder, "FIRST", 0)
     monkeypatch.setattr(recorder, "START", 0.0)
     monkeypatch.setattr(recorder, "GAIN", 1e9)
     begin = Recorder.__post_init__
@@ -364,6 +365,7 @@ def test_a_difference_on_the_last_steps_is_found_at_the_end(at_once: list[Record
 
 
 def test_what_gains_too_little_is_run_by_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "FIRST", 0)
     monkeypatch.setattr(recorder, "START", 0.0)
     monkeypatch.setattr(recorder, "GAIN", 0.0)
     layer = nn.Linear(2, 1)
