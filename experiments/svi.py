@@ -34,6 +34,8 @@ from zoo.vectorise import LinAlgError
 BLOCKS, BLOCK = 50, 100
 #: Minibatches, on held noise, on which two states are compared.
 REPEATS = 8
+#: Steps of a run that is asked whether it has settled, at least: to ask takes as long as some seventy.
+LEAST = 200
 #: Draws of z per unit for the held-out ELBO.
 VALIDATION_DRAWS = 16
 #: Seconds from which on a run says what declaring a program pure would save.
@@ -345,7 +347,7 @@ class _Run:
 
     def _settled(self) -> bool:
         """Return whether going on as it went would raise the ELBO by no more than :data:`TOLERANCE` nats per unit."""
-        if not self.windows.known or len(self.values) <= self.training.warm_up:
+        if not self.windows.known or len(self.values) <= self.training.warm_up or len(self.values) < LEAST:
             return False
         now = self._copy()
         gain = promised(self._bounds, self.windows.before, self.windows.mean)

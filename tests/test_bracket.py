@@ -239,7 +239,7 @@ def test_eight_schools_is_bracketed_from_markov_chains() -> None:
 def test_one_simulated_unit_takes_more_exact_draws_from_its_one() -> None:
     x = zoo.dataset("eight_schools").x
     model, widths = zoo.build("eight_schools", x), []
-    for seed in range(3, 6):  # how hard it is hangs on what was simulated
+    for seed in range(3, 8):  # how hard it is hangs on what was simulated
         fresh, exact = simulated(model, x, seed=seed)
         truth = experiments.evidence(collapsed, fresh).value
         guide = experiments.fit(model, "full_rank", fresh).guide
@@ -248,7 +248,7 @@ def test_one_simulated_unit_takes_more_exact_draws_from_its_one() -> None:
         assert (found.kind, found.rhat) == ("bracketed", None)
         assert surrounds(found, truth)
         widths.append(found.width)
-    assert sorted(widths)[1] < 0.5
+    assert sorted(widths)[2] < 0.5
 
 
 def test_one_unit_whose_guide_misses_every_correlation() -> None:
