@@ -69,7 +69,8 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
             best, last = (tuple(alike(state.numbered(name), tensors)) for name in ("best", "last"))
             states = States(tensors, best, last, int(state.values["best_step"]))
         values = {name: state.values[name] for name in _PLAIN}
-        plain: dict[str, Any] = {name: None if v is None else _PLAIN[name](v) for name, v in values.items()}
+        plain: dict[str, Any] = {
+            name: None if v is None and name == "bound" else _PLAIN[name](v) for name, v in values.items()}
         iterations = tuple(iteration(row) for row in state.values["iterations"])
         done = Fit(model, guide, **plain, history=tuple(rows_of(state)), iterations=iterations, states=states,
             remarks=tuple(map(str, state.values["remarks"])))

@@ -28,9 +28,9 @@ def test_a_minibatch_is_not_laid_out_anew(monkeypatch: pytest.MonkeyPatch) -> No
     model = zoo.build("flow", x, hidden=(8,), layers=1)
     runs: list[int] = []
 
-    def counted(program: Any, data: Any, label: str) -> Any:
+    def counted(program: Any, data: Any, *rest: Any) -> Any:
         runs.append(len(data))
-        return layout(program, data, label)
+        return layout(program, data, *rest)
 
     monkeypatch.setattr(zoo.model, "layout", counted)
     experiments.fit(model, "exact", x, method="svi", steps=20, batch_size=50, progress=False)
