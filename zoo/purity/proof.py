@@ -265,7 +265,7 @@ class _Reader:
         if any(value is read for read in self.functions):
             return frozenset({value})
         self.functions.append(value)
-        if value.__builtins__ is not vars(builtins):  # type: ignore[attr-defined]
+        if getattr(value, "__builtins__", None) is not vars(builtins):
             raise Doubt(f"`{value.__name__}` has built-in names of its own")
         for key in ("__code__", "__defaults__", "__kwdefaults__"):
             self.watch(value, key, partial(getattr, value), getattr(value, key))
