@@ -62,8 +62,9 @@ def fixed_draws(
     if isinstance(guide.family, NormalBase):
         held = Held(model, guide, guide.family, x, parameters, seed, count)
         done = _doubling(held, steps, draws, tolerance)
-        stuck = not done.converged and not done.stopped and done.steps < steps
-        return _in_double(held, done, steps, draws, tolerance) if stuck else done
+        if done.converged or done.stopped:
+            return done
+        return _in_double(held, done, steps, draws, tolerance) if done.steps < steps else _too_coarse(held, done, tolerance)
     if not isinstance(guide.posterior(x), Enumerated):
         raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
     return _discrete(model, guide, x, parameters, steps, count)
@@ -78,16 +79,28 @@ def _in_double(held: Held, done: Outcome, steps: int, draws: int | None, toleran
         return replace(done, stopped=(
             f"not converged: no step is seen to raise the ELBO, whose slope promises more, in {numbers}; use method svi"))
     again = _doubling(double, steps - done.steps, draws, tolerance)
+    judge = double.noise(_draws_that_judge(double, _draws_at_start(double, draws)), 1)
+    best = double.value(judge)
     for rounded, exact in zip(held.parameters, double.parameters, strict=True):
         rounded.data.copy_(exact.data)
         exact.data.copy_(rounded.data)
-    judge = double.noise(_draws_that_judge(double, _draws_at_start(double, draws)), 1)
-    value = double.value(judge)
-    if again.converged and value < again.elbo - tolerance * held.latents.units - double.noise_error(judge):
-        return Outcome(done.steps + again.steps, value, False, (
-            f"not converged: parameters in float32 can't hold the best, {again.elbo - value:.2g} nats higher; "
-            "pass the data in float64"))
-    return replace(again, steps=done.steps + again.steps)
+    kept = double.value(judge)
+    again = replace(again, elbo=kept, steps=done.steps + again.steps)
+    if again.converged and best - kept > tolerance * held.latents.units:
+        return replace(again, converged=False, stopped=(
+            f"not converged: parameters in float32 can't hold the best, {best - kept:.2g} nats higher; pass the data in float64"))
+    return again
+
+
+def _too_coarse(held: Held, done: Outcome, tolerance: float) -> Outcome:
+    """Say that more steps would not help where numbers of this type round the ELBO by more than the tolerance."""
+    kind = held.parameters[0].dtype
+    rounded = torch.finfo(kind).eps * abs(done.elbo)
+    if kind == torch.float64 or not rounded > tolerance * held.latents.units:
+        return done
+    return replace(done, stopped=(
+        f"not converged: {done.steps:,} steps in float32, which rounds an ELBO of {done.elbo:.4g} by {rounded:.2g} nats; "
+        "pass the data in float64"))
 
 
 @dataclass
@@ -198,13 +211,14 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
     flattery = done.value - fresh
     # Noise may hide a small flattery, but not excuse one that can't be told: half a nat per unit is the most.
     agrees = flattery <= enough or flattery <= min(enough + 2 * held.noise_error(other()), 0.5 * latents.units)
-    if not agrees:
+    # What a number of this size is rounded by is no flattery: the climb is stuck for another reason.
+    if not agrees and flattery > torch.finfo(held.parameters[0].dtype).eps * abs(fresh):
         warnings.warn(ZooWarning(
             f"fixed draws of '{held.guide.text}' flatter it by {flattery / latents.units:.2g} nats per unit at {number} draws; "
             "pass more draws=, or use method svi"), stacklevel=4)
         return Outcome(taken, fresh, False, (
             f"not converged: {number} fixed draws flatter the ELBO; pass more draws=, or use method svi"))
-    return Outcome(taken, fresh, done.converged)
+    return Outcome(taken, fresh, done.converged and agrees)
 
 
 def _naturally(held: Held, number: int, steps: int, tolerance: float) -> tuple[int, float | None]:

@@ -41,7 +41,7 @@ class Windows:
     """The mean of what an ascent moves over a window of its steps, and over the window before.
 
     Steps of stochastic gradients jitter about where they lead. Their mean tells where that is, and the means of two windows
-    where it is going: :func:`promised` asks what it would gain to go there.
+    where it is going: :func:`rises` asks whether it would gain to go there.
     """
 
     every: int
@@ -90,19 +90,19 @@ def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in tensors]
 
 
-def promised(bound: Bound, before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
-    """Return the nats that an ascent from ``before`` to ``now`` gained on the way, or would gain by going on as it went.
+def rises(bound: Bound, before: Sequence[Tensor], now: Sequence[Tensor], least: float) -> bool:
+    """Return whether an ascent gained over ``least`` nats from ``before`` to ``now``, or would by going on as it went.
 
     The bound is compared on the same noise and minibatches along the straight line through both, behind and up to thousands of
-    times as far ahead, so a climb that is slow for its small steps shows as one. A gain counts less its standard
-    error. 0 where nothing rises.
+    times as far ahead, so a climb that is slow for its small steps shows as one. A gain counts less its standard error.
     """
-    here, gains = bound(now), []
+    here = bound(now)
     for share in (-1.0, *AHEAD):
         there = bound(_along(before, now, share))
         # What was gained on the way lies behind: the bound is lower there.
-        gains.append(_surely((here - there) if share < 0 else (there - here)))
-    return max(0.0, *gains)
+        if _surely((here - there) if share < 0 else (there - here)) > least:
+            return True
+    return False
 
 
 def _along(before: Sequence[Tensor], now: Sequence[Tensor], share: float) -> list[Tensor]:

@@ -19,7 +19,7 @@ from experiments.journal import State, alike, check_finite
 from experiments.objectives import Step, enumerated_elbo, stochastic_bound
 from experiments.processes import ALONE, Processes
 from experiments.recorder import Recorder, check_compiled
-from experiments.stopping import EVERY, TOLERANCE, Windows, closings, copies, promised, standard_error
+from experiments.stopping import EVERY, TOLERANCE, Windows, closings, copies, rises, standard_error
 from experiments.training import Pace, Training
 from experiments.weights import scored
 from guides.guide import BaseGuide
@@ -60,7 +60,7 @@ def svi(
     States are compared under the objective as it is then, so one that a callback or a schedule changes is not taken for a fall.
 
     Without ``steps`` the rate stays until the ascent has settled, then falls over as many steps again, and the run ends if
-    it has settled there, too; else it climbs on at a quarter of the rate. It has settled where :func:`promised` is at most
+    it has settled there, too; else it climbs on at a quarter of the rate. It has settled where it no longer :func:`rises`, by
     :data:`TOLERANCE` nats per unit, or, with a ``validation`` share, where ``patience`` blocks of 100 steps raised the held-out
     ELBO by no more than a quarter of that.
 
@@ -350,9 +350,9 @@ class _Run:
         if not self.windows.known or len(self.values) <= self.training.warm_up or len(self.values) < LEAST:
             return False
         now = self._copy()
-        gain = promised(self._bounds, self.windows.before, self.windows.mean)
+        rising = rises(self._bounds, self.windows.before, self.windows.mean, TOLERANCE * self.units)
         self._restore(now)
-        return gain <= TOLERANCE * self.units
+        return not rising
 
     def _keep(self, step: int, value: float, error: float) -> None:
         self.best, self.best_step, self.best_value, self.best_error = self._copy(), step, value, error
