@@ -88,7 +88,8 @@ def _in_double(held: Held, done: Outcome, steps: int, draws: int | None, toleran
     again = replace(again, elbo=kept, steps=done.steps + again.steps)
     if again.converged and best - kept > tolerance * held.latents.units:
         return replace(again, converged=False, stopped=(
-            f"not converged: parameters in float32 can't hold the best, {best - kept:.2g} nats higher; pass the data in float64"))
+            f"not converged: parameters in float32 can't hold the best, {best - kept:.2g} nats higher; "
+            "pass the data in float64"))
     return again
 
 
