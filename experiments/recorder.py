@@ -24,6 +24,7 @@ TRIALS, GAIN = 5, 0.8
 #: Times that operations are recorded anew, after settings have changed.
 MOST = 4
 
+
 @dataclass
 class Recorder:
     """A function of tensors that is run by Python at first, and by its recorded operations once these are worth it.
