@@ -212,8 +212,8 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
     flattery = done.value - fresh
     # Noise may hide a small flattery, but not excuse one that can't be told: half a nat per unit is the most.
     agrees = flattery <= enough or flattery <= min(enough + 2 * held.noise_error(other()), 0.5 * latents.units)
-    # What a number of this size is rounded by is no flattery: the climb is stuck for another reason.
-    if not agrees and flattery > torch.finfo(held.parameters[0].dtype).eps * abs(fresh):
+    # What a number of this size is rounded by is no flattery; and more draws may yet come where the steps were cut off.
+    if not agrees and taken < steps and flattery > torch.finfo(held.parameters[0].dtype).eps * abs(fresh):
         warnings.warn(ZooWarning(
             f"fixed draws of '{held.guide.text}' flatter it by {flattery / latents.units:.2g} nats per unit at {number} draws; "
             "pass more draws=, or use method svi"), stacklevel=4)

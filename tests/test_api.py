@@ -84,7 +84,7 @@ def test_readme_examples_run() -> None:
     assert len(blocks) >= 4
     done = subprocess.run(
         [sys.executable, "-W", "error::zoo.errors.ZooWarning", "-c", "\n".join(blocks)], capture_output=True, text=True,
-        timeout=120, check=False)
+        timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -236,6 +236,7 @@ def test_eight_schools_is_bracketed_from_markov_chains() -> None:
     assert found.width < 0.1
 
 
+@pytest.mark.long
 def test_one_simulated_unit_takes_more_exact_draws_from_its_one() -> None:
     x = zoo.dataset("eight_schools").x
     model, widths = zoo.build("eight_schools", x), []

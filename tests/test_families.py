@@ -422,6 +422,7 @@ def banana(x: Tensor) -> None:
     pyro.sample("x", dist.Normal(b, 1.0), obs=x)
 
 
+@pytest.mark.long
 def test_flow_bends_where_full_rank_cannot() -> None:
     """log p(x) by SciPy's quad over a, with b integrated out by hand: x | a ~ N(a², 0.4² + 1)."""
     x = torch.tensor(0.0, dtype=torch.double)

@@ -136,6 +136,7 @@ def snr(found: Tensor) -> float:
     return float(found.mean(0).norm() / found.var(0).sum().sqrt())
 
 
+@pytest.mark.long
 def test_signal_to_noise_of_dreg_does_not_fall_with_k_and_the_plain_one_does() -> None:
     """Rainforth et al. (2018), https://arxiv.org/abs/1802.04537: plain IWAE loses a factor √K; DReG gains one.
 

@@ -325,7 +325,7 @@ def test_a_fit_of_normal_rows_is_the_best_normal(family: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["student", "binomial"])
+@pytest.mark.parametrize("name", ["student", pytest.param("binomial", marks=pytest.mark.long)])
 def test_a_fit_is_no_lower_than_by_draws(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prior with heavy tails keeps draws in play: where held ones flatter, there are more of them."""
     monkeypatch.setattr(held, "WORTH", 1)

@@ -22,6 +22,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
+import zuko.transforms  # noqa: F401  # which adds a method to torch's transforms, as guides that are flows have it do
 from pyro import poutine
 from pyro.distributions import Normal, constraints
 from pyro.infer import config_enumerate

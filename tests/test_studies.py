@@ -21,6 +21,8 @@ from experiments.studies.runner import perform
 
 ROOT = Path(__file__).parent.parent
 NAMES = list(STUDIES)
+#: Studies that take over ten seconds at their reduced size, too.
+SLOW = ("collapse", "em-versus-svi", "guide-families", "posterior")
 
 
 @cache
@@ -31,7 +33,7 @@ def quick(name: str) -> Findings:
 pytestmark = pytest.mark.filterwarnings("ignore::zoo.ZooWarning")  # short fits end unsettled
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) if name in SLOW else name for name in NAMES])
 class TestStudy:
     def test_its_claim_holds(self, name: str) -> None:
         found = quick(name)

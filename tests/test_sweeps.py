@@ -229,7 +229,7 @@ def test_a_grid_that_is_interrupted_is_resumed(tmp_path: Path) -> None:
         guides = ["exact"]
         train_with = "mean_field:encoder"
         seeds = [0]
-        steps = 3000
+        steps = 1500
         draws = 8
         [options]
         latent = [1, 2]
@@ -247,14 +247,14 @@ def test_a_grid_that_is_interrupted_is_resumed(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == f"error: interrupted; 'zoo resume {out}' goes on from its last checkpoint"
     assert "Traceback" not in said
     # One that had come to the end of its fit by then, as on a quick machine, has no need of a checkpoint.
-    met = [path for path in begun if theta_steps(path.parent)[-1] < 3000]
+    met = [path for path in begun if theta_steps(path.parent)[-1] < 1500]
     assert met
     for path in met:
         assert list(path.parent.rglob("checkpoint/*/step-*.json"))
     assert not (out / ".stop").exists()
     assert command(["resume", str(out), "--no-report", "--jobs", "1"]) == 0
     assert {state_of(path.parent)[0] for path in begun} == {"done"}
-    assert theta_steps(begun[0].parent) == list(range(1, 3001))
+    assert theta_steps(begun[0].parent) == list(range(1, 1501))
 
 
 def theta_steps(folder: Path) -> list[int]:

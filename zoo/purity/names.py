@@ -127,7 +127,12 @@ def intact(kind: type) -> bool:
     (True, False)
     """
     members = (getattr(m, "fget", getattr(m, "__func__", m)) for base in kind.__mro__ for m in vars(base).values())
-    return own(kind) and all(own(member) for member in members if isinstance(member, FunctionType))
+    return own(kind) and all(own(member) or _of_zuko(member) for member in members if isinstance(member, FunctionType))
+
+
+def _of_zuko(method: FunctionType) -> bool:
+    """Return whether zuko defines a method: it adds one to torch's transforms where it is imported."""
+    return str(method.__globals__.get("__name__")).partition(".")[0] == "zuko"
 
 
 def _home(module: object) -> bool:
