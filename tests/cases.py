@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 import guides
@@ -38,7 +39,7 @@ def case(name: str) -> tuple[Model, Data]:
     model, x = begun(name)
     if list(model.parameters()):
         em = entry.exact and entry.latents != "none"
-        fit(model, "exact" if entry.exact else model.train_with, x, steps=20 if em else 300)
+        fit(model, "exact" if entry.exact else model.train_with, x, steps=20 if em else 100)
     return model, x
 
 
@@ -49,7 +50,7 @@ def fitted(name: str, text: str) -> BaseGuide:
     guide = guides.build(text, model, x)
     if guide.size:
         # Another seed than the tests evaluate with: φ of a unit's own learns the noise that it was trained on.
-        fit(model, guide, x, train_model=False, steps=80 if ":" not in text else 120, seed=1001)
+        fit(model, guide, x, train_model=False, steps=40 if ":" not in text else 80, seed=1001)
     return guide
 
 
@@ -73,6 +74,18 @@ def reduced(name: str, text: str) -> Reduced:
 PAIRS = [
     (model, guide) for model, entry in zoo.MODELS.items() for guide in guides.fitting_guides(entry.facts(model))]
 TRAINED = [pair for pair in PAIRS if pair[1] not in ("exact", "prior")]
+#: Of models without an exact posterior of each row, whose runs take longest, these guides are tested each time, the others by
+#: make long.
+LATE = [name for name, entry in zoo.MODELS.items() if entry.units == "rows" and not entry.exact and entry.latents != "none"]
+EACH_TIME = ("prior", "mean_field", "flow", "mean_field:encoder", "flow:encoder", "full_rank:semi")
+
+
+def each(pairs: list[tuple[str, str]]) -> list[Any]:
+    """Return pairs to parametrise a test by."""
+    late = [pair for pair in pairs if pair[0] in LATE and pair[1] not in EACH_TIME]
+    return [pytest.param(*pair, marks=pytest.mark.long) if pair in late else pair for pair in pairs]
+
+
 EXACT = [name for name, entry in zoo.MODELS.items() if entry.exact]
 #: The models with parameters θ: read off models at their start, as nothing is to be fitted while tests are collected.
 MOVING = [name for name in zoo.MODELS if list(begun(name)[0].parameters())]

@@ -125,7 +125,7 @@ def test_out_writes_results_and_figures(tmp_path: Path) -> None:
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
-    words = ["fit", "ppca", "--data", "iris", "-g", "mean_field", "--method", "svi", "--steps", "600"]
+    words = ["fit", "ppca", "--data", "iris", "-g", "mean_field", "--method", "svi", "--steps", "200"]
     assert command(*words).stderr == ""
     master, slave = pty.openpty()
     with subprocess.Popen([sys.executable, "-m", "experiments.cli", *words], stdout=subprocess.DEVNULL, stderr=slave,

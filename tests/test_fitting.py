@@ -44,6 +44,7 @@ def test_same_seed_same_bits_and_torchs_generator_untouched(name: str, text: str
     assert text == "exact" or other.elbo != states[0][2]
 
 
+@pytest.mark.long
 def test_same_seed_same_bits_of_an_evaluation() -> None:
     x = zoo.dataset("eight_schools").x
     model = zoo.build("eight_schools", x)

@@ -292,6 +292,7 @@ def test_quadrature_in_two_dimensions_misses_no_mode() -> None:
     assert total.value == pytest.approx(2 * each, abs=1e-5)
 
 
+@pytest.mark.long
 def test_a_quadrature_that_does_not_settle_says_so_and_gives_a_bracket() -> None:
     def banana(x: torch.Tensor) -> None:
         a = pyro.sample("a", dist.Normal(torch.zeros((), dtype=torch.double), 2.0))

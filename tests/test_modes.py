@@ -203,6 +203,7 @@ class TestRestarts:
 
 
 class TestChains:
+    @pytest.mark.long
     def test_those_from_the_prior_find_what_the_guide_misses(self) -> None:
         def pairs(x: Tensor) -> None:
             with pyro.plate("rows", len(x)):

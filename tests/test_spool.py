@@ -141,6 +141,7 @@ print(fit(2_000_000) - small)
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """2 · 10⁶ rows of 8 columns are 61 MiB: with these pages, and a permutation of the rows, hardly more may be asked for."""
     done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, timeout=300, check=True)

@@ -22,7 +22,7 @@ from experiments.studies.runner import perform
 ROOT = Path(__file__).parent.parent
 NAMES = list(STUDIES)
 #: Studies that take over ten seconds at their reduced size, too.
-SLOW = ("collapse", "em-versus-svi", "guide-families", "posterior")
+SLOW = ("collapse", "decomposition", "em-versus-svi", "guide-families", "posterior")
 
 
 @cache
@@ -113,6 +113,7 @@ def test_a_study_leaves_the_threads_and_the_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_numbers() -> None:
     assert run("elbo", quick=True, seed=3).to_dict() == run("elbo", quick=True, seed=3).to_dict()
 
@@ -130,6 +131,7 @@ def test_the_command_lists_runs_and_writes(tmp_path: Path, capsys: pytest.Captur
     assert written["seed"] == 0
 
 
+@pytest.mark.long
 def test_studies_run_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["em-coordinate-ascent", "marginal-likelihood"]
     assert command(["study", *names, "--quick", "--jobs", "2", "--out", str(tmp_path), "--json"]) == 0

@@ -143,6 +143,7 @@ def test_a_grid_runs_and_only_what_is_missing_runs_again(tmp_path: Path) -> None
     assert [path for path in times if times[path] != again[path]] == [done[1].path]
 
 
+@pytest.mark.long
 def test_a_grid_on_processes_leaves_the_cores_shared(tmp_path: Path) -> None:
     done = sweep(read_grid(written(tmp_path)), tmp_path / "runs", quick(jobs=2))
     assert [record.state for record in done] == ["done"] * 4
@@ -222,6 +223,7 @@ def test_a_scheduler_that_does_not_answer(capsys: pytest.CaptureFixture[str], tm
     assert "expected a Dask scheduler at 'nonsense://x'; got no answer" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_grid_that_is_interrupted_is_resumed(tmp_path: Path) -> None:
     text = """
         model = "ppca"
