@@ -18,6 +18,10 @@ from zoo.model import Model
 CANDIDATES, KEPT = 24, 6
 #: A mode this many nats below the highest holds nothing that a total to 1e-6 nats could show.
 DEPTH = 30.0
+#: Two maxima are one mode if log p falls by no more than so many nats between them: rounding makes such maxima along a ridge.
+DIP = 0.05
+#: Where the way between two maxima is looked at.
+BETWEEN = torch.arange(1, 8) / 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def find_modes(model: Model, x: Data, nodes: int) -> Modes:
     loc, climbed = _climb(model, x, loc, float(axis[1] - axis[0]) * reach)
     climbed = torch.where(top.values.isfinite(), climbed, -math.inf)
     # A unit without a finite peak on the grid starts from its highest node, whatever it is.
-    return _distinct(loc, climbed, reach, float(axis[1] - axis[0]))
+    return _distinct(model, x, loc, climbed, reach, float(axis[1] - axis[0]))
 
 
 def _height(model: Model, x: Data, z: Tensor) -> Tensor:
@@ -108,8 +112,15 @@ def _climb(model: Model, x: Data, loc: Tensor, step: Tensor) -> tuple[Tensor, Te
     return loc, best
 
 
-def _distinct(loc: Tensor, height: Tensor, reach: Tensor, step: float) -> Modes:
-    """Keep the highest of candidates that ended together, and of these the ``KEPT`` highest within ``DEPTH``."""
+def _least_between(model: Model, x: Data, a: Tensor, others: Tensor) -> Tensor:
+    """Return the least log p(x, z) on the straight ways from ``a`` (units, d) to each of ``others`` (others, units, d)."""
+    share = BETWEEN.to(a)[:, None, None, None]
+    points = a + share * (others - a)
+    return _height(model, x, points.flatten(0, 1)).reshape(points.shape[:3]).amin(0)
+
+
+def _distinct(model: Model, x: Data, loc: Tensor, height: Tensor, reach: Tensor, step: float) -> Modes:
+    """Keep the highest of candidates that belong to one mode, and of these the ``KEPT`` highest within ``DEPTH``."""
     order = height.argsort(0, descending=True)
     height = height.gather(0, order)
     loc = loc.gather(0, order[..., None].expand_as(loc))
@@ -118,6 +129,10 @@ def _distinct(loc: Tensor, height: Tensor, reach: Tensor, step: float) -> Modes:
         distance = ((loc[i] - loc[:i]) / reach).abs().amax(-1)
         apart = ~((distance < 0.5 * step) & new[:i]).any(0)
         new[i] = apart & (height[i] > height[0] - DEPTH) & (new[:i].sum(0) < KEPT)
+        if i and bool(new[i].any()):
+            higher = new[:i].any(1).nonzero()[:, 0]
+            same = _least_between(model, x, loc[i], loc[higher]) >= height[i] - DIP
+            new[i] &= ~(same & new[higher]).any(0)
     new[0] = True
     rank = torch.where(new, torch.arange(len(loc), device=loc.device)[:, None], len(loc)).sort(0).values
     count = int(new.sum(0).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,8 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program import seeded
 
-#: Nodes per dimension, by dimension.
-NODES = {1: 401, 2: 121}
+#: Nodes per dimension, by dimension; and of the grids by which the mean and the covariance of an integrand are found.
+NODES, ROUGH = {1: 401, 2: 121}, {1: 101, 2: 41}
 #: Half-width of the grid, in posterior standard deviations.
 WIDTH = 10.0
 
@@ -61,7 +62,7 @@ def _piece(model: Model, x: Data, modes: Modes, k: int) -> tuple[Tensor, Tensor,
     """Return log ∫ p(x, z) w_k(z) dz on the fitted grid, on every second node of it, and on a wider one: (units,) each."""
     loc, scale_tril, before = modes.loc[k], torch.diag_embed(modes.scale[k]), math.inf
     for _ in range(60):
-        nodes, log_f = _evaluate(model, x, modes, k, loc, scale_tril, WIDTH)
+        nodes, log_f = _evaluate(model, x, modes, k, loc, scale_tril, WIDTH, ROUGH)
         new_loc, new_tril = _moments(nodes, log_f, scale_tril)
         change = max(
             float(((new_loc - loc).abs() / new_tril.diagonal(dim1=-2, dim2=-1)).max()),
@@ -70,22 +71,22 @@ def _piece(model: Model, x: Data, modes: Modes, k: int) -> tuple[Tensor, Tensor,
         if change < 1e-3 or (before <= change < 0.05):  # in float32, rounding of log p may move the grid on for ever
             break
         before = change
-    log_f = _evaluate(model, x, modes, k, loc, scale_tril, WIDTH)[1]
-    far = _evaluate(model, x, modes, k, loc, scale_tril, 1.7 * WIDTH)[1]
+    log_f = _evaluate(model, x, modes, k, loc, scale_tril, WIDTH, NODES)[1]
+    far = _evaluate(model, x, modes, k, loc, scale_tril, 1.7 * WIDTH, NODES)[1]
     return _sum(log_f, scale_tril, WIDTH, 1), _sum(log_f, scale_tril, WIDTH, 2), _sum(far, scale_tril, 1.7 * WIDTH, 1)
 
 
-def _grid(size: int, width: float, like: Tensor) -> Tensor:
-    axis = torch.linspace(-width, width, NODES[size], dtype=like.dtype, device=like.device)
+def _grid(size: int, width: float, count: int, like: Tensor) -> Tensor:
+    axis = torch.linspace(-width, width, count, dtype=like.dtype, device=like.device)
     return torch.cartesian_prod(*[axis] * size).reshape(-1, size)
 
 
 def _evaluate(
-    model: Model, x: Data, modes: Modes, k: int, loc: Tensor, scale_tril: Tensor, width: float,
+    model: Model, x: Data, modes: Modes, k: int, loc: Tensor, scale_tril: Tensor, width: float, count: Mapping[int, int],
 ) -> tuple[Tensor, Tensor]:
     """Return the nodes (nodes, units, d) and log p(x, z) + log w_k(z) there (nodes, units)."""
     units, size = loc.shape
-    nodes = loc + torch.einsum("uij,nj->nui", scale_tril, _grid(size, width, loc))
+    nodes = loc + torch.einsum("uij,nj->nui", scale_tril, _grid(size, width, count[size], loc))
     parts = [log_joint(model, x, part) for part in nodes.split(chunks(len(nodes), work(x, units, size)))]
     log_f = torch.cat(parts).to(nodes.dtype).nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
     return nodes, log_f + modes.log_share(nodes, k)
@@ -102,7 +103,7 @@ def _moments(nodes: Tensor, log_f: Tensor, scale_tril: Tensor) -> tuple[Tensor, 
     loc = torch.einsum("nu,nui->ui", share, nodes)
     centred = nodes - loc
     covariance = torch.einsum("nu,nui,nuj->uij", share, centred, centred)
-    step = 0.5 * WIDTH / NODES[loc.shape[1]]
+    step = 0.5 * WIDTH / ROUGH[loc.shape[1]]
     found, failed = torch.linalg.cholesky_ex(covariance + step**2 * scale_tril @ scale_tril.mT)
     return loc, torch.where((failed > 0)[:, None, None], scale_tril, found)  # as of an integrand that nowhere falls off
 

@@ -74,10 +74,9 @@ def reduced(name: str, text: str) -> Reduced:
 PAIRS = [
     (model, guide) for model, entry in zoo.MODELS.items() for guide in guides.fitting_guides(entry.facts(model))]
 TRAINED = [pair for pair in PAIRS if pair[1] not in ("exact", "prior")]
-#: Of models without an exact posterior of each row, whose runs take longest, these guides are tested each time, the others by
-#: make long.
-LATE = [name for name, entry in zoo.MODELS.items() if entry.units == "rows" and not entry.exact and entry.latents != "none"]
-EACH_TIME = ("prior", "mean_field", "flow", "mean_field:encoder", "flow:encoder", "full_rank:semi")
+#: Of these models, which take longest or are like ppca, these guides are tested each time, the others by make long.
+LATE = ("factor_analysis", "linear_vae", "vae", "flow_prior")
+EACH_TIME = ("exact", "prior", "mean_field", "full_rank:semi", "flow:encoder")
 
 
 def each(pairs: list[tuple[str, str]]) -> list[Any]:

@@ -392,6 +392,7 @@ def two(x: Tensor) -> None:
     pyro.sample("x", dist.Normal(z**2, 0.3), obs=x)
 
 
+@pytest.mark.long
 def test_mixture_covers_both_modes() -> None:
     """One normal sits on one mode, and its gap is about log 2; a mixture has hardly any. log p(x) by SciPy's quad."""
     x = torch.tensor(1.5, dtype=torch.double)

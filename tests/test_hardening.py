@@ -279,6 +279,7 @@ def test_exact_draws_of_another_shape_are_an_error_and_no_remark() -> None:
 # The command
 
 
+@pytest.mark.long
 def test_figures_of_guides_that_train_their_own_theta(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = f"compare ppca --data iris -g mean_field -g full_rank --train-model --steps 30 --out {tmp_path}"
     assert run(command.split()) == 0

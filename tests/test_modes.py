@@ -156,6 +156,7 @@ class TestComparison:
 
 
 class TestRestarts:
+    @pytest.mark.long
     def test_a_unimodal_posterior_has_one_mode_that_its_guide_holds(self) -> None:
         model = zoo.build("eight_schools", x := zoo.dataset("eight_schools").x)
         guide = experiments.fit(model, "mean_field", x).guide

@@ -206,6 +206,7 @@ def test_log_q_of_a_draw_and_its_gradient_come_from_the_noise() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.long
 def test_stl_ends_nearer_to_the_posterior_than_the_plain_gradient() -> None:
     """At the optimum its noise vanishes, so a constant rate still converges."""
     gaps = {}

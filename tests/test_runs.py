@@ -227,6 +227,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 # -- coming back -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_run_is_loaded_in_another_process(tmp_path: Path) -> None:
     path = tmp_path / "run"
     table = run(complete(model="ppca", data="iris", guides=("exact", "full_rank", "mean_field:encoder"), steps=80), path,
