@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.distributions import Distribution
 
-from experiments.proposals import MixtureGuide, densities_known
+from experiments.proposals import MixtureGuide, Tails, densities_known
 from experiments.restarts import Restarts, search
 from experiments.streams import Stream
+from experiments.weights import log_weights, work
 from guides.guide import BaseGuide
 from zoo.data import Data
+from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program import seeded
 
 #: A mode of at least this share of the mass is worth a remark.
 NOTED = 0.01
+#: Weights with a k̂ above this are defended by a component with heavier tails; the median's, of several units.
+HEAVY = 0.25
+#: Draws that tell k̂, at most and at least.
+PILOT, FEWEST = 4096, 128
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,12 @@ class Pool:
 
 
 def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Pool:
-    """Mix the guides whose density is known at any z in equal shares, with a component for modes that none of them holds.
+    """Mix the guides whose density is known at any z in equal shares, with components for what they miss.
 
-    Modes are looked for where x is one unit: see :func:`experiments.restarts.search`. The first guide stands alone where no
-    density is known everywhere.
+    One is for modes that none of them holds, which are looked for where x is one unit: see
+    :func:`experiments.restarts.search`. One is for tails, see :class:`experiments.proposals.Tails`, where the weights of the
+    others' draws have a k̂ above :data:`HEAVY`: the fourth moment that a standard error rests on then need not be finite. The
+    first guide stands alone where no density is known everywhere.
     """
     with seeded(seed + Stream.RESTARTS):
         known = densities_known(guides, x)
@@ -46,11 +56,28 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
             return Pool(guides[0])
         with torch.no_grad():
             found = search(model, x, [guide.posterior(x) for guide in known])
-    components = [] if found is None else found.components()
-    text = " + ".join([*(guide.text for guide in known), *["restarts"] * len(components)])
+        components = [] if found is None else found.components()
+        text = " + ".join([*(guide.text for guide in known), *["restarts"] * len(components)])
+        components += _tails(model, MixtureGuide(model, known, components), x)
     one = len(known) == 1 and not components
     guide = known[0] if one else MixtureGuide(model, known, components, text)
     return Pool(guide) if found is None else Pool(guide, _missed(found, known), _unmet(found))
+
+
+def _tails(model: Model, guide: MixtureGuide, x: Data) -> list[Distribution]:
+    """Return a component for the tails of ``guide``, if a pilot's weights have a large k̂. Uses torch's generator."""
+    latents = model.latents(x)
+    draws = max(FEWEST, min(PILOT, 2**24 // work(x, latents.units, latents.size)))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZooWarning)  # of draws that can't be evaluated: those of the bounds will be told of
+            khat = log_weights(model, guide, x, draws, seed=None).khat()
+    except ZooError:  # no draw can be evaluated, which the bounds will say
+        return []
+    if khat is None or not float(khat.nan_to_num(nan=-1.0).median()) > HEAVY:
+        return []
+    with torch.no_grad():
+        return [Tails.of(guide.posterior(x).sample(torch.Size([draws])))]
 
 
 def _missed(found: Restarts, guides: Sequence[BaseGuide]) -> str:

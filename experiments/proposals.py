@@ -9,7 +9,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, StudentT, constraints
 
 from guides.guide import BaseGuide
 from guides.program import ProgramGuide
@@ -18,6 +18,9 @@ from zoo.data import Data
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
+
+#: Numbers of all units' covariances, at most: beyond, tails are those of independent latents.
+NUMBERS = 2**22
 
 
 class EqualMixture(dist.TorchDistribution):
@@ -58,6 +61,53 @@ class EqualMixture(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         each = torch.stack([component.log_prob(value) for component in self.components])
         return each.logsumexp(0) - math.log(len(self.components))
+
+
+class Tails(dist.TorchDistribution):
+    """Independent Student's t of 5 degrees of freedom in the coordinates L⁻¹ (z − loc).
+
+    A normal's tails fall off faster than those of most posteriors, and the importance weights of its draws then have a variance
+    that a few of them rule, or none. Mixed with these, they are bounded there: a defensive mixture.
+
+    Args:
+        loc: (units, d).
+        scale_tril: L, (units, d, d).
+
+    Source: Hesterberg (1995), Weighted average importance sampling and defensive mixture distributions,
+    https://doi.org/10.1080/00401706.1995.10484303
+
+    >>> tails = Tails(torch.zeros(3, 2), torch.eye(2).expand(3, 2, 2))
+    >>> tails.sample((5,)).shape, tails.log_prob(torch.zeros(3, 2)).round(decimals=4)
+    (torch.Size([5, 3, 2]), tensor([-1.9372, -1.9372, -1.9372]))
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor):
+        self.loc, self.scale_tril, self.each = loc, scale_tril, StudentT(loc.new_tensor(5.0))
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    @classmethod
+    def of(cls, z: Tensor) -> Tails:
+        """Return those with the mean and the covariance of draws (draws, units, d); of many units, the variances alone."""
+        loc, centred = z.mean(0), z - z.mean(0)
+        whole = z.shape[1] * z.shape[2] ** 2 <= NUMBERS and len(z) > 4 * z.shape[2]
+        if whole:
+            found, failed = torch.linalg.cholesky_ex(torch.einsum("nui,nuj->uij", centred, centred) / len(z))
+            if not bool(failed.any()):
+                return cls(loc, found)
+        return cls(loc, torch.diag_embed(centred.square().mean(0).sqrt()))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        white = self.each.sample(torch.Size(sample_shape) + self.loc.shape)
+        return self.loc + (self.scale_tril @ white[..., None])[..., 0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        tril = self.scale_tril.expand(*value.shape[:-1], -1, -1)
+        white = torch.linalg.solve_triangular(tril, (value - self.loc)[..., None], upper=False)[..., 0]
+        found: Tensor = self.each.log_prob(white).sum(-1) - self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return found
 
 
 class MixtureGuide(BaseGuide):
