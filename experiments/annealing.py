@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from experiments.hmc import Kernel, State, Target, adapt, between, learnt_scale, rhat, run, transition
 from experiments.streams import Stream
-from experiments.weights import work
+from experiments.weights import affordable, work
 from guides.guide import BaseGuide, paired
 from guides.whole import Prior
 from zoo.data import Data
@@ -224,7 +224,7 @@ def posterior_draws(
         model: a model or a bare Pyro program, of continuous latents.
         guide: where most chains start.
         x: the data.
-        chains: ``None``: 4 for many units, 64 for few.
+        chains: ``None``: 4 for many units, 64 for few, or 8 where the program is run draw by draw.
         iterations: with step sizes and metric adapting, and then as many more, for R-hat; ``None``: 50 for many units, 100
             for few.
         seed: of all that is drawn.
@@ -239,7 +239,8 @@ def posterior_draws(
     """
     with seeded(seed + Stream.CHAINS):
         ends = Ends.of(model := paired(model, guide), guide, x)
-        chains, iterations = chains or (STATES if ends.few else 4), iterations or (100 if ends.few else 50)
+        chains = chains or (affordable(model, STATES, 8) if ends.few else 4)
+        iterations = iterations or (affordable(model, 100, 40) if ends.few else affordable(model, 50, 40))
         far = 0 if isinstance(guide, Prior) else int(FROM_PRIOR * chains)
         state, kernel = ends.adapted(chains - far, iterations)
         last, _, states = run(ends.joint, state, kernel, iterations)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.annealing import MANY, Ends, checked_draws, pilot, proposal, take_draws
 from experiments.streams import Stream
-from experiments.weights import chunks, log_joint, log_weights, work
+from experiments.weights import affordable, chunks, log_joint, log_weights, work
 from guides.guide import BaseGuide, paired
 from guides.whole import Prior
 from zoo.data import Data
@@ -173,7 +173,8 @@ def bracket(
             from (``model.simulate``, then ``model.unconstrain``). ``None``: from ``model.posterior``, or where there is none
             from Markov chains that start at the guide; the bracket is then ``estimated``.
         method: ``importance`` or ``annealed``; ``None``: as above. Discrete latents: importance.
-        draws: K of importance; ``None``: 32,768 for one unit, down to 256 for large data.
+        draws: K of importance; ``None``: 32,768 for one unit, down to 256 for large data, or where the program is run draw by
+            draw.
         temperatures: of annealing; ``None``: as above.
         chains: K of annealing; ``None``: 16 for many units, up to 256 for few.
         seed: of all that is drawn.
@@ -246,7 +247,7 @@ def _weights(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: i
     each = work(x, latents.units, latents.size)
     if draws is None:
         most = 2**10 if isinstance(guide, Prior) and not latents.discrete else 2**15  # its program is run draw by draw
-        draws = min(most, max(2**8, min(2**20 // latents.units, 2**24 // each)))
+        draws = affordable(model, min(most, max(2**8, min(2**20 // latents.units, 2**24 // each))), 2**8)
     if not latents.discrete:
         return log_weights(model, guide, x, draws, seed).log_weight
     parts = []
@@ -277,10 +278,11 @@ def _annealed(
 ) -> Bracket:
     """Return the annealed bracket, or ``rival`` where that is narrower than what pilot chains promise."""
     units = exact.shape[1]
-    chains = min(256, max(16, 4096 // units)) if chains is None else chains
+    chains = affordable(model, min(256, max(16, 4096 // units)), 16) if chains is None else chains
     with seeded(seed + Stream.PILOT):
-        path, forward = pilot(Ends.of(model, guide, x))
-        reverse, most = path.reverse(exact), BUDGET // (chains * _cost(model, x, units, exact.shape[2]))
+        path, forward = pilot(Ends.of(model, guide, x), chains=affordable(model, min(64, max(8, 512 // units)), 8))
+        most = min(affordable(model, LADDER[-1], LADDER[1]), BUDGET // (chains * _cost(model, x, units, exact.shape[2])))
+        reverse = path.reverse(exact)
         tried = [t for t in LADDER if t <= max(most, LADDER[0])] if temperatures is None else [temperatures]
         for steps in tried:
             width = expected_width(forward, reverse, steps / (len(path.betas) - 1), chains)

@@ -18,7 +18,7 @@ from experiments.journal import State
 from experiments.noise import power_of_two
 from experiments.objectives import enumerated_terms
 from experiments.optimise import Tape, ascend
-from experiments.weights import work
+from experiments.weights import affordable, work
 from guides.amortisation import Free
 from guides.family import NormalBase
 from guides.guide import BaseGuide, Guide
@@ -268,4 +268,4 @@ def _draws_that_judge(held: Held, number: int) -> int:
     """
     latents = held.latents
     more = min(2048, 2**16 // work(held.x, 1, latents.size)) if latents.units == 1 else 0
-    return max(number, FRESH, power_of_two(max(1, more)))
+    return max(number, FRESH, power_of_two(affordable(held.model, max(1, more), FRESH)))

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from experiments.proposals import MixtureGuide, Tails, densities_known
 from experiments.restarts import Restarts, search
 from experiments.streams import Stream
-from experiments.weights import log_weights, work
+from experiments.weights import affordable, log_weights, work
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
@@ -67,7 +67,7 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
 def _tails(model: Model, guide: MixtureGuide, x: Data) -> list[Distribution]:
     """Return a component for the tails of ``guide``, if a pilot's weights have a large k̂. Uses torch's generator."""
     latents = model.latents(x)
-    draws = max(FEWEST, min(PILOT, 2**24 // work(x, latents.units, latents.size)))
+    draws = affordable(model, max(FEWEST, min(PILOT, 2**24 // work(x, latents.units, latents.size))), FEWEST)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZooWarning)  # of draws that can't be evaluated: those of the bounds will be told of

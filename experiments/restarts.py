@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.each import ascend_each
-from experiments.weights import chunks, log_joint, work
+from experiments.weights import affordable, chunks, log_joint, work
 from zoo.data import Data, reference
 from zoo.errors import ZooError
 from zoo.model import Model
@@ -115,7 +115,7 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         numbers; or where no climb came to a top that holds mass.
     """
     latents, each = model.latents(x), work(x, 1, model.latents(x).size)
-    starts = min(MOST, BUDGET // (ITERATIONS * each))
+    starts = affordable(model, min(MOST, BUDGET // (ITERATIONS * each)), 8)
     if latents.units > 1 or latents.discrete or not 0 < latents.size <= MOST_LATENTS or starts < 8:
         return None
     with torch.no_grad():

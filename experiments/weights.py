@@ -22,6 +22,8 @@ from zoo.tolerance import tolerant
 
 #: Numbers held at once while a density is evaluated; more draws go in chunks.
 CHUNK = 2**23
+#: Of a program that does not run under vmap, one draw in so many is taken.
+FEWER = 32
 #: Two-sided 95% of a standard normal.
 Z95 = 1.959963984540054
 
@@ -215,7 +217,7 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
         ZooWarning: how many draws could not be evaluated; see :class:`LogWeights`.
     """
     units, size = (latents := model.latents(x)).units, latents.size
-    draws = default_draws(units, size) if draws is None else draws
+    draws = affordable(model, default_draws(units, size), 512) if draws is None else draws
     check_number("draws", draws, whole=True)
     if draws < 2:
         raise ZooError(f"expected at least 2 draws; got {draws}; a standard error needs them")
@@ -290,6 +292,14 @@ def default_draws(units: int, size: int) -> int:
     (4096, 512)
     """
     return int(min(4096, max(512, 2**20 // (units * max(1, size)) // 512 * 512)))
+
+
+def affordable(model: Model, number: int, least: int) -> int:
+    """Return how many draws or chains to take where ``number`` are right for a program that runs under vmap.
+
+    Of one that is run draw by draw, which takes milliseconds each, a :data:`FEWER`-th, and ``least`` at least.
+    """
+    return min(number, max(least, number // FEWER)) if model.draw_by_draw else number
 
 
 def work(x: Data, units: int, size: int) -> int:

@@ -450,6 +450,11 @@ class Model(PyroModule):
         values = found.support().to(reference(x))
         return self.log_joint(x, values[:, None].expand(-1, found.units, -1)), values
 
+    @property
+    def draw_by_draw(self) -> bool:
+        """Whether the program was found not to run under vmap, so that each draw takes a run of its own."""
+        return not self._vectorised
+
     def _over_draws(self, one: Callable[[Any], Any], rows: Any, drawing: bool = False) -> Any:
         """Map ``one`` over the first dimension of ``rows``; the first time that vmap can't, say so and why.
 
