@@ -245,7 +245,8 @@ def posterior_draws(
         state, kernel = ends.adapted(chains - far, iterations)
         last, _, states = run(ends.joint, state, kernel, iterations)
         if far:
-            states = torch.cat([states, _from_prior(ends.joint, kernel, model.sample_prior(x, far), last, states)], 1)
+            start = model.sample_prior(x, far).to(last.z)
+            states = torch.cat([states, _from_prior(ends.joint, kernel, start, last, states)], 1)
     return PosteriorDraws(states[-1], rhat(states))
 
 

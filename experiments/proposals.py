@@ -54,7 +54,8 @@ class EqualMixture(dist.TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         with torch.no_grad():
-            drawn = torch.stack([component.sample(torch.Size(sample_shape)) for component in self.components])
+            parts = [component.sample(torch.Size(sample_shape)) for component in self.components]
+            drawn = torch.stack([part.to(parts[0]) for part in parts])  # in the float type of the first, a guide
             which = torch.randint(len(self.components), shape, device=drawn.device)
             return drawn.gather(0, which[None, ..., None].expand(1, *drawn.shape[1:]))[0]
 
@@ -105,7 +106,8 @@ class Tails(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         tril = self.scale_tril.expand(*value.shape[:-1], -1, -1)
-        white = torch.linalg.solve_triangular(tril, (value - self.loc)[..., None], upper=False)[..., 0]
+        centred = value.to(self.loc) - self.loc  # components of other guides may be of another float type
+        white = torch.linalg.solve_triangular(tril, centred[..., None], upper=False)[..., 0]
         found: Tensor = self.each.log_prob(white).sum(-1) - self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return found
 
