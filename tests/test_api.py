@@ -68,7 +68,7 @@ def test_import_is_light() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("family", ["mean_field", "full_rank"])
+@pytest.mark.parametrize("family", [pytest.param("mean_field", marks=pytest.mark.long), "full_rank"])
 def test_a_first_fit_loads_no_symbolic_algebra(family: str) -> None:
     """SymPy takes longer to load than the fit takes; torch asks for it to broadcast shapes."""
     code = ("import sys, zoo, experiments; x = zoo.dataset('eight_schools').x; "

@@ -86,6 +86,7 @@ def test_iwae_takes_several_draws() -> None:
         experiments.fit(zoo.build("linear_vae", WINE), "mean_field:encoder", WINE, objective="iwae", draws=1)
 
 
+@pytest.mark.long
 def test_guides_of_own_units_are_fitted_to_the_view_they_are_scored_on() -> None:
     data = zoo.dataset("digits", "images", binarise="dynamic")
     x = data.tensor[:20]

@@ -85,7 +85,8 @@ def test_a_chart_begins_where_the_guide_is_and_curves_alike(family: str) -> None
         assert float(torch.linalg.cond(block)) < 10
 
 
-@pytest.mark.parametrize("family", ["mean_field", "full_rank", pytest.param("low_rank", marks=pytest.mark.long)])
+@pytest.mark.parametrize("family", [
+    "mean_field", pytest.param("full_rank", marks=pytest.mark.long), pytest.param("low_rank", marks=pytest.mark.long)])
 def test_steps_never_lead_down_and_lead_far(family: str) -> None:
     x = zoo.dataset("digits", "images", binarise="threshold").tensor[:60]
     with zoo.seeded(0):

@@ -97,7 +97,7 @@ def test_dreg_of_iwae_has_no_variance_at_the_exact_posterior() -> None:
     assert float(found.abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("alpha", [0.0, pytest.param(0.5, marks=pytest.mark.long)])
 def test_dreg_and_the_plain_gradient_agree_in_the_mean(alpha: float) -> None:
     """For φ and θ alike, at every order."""
     model, x, guide = pair()

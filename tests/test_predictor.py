@@ -30,7 +30,6 @@ from tests.cases import case
 from zoo.models.regression import design
 
 FAMILIES = ("mean_field", "full_rank", "low_rank")
-LONG = pytest.mark.long
 ROWS, COLUMNS = 40, 3
 
 
@@ -325,9 +324,9 @@ def test_a_fit_of_normal_rows_is_the_best_normal(family: str, monkeypatch: pytes
         torch.testing.assert_close(q.variance[0], wanted, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("family", [
-    "full_rank", pytest.param("mean_field", marks=LONG), pytest.param("low_rank", marks=LONG)])
-@pytest.mark.parametrize("name", ["student", pytest.param("binomial", marks=LONG)])
+@pytest.mark.long
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["student", "binomial"])
 def test_a_fit_is_no_lower_than_by_draws(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prior with heavy tails keeps draws in play: where held ones flatter, there are more of them."""
     monkeypatch.setattr(held, "WORTH", 1)

@@ -306,7 +306,7 @@ def test_masked_observations_match_ours() -> None:
     (lambda: dist.Cauchy(0.3, 2.0), True), (lambda: dist.Gumbel(0.3, 2.0), True),
     (lambda: dist.TransformedDistribution(dist.Gamma(3.0, 1.0), [dist.transforms.ExpTransform().inv]), True),
     (lambda: dist.TransformedDistribution(dist.Beta(2.0, 3.0), [dist.transforms.SigmoidTransform().inv]), False),
-    (lambda: dist.Stable(torch.tensor(1.7), torch.tensor(0.0)), False)])
+    pytest.param(lambda: dist.Stable(torch.tensor(1.7), torch.tensor(0.0)), False, marks=pytest.mark.long)])
 def test_draws_are_independent_and_of_their_distribution(fn: Callable[[], Any], vectorised: bool) -> None:
     """Quartiles of 4,000 draws, and no correlation between neighbours, whether vmap drew them or a loop."""
 

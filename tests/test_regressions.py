@@ -225,6 +225,7 @@ def test_consoles_without_our_letters_still_get_the_numbers() -> None:
     assert b"-1130.264" in done.stdout
 
 
+@pytest.mark.long
 def test_a_narrow_terminal_loses_no_number() -> None:
     import io
 

@@ -167,6 +167,7 @@ def test_one_that_fails_does_not_stop_the_rest(tmp_path: Path, capsys: pytest.Ca
     assert "got no such file" in (out / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_the_command_says_that_a_run_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, GRID.replace("components = [1, 2]", "components = [500, 501]"))
     assert command(["run", str(path), "--no-report", "--jobs", "1", "--out", str(tmp_path / "runs")]) == 3
@@ -202,6 +203,7 @@ def test_a_worker_that_is_lost_is_a_failed_run(tmp_path: Path) -> None:
     assert {record.error for record in done} == {"RuntimeError: worker lost with a long story"}
 
 
+@pytest.mark.long
 def test_a_grid_on_a_dask_cluster(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
