@@ -98,7 +98,7 @@ class Tails(dist.TorchDistribution):
             found, failed = torch.linalg.cholesky_ex(torch.einsum("nui,nuj->uij", centred, centred) / len(z))
             if not bool(failed.any()):
                 return cls(loc, found)
-        return cls(loc, torch.diag_embed(centred.square().mean(0).sqrt()))
+        return cls(loc, torch.diag_embed(centred.square().mean(0).sqrt().clamp(min=1e-6)))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         white = self.each.sample(torch.Size(sample_shape) + self.loc.shape)
