@@ -68,12 +68,13 @@ class Objective:
         """
         return "ELBO" if self.alpha == 1 else f"IWAE-{draws} bound" if self.alpha == 0 else f"Rényi({self.alpha:g}) bound"
 
-    def bound(self, log_weight: Tensor) -> Tensor:
-        """Return the bound of each unit, (units,), from log weights (draws, units)."""
+    def bound(self, log_weight: Tensor, log_share: Tensor | None = None) -> Tensor:
+        """Return the bound of each unit, (units,), from log weights (draws, units) and log shares, where these are not alike."""
         if self.alpha == 1:
-            return log_weight.mean(0)
+            return mean(log_weight, log_share)
         power = 1 - self.alpha
-        return ((power * log_weight).logsumexp(0) - math.log(len(log_weight))) / power
+        log_share = log_weight.new_full((), -math.log(len(log_weight))) if log_share is None else log_share
+        return (log_share + power * log_weight).logsumexp(0) / power
 
 
 #: Objectives by name: their orders α. ``renyi(alpha)`` is any other.
@@ -119,7 +120,7 @@ def stochastic_bound(
         batch: the minibatch: rows ``index`` of the data; ``index`` is ``None`` where it is all of it.
         index: which of the fitted units these are.
         units: how many units there are in all.
-        draws: K, of z per unit.
+        draws: K, of z per unit; of a mixture, rounded up to as many of each component.
         objective: which bound.
         estimator: a key of :data:`ESTIMATORS`.
         kl_weight: β on log p(z) − log q(z), for KL warm-up.
@@ -145,22 +146,34 @@ def stochastic_bound(
         return replace(done, z=q.enumerate_support())
     if not q.has_rsample:
         raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
-    z, log_q = drawn_with_score(q, draws)
+    stratified = None if estimator == "dreg" else getattr(q, "stratified_rsample", None)
+    log_share = None
+    if stratified is not None:
+        z, log_share = stratified(draws)
+        log_q = q.log_prob(z)
+    else:
+        z, log_q = drawn_with_score(q, draws)
     if estimator != "reparameterised":
         with replaying(before), frozen(guide):  # an encoder that drops units out must drop the same ones
             log_q = guide.posterior(whole, index).log_prob(z)
     drawn = z
     if shared:
         z, log_q = z[:, own], log_q[:, own]
+        log_share = None if log_share is None else log_share[:, own]
     with processes.apart():
         prior, likelihood = model.log_terms(batch, z)
     log_weight = likelihood + prior - log_q if kl_weight == 1 else likelihood + kl_weight * (prior - log_q)
     scale = units / count
-    value = objective.bound(log_weight).sum() * scale
-    reconstruction = likelihood.detach().mean(0).sum() * scale
-    if estimator == "reparameterised":
+    value = objective.bound(log_weight, log_share).sum() * scale
+    reconstruction = mean(likelihood, log_share).detach().sum() * scale
+    if estimator == "reparameterised" or log_share is not None:
         return Step(value, -value, drawn, reconstruction)
     return Step(value, -_doubly_reparameterised(log_weight, drawn, own, objective.alpha).sum() * scale, drawn, reconstruction)
+
+
+def mean(values: Tensor, log_share: Tensor | None) -> Tensor:
+    """Return means (units,) over draws of values (draws, units) that count by their shares, or all alike."""
+    return values.mean(0) if log_share is None else (log_share.exp() * values).sum(0)
 
 
 def drawn_with_score(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,8 @@ TOLERANCE = 0.02
 FIRST, LONGER = 750, 4 / 3
 #: How many times as far as from window to window the ascent is followed, in a straight line.
 AHEAD = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
+#: Tensors of which each is followed by itself, too, at most.
+FEW = 6
 #: Of a longer run, one step in so many counts in a window's mean.
 EVERY = 5
 
@@ -94,15 +96,25 @@ def rises(bound: Bound, before: Sequence[Tensor], now: Sequence[Tensor], least: 
     """Return whether an ascent gained over ``least`` nats from ``before`` to ``now``, or would by going on as it went.
 
     The bound is compared on the same noise and minibatches along the straight line through both, behind and up to thousands of
-    times as far ahead, so a climb that is slow for its small steps shows as one. A gain counts less its standard error.
+    times as far ahead, so a climb that is slow for its small steps shows as one. Of a few tensors each is followed alone, too:
+    the jitter of the others, as many times as large, hides one that creeps. A gain counts less its standard error.
     """
     here = bound(now)
-    for share in (-1.0, *AHEAD):
-        there = bound(_along(before, now, share))
-        # What was gained on the way lies behind: the bound is lower there.
-        if _surely((here - there) if share < 0 else (there - here)) > least:
-            return True
+    for start in _starts(before, now):
+        for share in (-1.0, *AHEAD):
+            there = bound(_along(start, now, share))
+            # What was gained on the way lies behind: the bound is lower there.
+            if _surely((here - there) if share < 0 else (there - here)) > least:
+                return True
     return False
+
+
+def _starts(before: Sequence[Tensor], now: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Yield where the tensors came from, all of them; of a few, each alone, the others being where they are."""
+    yield before
+    if 1 < len(now) <= FEW:
+        for i, tensor in enumerate(before):
+            yield [*now[:i], tensor, *now[i + 1:]]
 
 
 def _along(before: Sequence[Tensor], now: Sequence[Tensor], share: float) -> list[Tensor]:

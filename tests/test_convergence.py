@@ -155,6 +155,16 @@ def test_a_straight_climb_is_followed_to_what_lies_ahead_or_behind(before: float
     assert not rises(bound, here, there, 9.01)
 
 
+def test_a_tensor_that_creeps_is_followed_past_the_jitter_of_others() -> None:
+    """−q² − (p − 3)²: q jitters about its optimum by as much as p creeps on, and a straight line through both leads down."""
+    def bound(state: Any) -> Tensor:
+        return -100 * state[1].square() - (state[0] - 3).square() + torch.zeros(4, dtype=torch.double)
+
+    before, now = ([torch.tensor(p, dtype=torch.double) for p in pair] for pair in ((0.0, -0.01), (0.01, 0.0)))
+    assert rises(bound, before, now, 2.5)
+    assert not rises(lambda state: bound(state[0]), [torch.stack(before)], [torch.stack(now)], 2.5)
+
+
 def test_nothing_rises_from_the_top() -> None:
     def bound(state: Any) -> Tensor:
         return -(state[0] - 3).square() + torch.zeros(4, dtype=torch.double)

@@ -136,6 +136,24 @@ def test_implicit_gradient_is_the_gradient_of_the_expectation(size: int) -> None
         assert bool((exact.abs() > 4 * error).any()), f"a gradient in {name} of nothing proves nothing"
 
 
+@pytest.mark.parametrize("draws", [1, 7])
+def test_stratified_gradient_is_the_gradient_of_the_expectation(draws: int) -> None:
+    """As above; the weights' own derivatives are in the shares. Each unit has the same number of draws of each component."""
+    replicas = 4000
+    truth_of = [p.requires_grad_() for p in parts(2)]
+    truth = torch.autograd.grad(quadrature(2, *truth_of), truth_of)
+    own = [p.expand(replicas, *p.shape).clone().requires_grad_() for p in parts(2)]
+    with zoo.seeded(5):
+        z, log_share = MixtureOfNormals(*own).stratified_rsample(draws)
+    components = len(own[0][0])
+    assert z.shape[:-1] == log_share.shape == (math.ceil(draws / components) * components, replicas)
+    torch.testing.assert_close(log_share.exp().sum(0), torch.ones(replicas).double())
+    found = torch.autograd.grad((log_share.exp() * smooth(z)).sum(), own)
+    for name, exact, estimates in zip(("logits", "loc", "scale"), truth, found, strict=True):
+        off = (estimates.mean(0) - exact) / (estimates.std(0) / math.sqrt(replicas))
+        assert float(off.abs().max()) < 4, (name, off)
+
+
 def test_implicit_gradient_of_the_entropy() -> None:
     """∂H[q] is the path's derivative of −log q(z), its own parameters held: by quadrature on a grid, in one dimension."""
     logits, loc, scale = (p.requires_grad_() for p in parts(1))
