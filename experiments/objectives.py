@@ -69,7 +69,7 @@ class Objective:
         return "ELBO" if self.alpha == 1 else f"IWAE-{draws} bound" if self.alpha == 0 else f"Rényi({self.alpha:g}) bound"
 
     def bound(self, log_weight: Tensor, log_share: Tensor | None = None) -> Tensor:
-        """Return the bound of each unit, (units,), from log weights (draws, units) and log shares, where these are not alike."""
+        """Return the bound of each unit, (units,), from log weights (draws, units), and log shares that differ."""
         if self.alpha == 1:
             return mean(log_weight, log_share)
         power = 1 - self.alpha
