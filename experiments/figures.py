@@ -33,7 +33,7 @@ DPI = 160
 
 
 def elbo_trace(table: Comparison) -> Figure:
-    """The bound that was maximised per unit against seconds, a line a fit, with log p(x | θ) (or its bound) as the level.
+    """The bound that was maximised per unit against seconds, a line a fit, with log p(x | θ) and its interval as the level.
 
     A noisy curve is drawn as its moving mean in a 95% band, see :func:`experiments.smoothing.smoothed`.
 
@@ -59,8 +59,10 @@ def elbo_trace(table: Comparison) -> Figure:
             margin = Z95 * curve.errors
             axes.fill_between(
                 curve.at, curve.values - margin, curve.values + margin, color=style["color"], alpha=0.25, linewidth=0)
-    exact = "log p(x | θ)" if table.evidence.upper is not None else "log p(x | θ), lower bound"
-    axes.axhline(level, color="0.35", linewidth=1, label=exact)
+    evidence = table.evidence
+    axes.axhline(level, color="0.35", linewidth=1, label=f"log p(x | θ), {evidence.kind.replace('_', ' ')}")
+    if evidence.upper is not None:
+        axes.axhspan(evidence.lower / table.units, evidence.upper / table.units, color="0.35", alpha=0.2, linewidth=0)
     # The first steps may be thousands of nats below: show the part where the fits' ends can be told apart.
     traces = [curve.values for curve in curves]
     depth = max(6 * max(level - float(trace[-1]), 0) for trace in traces)

@@ -57,10 +57,11 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
         with torch.no_grad():
             found = search(model, x, [guide.posterior(x) for guide in known])
         components = [] if found is None else found.components()
-        text = " + ".join([*(guide.text for guide in known), *["restarts"] * len(components)])
-        components += _tails(model, MixtureGuide(model, known, components), x)
+        texts = [*(guide.text for guide in known), *["restarts"] * len(components)]
+        tails = _tails(model, MixtureGuide(model, known, components), x)
+        components, texts = components + tails, texts + ["tails"] * len(tails)
     one = len(known) == 1 and not components
-    guide = known[0] if one else MixtureGuide(model, known, components, text)
+    guide = known[0] if one else MixtureGuide(model, known, components, " + ".join(texts))
     return Pool(guide) if found is None else Pool(guide, _missed(found, known), _unmet(found))
 
 
