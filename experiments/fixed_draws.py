@@ -26,6 +26,7 @@ from zoo.data import Data
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
+from zoo.vectorise import LinAlgError
 
 #: When an ascent has settled: nats per unit that so many iterations must raise the ELBO by. Rough while draws may still be
 #: doubled; then fine, for one unit and for many, whose hardest one holds up all the others.
@@ -61,7 +62,14 @@ def fixed_draws(
     watch.resume(count.load, drawing=False)
     if isinstance(guide.family, NormalBase):
         held = Held(model, guide, guide.family, x, parameters, seed, count)
-        done = _doubling(held, steps, draws, tolerance)
+        try:
+            done = _doubling(held, steps, draws, tolerance)
+        except LinAlgError as error:  # steps to where it fails are shortened, but draws that judge them are others
+            if not count.taken:
+                raise
+            return Outcome(count.taken, count.value, False, (
+                f"not converged: linear algebra fails at draws of the fitted guide ({str(error).splitlines()[0]}); "
+                "use method svi, or a program that can be evaluated at all of them"))
         if done.converged or done.stopped:
             return done
         return _in_double(held, done, steps, draws, tolerance) if done.steps < steps else _too_coarse(held, done, tolerance)
@@ -111,6 +119,7 @@ class _Count:
     watch: Watch
     size: int
     taken: int = 0
+    value: float = -math.inf
     reconstruction: float | None = None
     kl: float | None = None
     tape: Tape | None = None
@@ -119,7 +128,7 @@ class _Count:
         self.tape = Tape() if self.watch.saved else None
 
     def __call__(self, value: float, gradient_norm: float | None = None) -> None:
-        self.taken += 1
+        self.taken, self.value = self.taken + 1, value
         self.watch.step(
             self.taken, value, self.snapshot, gradient_norm=gradient_norm, reconstruction=self.reconstruction, kl=self.kl)
 

@@ -1,6 +1,8 @@
 """A draw at which a density can't be evaluated has weight zero and is counted; a gradient that is not finite is told."""
 
 import math
+import re
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -17,6 +19,7 @@ from experiments.weights import LogWeights, log_joint, log_weights
 from zoo.errors import ZooError, ZooWarning
 from zoo.tolerance import UNRAISED, tolerant
 
+SE = 4  # standard errors that a number may be off by
 X = torch.tensor([0.3, -0.1, 0.4], dtype=torch.double)
 
 
@@ -235,6 +238,79 @@ def test_a_gaussian_process_whose_covariance_is_singular_at_some_draws() -> None
     x = {"t": t, "y": torch.sin(2 * t)}
     found = log_joint(zoo.as_model(process), x, torch.linspace(-6, 6, 60)[:, None, None])
     assert 0 < int(found.isfinite().sum()) < 60
+
+
+def correlated(y: Tensor) -> None:
+    """y ~ N(f, 0.3²), f ~ N(0, I + l 11ᵀ), whose factor exists for l > −1/3: at four draws of l in ten the program fails."""
+    one = torch.ones(3, dtype=y.dtype)
+    covariance = pyro.sample("l", dist.Normal(0 * one[0], 2.0))
+    factor = torch.linalg.cholesky(one.diag() + covariance * one[:, None] * one)
+    f = pyro.sample("f", dist.MultivariateNormal(0 * one, scale_tril=factor))
+    pyro.sample("y", dist.Normal(f, 0.3).to_event(1), obs=y)
+
+
+def correlated_evidence(y: Tensor) -> float:
+    """f summed out, l on a grid: y has variance 1.09 + 3 l along (1, 1, 1) and 1.09 across."""
+    grid = torch.linspace(-1 / 3, 14, 200_001, dtype=torch.double)
+    along, across = y.sum().square() / 3, (y - y.mean()).square().sum()
+    wide = 1.09 + 3 * grid
+    log_p = -0.5 * (along / wide + across / 1.09 + wide.log()) - math.log(1.09) - 1.5 * math.log(2 * math.pi)
+    return float((log_p + dist.Normal(0.0, 2.0).log_prob(grid)).logsumexp(0) + (grid[1] - grid[0]).log())
+
+
+class TestPriorThatFails:
+    y = torch.tensor([1.0, 0.9, 1.1], dtype=torch.double)
+
+    def test_naive_monte_carlo_counts_what_fails_as_nothing(self) -> None:
+        model = zoo.as_model(correlated)
+        guide = guides.build("prior", model, self.y)
+        with pytest.warns(ZooWarning, match=r"\d+ of \d+ draws of 'prior' could not be evaluated on correlated"):
+            weights = log_weights(model, guide, self.y, 4000)
+        found = weights.log_weight.logsumexp(0) - math.log(4000)
+        relative = (weights.log_weight - found).exp().std() / math.sqrt(4000)
+        assert abs(float(found) - correlated_evidence(self.y)) < SE * math.hypot(float(relative), (0.43 / 0.57 / 4000) ** 0.5)
+        share = 0.5 + 0.5 * math.erf((1 / 3) / 2 / math.sqrt(2))  # Φ(1/6): of l > −1/3
+        z = guide.posterior(self.y).sample(torch.Size([2]))
+        assert float((guide.posterior(self.y).log_prob(z) - model.log_terms(self.y, z)[0])[0, 0]) == pytest.approx(
+            -math.log(share), abs=SE * (0.43 / 0.57 / 256) ** 0.5)
+
+    def test_a_fit_whose_guide_reaches_where_nothing_can_be_evaluated_has_not_converged(self) -> None:
+        fit = experiments.fit(correlated, "full_rank", self.y)
+        assert not fit.converged
+        assert fit.stopped.startswith("not converged: linear algebra fails at draws of the fitted guide")
+        assert fit.elbo is not None
+        assert math.isfinite(fit.elbo)
+
+    @pytest.mark.long
+    def test_a_comparison_holds_the_evidence_and_says_what_failed(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZooWarning)
+            table = experiments.compare(correlated, self.y, ["full_rank", "prior"])
+        assert table.evidence.upper is not None
+        assert table.evidence.lower < correlated_evidence(self.y) < table.evidence.upper
+        assert "not converged: linear algebra fails at draws of the fitted guide" in str(table)
+        assert re.search(r"'full_rank': \d+ of 4096 draws could not be evaluated", str(table))
+
+    def test_data_are_simulated_at_draws_that_do_not_fail(self) -> None:
+        model = zoo.as_model(correlated)
+        for seed in range(12):  # four in ten of them fail at the first draw
+            assert bool(model.simulate(self.y, seed=seed)[1].isfinite().all())
+
+    def test_a_prior_that_always_fails_is_refused_in_one_line(self) -> None:
+        runs = []
+
+        def program(y: Tensor) -> None:
+            scale = pyro.sample("scale", dist.Normal(torch.ones(()).double(), 0.1))
+            if len(runs) > 3:
+                torch.linalg.cholesky(-scale * torch.eye(2).double())
+            runs.append(0)
+            pyro.sample("y", dist.Normal(0.0, scale.abs()).expand([3]).to_event(1), obs=y)
+
+        model = zoo.as_model(program)
+        model.latents(self.y)
+        runs += [0] * 4
+        with pytest.raises(ZooError, match=r"expected a prior of program that can be drawn; got 100 of 100 draws that failed"):
+            model.simulate(self.y)
 
 
 def test_a_step_to_where_linear_algebra_fails_is_shortened() -> None:

@@ -71,9 +71,9 @@ def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
 
 
 def first_run(program: Program, x: Data, attempts: int = 8) -> dict[str, Any]:
-    """Run ``program`` from its prior, again where linear algebra fails or overflows at a draw: another one may do."""
+    """Run ``program`` from its prior, again where its arithmetic fails at a draw: another one may do."""
     for _ in range(attempts - 1):
-        with suppress(LinAlgError, ArithmeticError):
+        with suppress(LinAlgError, ArithmeticError, ValueError):
             return run(program, x)
     return run(program, x)
 

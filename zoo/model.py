@@ -34,6 +34,7 @@ from zoo.program import (
 )
 from zoo.registry import MODELS, Facts
 from zoo.settings import Settings
+from zoo.tolerance import drawn
 from zoo.vectorise import over_draws
 
 if TYPE_CHECKING:
@@ -280,7 +281,17 @@ class Model(PyroModule):
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
     def sample_prior(self, x: Data, draws: int) -> Tensor:
-        """Draw z from the prior p(z | θ): (draws, units, d), unconstrained. Uses torch's generator."""
+        """Draw z from the prior p(z | θ): (draws, units, d), unconstrained. Uses torch's generator.
+
+        Where the program fails at what it drew, say at a Cholesky factor that does not exist there, it is run again.
+
+        Raises:
+            ZooError: other latent sites from draw to draw, or a program that fails at nearly every draw.
+        """
+        return self.prior_draws(x, draws)[0]
+
+    def prior_draws(self, x: Data, draws: int) -> tuple[Tensor, int]:
+        """Return :meth:`sample_prior`, and how many runs of the program it took."""
         unit, sites = self._unit(x), self.latents(x).sites
         nothing = self._nothing(x)
 
@@ -292,12 +303,12 @@ class Model(PyroModule):
             return torch.cat(pack.parts, 1) if pack.parts else nothing
 
         with torch.no_grad(), self._isolated():
-            rows = [draw() for _ in range(draws)]
+            rows, runs = drawn(draw, draws, f"a prior of {self.label}")
         if len({row.shape for row in rows}) > 1:
             raise ZooError(
                 f"expected the same latent sites in every run of {self.label}; got other ones from draw to draw; "
                 "sample all of them in every run and use what is needed")
-        return torch.stack(rows).to(reference(x).dtype)
+        return torch.stack(rows).to(reference(x).dtype), runs
 
     def simulate(self, x: Data, seed: int | None = None) -> tuple[dict[str, Tensor], Data]:
         """Draw latents and observations from p(x, z | θ), shaped and with covariates like ``x``.
@@ -311,8 +322,9 @@ class Model(PyroModule):
         """
         observed = {site.name: site.shape for site in self.latents(x).observed}
         with seeded(seed), torch.no_grad(), self._isolated():
-            sites = {k: s for k, s in run(self, x, density=False).items() if k in observed}
-            latent, fresh = draw_afresh(self, x, Unobserve(self._observed))
+            [run_once], _ = drawn(lambda: run(self, x, density=False), 1, f"a prior of {self.label}")
+            sites = {k: s for k, s in run_once.items() if k in observed}
+            [(latent, fresh)], _ = drawn(lambda: draw_afresh(self, x, Unobserve(self._observed)), 1, f"data of {self.label}")
         kept = {k: with_masked(site, fresh[k]) for k, site in sites.items()}
         return latent, put_back(x, {k: site["value"] for k, site in sites.items()}, kept)
 

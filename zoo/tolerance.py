@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,10 @@ from torch.overrides import TorchFunctionMode
 from zoo.errors import ZooError
 from zoo.vectorise import LinAlgError, out_of_memory
 
+T = TypeVar("T")
+
+#: Draws of which one has to work.
+HOPELESS = 100
 #: What a program raises where its arithmetic fails: linear algebra and samplers (of torch, RuntimeErrors), a logarithm of
 #: nothing, an overflow, a parameter outside its constraint.
 FAILURES = (RuntimeError, ArithmeticError, ValueError)
@@ -58,6 +62,30 @@ def tolerant(
     reason = first or next((_words(part) for part in parts if isinstance(part, Exception)), "")
     rows = [[z.new_full((1, *shape), torch.nan) for shape in shapes] if isinstance(part, Exception) else part for part in parts]
     return [torch.cat(result) for result in zip(*rows, strict=True)], reason
+
+
+def drawn(draw: Callable[[], T], count: int, what: str) -> tuple[list[T], int]:
+    """Call ``draw`` until it has worked ``count`` times; return its results, and how many calls that took.
+
+    A program may fail at what it has just drawn, as a factor of a matrix that is singular there.
+
+    Raises:
+        ZooError: the first hundred calls failed, or 99 in 100 did; ``what`` says of what.
+    """
+    found: list[T] = []
+    calls, reason = 0, ""
+    while len(found) < count:
+        calls += 1
+        try:
+            found.append(draw())
+        except FAILURES as error:
+            refuse(error)
+            reason = reason or _words(error)
+            if calls >= HOPELESS * (1 + len(found)):
+                raise ZooError(
+                    f"expected {what} that can be drawn; got {calls - len(found)} of {calls} draws that failed ({reason}); "
+                    "check its priors") from error
+    return found, calls
 
 
 def _halved(evaluate: Callable[[Tensor], Sequence[Tensor]], z: Tensor) -> list[Sequence[Tensor] | Exception]:
