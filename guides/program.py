@@ -14,11 +14,12 @@ from torch.distributions import Distribution
 
 from guides import trace
 from guides.guide import BaseGuide
-from zoo.angles import with_one_turn
+from zoo.angles import centre, with_one_turn
 from zoo.data import Data, Identity, reference, take
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.latents import Pack, Packing, Substitute, is_deterministic, sum_right
+from zoo.layout import first_run
 from zoo.model import Model
 from zoo.params import LocalParams
 from zoo.program import Program, by_unit, isolated, run, seeded
@@ -110,6 +111,9 @@ class ProgramGuide(BaseGuide):
         if isinstance(program, nn.Module):
             self._modules["module"] = program  # PyroModule's own way would rename its parameters, and refuse used ones
         self._vectorised = True
+        with seeded(0), torch.no_grad(), isolated(LocalParams(model)):
+            found = first_run(model, x)
+        self._angles = {site.name for site in self.latents.sites if centre(found[site.name]["fn"]) is not None}
         self._create(x)
         with seeded(0), torch.no_grad():
             sites = self._run(x)
@@ -194,7 +198,7 @@ class ProgramGuide(BaseGuide):
 
     def _run(self, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:
         with isolated(trace.Params(self)), trace.precision(reference(x).dtype):
-            sites = run(self.program, x, *handlers, density=density)
+            sites = run(self.program, x, trace.Angles(self._angles), *handlers, density=density)
         return {name: site for name, site in sites.items() if not is_deterministic(site)}
 
     def _run_model(self, x: Data, handler: Messenger) -> dict[str, Any]:

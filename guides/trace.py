@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.overrides import TorchFunctionMode
 
+from zoo.angles import wound
 from zoo.bare import FunctionModel
 from zoo.data import Data
 from zoo.errors import ZooError
@@ -113,6 +114,18 @@ class Fixed(Messenger):
             raise ZooError(
                 f"expected a guide whose log-density is known at any z; got '{self.text}', whose auxiliary site '{name}' z "
                 "does not tell; take it at the guide's own draws, with rsample_and_log_prob")
+
+
+class Angles(Messenger):
+    """Let a program's draws of the angles ``names`` have the density of their directions: see :class:`zoo.angles.Wound`."""
+
+    def __init__(self, names: Collection[str]):
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            msg["fn"] = wound(msg["fn"])
 
 
 class Batched(TorchFunctionMode):

@@ -128,7 +128,7 @@ def test_other_supports_are_as_they_were() -> None:
     assert isinstance(bijection(dist.Gamma(1.0, 1.0)), type(torch.distributions.biject_to(dist.Gamma(1.0, 1.0).support)))
 
 
-@pytest.mark.parametrize("kind", [AutoNormal, AutoMultivariateNormal])
+@pytest.mark.parametrize("kind", [AutoNormal, pytest.param(AutoMultivariateNormal, marks=pytest.mark.long)])
 def test_an_autoguide_draws_in_one_turn(kind: type[AutoGuide]) -> None:
     model = zoo.as_model(angle(2.0))
     y = (Y + 2.0).float()
@@ -138,6 +138,30 @@ def test_an_autoguide_draws_in_one_turn(kind: type[AutoGuide]) -> None:
     assert 0 <= done.kl_gap.upper < 0.1
     tree = experiments.posterior(fitted.model, fitted.guide, y, draws=100)
     assert float(np.abs(tree["posterior"]["m"].values).max()) <= math.pi
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0.3, 0.5), (3.1, 1.0), (-40.0, 2.5), (2.0, 12.0)])
+def test_a_normal_on_the_line_has_the_density_of_its_direction(loc: float, scale: float) -> None:
+    """A guide of one's own draws an angle from a normal. Its ELBO is by quadrature over one turn; on the line it has no end."""
+    def program(y: Tensor) -> None:
+        one = torch.ones((), dtype=torch.double)
+        m = pyro.sample("m", dist.VonMises(0 * one, 0.1 * one))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.VonMises(m, 0.3 * one), obs=y)
+
+    def guide(y: Tensor) -> None:
+        pyro.sample("m", dist.Normal(torch.tensor(loc).double(), scale))
+
+    model = zoo.as_model(program)
+    found = experiments.evaluate(model, guide, Y).elbo
+    m = torch.arange(-math.pi, math.pi, 1e-4, dtype=torch.double)
+    turns = 2 * math.pi * torch.arange(-30, 31)[:, None]
+    nearest = m + 2 * math.pi * round(loc / (2 * math.pi))
+    log_q = dist.Normal(torch.tensor(loc).double(), scale).log_prob(nearest + turns).logsumexp(0)
+    log_p = dist.VonMises(torch.zeros(()).double(), 0.1).log_prob(m) + dist.VonMises(m[:, None], 0.3).log_prob(Y).sum(1)
+    assert float(log_q.exp().sum()) * 1e-4 == pytest.approx(1, abs=1e-3)
+    truth = float((log_q.exp() * (log_p - log_q)).sum()) * 1e-4
+    assert abs(found.value - truth) < 4 * found.se + 1e-3
 
 
 def test_an_autoguide_that_was_made_on_the_line_is_refused() -> None:

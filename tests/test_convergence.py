@@ -299,7 +299,8 @@ class StopAt(experiments.Callback):
             raise Stopped
 
 
-@pytest.mark.parametrize("step", [900, pytest.param(1800, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("step", [900, 1800])
 def test_a_run_without_a_given_end_goes_on_to_the_same_bits(step: int, tmp_path: Path) -> None:
     """Stopped while it climbs, and while the rate falls."""
     whole = experiments.fit(normal_mean, "mean_field", ROWS, method="svi")

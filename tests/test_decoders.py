@@ -588,6 +588,7 @@ def test_validation_stops_early_at_the_best_state() -> None:
     assert not same(kept(fit, "best"), kept(fit, "last"))
 
 
+@pytest.mark.long
 def test_validation_keeps_the_state_that_serves_held_out_rows_best() -> None:
     """On rows that neither state has seen, the best state beats the last one."""
     x = binary(500)

@@ -107,6 +107,7 @@ def test_free_normals_are_the_ones_known(dtype: torch.dtype) -> None:
         torch.testing.assert_close(q.stddev, best, rtol=5e-3, atol=0)
 
 
+@pytest.mark.long
 def test_each_for_itself_is_no_worse_than_all_together() -> None:
     x = zoo.dataset("digits", "images", binarise="threshold").tensor[:40]
     with zoo.seeded(0):

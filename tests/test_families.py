@@ -387,6 +387,7 @@ def test_semi_adds_each_units_own_correction() -> None:
     torch.testing.assert_close(guide.posterior(x[index], index).mean, guide.posterior(x).mean[index])
 
 
+@pytest.mark.long
 def test_semi_is_at_least_as_good_as_its_encoder_after_a_fit() -> None:
     """On the same noise, so that the difference has a small error; with an encoder too narrow to serve the units well."""
     model, x = digits()

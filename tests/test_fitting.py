@@ -182,6 +182,7 @@ def test_ascent_survives_trials_that_leave_the_numbers() -> None:
     assert float(p.detach()) == pytest.approx(0.25**0.25, abs=1e-6)
 
 
+@pytest.mark.long
 def test_svi_and_fixed_draws_reach_one_elbo() -> None:
     x = zoo.dataset("eight_schools").x
     model = zoo.build("eight_schools", x)

@@ -92,6 +92,7 @@ def covers(found: experiments.Evidence, truth: float) -> bool:
 
 
 class TestComparison:
+    @pytest.mark.long
     def test_a_mode_that_guides_miss_is_in_their_evidence(self) -> None:
         x = halves()
         table = experiments.compare(two_means, x, ["full_rank"])
@@ -141,7 +142,7 @@ class TestComparison:
         assert covers(table.evidence, labelled + math.log(math.factorial(components)))
         assert f"of {math.factorial(components)} found, 'mean_field' holds 1" in table.evidence.remark
 
-    @pytest.mark.parametrize("estimator", ["reparameterised", "stl"])
+    @pytest.mark.parametrize("estimator", ["reparameterised", pytest.param("stl", marks=pytest.mark.long)])
     def test_a_fit_of_two_components_holds_both_modes_alike(self, estimator: str) -> None:
         """Draws of the mixture as a whole hardly ever tell what a weight gains: fits lost a mode, 0.6 nats of log 2 = 0.69."""
         model, x = zoo.as_model(signs, pure=True), torch.tensor(SQUARES)
@@ -330,6 +331,7 @@ class TestIntervals:
         assert above.remark == "the ELBO of 'a', -9, lies above the bounds on log p(x | θ), [-10.6, -10.4]: covered, too"
         assert found.covering({"the ELBO of 'a'": (-math.inf, math.inf)}) is found
 
+    @pytest.mark.long
     def test_a_wide_interval_alone_is_shown_in_table_and_json(self) -> None:
         x = torch.zeros(1)
 

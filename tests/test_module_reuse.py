@@ -84,6 +84,7 @@ def stock_steps(module: PyroModule, rows: Rows) -> list[str]:
     return names
 
 
+@pytest.mark.long
 def test_compare_twice_gives_one_table(rows: Rows) -> None:
     module = Regression()
     first, second = (experiments.compare(module, rows, ["full_rank"], draws=100) for _ in range(2))

@@ -243,6 +243,7 @@ def test_guides_are_the_same_however_written() -> None:
         experiments.compare(zoo.build("eight_schools", x), x, ["mean_field", "mean_field:free"])
 
 
+@pytest.mark.long
 def test_the_bound_comes_from_the_most_even_weights_and_has_students_interval() -> None:
     from scipy import stats
 

@@ -22,6 +22,9 @@ from torch.distributions.transforms import ComposeTransform, Transform
 CIRCULAR: dict[type, tuple[str, ...]] = {
     torch.distributions.VonMises: ("loc",), dist.SineBivariateVonMises: ("phi_loc", "psi_loc")}
 
+#: Turns to each side over which the density of a :class:`Wound` distribution is summed.
+TURNS = 32
+
 #: Distributions that say nothing of the support of the one that they are wrapped around.
 WRAPPERS = (dist.MaskedDistribution, Independent, dist.ExpandedDistribution)
 
@@ -115,6 +118,52 @@ def unwrapped(fn: Any) -> Any:
     while isinstance(fn, WRAPPERS):
         fn = fn.base_dist
     return fn
+
+
+class Wound(dist.TorchDistribution):
+    """A univariate distribution on the line, wound around the circle: Σ_k p(value + 2π k), over the turns about its mean.
+
+    Draws are the line's. A guide whose draws of an angle are those of a normal has this density: that on the line grows ever
+    thinner as it widens, and the ELBO with it rises without end.
+
+    >>> wide = Wound(dist.Normal(0.0, 9.0))
+    >>> round(float(wide.log_prob(torch.tensor(1.0)).exp() * 2 * math.pi), 4)
+    1.0
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real
+
+    def __init__(self, line: Any):
+        self.line, self.has_rsample = line, line.has_rsample
+        super().__init__(line.batch_shape, line.event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Wound:
+        return Wound(self.line.expand(batch_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        found: Tensor = self.line.rsample(sample_shape)
+        return found
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        found: Tensor = self.line.sample(sample_shape)
+        return found
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        turn = 2 * math.pi
+        nearest = value + turn * ((self.line.mean.detach() - value.detach()) / turn).nan_to_num().round()
+        around = turn * torch.arange(-TURNS, TURNS + 1).to(nearest).reshape(-1, *[1] * nearest.ndim)
+        found: Tensor = self.line.log_prob(nearest + around).logsumexp(0)
+        return found
+
+
+def wound(fn: Any) -> Any:
+    """Return a distribution of angles that is written on the line as :class:`Wound`, any other one as it is."""
+    if isinstance(fn, Independent):
+        inner = wound(fn.base_dist)
+        return fn if inner is fn.base_dist else Independent(inner, fn.reinterpreted_batch_ndims, validate_args=False)
+    on_line = fn.support is constraints.real and not fn.event_shape and centre(fn) is None
+    return Wound(fn) if on_line and not isinstance(fn, (dist.Delta, Wound)) else fn
 
 
 class OneTurn(constraints.Constraint):
