@@ -55,10 +55,6 @@ def elbo_trace(table: Comparison) -> Figure:
     for i, ((name, fit), curve) in enumerate(zip(named, curves, strict=True)):
         style = {"color": COLOURS[i % 8], "label": name if len(labels) == 1 else f"{name}: {fit.objective}"}
         axes.plot(curve.at, curve.values, linestyle=LINES[i % 4], linewidth=1.6, **style)
-        if curve.averaged:
-            margin = Z95 * curve.errors
-            axes.fill_between(
-                curve.at, curve.values - margin, curve.values + margin, color=style["color"], alpha=0.25, linewidth=0)
     evidence = table.evidence
     axes.axhline(level, color="0.35", linewidth=1, label=f"log p(x | θ), {evidence.kind.replace('_', ' ')}")
     if evidence.upper is not None:
@@ -70,6 +66,13 @@ def elbo_trace(table: Comparison) -> Figure:
     deepest = max(0.0, *(level - float(trace.min()) for trace in traces))
     depth = min(depth, 1.05 * deepest)
     axes.set_ylim(level - depth - 1e-3, level + 0.08 * depth + 1e-3)
+    for i, curve in enumerate(curves):
+        if not curve.averaged:
+            continue
+        margin = Z95 * curve.errors
+        shown = margin < depth  # of the first steps it is wider than what is seen of them
+        axes.fill_between(
+            curve.at, curve.values - margin, curve.values + margin, where=shown, color=COLOURS[i % 8], alpha=0.25, linewidth=0)
     if max(fit.seconds for fit in fits) > 20 * min(fit.seconds for fit in fits):
         axes.set_xscale("log")
     axes.set_xlabel("seconds")
