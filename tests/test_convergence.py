@@ -15,6 +15,7 @@ from torch import Tensor
 
 import experiments
 import zoo
+from experiments.held import Held
 from experiments.journal import Journal
 from experiments.newton import find_mode
 from experiments.optimise import ascend
@@ -112,6 +113,32 @@ def test_svi_comes_to_the_closed_form_of_ppca() -> None:
     assert fit.converged
     evidence = float(fit.model.log_evidence(x).sum().detach())
     assert best.elbo - evidence < TOLERANCE * len(x)
+
+
+@pytest.mark.long
+def test_an_encoder_gains_little_by_ten_times_the_steps() -> None:
+    """On rows that neither fit has seen: those of a fit's own may be learnt by heart for ever."""
+    digits = zoo.dataset("digits", "images", binarise="threshold").x
+    x, fresh = digits[:600], digits[600:1000]
+    model = zoo.build("vae", x, latent=4, hidden=(64,))
+    experiments.fit(model, "mean_field:encoder", x, steps=1500)
+    for text in ("mean_field:encoder", "full_rank:encoder"):
+        fit = experiments.fit(model, text, x, train_model=False)
+        assert (fit.converged, fit.stopped) == (True, "")
+        longer = experiments.fit(model, text, x, train_model=False, steps=10 * fit.steps, seed=1)
+        one, two = (experiments.log_weights(model, f.guide, fresh, 2000, 1).elbo() for f in (fit, longer))
+        gains = two.units - one.units
+        assert float(gains.mean()) < 2 * TOLERANCE + 3 * float(gains.std()) / len(gains) ** 0.5
+
+
+@pytest.mark.long
+def test_linear_vae_comes_to_the_closed_form_of_ppca() -> None:
+    x = zoo.dataset("wine", standardise=True).x
+    best = float(zoo.build("ppca", x, latent=2).log_evidence(x).sum().detach())
+    model = zoo.build("linear_vae", x, latent=2)
+    fit = experiments.fit(model, "mean_field:encoder", x)
+    assert fit.converged
+    assert best - float(model.log_evidence(x).sum().detach()) < TOLERANCE * len(x)
 
 
 @pytest.mark.long
@@ -237,8 +264,8 @@ def true_elbo(fit: experiments.Fit, x: Tensor) -> Any:
 
 
 def test_a_fit_that_float32_stops_short_goes_on_in_float64() -> None:
-    """Values of 100,000 with noise of one: float32 rounds log p, and no step is seen to rise that the slope promises."""
-    program, x = decay(1e5, 1.0)
+    """Values of 300,000 with noise of one: float32 rounds log p, and no step is seen to rise that the slope promises."""
+    program, x = decay(3e5, 1.0)
     fit = experiments.fit(program, "full_rank", x)
     exact = experiments.fit(program, "full_rank", x.double())
     found = true_elbo(fit, x)
@@ -247,6 +274,14 @@ def test_a_fit_that_float32_stops_short_goes_on_in_float64() -> None:
     assert fit.bound == pytest.approx(exact.bound, abs=0.05)
     assert abs(found.value - fit.bound) < 0.05 + 5 * found.se
     assert next(fit.guide.parameters()).dtype == torch.float32
+
+
+def test_a_program_that_runs_in_float32_alone_is_said_to_limit_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Held, "doubled", lambda self: None)
+    program, x = decay(3e5, 1.0)
+    fit = experiments.fit(program, "full_rank", x)
+    assert not fit.converged
+    assert "in float32, and the program does not run in float64; use method svi" in fit.stopped
 
 
 def test_a_guide_that_float32_can_not_hold_has_not_converged() -> None:
