@@ -109,7 +109,7 @@ def _too_coarse(held: Held, done: Outcome, tolerance: float) -> Outcome:
         return done
     return replace(done, stopped=(
         f"not converged: {done.steps:,} steps in float32, which rounds an ELBO of {done.elbo:.4g} by {rounded:.2g} nats; "
-        "pass the data in float64"))
+        "raise --steps, or pass the data in float64"))
 
 
 @dataclass

@@ -26,7 +26,7 @@ from experiments.weights import work
 from guides.amortisation import Free
 from guides.family import Normal, NormalBase, Phi, Start
 from guides.guide import Guide
-from zoo.data import Data, take
+from zoo.data import Data, in_double, take
 from zoo.latents import Latents
 from zoo.model import Model
 from zoo.vectorise import FORBIDDEN, LinAlgError
@@ -282,7 +282,7 @@ class Held:
     def doubled(self) -> Held | None:
         """Return a copy of the pair in float64; ``None`` where the program does not run in it."""
         model, guide = copy.deepcopy((self.model, self.guide))
-        model, guide, x = model.double(), guide.double(), _double(self.x)
+        model, guide, x = model.double(), guide.double(), in_double(self.x)
         places = {id(p): i for i, p in enumerate([*self.guide.parameters(), *self.model.parameters()])}
         copies = [*guide.parameters(), *model.parameters()]
         held = Held(model, guide, self.family, x, [copies[places[id(p)]] for p in self.parameters], self.seed, self.count)
@@ -330,14 +330,7 @@ def _like(phi: Phi, noise: Tensor) -> Phi:
 def _mode(model: Model, x: Data) -> Mode | None:
     """Return a mode of the one unit's log p(x, z), if one is found."""
     start = Start.of(model, x).loc[0]
-    for known, data, z in ((copy.deepcopy(model).double(), _double(x), start.double()), (model, x, start)):
+    for known, data, z in ((copy.deepcopy(model).double(), in_double(x), start.double()), (model, x, start)):
         with suppress(*FORBIDDEN, LinAlgError):
             return find_mode(lambda points, of=known, at=data: of.log_joint(at, points[:, None])[:, 0], z)  # type: ignore[misc]
     return None
-
-
-def _double(x: Data) -> Data:
-    """Return ``x`` with its floating entries in float64."""
-    if isinstance(x, Tensor):
-        return x.double() if x.is_floating_point() else x
-    return {name: value.double() if value.is_floating_point() else value for name, value in x.items()}

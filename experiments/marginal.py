@@ -15,6 +15,7 @@ from experiments.bracketing import Bracket, bracket
 from experiments.importance import importance
 from experiments.pooling import Pool, pooled
 from experiments.quadrature import NODES, integrate
+from experiments.resolution import LOST, ROUNDED, Resolution
 from experiments.weights import Z95, log_weights, work
 from guides.guide import BaseGuide, paired
 from guides.whole import Prior
@@ -54,6 +55,7 @@ class Evidence:
         source: the guides that gave the bounds, empty for other kinds.
         method: how bounds were had: ``importance`` or ``annealed`` weights.
         remark: what is to be known of it in one line, e.g. that guides miss modes; empty where there is nothing.
+        rounding: nats that float32 may have changed it by, and every bound beside it; 0 where that is too little to matter.
     """
 
     kind: str
@@ -65,6 +67,7 @@ class Evidence:
     source: str = ""
     method: str = ""
     remark: str = ""
+    rounding: float = 0.0
 
     @property
     def middle(self) -> float:
@@ -107,7 +110,7 @@ class Evidence:
         if not known:
             return self
         what, (value, se) = max(known.items(), key=lambda item: item[1][0] - ERRORS * item[1][1])
-        least = value - ERRORS * se
+        least = value - ERRORS * se - self.rounding
         if least <= self.lower + 64 * torch.finfo(self.units.dtype).eps * (1 + float(self.units.abs().sum())):
             return self
         if self.upper is None or least <= self.upper:
@@ -116,6 +119,19 @@ class Evidence:
         upper = value + ERRORS * se
         point = None if upper - self.lower > NARROW else self.value
         return replace(self, value=point, upper=upper).noting(said)
+
+    def resolved(self, by: Resolution) -> Evidence:
+        """Return the evidence as far as floating point can tell it: an interval that covers what rounding may have changed."""
+        found, shift = self, by.rounding
+        if abs(shift) > ROUNDED:
+            lower, upper = self.lower + min(0.0, shift), None if self.upper is None else self.upper + max(0.0, shift)
+            found = replace(self, lower=lower, upper=upper, rounding=abs(shift)).for_gaps([]).noting(
+                f"float32 changes log p(x | θ) by about {abs(shift):.2g} nats; pass the data in float64")
+        if by.lost > LOST:
+            found = replace(found, kind="lower_bound", value=found.lower, upper=None).noting(
+                f"a share {by.lost:.2g} of the posterior mass lies where '{by.site}' is rounded to an end of its support, and "
+                "more beyond: log p(x | θ) is only bounded from below")
+        return found
 
     def noting(self, remark: str) -> Evidence:
         """Return the evidence with ``remark`` beside its own, unless that says it already."""
@@ -161,7 +177,8 @@ def evidence(
     for other in guides:
         paired(model, other)
     with evaluating(model, *guides):
-        return _best(model, x, guides, draws, seed, exact, precision)
+        found = _best(model, x, guides, draws, seed, exact, precision)
+        return found.resolved(Resolution.of(model, guides[0], x, seed)) if guides and found.kind != "exact" else found
 
 
 def _best(

@@ -24,6 +24,8 @@ FIRST, MOST = 32, 256
 GUIDE_DRAWS, LEVEL_DRAWS = 8, 256
 #: Latents beyond which no curvature is taken, iterations of a climb, and the numbers that all climbs may touch.
 MOST_LATENTS, ITERATIONS, BUDGET = 100, 100, 2**31
+#: Of one latent: points of a scan, how far it goes (inverse hyperbolic sine of prior scales), and maxima that climbs start at.
+NODES, ASINH, MAXIMA = 2001, 12.0, 8
 #: A climb has settled, in nats. A top is one whose quadratic promises no more than the second.
 TOLERANCE, RISE = 1e-4, 0.02
 #: A mode of less than this share of the mass is let be.
@@ -124,6 +126,8 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         own = [q.sample(torch.Size([GUIDE_DRAWS]))[:, 0].to(drawn) for q in guides]
     if len(drawn) < 8:
         return None
+    if latents.size == 1:
+        drawn = torch.cat([_scan(model, x, drawn), drawn])
     climb = _Climb(model, x, _spread(drawn), each)
     ends, count = climb.ends(torch.cat([*own, drawn[:FIRST]])), min(FIRST, len(drawn))
     while (found := climb.modes(*ends, len(own), count)) is not None:
@@ -172,6 +176,17 @@ def _judged(found: Restarts, guides: Sequence[Distribution], level: float) -> Re
             dense[:, g] = log_q.double() > found.height - total + math.log(HELD)
     held = found.held | dense
     return Restarts(found.loc[kept], found.scale_tril[kept], found.height[kept], found.met[kept], held[kept], found.starts)
+
+
+def _scan(model: Model, x: Data, draws: Tensor) -> Tensor:
+    """Return the highest maxima (n, 1) of log p(x, z) on a line through draws (n, 1) of the prior, far into its tails."""
+    nodes = torch.linspace(-ASINH, ASINH, affordable(model, NODES, 65), dtype=torch.float64).sinh()
+    points = (draws.double().median(0).values + _spread(draws) * nodes[:, None]).to(draws)
+    with torch.no_grad():
+        height = log_joint(model, x, points[:, None])[:, 0]
+    top = (height[1:-1] > height[:-2]) & (height[1:-1] >= height[2:])
+    best = (1 + top.nonzero()[:, 0])[height[1:-1][top].argsort(descending=True)]
+    return points[best[:MAXIMA]]
 
 
 def _spread(draws: Tensor) -> Tensor:

@@ -20,3 +20,4 @@ class Stream(IntEnum):
     CONTAINMENT = 8 * _STEP
     SIMULATION = 7 * _STEP  # its noise is what made the exact latents: no guide may be scored on it
     RESTARTS = 9 * _STEP
+    RESOLUTION = 10 * _STEP

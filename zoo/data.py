@@ -206,3 +206,10 @@ def check_mapping(x: Data, keys: tuple[str, ...], name: str) -> Mapping[str, Ten
         got = ", ".join(f"{n} of {key}" for key, n in lengths.items())
         raise ZooError(f"expected entries of one length for {name}; got {got}; match their rows")
     return x
+
+
+def in_double(x: Data) -> Data:
+    """Return ``x`` with its floating entries in float64."""
+    if isinstance(x, Tensor):
+        return x.double() if x.is_floating_point() else x
+    return {name: value.double() if value.is_floating_point() else value for name, value in x.items()}
