@@ -184,7 +184,7 @@ class TestRestarts:
         assert (len(found.loc), int(found.met.sum()), bool(found.held.all()), found.more) == (1, 32, True, False)
         assert not found.components()
         evidence = experiments.evidence(model, x, guide)
-        assert (evidence.source, evidence.remark) == ("mean_field", "")
+        assert (evidence.source, evidence.remark) == ("mean_field + tails", "")
 
     def test_masses_are_laplaces(self) -> None:
         precision = torch.tensor([[2.0, 0.7], [0.7, 1.0]])

@@ -250,7 +250,7 @@ def test_the_bound_comes_from_the_most_even_weights_and_has_students_interval() 
     assert pytest.approx(float(stats.t.ppf(0.975, GROUPS - 1))) == T95
     x = zoo.dataset("breast_cancer", "binary", standardise=True).x
     table = experiments.compare(zoo.build("logistic_regression", x), x, ["mean_field", "full_rank"])
-    assert table.evidence.source == "full_rank + mean_field"  # all guides contribute, the most even weights first
+    assert table.evidence.source.startswith("full_rank + mean_field")  # all guides contribute, the most even weights first
     assert table.evidence.kind == "estimated"
     bound = _bound(table.model, table.guide("full_rank"), x, None, 0)
     assert bound.kind == "lower_bound"
