@@ -59,10 +59,8 @@ def time_to_elbo(repeats: int = 5) -> Result:
     finds from its program that each row hangs on the coefficients through one number, and integrates over that: its ELBO takes
     no draws there but of the prior. Peers estimate the same ELBO from draws.
 
-    Warm, model and guide are built and what is compiled is compiled: NumPyro's loop, and the zoo's record of the program's
-    operations, which it holds against the program anew in each fit. A second row of each case has all that a user of the zoo
-    waits for against the same: building model and guide anew, finding the start, writing the operations down, and fitting until
-    the zoo's own rule stops it.
+    Warm, model and guide are built and NumPyro's loop is compiled. A second row of each case has all that a user of the zoo
+    waits for against the same: building model and guide anew, finding the start, and fitting until the zoo's own rule stops it.
 
     Cold is the first call of a fresh process that has imported its library, to the same state or, in the second row, to the
     zoo's own end: building, compilation, and importing whatever loads when first used; of the zoo finding the start, too. Notes

@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md and its figures from the JSON files that benchmarks left in docs/benchmarks, and from these alone.
+"""Write docs/benchmarks.md and its figures from the JSON files that benchmarks left in docs/benchmarks, and docs/benchmarks/earlier.md.
 
 ``make benchpage`` runs all benchmarks, most of an hour on two cores, and then this.
 """
@@ -42,7 +42,8 @@ def main(folder: Path = HERE / "benchmarks", page: Path = HERE / "benchmarks.md"
     for found in results:
         if found.curves:
             draw(found, folder / f"{found.name}.png")
-    page.write_text(text(results, folder.name))
+    earlier = folder / "earlier.md"  # against a commit before, measured once, by hand
+    page.write_text(text(results, folder.name) + (f"\n{earlier.read_text()}" if earlier.exists() else ""))
 
 
 def text(results: Sequence[Result], folder: str) -> str:
