@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md and its figures from the JSON files that benchmarks left in docs/benchmarks, and docs/benchmarks/earlier.md.
+"""Write docs/benchmarks.md and its figures from the JSON files that benchmarks left in docs/benchmarks, and earlier.md there.
 
 ``make benchpage`` runs all benchmarks, most of an hour on two cores, and then this.
 """
