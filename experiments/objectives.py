@@ -218,13 +218,18 @@ def _enumerated(
 
 def enumerated_terms(model: Model, q: Enumerated, x: Data) -> tuple[Tensor, Tensor]:
     """Return E_q[log p(x | z)] and KL(q ‖ prior) of q over a finite support: exact sums, summed over units."""
+    reconstruction, kl = _terms_by_unit(model, q, x)
+    return reconstruction.sum(), kl.sum()
+
+
+def enumerated_elbos(model: Model, q: Enumerated, x: Data) -> Tensor:
+    """Return the ELBO of q over a finite support, of each unit, (units,)."""
+    reconstruction, kl = _terms_by_unit(model, q, x)
+    return reconstruction - kl
+
+
+def _terms_by_unit(model: Model, q: Enumerated, x: Data) -> tuple[Tensor, Tensor]:
     log_q = q.logits.movedim(-1, 0)
     prior, likelihood = model.log_terms(x, q.enumerate_support())
     share = log_q.exp()
-    return expect(share, likelihood).sum(), expect(share, log_q - prior).sum()
-
-
-def enumerated_elbo(model: Model, q: Enumerated, x: Data) -> Tensor:
-    """Return the ELBO of q over a finite support: the difference of :func:`enumerated_terms`."""
-    reconstruction, kl = enumerated_terms(model, q, x)
-    return reconstruction - kl
+    return expect(share, likelihood).sum(0), expect(share, log_q - prior).sum(0)

@@ -104,7 +104,7 @@ def rises(bound: Bound, before: Sequence[Tensor], now: Sequence[Tensor], least: 
         for share in (-1.0, *AHEAD):
             there = bound(_along(start, now, share))
             # What was gained on the way lies behind: the bound is lower there.
-            if _surely((here - there) if share < 0 else (there - here)) > least:
+            if surely((here - there) if share < 0 else (there - here)) > least:
                 return True
     return False
 
@@ -122,7 +122,7 @@ def _along(before: Sequence[Tensor], now: Sequence[Tensor], share: float) -> lis
     return [b.lerp(n, 1 + share) if n.is_floating_point() else n for b, n in pairs]
 
 
-def _surely(gains: Tensor) -> float:
+def surely(gains: Tensor) -> float:
     """Return the mean of gains (repeats,) less their standard error; −∞ where it is no number."""
     error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
     found = float(gains.mean()) - error

@@ -16,10 +16,10 @@ from experiments.batches import batch_size, check_batch, check_normalisation, de
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, States, check_start, moved, non_finite_site, trainable
 from experiments.journal import State, alike, check_finite
-from experiments.objectives import Step, enumerated_elbo, stochastic_bound
+from experiments.objectives import Step, enumerated_elbos, stochastic_bound
 from experiments.processes import ALONE, Processes
 from experiments.recorder import Recorder, check_compiled
-from experiments.stopping import EVERY, TOLERANCE, Windows, closings, copies, rises, standard_error
+from experiments.stopping import EVERY, TOLERANCE, Windows, closings, copies, rises, standard_error, surely
 from experiments.training import Pace, Training
 from experiments.weights import scored
 from guides.guide import BaseGuide
@@ -55,8 +55,10 @@ def svi(
     A minibatch holds whole units, and its bound is scaled by units / batch_size here, never by the program's plates, so
     that it is unbiased for the full one whatever the program does with scales.
 
-    The best state is that of the block (a fiftieth of the run) with the highest mean, or with the highest held-out ELBO where
-    there is a ``validation`` share. A run that diverges, or turns non-finite, is rolled back to it, and a warning says so.
+    The best state is that of the block (a fiftieth of the run) with the highest mean. With a ``validation`` share it is that
+    with the highest held-out ELBO, by more than a standard error of the paired difference: a later state that is hardly better
+    there may have learnt by heart what it trains on. A run that diverges, or turns non-finite, is rolled back to the best
+    state, and a warning says so.
     States are compared under the objective as it is then, so one that a callback or a schedule changes is not taken for a fall.
 
     Without ``steps`` the rate stays until the ascent has settled, then falls over as many steps again, and the run ends if
@@ -279,10 +281,11 @@ class _Run:
             return  # another objective: its values say nothing of this one's
         value, error = standard_error(recent)
         if self.validation is not None:
-            value, error = self._held_out(), 0.0
-            if self.best_step and value <= self.best_value:
-                self._look_again()
-        if value > self.best_value:
+            held = self._held_out()
+            value, error = float(held.sum()), 0.0
+            if not self.best_step or surely(held - self._look_again()) > 0:
+                self._keep(step, value, error)
+        elif value > self.best_value:
             self._keep(step, value, error)
         least = 0.25 * TOLERANCE * self.held if self.open else 0.0
         if value > self.mark + least:
@@ -357,14 +360,15 @@ class _Run:
     def _keep(self, step: int, value: float, error: float) -> None:
         self.best, self.best_step, self.best_value, self.best_error = self._copy(), step, value, error
 
-    def _look_again(self) -> None:
-        """Take the best state's held-out ELBO anew: a callback or a schedule may have changed the objective since."""
+    def _look_again(self) -> Tensor:
+        """Return the best state's held-out ELBO, taken anew: a callback or a schedule may have changed the objective since."""
         now = self._copy()
         self._restore(self.best)
-        value = self._held_out()
+        held = self._held_out()
         self._restore(now)
-        if value != self.best_value:
-            self.best_value = self.mark = value
+        if float(held.sum()) != self.best_value:
+            self.best_value = self.mark = float(held.sum())
+        return held
 
     def _lost(self, step: int, value: float, error: float) -> bool:
         """Return whether the best state is better than the present one under the present objective; if not, forget it."""
@@ -490,7 +494,7 @@ class _Run:
             return share or 0.0
         units = len(reference(x)) if isinstance(x, Tensor) else self.model.latents(x).units
         size = sum(p.numel() for p in trainable(self.model, self.guide, train_model))
-        return min(512, max(20, units // 20)) / units if size > units >= 200 else 0.0
+        return min(512, max(20, units // 10)) / units if size > units >= 200 else 0.0
 
     def _view(self, batch: Data) -> Data:
         view = self.training.view
@@ -506,8 +510,8 @@ class _Run:
         index, self.order = self.order[: self.size].to(reference(self.x).device), self.order[self.size:]
         return take(self.x, index, self.units), index
 
-    def _held_out(self) -> float:
-        """Return the ELBO of the held-out units, total, on the same noise each time."""
+    def _held_out(self) -> Tensor:
+        """Return the ELBO of each held-out unit, (held,), on the same noise each time."""
         assert self.validation is not None, "asked for only with a validation share"
         training = self.model.training
         self.guide.eval()
@@ -516,13 +520,13 @@ class _Run:
             x = self._view(self.validation)
             q = self.guide.posterior(x)
             if isinstance(q, Enumerated):
-                value = enumerated_elbo(self.model, q, x)
+                value = enumerated_elbos(self.model, q, x)
             else:
                 z, log_q = scored(q, VALIDATION_DRAWS)
-                value = (self.model.log_joint(x, z) - log_q).mean(0).sum()
+                value = (self.model.log_joint(x, z) - log_q).mean(0)
         self.guide.train()
         self.model.train(training)
-        return float(value)
+        return value
 
     def _copy(self) -> list[Tensor]:
         return [t.detach().clone() for t in self.tensors]

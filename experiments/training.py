@@ -76,7 +76,7 @@ class Training:
         clip: largest norm of the gradient, in nats per unit; ``None``: no limit.
         warm_up: steps over which the weight of KL(q ‖ prior) rises from 0 to 1.
         validation: share of the units held out, on whose ELBO the run stops early and the best state is chosen; ``None``: none,
-            but a twentieth, 20 to 512 units, where ``steps`` is left out and a guide that serves new units has more parameters,
+            but a tenth, 20 to 512 units, where ``steps`` is left out and a guide that serves new units has more parameters,
             with θ, than the 200 or more units.
         patience: blocks (fiftieths of the run; 100 steps where ``steps`` is left out) without a better held-out ELBO before it
             stops.
