@@ -67,12 +67,10 @@ def elbo_trace(table: Comparison) -> Figure:
     depth = min(depth, 1.05 * deepest)
     axes.set_ylim(level - depth - 1e-3, level + 0.08 * depth + 1e-3)
     for i, curve in enumerate(curves):
-        if not curve.averaged:
-            continue
-        margin = Z95 * curve.errors
-        shown = margin < depth  # of the first steps it is wider than what is seen of them
+        margin = Z95 * curve.errors  # none of a curve that is drawn as it is; of first steps wider than what is seen of them
         axes.fill_between(
-            curve.at, curve.values - margin, curve.values + margin, where=shown, color=COLOURS[i % 8], alpha=0.25, linewidth=0)
+            curve.at, curve.values - margin, curve.values + margin, margin < depth, color=COLOURS[i % 8],
+            alpha=0.25, linewidth=0)
     if max(fit.seconds for fit in fits) > 20 * min(fit.seconds for fit in fits):
         axes.set_xscale("log")
     axes.set_xlabel("seconds")

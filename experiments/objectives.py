@@ -146,13 +146,7 @@ def stochastic_bound(
         return replace(done, z=q.enumerate_support())
     if not q.has_rsample:
         raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
-    stratified = None if estimator == "dreg" else getattr(q, "stratified_rsample", None)
-    log_share = None
-    if stratified is not None:
-        z, log_share = stratified(draws)
-        log_q = q.log_prob(z)
-    else:
-        z, log_q = drawn_with_score(q, draws)
+    z, log_q, log_share = _drawn(q, draws, estimator)
     if estimator != "reparameterised":
         with replaying(before), frozen(guide):  # an encoder that drops units out must drop the same ones
             log_q = guide.posterior(whole, index).log_prob(z)
@@ -169,6 +163,15 @@ def stochastic_bound(
     if estimator == "reparameterised" or log_share is not None:
         return Step(value, -value, drawn, reconstruction)
     return Step(value, -_doubly_reparameterised(log_weight, drawn, own, objective.alpha).sum() * scale, drawn, reconstruction)
+
+
+def _drawn(q: Distribution, draws: int, estimator: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return z, log q(z), and log shares where draws do not count alike: of a mixture, but for dreg."""
+    stratified = None if estimator == "dreg" else getattr(q, "stratified_rsample", None)
+    if stratified is None:
+        return *drawn_with_score(q, draws), None
+    z, log_share = stratified(draws)
+    return z, q.log_prob(z), log_share
 
 
 def mean(values: Tensor, log_share: Tensor | None) -> Tensor:

@@ -281,9 +281,10 @@ class _Run:
             return  # another objective: its values say nothing of this one's
         value, error = standard_error(recent)
         if self.validation is not None:
-            held = self._held_out()
+            held, best = self._held_out(), self._look_again() if self.best_step else None
             value, error = float(held.sum()), 0.0
-            if not self.best_step or surely(held - self._look_again()) > 0:
+            known = best is not None and bool(best.isfinite().all())
+            if value > self.best_value and (best is None or not known or surely(held - best) > 0):
                 self._keep(step, value, error)
         elif value > self.best_value:
             self._keep(step, value, error)

@@ -20,6 +20,7 @@ from experiments.journal import Journal
 from experiments.newton import find_mode
 from experiments.optimise import ascend
 from experiments.stopping import TOLERANCE, rises
+from experiments.svi import _Run
 
 ROWS = torch.randn(50, dtype=torch.double, generator=torch.Generator().manual_seed(0)) + 5
 
@@ -129,6 +130,24 @@ def test_an_encoder_gains_little_by_ten_times_the_steps() -> None:
         one, two = (experiments.log_weights(model, f.guide, fresh, 2000, 1).elbo() for f in (fit, longer))
         gains = two.units - one.units
         assert float(gains.mean()) < 2 * TOLERANCE + 3 * float(gains.std()) / len(gains) ** 0.5
+
+
+def test_a_first_held_out_bound_of_minus_infinity_does_not_stay_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is above −∞ by a number of standard errors."""
+    best: list[int] = []
+    plain = _Run._held_out
+
+    def held_out(run: _Run) -> Tensor:
+        best.append(run.best_step)
+        at_first = len(run.values) <= run.block or best[-1] == run.block
+        return torch.full_like(plain(run), -math.inf) if at_first else plain(run)
+
+    monkeypatch.setattr(_Run, "_held_out", held_out)
+    x = zoo.dataset("wine", standardise=True).x
+    model = zoo.build("linear_vae", x, latent=2)
+    fit = experiments.fit(model, "mean_field:encoder", x, steps=200, validation=0.2)
+    assert fit.states is not None
+    assert fit.states.best_step > 10
 
 
 @pytest.mark.long
