@@ -28,7 +28,8 @@ def connected(address: str, timeout: float = 10.0) -> Iterator[Executor]:
     from distributed import Client
 
     try:
-        client = Client(address, timeout=timeout)
+        # A client that is Dask's default stays it if the scheduler does not answer, and all of Dask's later work in the process fails.
+        client = Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ZooError(f"expected a Dask scheduler at '{address}'; got no answer: {first[:160]}; check the address") from None

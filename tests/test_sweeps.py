@@ -220,9 +220,12 @@ def test_a_grid_on_a_dask_cluster(tmp_path: Path) -> None:
 
 
 def test_a_scheduler_that_does_not_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    dask = pytest.importorskip("dask")
     pytest.importorskip("distributed")
+    before = dask.config.get("scheduler", None)
     assert command(["run", str(written(tmp_path)), "--dask", "nonsense://x", "--out", str(tmp_path / "runs")]) == 2
     assert "expected a Dask scheduler at 'nonsense://x'; got no answer" in capsys.readouterr().err
+    assert dask.config.get("scheduler", None) == before  # else every file that xarray writes afterwards asks that scheduler for a lock
 
 
 @pytest.mark.long
