@@ -28,7 +28,7 @@ def connected(address: str, timeout: float = 10.0) -> Iterator[Executor]:
     from distributed import Client
 
     try:
-        # A client that is Dask's default stays it if the scheduler does not answer, and all of Dask's later work in the process fails.
+        # A client that is Dask's default stays it when its scheduler does not answer: Dask's later work would fail.
         client = Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

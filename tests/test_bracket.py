@@ -102,6 +102,7 @@ def test_forward_is_below_the_truth_and_reverse_above() -> None:
     assert float((sandwich(forward, reverse).upper - truth).mean()) < float(plain.mean()) / 4
 
 
+@pytest.mark.long
 def test_annealing_from_the_prior_gets_there_where_importance_does_not() -> None:
     model, x = linear("ppca", 8)
     fresh, exact = simulated(model, x[:40], seed=13)
@@ -224,6 +225,7 @@ def collapsed(x: dict[str, Tensor]) -> None:
         pyro.sample("y", dist.Normal(mu, (tau**2 + x["sigma"] ** 2).sqrt()), obs=x["y"])
 
 
+@pytest.mark.long
 def test_eight_schools_is_bracketed_from_markov_chains() -> None:
     x = zoo.dataset("eight_schools").x
     truth = experiments.evidence(collapsed, x).value

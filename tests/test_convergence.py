@@ -171,7 +171,7 @@ def test_svi_comes_to_what_fixed_draws_find_for_eight_schools() -> None:
     assert one.value - two.value < 0.05 + 3 * math.hypot(one.se, two.se)
 
 
-@pytest.mark.parametrize(("before", "after"), [(0.01, 1.0), (1.0, 3.0)])
+@pytest.mark.parametrize(("before", "after"), [pytest.param(0.01, 1.0, marks=pytest.mark.long), (1.0, 3.0)])
 def test_an_objective_that_a_callback_changes_is_not_a_fall(before: float, after: float) -> None:
     """The ELBO falls by a hundred nats and more at once, since it is another one."""
     model = Tempered(before)

@@ -116,6 +116,7 @@ def test_validation_counts_units_whatever_entry_comes_first() -> None:
     assert elbos[0] == elbos[1]
 
 
+@pytest.mark.long
 def test_models_are_scored_in_evaluation_mode() -> None:
     x = (rows(40, 4) > 0).double()
     network = nn.Sequential(nn.Linear(2, 16), nn.Dropout(0.5), nn.Linear(16, 4)).double()

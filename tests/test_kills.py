@@ -26,7 +26,7 @@ from tests.durable import SPECS, bits, gmm, interrupted, quiet, spec
 from zoo.errors import ZooError
 
 #: How many moments each method is killed at; `make soak` raises it.
-KILLS = int(os.environ.get("ZOO_KILLS", "6"))
+KILLS = int(os.environ.get("ZOO_KILLS", "4"))
 
 
 def work(method: str, path: str, begun: Any) -> None:

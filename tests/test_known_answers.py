@@ -104,7 +104,7 @@ def test_ppca_maximum_is_scikit_learns(start: str) -> None:
     assert ours == pytest.approx(theirs.score(centred), abs=1e-6)
 
 
-@pytest.mark.parametrize("start", ["principal", "random"])
+@pytest.mark.parametrize("start", ["principal", pytest.param("random", marks=pytest.mark.long)])
 def test_factor_analysis_maximum_is_scikit_learns(start: str) -> None:
     x = wine()
     model = zoo.build("factor_analysis", x, latent=3, start=start, seed=1)

@@ -30,7 +30,7 @@ from tests.durable import quiet
 from zoo.errors import Interrupted
 
 #: Mutations of each kind; `make soak` tries 2,000.
-MUTATIONS = int(os.environ.get("ZOO_MUTATIONS", "100"))
+MUTATIONS = int(os.environ.get("ZOO_MUTATIONS", "60"))
 
 BASE = {
     "command": "fit", "model": "gmm", "data": "faithful", "guides": ["exact"], "seed": 1, "steps": 2, "draws": 8,

@@ -97,7 +97,8 @@ def test_dreg_of_iwae_has_no_variance_at_the_exact_posterior() -> None:
     assert float(found.abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("alpha", [0.0, pytest.param(0.5, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_dreg_and_the_plain_gradient_agree_in_the_mean(alpha: float) -> None:
     """For φ and θ alike, at every order."""
     model, x, guide = pair()
@@ -174,7 +175,8 @@ def test_bounds_are_ordered() -> None:
 
 @pytest.mark.parametrize("how", [
     {"objective": "iwae", "draws": 8}, {"objective": "iwae", "estimator": "dreg", "draws": 8},
-    {"objective": "renyi(0.5)", "draws": 8}, {"estimator": "stl"}, {"schedule": "linear", "clip": 5.0}])
+    pytest.param({"objective": "renyi(0.5)", "draws": 8}, marks=pytest.mark.long), {"estimator": "stl"},
+    pytest.param({"schedule": "linear", "clip": 5.0}, marks=pytest.mark.long)])
 def test_every_objective_and_estimator_fits(how: dict[str, object]) -> None:
     model, x, guide = pair(spread=0.5)
     objective, truth = Objective.parse(str(how.get("objective", "elbo"))), float(model.log_evidence(x).sum().detach())

@@ -507,8 +507,9 @@ class Clamped(Level):
             pyro.sample("x", dist.Normal(level.clamp(max=self.settings["cap"]), 1.0), obs=x)  # type: ignore[index, union-attr]
 
 
-@pytest.mark.parametrize("method", ["svi", "fixed_draws"])
-@pytest.mark.parametrize("pure", [None, True])
+@pytest.mark.parametrize(("method", "pure"), [
+    ("svi", True), ("fixed_draws", None), pytest.param("svi", None, marks=pytest.mark.long),
+    pytest.param("fixed_draws", True, marks=pytest.mark.long)])
 def test_settings_that_were_changed_between_fits_are_those_of_the_next_fit(method: str, pure: bool | None) -> None:
     def done(model: Clamped) -> experiments.Fit:
         return experiments.fit(model, "full_rank", X, method=method, steps=300, progress=False, pure=pure)

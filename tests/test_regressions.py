@@ -58,6 +58,7 @@ def test_stock_pyro_runs_a_bare_program_with_its_fitted_parameters() -> None:
         assert float(model.params["m"].detach()) != before, "stock SVI moves θ too"
 
 
+@pytest.mark.long
 def test_stock_elbo_of_masked_observations_stays_below_the_evidence() -> None:
     mask = torch.tensor([True, False, True, False])
 

@@ -225,7 +225,7 @@ def test_a_scheduler_that_does_not_answer(capsys: pytest.CaptureFixture[str], tm
     before = dask.config.get("scheduler", None)
     assert command(["run", str(written(tmp_path)), "--dask", "nonsense://x", "--out", str(tmp_path / "runs")]) == 2
     assert "expected a Dask scheduler at 'nonsense://x'; got no answer" in capsys.readouterr().err
-    assert dask.config.get("scheduler", None) == before  # else every file that xarray writes afterwards asks that scheduler for a lock
+    assert dask.config.get("scheduler", None) == before, "or each file that xarray writes later asks it for a lock"
 
 
 @pytest.mark.long
