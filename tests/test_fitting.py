@@ -298,8 +298,8 @@ def test_the_elbo_figure_goes_no_deeper_than_its_lines() -> None:
     """A fit that starts at the mode has no way to show below its first step."""
     from experiments import figures
 
-    x = zoo.dataset("breast_cancer", "binary", standardise=True).x
-    table = experiments.compare(zoo.build("logistic_regression", x), x, ["mean_field"])
+    x = zoo.dataset("diabetes", "regression", standardise=True).x
+    table = experiments.compare(zoo.build("linear_regression", x), x, ["mean_field"])
     [axes] = figures.elbo_trace(table).axes
     lowest = min(float(min(line.get_ydata())) for line in axes.lines)
     (bottom, top), level = axes.get_ylim(), table.evidence.value
