@@ -64,15 +64,15 @@ def fixed_draws(
         held = Held(model, guide, guide.family, x, parameters, seed, count)
         try:
             done = _doubling(held, steps, draws, tolerance)
+            if done.converged or done.stopped:
+                return done
+            return _in_double(held, done, steps, draws, tolerance) if done.steps < steps else _too_coarse(held, done, tolerance)
         except LinAlgError as error:  # steps to where it fails are shortened, but draws that judge them are others
             if not count.taken:
                 raise
             return Outcome(count.taken, count.value, False, (
                 f"not converged: linear algebra fails at draws of the fitted guide ({str(error).splitlines()[0]}); "
                 "use method svi, or a program that can be evaluated at all of them"))
-        if done.converged or done.stopped:
-            return done
-        return _in_double(held, done, steps, draws, tolerance) if done.steps < steps else _too_coarse(held, done, tolerance)
     if not isinstance(guide.posterior(x), Enumerated):
         raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
     return _discrete(model, guide, x, parameters, steps, count)
