@@ -34,7 +34,8 @@ def beside(found: Evidence, weights: Mapping[str, LogWeights]) -> Evidence:
     tops = {text: value + ERRORS * se + se**2 for text, (value, se) in own.items()}
     low = [f"'{text}'" for text, top in tops.items() if top < found.lower and _even(weights[text])]
     if low and found.kind in ("bracketed", "estimated") and not found.remark:
-        return found.noting(f"modes that some guides miss: {', '.join(low)} has even weights and a bound below the others'")
+        return found.noting(
+            f"modes that some guides miss, or tails: {', '.join(low)} has even weights and a bound below the others'")
     return found
 
 

@@ -102,6 +102,8 @@ def gap_bars(table: Comparison) -> Figure:
     axes.set_yticks(at, [row.guide for row in rows])
     axes.margins(x=0.18)
     axes.set_xlim(left=0)
+    if wide:  # ticks of the linear part would lie on that of 0
+        axes.set_xticks([tick for tick in axes.get_xticks() if tick == 0 or positive.min() <= tick <= axes.get_xlim()[1]])
     bound = ", lower bound" if table.evidence.upper is None else ""
     axes.set_xlabel(f"KL(q ‖ posterior), nats per unit{bound}" + (" (logarithmic above the first tick)" if wide else ""))
     axes.set_title(f"{table.model.label} on {table.data}", loc="left")

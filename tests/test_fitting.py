@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pyro
@@ -304,6 +305,19 @@ def test_the_elbo_figure_goes_no_deeper_than_its_lines() -> None:
     lowest = min(float(min(line.get_ydata())) for line in axes.lines)
     (bottom, top), level = axes.get_ylim(), table.evidence.value
     assert lowest - 0.1 * (level - lowest) - 2e-3 <= bottom < level < top
+
+
+def test_gaps_far_apart_have_ticks_that_can_be_read() -> None:
+    from experiments import figures
+
+    x = zoo.dataset("faithful").x
+    table = experiments.compare(zoo.build("ppca", x, latent=1), x, ["exact", "mean_field:encoder", "prior"], steps=100)
+    figure = figures.gap_bars(table)
+    figure.canvas.draw()
+    [axes] = figure.axes
+    assert axes.get_xscale() == "symlog"
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
