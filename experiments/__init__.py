@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from experiments.bracketing import Bracket, bracket
     from experiments.callbacks import Callback, Moment
     from experiments.comparison import compare
-    from experiments.em import Iteration
+    from experiments.engine import Iteration
     from experiments.evaluation import Evaluation, Gap, evaluate
     from experiments.expectation import e_step, elbo, expected_log_joint, m_step
-    from experiments.fitting import METHODS, Fit, fit, fit_seeds
+    from experiments.fitting import Fit, fit, fit_seeds
     from experiments.grid import Grid, read_grid
+    from experiments.inference.method import Method, Problem
+    from experiments.inference.options import EMOptions, FixedDrawsOptions, Options
+    from experiments.inference.registry import METHODS
     from experiments.journal import Journal
     from experiments.loading import Loaded, load
     from experiments.marginal import Evidence, evidence
@@ -25,35 +28,40 @@ if TYPE_CHECKING:
     from experiments.sweeping import SweepOptions, sweep
     from experiments.table import Comparison, Row
     from experiments.trackers import Metrics, TensorBoard
-    from experiments.training import Training
+    from experiments.training import SVIOptions
     from experiments.tree import posterior
     from experiments.weights import Estimate, LogWeights, log_weights
 
 _LAZY = {
-    "METHODS": "experiments.fitting:METHODS",
+    "METHODS": "experiments.inference.registry:METHODS",
     "Bracket": "experiments.bracketing:Bracket",
     "Callback": "experiments.callbacks:Callback",
     "Comparison": "experiments.table:Comparison",
+    "EMOptions": "experiments.inference.options:EMOptions",
     "Estimate": "experiments.weights:Estimate",
     "Evaluation": "experiments.evaluation:Evaluation",
     "Evidence": "experiments.marginal:Evidence",
     "Fit": "experiments.fitting:Fit",
+    "FixedDrawsOptions": "experiments.inference.options:FixedDrawsOptions",
     "Gap": "experiments.evaluation:Gap",
     "Grid": "experiments.grid:Grid",
-    "Iteration": "experiments.em:Iteration",
+    "Iteration": "experiments.engine:Iteration",
     "Journal": "experiments.journal:Journal",
     "Loaded": "experiments.loading:Loaded",
     "LogWeights": "experiments.weights:LogWeights",
+    "Method": "experiments.inference.method:Method",
     "Metrics": "experiments.trackers:Metrics",
     "Moment": "experiments.callbacks:Moment",
+    "Options": "experiments.inference.options:Options",
+    "Problem": "experiments.inference.method:Problem",
     "Record": "experiments.record:Record",
     "Row": "experiments.table:Row",
     "RunOptions": "experiments.runs:RunOptions",
+    "SVIOptions": "experiments.training:SVIOptions",
     "Spec": "experiments.spec:Spec",
     "Split": "experiments.splitting:Split",
     "SweepOptions": "experiments.sweeping:SweepOptions",
     "TensorBoard": "experiments.trackers:TensorBoard",
-    "Training": "experiments.training:Training",
     "bracket": "experiments.bracketing:bracket",
     "compare": "experiments.comparison:compare",
     "e_step": "experiments.expectation:e_step",
@@ -76,11 +84,11 @@ _LAZY = {
 }
 
 __all__ = [
-    "METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "Grid",
-    "Iteration", "Journal", "Loaded", "LogWeights", "Metrics", "Moment", "Record", "Row", "RunOptions", "Spec",
-    "Split", "SweepOptions", "TensorBoard", "Training", "bracket", "compare", "e_step", "elbo", "evaluate",
-    "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "load", "log_weights", "m_step",
-    "posterior", "read_grid", "resume", "run", "split", "sweep",
+    "METHODS", "Bracket", "Callback", "Comparison", "EMOptions", "Estimate", "Evaluation", "Evidence", "Fit",
+    "FixedDrawsOptions", "Gap", "Grid", "Iteration", "Journal", "Loaded", "LogWeights", "Method", "Metrics", "Moment",
+    "Options", "Problem", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split", "SweepOptions", "TensorBoard",
+    "bracket", "compare", "e_step", "elbo", "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds",
+    "free_member", "load", "log_weights", "m_step", "posterior", "read_grid", "resume", "run", "split", "sweep",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,9 +25,9 @@ from zoo.program import Program
 def compare(
     model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
     method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
-    steps: int | None = None, draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
+    draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
     simulate: bool = False, data: str = "data", progress: bool | None = None, callbacks: Sequence[Callback] = (),
-    journal: Journal | None = None, pure: bool | None = None, compile: bool = False,
+    journal: Journal | None = None, pure: bool | None = None, **options: Any,
 ) -> Comparison:
     """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
 
@@ -46,7 +46,6 @@ def compare(
         train_with: the guide to fit θ with; ``exact`` for EM.
         train_model: let each guide train a θ of its own, together with itself. ELBOs then differ for both reasons.
         holdout: share of the units to hold out; ``None``: what the model says, 0 for most, 0.2 with a network for a decoder.
-        steps: of every fit, at most.
         draws: of the evaluation, per unit.
         view: draws a fresh view of the rows, e.g. their binarisation: for each minibatch; once, for the evaluation.
         simulate: compare on data drawn from the model at its fitted θ, shaped like the units it would be compared on. An exact
@@ -56,7 +55,7 @@ def compare(
         callbacks: told of every fit, by its name: ``theta``, or the guide's text.
         journal: where all fits keep checkpoints; those that it holds are not fitted again.
         pure: as of :func:`fit`.
-        compile: of fits by svi, as of :class:`Training`.
+        options: of the fits, such as steps; each goes to the fits by a method that has it, see :func:`fit`.
 
     Raises:
         ZooError: no guides, one twice, one that does not fit the model (all are checked before anything is fitted), or
@@ -70,8 +69,8 @@ def compare(
     """
     done = contested(
         model, x, guides, seed=seed, method=method, train_with=train_with, train_model=train_model, holdout=holdout,
-        steps=steps, view=view, simulate=simulate, progress=progress, callbacks=callbacks, journal=journal,
-        pure=pure, compile=compile)
+        view=view, simulate=simulate, progress=progress, callbacks=callbacks, journal=journal,
+        pure=pure, **options)
     return settle(done, draws=draws, data=data)
 
 
@@ -96,11 +95,11 @@ def _judged(found: list[Evidence], weights: list[LogWeights], own_theta: bool) -
 
 def fit_one(
     model: Model | Program, x: Data, guide: AnyGuide, *, data: str = "data", draws: int | None = None,
-    train_draws: int | None = None, seed: int = 0, seeds: int = 1, **options: Any,
+    seed: int = 0, seeds: int = 1, options: Mapping[str, Any],
 ) -> Comparison:
     """Fit θ and one guide together, from the best of ``seeds`` seeds, and return the pair's row as a :class:`Comparison`.
 
-    ``draws`` are those of the evaluation, ``train_draws`` and ``options`` those of ``fit``.
+    ``draws`` are those of the evaluation, ``options`` those of ``fit``.
     """
-    done = fit_seeds(model, guide, x, seeds=range(seed, seed + seeds), draws=train_draws, **options)[0]
+    done = fit_seeds(model, guide, x, seeds=range(seed, seed + seeds), **options)[0]
     return settle(alone(done, one_view(x, options.get("view"), seed), seed), draws, data)

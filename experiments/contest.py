@@ -14,8 +14,10 @@ from experiments.agreement import beside, most_even
 from experiments.callbacks import Callback
 from experiments.containment import contained_families, sibling
 from experiments.engine import held
-from experiments.fitting import Fit, default_method, fit, one_view
+from experiments.fitting import Fit, fit, one_view
 from experiments.holdout import Partition, partition
+from experiments.inference.options import names
+from experiments.inference.registry import check_options, default_method, entry
 from experiments.journal import Journal
 from experiments.marginal import Evidence, evidence
 from experiments.splitting import Split, fit_free, free_member, split
@@ -51,12 +53,13 @@ class Contested:
 def contested(
     model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
     method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
-    steps: int | None = None, view: Callable[[Tensor], Tensor] | None = None, simulate: bool = False,
+    view: Callable[[Tensor], Tensor] | None = None, simulate: bool = False,
     progress: bool | None = None, callbacks: Sequence[Callback] = (), journal: Journal | None = None,
-    pure: bool | None = None, compile: bool = False,
+    pure: bool | None = None, **options: Any,
 ) -> Contested:
     """Do the fits of :func:`compare`, whose arguments these are; nothing is evaluated yet."""
     asked: Any = [guides] if isinstance(guides, str | BaseGuide) or callable(guides) else guides
+    check_options(options)
     model = paired(model, next((g for g in asked or () if isinstance(g, BaseGuide)), None))
     shown = one_view(x, view, seed)
     facts = model.facts(shown)
@@ -74,7 +77,7 @@ def contested(
             "guides as written, e.g. 'mean_field', or holdout=0")
     units = partition(x, model.latents(shown).units, holdout, seed)
     how = {"progress": progress, "callbacks": callbacks, "journal": journal, "pure": pure}
-    contest = Contest(model, units, view, seed, method, steps, how, {"compile": True} if compile else {})
+    contest = Contest(model, units, view, seed, method, how, options)
     theta = None if train_model else contest.fit_theta(asked, train_with)
     exact = None
     if simulate:
@@ -87,7 +90,7 @@ def alone(done: Fit, x: Data, seed: int) -> Contested:
     """Return a pair that was fitted together as a contest of one, on ``x``."""
     theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
     units = partition(x, done.model.latents(x).units, 0.0)
-    return Contested(Contest(done.model, units, None, seed, None, None), theta, [done], None, splits=False)
+    return Contested(Contest(done.model, units, None, seed, None), theta, [done], None, splits=False)
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,10 @@ class Contest:
     view: Callable[[Tensor], Tensor] | None
     seed: int
     method: str | None
-    steps: int | None
-    #: What is passed on to every fit: progress, callbacks, journal, whether the program is pure; and to fits by svi alone.
+    #: What is passed on to every fit: progress, callbacks, journal, whether the program is pure; and, to those by a method that
+    #: has it, each option.
     how: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def x(self) -> Data:
@@ -139,16 +142,15 @@ class Contest:
         The fit is called ``name``, or as the guide is.
         """
         own = held and not guide.new_units
-        given: dict[str, Any] = {}
         rows = self.x if own else self.train
         method = method if guide.size else None
-        if (method or default_method(guide, rows)) == "svi":
-            given = dict(self.training)
-            if not own and self.view is not None:
-                rows, given = self.units.train, {**given, "view": self.view}
+        has = names(entry(method or default_method(guide, rows)).options)
+        given = {name: value for name, value in self.options.items() if name in has}
+        if not own and self.view is not None and "view" in has:
+            rows, given = self.units.train, {**given, "view": self.view}
         return fit(
-            model, guide, rows, method=method, train_model=train_model, steps=self.steps, seed=self.seed,
-            name=name or guide.text, start=start, **self.how, **given)
+            model, guide, rows, method=method, train_model=train_model, seed=self.seed, name=name or guide.text, start=start,
+            **self.how, **given)
 
     def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
         """Fit θ with one guide on the training units; ``None`` where the model has none."""
@@ -216,7 +218,7 @@ class Contest:
         if sibling is not None:
             return split(weight, weights[same[sibling]], found)
         with held(done.model):
-            free = fit_free(done.model, done.guide, self.x, steps=self.steps, seed=self.seed, **self.how)
+            free = fit_free(done.model, done.guide, self.x, steps=self.options.get("steps"), seed=self.seed, **self.how)
             drawn = log_weights(done.model, free.guide, self.x, len(weight.log_q), self.seed + Stream.EVALUATION)
             return split(weight, drawn, found)
 

@@ -4,97 +4,86 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 from torch import Tensor
 
 from experiments.acceleration import Anderson
 from experiments.callbacks import Watch
-from experiments.engine import Outcome, non_finite_site
+from experiments.engine import Iteration, Outcome, non_finite_site
 from experiments.expectation import Expectation
+from experiments.inference.method import Method, Problem
+from experiments.inference.options import EMOptions
 from experiments.journal import State, check_finite
 from experiments.moments import expectation
 from experiments.optimise import assign, flat
-from experiments.processes import ALONE, Processes
 from guides.guide import BaseGuide
 from guides.whole import Exact
-from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
+from zoo.latents import Latents
 from zoo.model import Model
 
-
-@dataclass(frozen=True)
-class Iteration:
-    """One iteration of EM, all in nats, summed over units.
-
-    ``elbo_before`` ≤ ``elbo_after`` ≤ ``log_evidence``: the E-step makes ``elbo_before`` equal to log p(x | θ_old), the
-    M-step raises it, and the new log p(x | θ) lies above by ``gap`` = KL(q_old ‖ new posterior).
-    """
-
-    step: int
-    elbo_before: float
-    elbo_after: float
-    log_evidence: float
-
-    @property
-    def gap(self) -> float:
-        return self.log_evidence - self.elbo_after
+#: EM has converged where an iteration raises log p(x | θ) by less, in nats per unit.
+TOLERANCE = 1e-9
 
 
-def iteration(row: Sequence[float]) -> Iteration:
-    """Return the iteration that was written down as ``row``."""
-    step, *nats = row
-    return Iteration(int(step), *map(float, nats))
+class EM(Method[EMOptions]):
+    """Expectation–maximisation: :func:`e_step` and :func:`m_step` in turn.
 
-
-def em(
-    model: Model, guide: BaseGuide, x: Data, *, steps: int, watch: Watch, iterations: list[Iteration] | None = None,
-    tolerance: float = 1e-9, accelerate: bool = False, processes: Processes = ALONE,
-) -> Outcome:
-    """Alternate :func:`e_step` and :func:`m_step` until log p(x | θ) rises by under ``tolerance`` nats per unit.
-
-    Each iteration is appended to ``iterations``. θ that turns non-finite stops the fit at the last finite θ. With
-    ``accelerate``, each E-step is taken where :class:`Anderson` extrapolates to, if log p(x | θ) there is at least the ELBO
-    that the M-step reached, and else where the M-step led to: it stays monotone. Of several ``processes`` each takes the
-    E-step on its share of the units.
-
-    Raises:
-        ZooError: the guide is not exact, the model has no θ, or log p(x | θ) is not finite at the start.
+    It ends where log p(x | θ) rises by under :data:`TOLERANCE` nats per unit. θ that turns non-finite stops the fit at the last
+    finite θ. With ``accelerate``, each E-step is taken where :class:`Anderson` extrapolates to, if log p(x | θ) there is at
+    least the ELBO that the M-step reached, and else where the M-step led to: it stays monotone. Of several processes each
+    takes the E-step on its share of the units.
 
     Source: Dempster, Laird and Rubin (1977), https://doi.org/10.1111/j.2517-6161.1977.tb01600.x; Neal and Hinton (1998),
     A view of the EM algorithm that justifies incremental, sparse, and other variants,
     https://doi.org/10.1007/978-94-011-5014-9_12
     """
-    if not isinstance(guide, Exact):
-        raise ZooError(f"expected guide 'exact' for method em, whose E-step is the exact posterior; got '{guide.text}'; use it")
-    latents = model.latents(x)
-    if not latents.size:
-        raise ZooError(
-            f"expected latents to fill in for method em; got {model.label}, whose latents are functions of x; use method svi")
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ZooError(f"expected a model with parameters for method em; got {model.label}, which has none; nothing to fit")
-    work = expectation(model, x, processes)
-    run = _Run(work, [] if iterations is None else iterations, Anderson() if accelerate else None)
-    first = watch.resume(run.load) + 1
-    run.start()
-    _copy(work.model, model)
-    for step in range(first, steps + 1):
-        before, evidence = _state(work.model), run.evidence
-        done, numbers = run.step(step)
-        if not math.isfinite(done.elbo_after) or not math.isfinite(done.log_evidence):
-            site = non_finite_site(work.model, *work.points())
-            work.model.load_state_dict(before)
-            _copy(work.model, model)
-            reason = f"iteration {step} turned non-finite at site '{site}'; the parameters before it are kept"
-            warnings.warn(ZooWarning(f"EM on {model.label} stopped: {reason}"), stacklevel=3)
-            return Outcome(step - 1, evidence, False, reason)
-        run.record.append(done)
+
+    name = "em"
+    shares_units = True
+
+    def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
+        """Where no latent is free there is nothing for the E-step to fill in: ``svi`` takes log p(x) itself."""
+        return isinstance(guide, Exact) and (latents is None or latents.size > 0)
+
+    def misfit(self, problem: Problem) -> str:
+        model, guide = problem.model, problem.guide
+        if not isinstance(guide, Exact):
+            return f"expected guide 'exact' for method em, whose E-step is the exact posterior; got '{guide.text}'; use it"
+        if not problem.latents.size:
+            return (
+                f"expected latents to fill in for method em; got {model.label}, whose latents are functions of x; "
+                "use method svi")
+        if not any(p.requires_grad for p in model.parameters()):
+            return f"expected a model with parameters for method em; got {model.label}, which has none; nothing to fit"
+        if not problem.train_model:
+            return "expected train_model for method em, which moves θ alone; got train_model=False; leave method out"
+        return ""
+
+    def run(self, problem: Problem, options: EMOptions, watch: Watch) -> Outcome:
+        model = problem.model
+        work = expectation(model, problem.x, problem.processes)
+        run = _Run(work, [], Anderson() if options.accelerate else None)
+        first = watch.resume(run.load) + 1
+        run.start()
         _copy(work.model, model)
-        watch.step(step, done.log_evidence, run.snapshot, **numbers)
-        if abs(done.log_evidence - evidence) < tolerance * latents.units:
-            return Outcome(step, done.log_evidence, True)
-    return Outcome(steps, run.evidence, False)
+        for step in range(first, options.limit + 1):
+            before, evidence = _state(work.model), run.evidence
+            done, numbers = run.step(step)
+            if not math.isfinite(done.elbo_after) or not math.isfinite(done.log_evidence):
+                site = non_finite_site(work.model, *work.points())
+                work.model.load_state_dict(before)
+                _copy(work.model, model)
+                reason = f"iteration {step} turned non-finite at site '{site}'; the parameters before it are kept"
+                warnings.warn(ZooWarning(f"EM on {model.label} stopped: {reason}"), stacklevel=3)
+                return run.outcome(step - 1, evidence, False, reason)
+            run.record.append(done)
+            _copy(work.model, model)
+            watch.step(step, done.log_evidence, run.snapshot, **numbers)
+            if abs(done.log_evidence - evidence) < TOLERANCE * problem.latents.units:
+                return run.outcome(step, done.log_evidence, True)
+        return run.outcome(options.limit, run.evidence, False)
 
 
 class _Run:
@@ -147,6 +136,10 @@ class _Run:
         self.work.model.confine()
         self.work.moved()
 
+    def outcome(self, steps: int, evidence: float, converged: bool, stopped: str = "") -> Outcome:
+        """Return how the run ended."""
+        return Outcome(steps, evidence, converged, stopped, iterations=tuple(self.record))
+
     def snapshot(self) -> State:
         state = State(State.prefixed("model", self.work.model.state_dict()), {
             "evidence": self.evidence, "iterations": [astuple(done) for done in self.record]})
@@ -158,7 +151,7 @@ class _Run:
         self.work.model.load_state_dict(state.part("model"))
         self.work.moved()
         check_finite(self.work.model.parameters())
-        self.record[:] = [iteration(row) for row in state.values["iterations"]]
+        self.record[:] = [Iteration.of(row) for row in state.values["iterations"]]
         if self.anderson is not None:
             self.anderson.load(state.part("anderson"), self.parameters)
 

@@ -1,8 +1,8 @@
-"""What the three optimisers share: the parameters they move, and what they say of numbers that are not finite."""
+"""What the methods share: the parameters they move, and what they say of numbers that are not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,16 +47,50 @@ class States:
 
 
 @dataclass(frozen=True)
+class Iteration:
+    """One iteration of EM, all in nats, summed over units.
+
+    ``elbo_before`` ≤ ``elbo_after`` ≤ ``log_evidence``: the E-step makes ``elbo_before`` equal to log p(x | θ_old), the
+    M-step raises it, and the new log p(x | θ) lies above by ``gap`` = KL(q_old ‖ new posterior).
+    """
+
+    step: int
+    elbo_before: float
+    elbo_after: float
+    log_evidence: float
+
+    @property
+    def gap(self) -> float:
+        return self.log_evidence - self.elbo_after
+
+    @classmethod
+    def of(cls, row: Sequence[float]) -> Iteration:
+        """Return the iteration that was written down as ``row``."""
+        step, *nats = row
+        return cls(int(step), *map(float, nats))
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """How an optimiser ended: steps taken, the ELBO it last saw, whether it settled, why it stopped early if so, the best and
-    last state where it kept both, and remarks that a reader of the fit should know."""
+    """How a method ended.
+
+    Attributes:
+        steps: taken.
+        bound: what the method last saw of the bound that it maximised, in nats, summed over units.
+        converged: whether the method's own rule was met.
+        stopped: why it stopped early, or has not converged; empty where neither is so, or its steps were over.
+        states: the best and the last state, where the method kept both.
+        remarks: what a reader of the fit should know.
+        iterations: of EM.
+    """
 
     steps: int
-    elbo: float
+    bound: float
     converged: bool
     stopped: str = ""
     states: States | None = None
     remarks: tuple[str, ...] = ()
+    iterations: tuple[Iteration, ...] = ()
 
 
 def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Parameter]:

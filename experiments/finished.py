@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 
 from experiments.callbacks import rows_of
-from experiments.em import iteration
-from experiments.engine import States, moved
+from experiments.engine import Iteration, States, moved
 from experiments.files import digest, whole
+from experiments.inference.method import Problem
+from experiments.inference.options import Options
 from experiments.journal import Journal, State, alike, check_finite, fitting
 from guides.guide import BaseGuide
 from zoo.data import Data, tensors
@@ -71,7 +73,7 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
         values = {name: state.values[name] for name in _PLAIN}
         plain: dict[str, Any] = {
             name: None if v is None and name == "bound" else _PLAIN[name](v) for name, v in values.items()}
-        iterations = tuple(iteration(row) for row in state.values["iterations"])
+        iterations = tuple(Iteration.of(row) for row in state.values["iterations"])
         done = Fit(model, guide, **plain, history=tuple(rows_of(state)), iterations=iterations, states=states,
             remarks=tuple(map(str, state.values["remarks"])))
     guide.eval()
@@ -79,10 +81,16 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
     return done
 
 
-def check_same(journal: Journal, model: Model, guide: BaseGuide, x: Data, **how: Any) -> None:
-    """Write down which fit a journal is of, or raise a :class:`ZooError` if it is of another one; a sealed one is only read."""
-    training = {name: repr(value) for name, value in how.pop("training").items() if name != "view" and value is not None}
-    now = {"model": repr(model), "guide": guide.text, "data": data_digest(x), **how, **training}
+def check_same(journal: Journal, problem: Problem, method: str, options: Options, given: Mapping[str, Any]) -> None:
+    """Write down which fit a journal is of, or raise a :class:`ZooError` if it is of another one; a sealed one is only read.
+
+    Of the options those that were ``given`` are written, a view left out, which can't be.
+    """
+    plain = {"steps", "draws", "view"}
+    now = {
+        "model": repr(problem.model), "guide": problem.guide.text, "data": data_digest(problem.x), "method": method,
+        "steps": options.limit, "draws": given.get("draws"), "seed": problem.seed, "theta": problem.train_model,
+        **{name: repr(value) for name, value in given.items() if name not in plain and value not in (None, False)}}
     path = journal.path / "fit.json"
     try:
         before = json.loads(path.read_bytes())

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from experiments.callbacks import Watch
 from experiments.engine import Outcome, check_start, trainable
 from experiments.held import Held
+from experiments.inference.method import Method, Problem
+from experiments.inference.options import FixedDrawsOptions
 from experiments.journal import State
 from experiments.noise import power_of_two
 from experiments.objectives import enumerated_terms
@@ -24,7 +26,8 @@ from guides.family import NormalBase
 from guides.guide import BaseGuide, Guide
 from zoo.data import Data
 from zoo.enumerated import Enumerated
-from zoo.errors import ZooError, ZooWarning
+from zoo.errors import ZooWarning
+from zoo.latents import Latents
 from zoo.model import Model
 from zoo.vectorise import LinAlgError
 
@@ -33,52 +36,71 @@ from zoo.vectorise import LinAlgError
 ROUGH, FINE = (1e-3, 5), ((1e-6, 20), (1e-7, 10))
 #: A climb has also settled where it rises by less than this share of what held draws flatter it by: of one unit, and of many.
 SETTLED = (0.02, 1e-3)
+#: Nats per unit that φ may fall short of the best by.
+TOLERANCE = 0.01
 #: Draws that are held, at least: of one unit, and of each of many.
 FEWEST = (64, 16)
 #: Fresh draws that judge what few held ones flatter by, at least.
 FRESH = 128
 
 
-def fixed_draws(
-    model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int, draws: int | None, seed: int,
-    watch: Watch, tolerance: float = 0.01,
-) -> Outcome:
-    """Maximise the ELBO on held noise by L-BFGS; double the draws, warm, until fresh noise agrees.
+class FixedDraws(Method[FixedDrawsOptions]):
+    """The ELBO on held noise, maximised by L-BFGS; the draws are doubled, warm, until fresh noise agrees.
 
     An objective on few draws flatters φ, which learns the draws. To first order it stands as far above the best ELBO as φ's own
     ELBO lies below it, so φ falls short by half of what it loses on fresh noise: draws are doubled until that is under
-    ``tolerance`` nats per unit. Where a program is proved to have a linear predictor, see :mod:`zoo.predictor`, the likelihood
-    takes no draws at all, and natural steps go all of the way. Discrete guides are summed exactly: no doubling.
-
-    Raises:
-        ZooError: the guide's family has no standard-normal base, fewer draws than twice the dimensions, or an ELBO that
-            is not finite at the start.
+    :data:`TOLERANCE` nats per unit. Where a program is proved to have a linear predictor, see :mod:`zoo.predictor`, the
+    likelihood takes no draws at all, and natural steps go all of the way. Discrete guides are summed exactly: no doubling.
     """
-    if not isinstance(guide, Guide):
-        raise ZooError(f"expected a guide with parameters for method fixed_draws; got '{guide.text}'; use method em")
-    parameters = trainable(model, guide, train_model)
-    count = _Count(watch, sum(p.numel() for p in parameters))
-    # What was evaluated before it was cut off is on the tape: the fit repeats its steps from there, without evaluating.
-    watch.resume(count.load, drawing=False)
-    if isinstance(guide.family, NormalBase):
-        held = Held(model, guide, guide.family, x, parameters, seed, count)
+
+    name = "fixed_draws"
+
+    def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
+        return isinstance(guide, Guide) and isinstance(guide.amortisation, Free) and _deterministic(guide)
+
+    def misfit(self, problem: Problem) -> str:
+        guide = problem.guide
+        if not isinstance(guide, Guide):
+            return f"expected a guide with parameters for method fixed_draws; got '{guide.text}'; use method em"
+        if not _deterministic(guide):
+            return f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi"
+        return ""
+
+    def run(self, problem: Problem, options: FixedDrawsOptions, watch: Watch) -> Outcome:
+        model, guide, x = problem.model, problem.guide, problem.x
+        assert isinstance(guide, Guide), "a misfit otherwise"
+        parameters = trainable(model, guide, problem.train_model)
+        count = _Count(watch, sum(p.numel() for p in parameters))
+        # What was evaluated before it was cut off is on the tape: the fit repeats its steps from there, without evaluating.
+        watch.resume(count.load, drawing=False)
+        if not isinstance(guide.family, NormalBase):
+            return _discrete(model, guide, x, parameters, options.limit, count)
+        held = Held(model, guide, guide.family, x, parameters, problem.seed, count)
         try:
-            done = _doubling(held, steps, draws, tolerance)
+            done = _doubling(held, options.limit, options.draws)
             if done.converged or done.stopped:
                 return done
-            return _in_double(held, done, steps, draws, tolerance) if done.steps < steps else _too_coarse(held, done, tolerance)
+            if done.steps < options.limit:
+                return _in_double(held, done, options)
+            return _too_coarse(held, done)
         except LinAlgError as error:  # steps to where it fails are shortened, but draws that judge them are others
             if not count.taken:
                 raise
             return Outcome(count.taken, count.value, False, (
                 f"not converged: linear algebra fails at draws of the fitted guide ({str(error).splitlines()[0]}); "
                 "use method svi, or a program that can be evaluated at all of them"))
-    if not isinstance(guide.posterior(x), Enumerated):
-        raise ZooError(f"expected a family with a normal base for method fixed_draws; got '{guide.text}'; use method svi")
-    return _discrete(model, guide, x, parameters, steps, count)
+
+    def at_once(self, problem: Problem, options: FixedDrawsOptions) -> float:
+        """As many draws as it takes at least."""
+        return FEWEST[problem.latents.units > 1] * problem.work
 
 
-def _in_double(held: Held, done: Outcome, steps: int, draws: int | None, tolerance: float) -> Outcome:
+def _deterministic(guide: Guide) -> bool:
+    """Return whether the ELBO of a guide is a function of φ alone once noise is held: by a normal base, or by a sum."""
+    return isinstance(guide.family, NormalBase) or guide.family.finite_support
+
+
+def _in_double(held: Held, done: Outcome, options: FixedDrawsOptions) -> Outcome:
     """Go on in float64 where no step was seen to raise the ELBO, though its slope promises more; say so where that fails."""
     wide = held.parameters[0].dtype == torch.float64
     double = None if wide else held.doubled()
@@ -86,29 +108,29 @@ def _in_double(held: Held, done: Outcome, steps: int, draws: int | None, toleran
         numbers = "float64" if wide else "float32, and the program does not run in float64"
         return replace(done, stopped=(
             f"not converged: no step is seen to raise the ELBO, whose slope promises more, in {numbers}; use method svi"))
-    again = _doubling(double, steps - done.steps, draws, tolerance)
-    judge = double.noise(_draws_that_judge(double, _draws_at_start(double, draws)), 1)
+    again = _doubling(double, options.limit - done.steps, options.draws)
+    judge = double.noise(_draws_that_judge(double, _draws_at_start(double, options.draws)), 1)
     best = double.value(judge)
     for rounded, exact in zip(held.parameters, double.parameters, strict=True):
         rounded.data.copy_(exact.data)
         exact.data.copy_(rounded.data)
     kept = double.value(judge)
-    again = replace(again, elbo=kept, steps=done.steps + again.steps)
-    if again.converged and best - kept > tolerance * held.latents.units:
+    again = replace(again, bound=kept, steps=done.steps + again.steps)
+    if again.converged and best - kept > TOLERANCE * held.latents.units:
         return replace(again, converged=False, stopped=(
             f"not converged: parameters in float32 can't hold the best, {best - kept:.2g} nats higher; "
             "pass the data in float64"))
     return again
 
 
-def _too_coarse(held: Held, done: Outcome, tolerance: float) -> Outcome:
+def _too_coarse(held: Held, done: Outcome) -> Outcome:
     """Say that more steps would not help where numbers of this type round the ELBO by more than the tolerance."""
     kind = held.parameters[0].dtype
-    rounded = torch.finfo(kind).eps * abs(done.elbo)
-    if kind == torch.float64 or not rounded > tolerance * held.latents.units:
+    rounded = torch.finfo(kind).eps * abs(done.bound)
+    if kind == torch.float64 or not rounded > TOLERANCE * held.latents.units:
         return done
     return replace(done, stopped=(
-        f"not converged: {done.steps:,} steps in float32, which rounds an ELBO of {done.elbo:.4g} by {rounded:.2g} nats; "
+        f"not converged: {done.steps:,} steps in float32, which rounds an ELBO of {done.bound:.4g} by {rounded:.2g} nats; "
         "raise --steps, or pass the data in float64"))
 
 
@@ -199,11 +221,11 @@ def _solve(model: Model, guide: Guide, x: Data) -> bool:
     return solution is not None
 
 
-def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Outcome:
+def _doubling(held: Held, steps: int, draws: int | None) -> Outcome:
     latents, size = held.latents, held.size
     number, most = _draws_at_start(held, draws), held.parts.most_draws
-    enough = 2 * tolerance * latents.units  # of flattery: twice what φ falls short by
-    taken, value = _naturally(held, number, steps, tolerance)
+    enough = 2 * TOLERANCE * latents.units  # of flattery: twice what φ falls short by
+    taken, value = _naturally(held, number, steps)
     if value is not None:
         return Outcome(taken, value, True)
     for attempt in range(12):
@@ -231,13 +253,13 @@ def _doubling(held: Held, steps: int, draws: int | None, tolerance: float) -> Ou
     return Outcome(taken, fresh, done.converged and agrees)
 
 
-def _naturally(held: Held, number: int, steps: int, tolerance: float) -> tuple[int, float | None]:
+def _naturally(held: Held, number: int, steps: int) -> tuple[int, float | None]:
     """Take natural steps, by far the most of the way; return how many, and the ELBO if they went all of it."""
     few = held.noise(_draws_of_natural_steps(held, number), 0)
     if held.exact:
-        taken, value = held.climb_accelerated(few, steps, SETTLED[False] * tolerance)
+        taken, value = held.climb_accelerated(few, steps, SETTLED[False] * TOLERANCE)
         fresh = held.value(held.noise(_draws_that_judge(held, number), 1))
-        return taken, fresh if value is not None and abs(value - fresh) <= 2 * tolerance else None
+        return taken, fresh if value is not None and abs(value - fresh) <= 2 * TOLERANCE else None
     return held.climb_naturally(few, steps), None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from experiments.spec import Spec, complete
+from experiments.spec import Spec, complete, keys
 from zoo.errors import ZooError, nearest
 from zoo.registry import MODELS
 
@@ -102,7 +102,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def write_toml(spec: Spec, record: Mapping[str, Any] | None = None) -> str:
     """Return a spec as TOML, every key with its value; those that are left to the method are left out."""
-    plain = {key: value for key, value in spec.model_dump(mode="json").items() if value is not None and key != "options"}
+    plain = {key: value for key, value in spec.plain().items() if key != "options"}
     table = {"format": FORMAT, **plain, "options": _plain(spec.options)}
     return tomli_w.dumps({**table, "record": _plain(record)} if record else table)
 
@@ -145,7 +145,7 @@ def _axes(raw: Mapping[str, Any]) -> dict[tuple[str, ...], list[Any]]:
         if key == "guides":
             if raw.get("command") == "fit" and len(value) > 1:
                 axes[key,] = [[guide] for guide in value]
-        elif key == "seeds" or key in Spec.model_fields:
+        elif key == "seeds" or key in keys():
             axes[key,] = value
     options = raw.get("options")
     for key, value in options.items() if isinstance(options, Mapping) else ():

@@ -12,7 +12,7 @@ from experiments.contest import Contested, alone, contested
 from experiments.fitting import fit_seeds, one_view
 from experiments.holdout import partition
 from experiments.journal import Journal
-from experiments.spec import Spec, kind_of, training
+from experiments.spec import Spec, fitting_options, kind_of
 from experiments.table import Comparison
 from zoo.construct import build
 from zoo.datasets import Dataset, dataset
@@ -40,16 +40,16 @@ class Job:
         if self.spec.command == "compare":
             return settle(self.contested(**how), draws=self.spec.draws, data=self.data.name)
         return fit_one(
-            self.model, self.data.x, self.spec.guides[0], seeds=self.spec.seeds, draws=self.spec.draws, data=self.data.name,
-            **self._training, **how)
+            self.model, self.data.x, self.spec.guides[0], seed=self.spec.seed, seeds=self.spec.seeds, draws=self.spec.draws,
+            data=self.data.name, options={**self._fitting, **how})
 
     def contested(self, **how: Any) -> Contested:
         """Do the fits of a comparison, and nothing else."""
         spec = self.spec
         return contested(
             self.model, self.data.x, spec.guides, seed=spec.seed, method=spec.method, train_with=spec.train_with,
-            train_model=spec.train_model, holdout=self.holdout, steps=spec.steps, view=self.data.view,
-            simulate=spec.simulate, compile=spec.compile, **how)
+            train_model=spec.train_model, holdout=self.holdout, view=self.data.view, simulate=spec.simulate,
+            **fitting_options(spec), **how)
 
     def fitted(self, journal: Journal, callbacks: Sequence[Callback] = ()) -> Contested:
         """Do the fits that the journal lacks, and return all of them; a pair that is fitted by itself as a contest of one.
@@ -60,18 +60,15 @@ class Job:
         if self.spec.command == "compare":
             return self.contested(journal=journal, callbacks=callbacks)
         spec = self.spec
-        options = {k: v for k, v in self._training.items() if k not in ("seed", "train_draws")}
         done = fit_seeds(
-            self.model, spec.guides[0], self.data.x, seeds=range(spec.seed, spec.seed + spec.seeds),
-            draws=spec.train_draws, journal=journal, callbacks=callbacks, progress=False, **options)[0]
+            self.model, spec.guides[0], self.data.x, seeds=range(spec.seed, spec.seed + spec.seeds), journal=journal,
+            callbacks=callbacks, progress=False, **self._fitting)[0]
         return alone(done, one_view(self.data.x, self.data.view, spec.seed), spec.seed)
 
     @property
-    def _training(self) -> dict[str, Any]:
-        spec, view = self.spec, {} if self.data.view is None else {"view": self.data.view}
-        return {
-            "seed": spec.seed, "method": spec.method, "steps": spec.steps, "train_draws": spec.train_draws, **training(spec),
-            **view}
+    def _fitting(self) -> dict[str, Any]:
+        view = {} if self.data.view is None else {"view": self.data.view}
+        return {"method": self.spec.method, **fitting_options(self.spec), **view}
 
 
 def prepare(spec: Spec) -> Job:

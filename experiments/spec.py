@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from experiments.inference.registry import check_options, entry, known_options
 from guides.registry import default_guides, parse
 from zoo.errors import ZooError, nearest
 from zoo.registry import MODELS, lookup
@@ -22,6 +23,8 @@ class Spec(BaseModel):
     Attributes:
         command: ``compare``: fit θ once and each guide to it; ``fit``: fit θ and one guide together.
         options: the model's own.
+        fitting: options of the method, see :mod:`experiments.inference.registry`, those at their defaults left out. They are
+            given by name beside the others, ``train_draws`` for the method's ``draws``; :meth:`plain` gives them so, too.
         seeds: of ``fit``: from how many seeds, of which the best is kept.
 
     The others are what the options of ``zoo compare`` and ``zoo fit`` of the same names are. :meth:`of` makes one.
@@ -35,25 +38,13 @@ class Spec(BaseModel):
     guides: tuple[str, ...] = ()
     options: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(0, ge=0, le=2**31 - 1)
-    method: Literal["em", "fixed_draws", "svi"] | None = None
-    steps: int | None = Field(None, ge=1)
+    method: str | None = None
     draws: int | None = Field(None, ge=2)
-    train_draws: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
-    learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     train_with: str | None = None
     train_model: bool = False
     simulate: bool = False
     holdout: float | None = Field(None, ge=0, lt=1)
-    objective: str = "elbo"
-    estimator: str = "reparameterised"
-    schedule: str = "cosine"
-    clip: float | None = Field(None, gt=0)
-    warm_up: int = Field(0, ge=0)
-    validation: float | None = Field(None, ge=0, lt=1)
-    patience: int = Field(10, ge=1)
-    accelerate: bool = False
-    compile: bool = False
+    fitting: dict[str, Any] = Field(default_factory=dict)
     seeds: int = Field(1, ge=1)
     binarise: Literal["static", "dynamic", "threshold"] | None = None
     target: str | None = None
@@ -71,6 +62,31 @@ class Spec(BaseModel):
         'static'
         """
         return complete("", **given)
+
+    def plain(self) -> dict[str, Any]:
+        """Return all that is asked for as one table, what is left to the method or the model left out."""
+        found = self.model_dump(mode="json")
+        return {name: value for name, value in {**found, **found.pop("fitting")}.items() if value is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fitting_apart(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        known = known_options()
+        apart = given.get("fitting")
+        given = {**apart, **given} if isinstance(apart, Mapping) else given
+        named = {key: value for key, value in given.items() if key in known and value is not None}
+        check_options({known[key].name: value for key, value in named.items()})
+        fitting = {key: value for key, value in named.items() if value != known[key].default}
+        return {**{name: value for name, value in given.items() if name not in known}, "fitting": fitting}
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str | None) -> str | None:
+        if value is not None:
+            entry(value)
+        return value
 
     @field_validator("model")
     @classmethod
@@ -98,8 +114,10 @@ def checked(where: str = FLAG, **given: Any) -> Spec:
     >>> checked(model="gmm", data="faithful", steps=-3)
     Traceback (most recent call last):
     ...
-    zoo.errors.ZooError: --steps: input should be greater than or equal to 1; got -3
+    zoo.errors.ZooError: --steps: expected steps as a whole number from 1; got -3; leave it out for the default
     """
+    for key in known_options():
+        _check_option(where, key, given.get(key))
     try:
         return Spec(**given)
     except ValidationError as error:
@@ -110,11 +128,21 @@ def checked(where: str = FLAG, **given: Any) -> Spec:
             raise (ZooError(f"{key}: {cause}") if where != FLAG and key else cause) from None
         name = where + (key.replace("_", "-") if where == FLAG else key)
         if first["type"] == "extra_forbidden":
-            hint = nearest(key, Spec.model_fields) or f"; choose from {', '.join(Spec.model_fields)}"
+            hint = nearest(key, keys()) or f"; choose from {', '.join(keys())}"
             raise ZooError(f"{name}: unknown key{hint}") from None
         text = first["msg"][0].lower() + first["msg"][1:]
         given_value = "" if first["type"] == "missing" else f"; got {_short(first['input'])}"
         raise ZooError(f"{name}: {text}{given_value}") from None
+
+
+def _check_option(where: str, key: str, value: Any) -> None:
+    """Check one option of the methods by itself, so that an error can say which key it is of."""
+    if value is None:
+        return
+    try:
+        check_options({known_options()[key].name: value})
+    except ZooError as error:
+        raise ZooError(f"{where}{key.replace('_', '-') if where == FLAG else key}: {error}") from None
 
 
 def _short(value: Any) -> str:
@@ -138,31 +166,31 @@ def complete(where: str = FLAG, **given: Any) -> Spec:
     if not isinstance(given.get("model"), str):
         return checked(where, **given)
     with _keyed(where, "model"):
-        entry = lookup(MODELS, given["model"], "model")
+        known = lookup(MODELS, given["model"], "model")
     options = given.get("options") or {}
     named: Mapping[str, Any] = options if isinstance(options, Mapping) else {}
     if given.get("standardise") is None:
-        given["standardise"] = entry.standardises(dict(named))
-    kind = entry.kind(dict(named))
+        given["standardise"] = known.standardises(dict(named))
+    kind = known.kind(dict(named))
     if given.get("binarise") is None and kind == "images":
         given["binarise"] = "static"
     if not given.get("guides"):
-        guides = tuple(default_guides(entry.facts(given["model"])))
+        guides = tuple(default_guides(known.facts(given["model"])))
         given["guides"] = guides[:1] if given.get("command") == "fit" else guides
     if given.get("data") is None:
-        given["data"] = entry.data
+        given["data"] = known.data
     spec = checked(where, **given)
     with _keyed(where, "guides"):
         for guide in spec.guides:
-            parse(guide).check(entry.facts(spec.model))
+            parse(guide).check(known.facts(spec.model))
     with _keyed(where, "train_with"):
         if spec.train_with is not None:
-            parse(spec.train_with).check(entry.facts(spec.model))
+            parse(spec.train_with).check(known.facts(spec.model))
     from zoo.construct import check_options
 
     with _keyed(where, "options"):
         check_options(spec.model, spec.options)
-    if entry.units == "dataset" and spec.holdout:
+    if known.units == "dataset" and spec.holdout:
         raise ZooError(f"expected no --holdout for {spec.model}, whose latents all rows share: one unit; leave it out")
     return spec
 
@@ -181,19 +209,22 @@ def kind_of(spec: Spec) -> str:
     return MODELS[spec.model].kind(dict(spec.options))
 
 
-#: Fields of a :class:`Spec` that are options of one method.
-TRAINING = (
-    "batch_size", "learning_rate", "objective", "estimator", "schedule", "clip", "warm_up", "validation", "patience",
-    "accelerate", "compile")
+def keys() -> list[str]:
+    """Return all that may be asked for by name.
 
-
-def training(spec: Spec) -> dict[str, Any]:
-    """Return the options of ``svi`` and ``em`` that were given, those at their defaults left out.
-
-    >>> training(checked(model="vae", data="digits", clip=1.0))
-    {'clip': 1.0}
+    >>> "learning_rate" in keys(), "train_draws" in keys()
+    (True, True)
     """
-    return {name: getattr(spec, name) for name in TRAINING if getattr(spec, name) != Spec.model_fields[name].default}
+    return [*(name for name in Spec.model_fields if name != "fitting"), *known_options()]
+
+
+def fitting_options(spec: Spec) -> dict[str, Any]:
+    """Return the options of the method that were given, those at their defaults left out.
+
+    >>> fitting_options(checked(model="vae", data="digits", clip=1.0, train_draws=2))
+    {'clip': 1.0, 'draws': 2}
+    """
+    return {known_options()[key].name: value for key, value in spec.fitting.items()}
 
 
 def read_options(words: list[str]) -> dict[str, Any]:

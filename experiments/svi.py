@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from experiments.adam import moments, put_back
-from experiments.batches import batch_size, check_batch, check_normalisation, default_draws, hold_out
+from experiments.batches import BATCH, batch_size, check_batch, check_normalisation, default_draws, hold_out
 from experiments.callbacks import Watch
-from experiments.engine import Outcome, States, check_start, moved, non_finite_site, trainable
+from experiments.engine import Outcome, States, check_start, moved, non_finite_site, quick_products, trainable
+from experiments.inference.method import Method, Problem
 from experiments.journal import State, alike, check_finite
 from experiments.objectives import Step, enumerated_elbos, stochastic_bound
-from experiments.processes import ALONE, Processes
 from experiments.recorder import Recorder, check_compiled
 from experiments.stopping import EVERY, TOLERANCE, Windows, closings, copies, rises, standard_error, surely
-from experiments.training import Pace, Training
+from experiments.training import Pace, SVIOptions
 from experiments.weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, some, take, tensors
 from zoo.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
-from zoo.model import Model
+from zoo.latents import Latents
 from zoo.program import generators, seeded, set_generators
 from zoo.vectorise import LinAlgError
 
@@ -45,12 +45,8 @@ _KEPT: dict[str, Callable[[Any], Any]] = {
     "best_step": int, "best_value": float, "best_error": float, "mark": float, "stale": int, "stopped": str, "done": bool}
 
 
-def svi(
-    model: Model, guide: BaseGuide, x: Data, *, train_model: bool, steps: int | None, draws: int | None,
-    watch: Watch, training: Training = Training(), processes: Processes = ALONE, limit: int = 50_000,
-    pure: bool | None = None,
-) -> Outcome:
-    """Maximise a bound by Adam; uses torch's generator.
+class SVI(Method[SVIOptions]):
+    """Adam on minibatch estimates of a bound; uses torch's generator.
 
     A minibatch holds whole units, and its bound is scaled by units / batch_size here, never by the program's plates, so
     that it is unbiased for the full one whatever the program does with scales.
@@ -66,49 +62,61 @@ def svi(
     :data:`TOLERANCE` nats per unit, or, with a ``validation`` share, where ``patience`` blocks of 100 steps raised the held-out
     ELBO by no more than a quarter of that.
 
-    Args:
-        train_model: move θ as well as φ.
-        steps: of Adam; ``None``: until it has converged, up to ``limit``.
-        draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many, 1 for an encoder on batches of 100 or more.
-            Discrete guides are summed exactly.
-        processes: with whom each minibatch is shared: their gradients are added up.
-        pure: whether program and guide are pure; ``None``: what they say of themselves. Steps of pure ones are recorded, see
-            :mod:`zoo.recording`; where recorded results are found to differ from Python's, the run goes back to the last step
-            that was compared and on by Python.
-
-    Raises:
-        ZooError: a batch larger than the data, a batch of a one-unit model, a guide without reparameterised draws, a
-            ``validation`` share for a guide that can't serve new units, or an ELBO that is not finite at the start.
+    Steps of pure programs and guides are recorded, see :mod:`zoo.recording`; where recorded results are found to differ from
+    Python's, the run goes back to the last step that was compared and on by Python. Of several processes each takes its share
+    of a minibatch: their gradients are added up.
 
     Source: Kucukelbir et al. (2017), Automatic differentiation variational inference, https://arxiv.org/abs/1603.00788;
     Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980; means of where the steps lead, and rates that fall once these
     settle: Welandawe et al. (2022), Robust, automated, and accurate black-box variational inference,
     https://arxiv.org/abs/2203.15945
     """
-    run = _Run(model, guide, x, train_model, steps, limit, draws, training, processes, pure)
-    guide.train()
-    if train_model:
-        model.train()
-    step, problem = watch.resume(run.load), ""
-    while True:
-        try:
-            while step < run.steps and not (run.stopped or run.done or problem):
-                step += 1
-                problem = run.step(step)
-                if problem:
-                    break
-                if step % run.block == 0 or step == run.steps:
-                    run.judge(step)
-                run.settle(step)
-                run.remember(step)
-                watch.step(step, run.values[-1] * run.share, run.checkpoint, **run.numbers)
-            run.check()
-            if watch.seconds > LONG:
-                run.remarks += filter(None, [run.recorder.saving()])
-            return run.outcome(problem)
-        except Differs:
-            step, problem = run.go_back(), ""
-            watch.rewind(step)
+
+    name = "svi"
+    shares_units = True
+
+    def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
+        return True
+
+    def misfit(self, problem: Problem) -> str:
+        return ""  # what a guide can't do shows at its first draw
+
+    def bound(self, problem: Problem, options: SVIOptions) -> str:
+        units = problem.latents.units
+        return options.bound.label(options.draws or default_draws(problem.guide, units, units, options.bound.alpha))
+
+    def at_once(self, problem: Problem, options: SVIOptions) -> float:
+        """A minibatch."""
+        return min(1.0, (options.batch_size or BATCH) / problem.latents.units) * problem.work
+
+    def run(self, problem: Problem, options: SVIOptions, watch: Watch) -> Outcome:
+        with quick_products():
+            return self._run(_Run(problem, options), watch)
+
+    def _run(self, run: _Run, watch: Watch) -> Outcome:
+        run.guide.train()
+        if run.train_model:
+            run.model.train()
+        step, problem = watch.resume(run.load), ""
+        while True:
+            try:
+                while step < run.steps and not (run.stopped or run.done or problem):
+                    step += 1
+                    problem = run.step(step)
+                    if problem:
+                        break
+                    if step % run.block == 0 or step == run.steps:
+                        run.judge(step)
+                    run.settle(step)
+                    run.remember(step)
+                    watch.step(step, run.values[-1] * run.share, run.checkpoint, **run.numbers)
+                run.check()
+                if watch.seconds > LONG:
+                    run.remarks += filter(None, [run.recorder.saving()])
+                return run.outcome(problem)
+            except Differs:
+                step, problem = run.go_back(), ""
+                watch.rewind(step)
 
 
 class Differs(Exception):  # a way out, no error
@@ -118,27 +126,26 @@ class Differs(Exception):  # a way out, no error
 class _Run:
     """One run of Adam and what it remembers."""
 
-    def __init__(
-        self, model: Model, guide: BaseGuide, x: Data, train_model: bool, steps: int | None, limit: int,
-        draws: int | None, training: Training, processes: Processes, pure: bool | None,
-    ):
-        self.model, self.guide, self.training, self.processes = model, guide, training, processes
+    def __init__(self, problem: Problem, options: SVIOptions):
+        self.model, self.guide, self.training, self.processes = problem.model, problem.guide, options, problem.processes
+        model, guide, training, train_model = problem.model, problem.guide, options, problem.train_model
+        self.train_model = train_model
         #: Whether the run ends when it has converged, and the steps that it takes at most.
-        self.open, self.steps = steps is None, limit if steps is None else steps
-        self.x, self.validation, self.held = hold_out(model, guide, x, self._validation(x, train_model))
+        self.open, self.steps = options.steps is None, options.limit
+        self.x, self.validation, self.held = hold_out(model, guide, problem.x, self._validation(problem.x, train_model))
         self.units = model.latents(self._view(self.x)).units
         #: What totals over the units trained on are multiplied by to be totals over all.
         self.share = (self.units + self.held) / self.units
-        self.size = batch_size(model, guide, self.units, training.batch_size)
-        self.draws = draws or default_draws(guide, self.units, self.size, training.bound.alpha)
-        if self.draws < 2 and training.bound.alpha != 1:
+        self.size = batch_size(model, guide, self.units, options.batch_size)
+        self.draws = options.draws or default_draws(guide, self.units, self.size, options.bound.alpha)
+        if self.draws < 2 and options.bound.alpha != 1:
             raise ZooError(
-                f"expected 2 or more draws with objective {training.objective}, which is the ELBO at one; got {self.draws}; "
+                f"expected 2 or more draws with objective {options.objective}, which is the ELBO at one; got {self.draws}; "
                 "pass more, or leave the objective out")
         self.label = training.bound.label(self.draws)
         self.parameters = trainable(model, guide, train_model)
         self.tensors = moved(model, guide, train_model)
-        reason = model.purity() or guide.purity() if pure is None else "" if pure else "pure=False"
+        reason = model.purity() or guide.purity() if problem.pure is None else "" if problem.pure else "pure=False"
         if training.compile:
             check_compiled(reason)
         self.recorder = Recorder(self._steadily, [guide, model], reason, training.compile, model.unchanged)
@@ -160,7 +167,7 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: self.pace(step))
         self.block = BLOCK if self.open else max(10, self.steps // BLOCKS)
         self.windows = Windows(max(1, min(EVERY, self.steps // 100)))
-        self.closings = set(closings(steps, self.steps))
+        self.closings = set(closings(options.steps, self.steps))
         #: Where the ascent had settled when its rate began to fall.
         self.plateau: list[Tensor] = []
         #: The units that a pass over the data has yet to come to.

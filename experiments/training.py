@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from experiments.objectives import Objective, check_estimator
+from experiments.inference.options import Options, option
 from zoo.errors import ZooError, check_number, chosen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from experiments.objectives import Objective
 
 #: Learning-rate schedules: the factor at a share of the run, from 0 to 1.
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -63,11 +67,14 @@ class Pace:
         self.peak, self.begin, self.end = values[0], int(values[1]), int(values[2])
 
 
-@dataclass(frozen=True)
-class Training:
-    """How ``svi`` trains. ``None`` leaves a choice to the model or to the number of units.
+@dataclass(frozen=True, kw_only=True)
+class SVIOptions(Options):
+    """The options of ``svi``. ``None`` leaves a choice to the model or to the number of units.
 
     Attributes:
+        steps: of Adam; ``None``: until it has converged, up to 50,000.
+        draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many, 1 for an encoder on batches of 100 or more.
+            Discrete guides are summed exactly.
         batch_size: units a step; ``None``: all, up to 256.
         learning_rate: of Adam at the first step; ``None``: the model's own, or the guide's if that is lower.
         schedule: a key of :data:`SCHEDULES`: over the run, or where ``steps`` is left out, once it has settled.
@@ -88,24 +95,28 @@ class Training:
         ZooError: a number out of its range or an unknown word.
     """
 
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    schedule: str = "cosine"
-    objective: str = "elbo"
-    estimator: str = "reparameterised"
-    clip: float | None = None
-    warm_up: int = 0
-    validation: float | None = None
-    patience: int = 10
-    view: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
-    compile: bool = False
+    most = 50_000
+
+    draws: int | None = option(None, "Draws of z per unit of a fit; of svi, per step.", whole=True, least=1, key="train_draws")
+    batch_size: int | None = option(None, "Units per step.", whole=True, least=1)
+    learning_rate: float | None = option(None, "Of Adam at the first step.")
+    objective: str = option("elbo", "elbo, iwae or renyi(alpha).")
+    estimator: str = option("reparameterised", "reparameterised, stl or dreg.")
+    schedule: str = option("cosine", "Of the learning rate: cosine, linear or constant.")
+    clip: float | None = option(None, "Largest gradient norm, nats per unit.")
+    warm_up: int = option(0, "Steps over which the KL term's weight rises to 1.", whole=True, least=0)
+    validation: float | None = option(None, "Share of units on whose ELBO it stops early.")
+    patience: int = option(10, "Fiftieths of the run without a better one.", whole=True, least=1)
+    compile: bool = option(False, "Hand the recorded steps to PyTorch's compiler; needs a C++ compiler.")
+    view: Callable[[Tensor], Tensor] | None = option(None, "", hidden=True)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "learning_rate", "clip", "validation"):
+        super().__post_init__()
+        from experiments.objectives import check_estimator
+
+        for name in ("learning_rate", "clip", "validation"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), whole=name == "batch_size")
-        check_number("warm_up", self.warm_up, whole=True, least=0)
-        check_number("patience", self.patience, whole=True, least=1)
+                check_number(name, getattr(self, name))
         if not isinstance(self.objective, str):
             raise ZooError(f"expected objective as text; got {self.objective!r}; e.g. 'iwae'")
         if self.view is not None and not callable(self.view):
@@ -118,9 +129,15 @@ class Training:
             raise ZooError(f"expected clip above 0; got {self.clip}; leave it out for no limit")
         if self.validation is not None and not 0 <= self.validation < 1:
             raise ZooError(f"expected validation as a share from 0 up to 1; got {self.validation}; e.g. 0.1")
+        if self.warm_up >= self.limit:
+            raise ZooError(
+                f"expected warm_up to end before the run's {self.limit} steps; got {self.warm_up}; lower it, or raise steps")
         if self.warm_up and self.bound.alpha != 1:
             raise ZooError(f"expected objective elbo with warm_up; got '{self.objective}'; leave one of them out")
 
     @property
     def bound(self) -> Objective:
+        """What is maximised."""
+        from experiments.objectives import Objective
+
         return Objective.parse(self.objective)

@@ -24,7 +24,7 @@ class CategoricalFamily(Family):
     tensor([0.5000, 0.5000])
     """
 
-    method = "fixed_draws"
+    finite_support = True
     values: Tensor
 
     def initial(self, start: Start) -> dict[str, Tensor]:

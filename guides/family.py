@@ -57,8 +57,8 @@ def own_start(model: Model, x: Data) -> Tensor | None:
 class Family(abc.ABC):
     """A family of distributions, without any network: φ is a dict of unconstrained tensors (units, *shape)."""
 
-    #: The method that fits the family best where each unit has its own φ.
-    method = "svi"
+    #: Whether its distributions have a finite support, over which an ELBO is a sum.
+    finite_support = False
     #: The largest learning rate of Adam that the family bears where nobody says.
     learning_rate = 1.0
     #: Whether the family's own start finds what a start at a contained member misses: other modes.
@@ -105,8 +105,6 @@ class Family(abc.ABC):
 class NormalBase(Family):
     """A family whose draws are a map of standard normal noise, so that draws can be held fixed while φ moves."""
 
-    method = "fixed_draws"
-
     @abc.abstractmethod
     def noise_size(self, phi: Phi) -> int:
         """Return how many standard normals a draw takes."""
@@ -124,9 +122,11 @@ class Normal(NormalBase):
 
     Attributes:
         complete: whether natural steps move all of φ: where they come to rest, the family has no better normal.
+        any_covariance: whether the family holds normals of any covariance, see :meth:`of_normal`.
     """
 
     complete = True
+    any_covariance = False
 
     def noise_size(self, phi: Phi) -> int:
         return phi["loc"].shape[-1]
@@ -148,6 +148,14 @@ class Normal(NormalBase):
     @abc.abstractmethod
     def scale_tril(self, phi: Phi) -> Tensor:
         """Return the lower triangular factor of q's covariance, (units, d, d)."""
+
+    def of_normal(self, loc: Tensor, scale_tril: Tensor) -> dict[str, Tensor]:
+        """Return the φ of N(loc, L Lᵀ), from ``loc`` (units, d) and L = ``scale_tril`` (units, d, d).
+
+        Raises:
+            NotImplementedError: the family does not hold normals of any covariance.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not hold normals of any covariance")
 
     @abc.abstractmethod
     def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:

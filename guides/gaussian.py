@@ -85,8 +85,13 @@ class FullRank(Normal):
         tril[..., diagonal] = start.scale.log()
         return {"loc": start.loc.clone(), "tril": tril}
 
+    any_covariance = True
+
     def embed(self, phi: Phi, contained: Normal) -> dict[str, Tensor]:
-        return {"loc": phi["loc"], "tril": self._entries(contained.scale_tril(phi))}
+        return self.of_normal(phi["loc"], contained.scale_tril(phi))
+
+    def of_normal(self, loc: Tensor, scale_tril: Tensor) -> dict[str, Tensor]:
+        return {"loc": loc, "tril": self._entries(scale_tril)}
 
     def scale_tril(self, phi: Phi) -> Tensor:
         """Return L, (units, d, d)."""

@@ -22,11 +22,12 @@ PUBLIC = {
     guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free",
              "Guide", "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide",
              "build", "default_guides", "fitting_guides", "parse"],
-    experiments: ["METHODS", "Bracket", "Callback", "Comparison", "Estimate", "Evaluation", "Evidence", "Fit", "Gap", "Grid",
-                  "Iteration", "Journal", "Loaded", "LogWeights", "Metrics", "Moment", "Record", "Row",
-                  "RunOptions", "Spec", "Split", "SweepOptions", "TensorBoard", "Training", "bracket", "compare",
-                  "e_step", "elbo", "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member",
-                  "load", "log_weights", "m_step", "posterior", "read_grid", "resume", "run", "split", "sweep"],
+    experiments: ["METHODS", "Bracket", "Callback", "Comparison", "EMOptions", "Estimate", "Evaluation", "Evidence",
+                  "Fit", "FixedDrawsOptions", "Gap", "Grid", "Iteration", "Journal", "Loaded", "LogWeights", "Method",
+                  "Metrics", "Moment", "Options", "Problem", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split",
+                  "SweepOptions", "TensorBoard", "bracket", "compare", "e_step", "elbo", "evaluate", "evidence",
+                  "expected_log_joint", "fit", "fit_seeds", "free_member", "load", "log_weights", "m_step", "posterior",
+                  "read_grid", "resume", "run", "split", "sweep"],
 }
 
 

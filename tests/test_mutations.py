@@ -25,7 +25,7 @@ from experiments.cli import run as command
 from experiments.files import digest
 from experiments.journal import Stop
 from experiments.runs import run
-from experiments.spec import Spec, complete
+from experiments.spec import complete, keys
 from tests.durable import quiet
 from zoo.errors import Interrupted
 
@@ -42,7 +42,7 @@ VALUES = st.one_of(
     WORDS, st.integers(-3, 5), st.sampled_from([2**31, 2**63, 10**30, -1]), st.floats(allow_nan=True), st.booleans(), st.none(),
     st.lists(st.one_of(WORDS, st.integers(-1, 3)), max_size=3), st.dictionaries(WORDS, st.integers(0, 3), max_size=2),
     st.dates())
-KEYS = st.sampled_from([*Spec.model_fields, "format", "record", "optins", "sede", ""])
+KEYS = st.sampled_from([*keys(), "fitting", "format", "record", "optins", "sede", ""])
 
 
 @st.composite

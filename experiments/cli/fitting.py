@@ -9,7 +9,6 @@ import typer
 from experiments.cli.app import app
 from experiments.cli.options import (
     BINARISE,
-    COMPILE,
     DATA,
     DRAWS,
     DROP,
@@ -25,9 +24,9 @@ from experiments.cli.options import (
     SAVE_SPEC,
     SEED,
     STANDARDISE,
-    STEPS,
     TARGET,
     TENSORBOARD,
+    with_fitting_options,
 )
 from experiments.cli.work import Saving, do, said
 
@@ -36,72 +35,62 @@ if TYPE_CHECKING:
 
 
 @app.command(context_settings=OWN)
+@with_fitting_options
 def compare(
     context: typer.Context, model: MODEL, data: DATA = None,
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="May be given several times.")] = None,
-    method: METHOD = None, seed: SEED = 0, steps: STEPS = None, draws: DRAWS = None,
+    method: METHOD = None, seed: SEED = 0, draws: DRAWS = None,
     holdout: Annotated[float | None, typer.Option(help="Share of units that θ and encoders do not see.")] = None,
     train_with: Annotated[str | None, typer.Option(help="The guide to fit θ with.")] = None,
     train_model: Annotated[bool, typer.Option("--train-model", help="Let each guide train a θ of its own.")] = False,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Compare on data drawn from the fitted model.")] = False,
-    compile: COMPILE = False, binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None,
+    binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None,
     drop_constant: DROP = False, as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None,
     report: REPORT = True, checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    **fitting: Any,
 ) -> None:
     """Fit θ once, fit each guide to it, and say how far each is from the posterior."""
     spec = _asked(
-        context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, steps=steps,
-        draws=draws, holdout=holdout, train_with=train_with, train_model=train_model, simulate=simulate, compile=compile,
-        binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant)
+        context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
+        holdout=holdout, train_with=train_with, train_model=train_model, simulate=simulate, binarise=binarise, target=target,
+        standardise=standardise, drop_constant=drop_constant, **fitting)
     do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 
 @app.command(context_settings=OWN)
+@with_fitting_options
 def fit(
     context: typer.Context, model: MODEL, data: DATA = None,
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to fit with.")] = None,
-    method: METHOD = None, seed: SEED = 0, steps: STEPS = None, draws: DRAWS = None,
-    train_draws: Annotated[int | None, typer.Option(help="Draws of z per unit that the fit takes: of svi, per step.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Units per step of svi.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of svi.")] = None,
-    objective: Annotated[str, typer.Option(help="Of svi: elbo, iwae or renyi(alpha).")] = "elbo",
-    estimator: Annotated[str, typer.Option(help="Of svi: reparameterised, stl or dreg.")] = "reparameterised",
-    schedule: Annotated[str, typer.Option(help="Of svi's learning rate: cosine, linear or constant.")] = "cosine",
-    clip: Annotated[float | None, typer.Option(help="Of svi: largest gradient norm, nats per unit.")] = None,
-    warm_up: Annotated[int, typer.Option(help="Of svi: steps over which the KL term's weight rises to 1.")] = 0,
-    validation: Annotated[float | None, typer.Option(help="Of svi: share of units on whose ELBO it stops early.")] = None,
-    patience: Annotated[int, typer.Option(help="Of svi: fiftieths of the run without a better one.")] = 10,
-    accelerate: Annotated[bool, typer.Option("--accelerate", help="Of em: extrapolate its steps.")] = False,
-    compile: COMPILE = False,
+    method: METHOD = None, seed: SEED = 0, draws: DRAWS = None,
     seeds: Annotated[int, typer.Option(help="Fit from this many seeds, and keep the best.")] = 1,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
-    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False, **fitting: Any,
 ) -> None:
     """Fit θ and one guide together, and evaluate the pair."""
     spec = _asked(
-        context, command="fit", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, steps=steps,
-        draws=draws, train_draws=train_draws, batch_size=batch_size, learning_rate=learning_rate, objective=objective,
-        estimator=estimator, schedule=schedule, clip=clip, warm_up=warm_up, validation=validation, patience=patience,
-        accelerate=accelerate, compile=compile, seeds=seeds, binarise=binarise, target=target, standardise=standardise,
-        drop_constant=drop_constant)
+        context, command="fit", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
+        seeds=seeds, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, **fitting)
     do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 
 @app.command(context_settings=OWN)
+@with_fitting_options
 def summary(
     context: typer.Context, model: MODEL, data: DATA = None,
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to summarise.")] = None,
-    method: METHOD = None, seed: SEED = 0, steps: STEPS = None,
+    method: METHOD = None, seed: SEED = 0,
     draws: Annotated[int | None, typer.Option(help="Draws of the posterior; 4,000 where unsaid.")] = None,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
-    as_json: JSON = False,
+    as_json: JSON = False, **fitting: Any,
 ) -> None:
     """Print ArviZ's summary of a guide's posterior, in the program's own variables."""
     spec = _asked(
-        context, command="compare", model=model, data=data, guides=_one(guide, model), method=method, seed=seed, steps=steps,
-        draws=draws, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, holdout=0.0)
+        context, command="compare", model=model, data=data, guides=_one(guide, model), method=method, seed=seed,
+        draws=draws, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, holdout=0.0,
+        **fitting)
     from experiments.job import prepare
     from experiments.output import print_summary
 

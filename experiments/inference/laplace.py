@@ -1,0 +1,97 @@
+"""Laplace's approximation: a normal at the mode of log p(x, z), whose precision is the curvature there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from experiments.callbacks import Watch
+from experiments.engine import Outcome, check_start, trainable
+from experiments.inference.method import Method, Problem
+from experiments.inference.options import Options
+from experiments.optimise import ascend
+from guides.amortisation import Free
+from guides.family import Normal
+from guides.guide import Guide
+
+#: Nats per unit by which 20 iterations raise log p(x, z) at a mode, at most.
+TOLERANCE = 1e-6
+
+
+class Laplace(Method[Options]):
+    """q(z) = N(z | ẑ, (−∇² log p(x, ẑ))⁻¹), ẑ the mode that L-BFGS climbs to from the guide's own start.
+
+    It maximises log p(x, z) in the unconstrained coordinates, not the ELBO: a guide that is fitted by ``fixed_draws`` has a
+    higher one, and ``evaluate`` says by how much. Units are independent, so each has its own mode and its own curvature.
+
+    Source: Tierney and Kadane (1986), Accurate approximations for posterior moments and marginal densities,
+    https://doi.org/10.1080/01621459.1986.10478240
+
+    >>> import experiments, zoo
+    >>> x = zoo.dataset("eight_schools").x
+    >>> done = experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="laplace")
+    >>> done.converged, done.objective
+    (True, 'log p(x, z)')
+    """
+
+    name = "laplace"
+    climbs = False
+
+    def misfit(self, problem: Problem) -> str:
+        guide = problem.guide
+        free = isinstance(guide, Guide) and isinstance(guide.amortisation, Free)
+        if not free or not isinstance(guide.family, Normal) or not guide.family.any_covariance:
+            return (
+                "expected a guide whose units have a normal of any covariance each for method laplace; got "
+                f"'{guide.text}'; use full_rank")
+        if problem.train_model:
+            return (
+                "expected train_model=False with method laplace, which moves φ alone; got a model whose θ moves, too; "
+                "use method fixed_draws")
+        return ""
+
+    def bound(self, problem: Problem, options: Options) -> str:
+        return "log p(x, z)"
+
+    def run(self, problem: Problem, options: Options, watch: Watch) -> Outcome:
+        guide, model, x = problem.guide, problem.model, problem.x
+        assert isinstance(guide, Guide), "a misfit otherwise"
+        assert isinstance(guide.family, Normal), "a misfit otherwise"
+        assert isinstance(guide.amortisation, Free), "a misfit otherwise"
+        trainable(model, guide, False)
+        check_start(model, guide, x)
+        z = nn.Parameter(guide.posterior(x).mean.detach().clone())
+        steps = 0
+
+        def report(value: float, norm: float) -> None:  # keeps no checkpoint: a run that is cut off begins anew
+            nonlocal steps
+            steps += 1
+            watch.step(steps, value, gradient_norm=norm)
+
+        units = problem.latents.units
+        done = ascend(
+            lambda: model.log_joint(x, z[None]).sum(), [z], options.limit, report, tolerance=TOLERANCE * units)
+        if not done.converged:
+            return Outcome(steps, done.value, False)
+        factor, failed = torch.linalg.cholesky_ex(-_hessian(problem, z.detach()))
+        if bool(failed.any()) or not bool(factor.isfinite().all()):
+            unit = int((failed != 0).nonzero()[0]) if bool(failed.any()) else 0
+            where = "" if units == 1 else f" of unit {unit}"
+            return Outcome(steps, done.value, False, (
+                f"not converged: log p(x, z) has no peak where its ascent{where} ended, so no normal fits it; "
+                "use method fixed_draws"))
+        covariance = torch.cholesky_inverse(factor)
+        with torch.no_grad():
+            guide.amortisation.put(guide.family.of_normal(z.detach(), torch.linalg.cholesky(covariance)))
+        return Outcome(steps, done.value, True)
+
+
+def _hessian(problem: Problem, z: Tensor) -> Tensor:
+    """Return the second derivatives (units, d, d) of log p(x, z) at z (units, d), each row by a copy of z."""
+    with torch.enable_grad():
+        copies = z.expand(z.shape[-1], *z.shape).clone().requires_grad_()
+        [slopes] = torch.autograd.grad(problem.model.log_joint(problem.x, copies).sum(), [copies], create_graph=True)
+        own = slopes.diagonal(dim1=0, dim2=2).sum()  # of copy j the slope in coordinate j, of every unit
+        rows = torch.autograd.grad(own, [copies])[0] if own.requires_grad else torch.zeros_like(copies)
+    rows = rows.movedim(0, 1)
+    return 0.5 * (rows + rows.mT)

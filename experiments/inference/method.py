@@ -1,0 +1,99 @@
+"""The protocol of an inference method: its options, what it can fit, and its run.
+
+A method is one class, a subclass of :class:`Method`, and one line in :mod:`experiments.inference.registry`, which names the
+dataclass of its options, too: ``fit``, the command line, specs and the documentation take them from there.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Generic, TypeVar
+
+from experiments.callbacks import Watch
+from experiments.engine import Outcome
+from experiments.inference.options import Options
+from experiments.processes import ALONE, Processes
+from experiments.weights import work
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.latents import Latents
+from zoo.model import Model
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be fitted: a guide to a model's posterior on data, and θ with it where it moves.
+
+    Attributes:
+        model, guide: whose parameters are moved in place.
+        x: the data; where ``view`` is an option of the method, before any view is drawn.
+        train_model: whether θ moves: the model has parameters, and they were not asked to stay.
+        seed: of all that is drawn.
+        pure: whether program and guide were declared pure; ``None``: as they say of themselves.
+        processes: with whom the units are shared.
+        like: the data as the model and the guide see it at first: ``x``, or one view of it.
+    """
+
+    model: Model
+    guide: BaseGuide
+    x: Data
+    train_model: bool
+    seed: int = 0
+    pure: bool | None = None
+    processes: Processes = ALONE
+    like: Data | None = None
+
+    @cached_property
+    def latents(self) -> Latents:
+        """The layout of z."""
+        return self.model.latents(self.x if self.like is None else self.like)
+
+    @property
+    def work(self) -> int:
+        """The numbers that one draw's density touches."""
+        return work(self.x, self.latents.units, self.latents.size)
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+class Method(abc.ABC, Generic[OptionsT]):
+    """A method of inference: it moves φ, and θ where that is asked for, to raise a bound on log p(x | θ)."""
+
+    #: How the method is called in ``fit``, on the command line and in records.
+    name: ClassVar[str]
+    #: Whether several processes can share the units of a fit.
+    shares_units: ClassVar[bool] = False
+    #: Whether it climbs from where the guide is, so that a start at a fitted guide of a contained family helps.
+    climbs: ClassVar[bool] = True
+
+    def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
+        """Return whether the method is the one for ``guide`` where nobody says; the first of the registry that suits is taken.
+
+        Args:
+            guide: to be fitted.
+            latents: the layout of z; ``None`` where the data is not known yet.
+        """
+        return False
+
+    @abc.abstractmethod
+    def misfit(self, problem: Problem) -> str:
+        """Return why the method can't fit ``problem``, as a whole error line; empty where it can."""
+
+    @abc.abstractmethod
+    def run(self, problem: Problem, options: OptionsT, watch: Watch) -> Outcome:
+        """Fit, and tell ``watch`` of each step. Uses torch's generator, which is seeded.
+
+        Raises:
+            ZooError: a bound that is not finite at the start, and what else only a run can tell.
+        """
+
+    def bound(self, problem: Problem, options: OptionsT) -> str:
+        """Return what the method maximises is called, as figures and records show it."""
+        return "ELBO"
+
+    def at_once(self, problem: Problem, options: OptionsT) -> float:
+        """Return how many numbers are worked on at once, by which threads are chosen."""
+        return problem.work

@@ -1,0 +1,136 @@
+"""The methods of inference: a new one is a line here, and a class in a file of its own.
+
+The registry is plain data: listing it, and the options of all methods, imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.inference.options import Options, names
+from zoo.errors import ZooError, nearest
+from zoo.registry import load
+
+if TYPE_CHECKING:
+    from experiments.inference.method import Method, Problem
+    from guides.guide import BaseGuide
+    from zoo.data import Data
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One registered method: ``path`` is ``module:class``, ``own`` that of its options, ``summary`` what it does."""
+
+    path: str
+    summary: str
+    own: str = "experiments.inference.options:Options"
+
+    @property
+    def options(self) -> type[Options]:
+        """The dataclass of the method's options."""
+        found: type[Options] = load(self.own)
+        return found
+
+
+#: The first that suits a guide is its method where nobody says.
+METHODS: Mapping[str, MethodEntry] = {
+    "em": MethodEntry(
+        "experiments.em:EM", "expectation–maximisation, for guide exact", "experiments.inference.options:EMOptions"),
+    "fixed_draws": MethodEntry(
+        "experiments.fixed_draws:FixedDraws", "the ELBO on noise that is held, by L-BFGS and natural gradients",
+        "experiments.inference.options:FixedDrawsOptions"),
+    "svi": MethodEntry("experiments.svi:SVI", "Adam on minibatch estimates of a bound", "experiments.training:SVIOptions"),
+    "laplace": MethodEntry("experiments.inference.laplace:Laplace", "a normal at the mode, by the curvature there"),
+}
+
+
+def entry(name: str) -> MethodEntry:
+    """Return the entry of a registered method.
+
+    Raises:
+        ZooError: an unknown name.
+
+    >>> entry("svi").options(steps=100).limit
+    100
+    """
+    if name not in METHODS:
+        raise ZooError(f"unknown method '{name}'{nearest(name, METHODS) or ';'} choose from {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def build_method(name: str) -> Method[Any]:
+    """Return a registered method.
+
+    Raises:
+        ZooError: an unknown name.
+    """
+    found: Method[Any] = load(entry(name).path)()
+    return found
+
+
+def default_method(guide: BaseGuide, x: Data | None = None) -> str:
+    """Return the first registered method that suits a guide.
+
+    >>> import guides, zoo
+    >>> x = zoo.dataset("eight_schools").x
+    >>> default_method(guides.build("full_rank", zoo.build("eight_schools", x), x), x)
+    'fixed_draws'
+    """
+    latents = None if x is None else guide.model.latents(x)
+    return next(name for name in METHODS if build_method(name).suits(guide, latents))
+
+
+def methods_with(option: str) -> list[str]:
+    """Return the methods that have an option.
+
+    >>> methods_with("accelerate")
+    ['em']
+    """
+    return [name for name, known in METHODS.items() if option in names(known.options)]
+
+
+def known_options() -> dict[str, dataclasses.Field[Any]]:
+    """Return the options that can be written down, of all methods, by what the command line and specs call them.
+
+    >>> known_options()["patience"].default, known_options()["train_draws"].name
+    (10, 'draws')
+    """
+    found: dict[str, dataclasses.Field[Any]] = {}
+    for known in METHODS.values():
+        for one in dataclasses.fields(known.options):
+            if not one.metadata["hidden"]:
+                found.setdefault(one.metadata["key"] or one.name, one)
+    return found
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Check options by name and value, whichever method will take them.
+
+    Raises:
+        ZooError: an option that no method has, or a value out of its range.
+    """
+    known = list(dict.fromkeys(name for entry in METHODS.values() for name in names(entry.options)))
+    for name in given:
+        if name not in known:
+            raise ZooError(f"unknown option '{name}' of fit{nearest(name, known) or '; it has ' + ', '.join(known)}")
+    for one in METHODS.values():
+        one.options.of(given)
+
+
+def choose(name: str | None, problem: Problem, given: Mapping[str, Any]) -> tuple[Method[Any], Any]:
+    """Return the method to fit with, the one that is named or the first that suits the guide, and its options.
+
+    Raises:
+        ZooError: an unknown name, or an option that the method does not have.
+    """
+    text = name or default_method(problem.guide, problem.x if problem.like is None else problem.like)
+    options = entry(text).options
+    for option, value in given.items():
+        if value is not None and value is not False and option not in names(options):
+            raise ZooError(
+                f"expected method {' or '.join(methods_with(option))} with {option}; got {text} for '{problem.guide.text}'; "
+                f"leave {option} out")
+    return build_method(text), options.of(given)
