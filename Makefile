@@ -20,6 +20,7 @@ types: .venv/.tested
 
 docs: .venv/.tested
 	$(BIN)/python docs/make_table.py
+	$(BIN)/python docs/make_methods.py
 
 results: .venv/.tested
 	$(BIN)/python docs/make_results.py

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from experiments.inference.options import names
+from experiments.inference.registry import METHODS, known_options
 from experiments.render import console, grid, interval, number
 from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
 from zoo.errors import ZooError
@@ -29,6 +31,9 @@ def show(name: str | None = None) -> None:
         *((n, e.summary, "models that know p(z | x)" if e.exact else "any model") for n, e in WHOLE.items()),
         *((n, e.summary, f"{e.latents} latents") for n, e in FAMILIES.items()),
         *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())])
+    _table("methods", ("method", "what", "options"), (
+        (n, e.summary, " ".join(key for key, one in known_options().items() if one.name in names(e.options)))
+        for n, e in METHODS.items()))
     _table("data sets", ("data", "what", "serves as"), (
         (n, e.summary, ", ".join(e.gives)) for n, e in DATASETS.items()))
     kinds = "; ".join(f"{k}: {v}" for k, v in KINDS.items())

@@ -91,7 +91,7 @@ def test_readme_examples_run() -> None:
 
 def test_readme_names_every_model_guide_and_data_set() -> None:
     text = (ROOT / "README.md").read_text()
-    for name in (*zoo.MODELS, *zoo.DATASETS, *guides.WHOLE, *guides.FAMILIES, *guides.AMORTISATIONS):
+    for name in (*zoo.MODELS, *zoo.DATASETS, *guides.WHOLE, *guides.FAMILIES, *guides.AMORTISATIONS, *experiments.METHODS):
         assert f"`{name}`" in text, name
 
 
