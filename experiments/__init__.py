@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from experiments.inference.registry import METHODS
     from experiments.journal import Journal
     from experiments.loading import Loaded, load
-    from experiments.marginal import Evidence, evidence
+    from experiments.log_evidence.evidence import evidence
+    from experiments.log_evidence.result import Evidence
     from experiments.record import Record
     from experiments.runs import RunOptions, resume, run
     from experiments.spec import Spec
@@ -40,7 +41,7 @@ _LAZY = {
     "EMOptions": "experiments.inference.options:EMOptions",
     "Estimate": "experiments.weights:Estimate",
     "Evaluation": "experiments.evaluation:Evaluation",
-    "Evidence": "experiments.marginal:Evidence",
+    "Evidence": "experiments.log_evidence.result:Evidence",
     "Fit": "experiments.fitting:Fit",
     "FixedDrawsOptions": "experiments.inference.options:FixedDrawsOptions",
     "Gap": "experiments.evaluation:Gap",
@@ -67,7 +68,7 @@ _LAZY = {
     "e_step": "experiments.expectation:e_step",
     "elbo": "experiments.expectation:elbo",
     "evaluate": "experiments.evaluation:evaluate",
-    "evidence": "experiments.marginal:evidence",
+    "evidence": "experiments.log_evidence.evidence:evidence",
     "expected_log_joint": "experiments.expectation:expected_log_joint",
     "fit": "experiments.fitting:fit",
     "fit_seeds": "experiments.fitting:fit_seeds",

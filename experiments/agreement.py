@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from experiments.evaluation import worst_khat
-from experiments.marginal import ERRORS, Evidence
+from experiments.log_evidence.result import ERRORS, Evidence
 from experiments.reliability import KHAT
 from experiments.weights import LogWeights
 
@@ -33,7 +33,7 @@ def beside(found: Evidence, weights: Mapping[str, LogWeights]) -> Evidence:
         **{f"the importance-weighted bound of '{text}'": bound for text, bound in own.items()}})
     tops = {text: value + ERRORS * se + se**2 for text, (value, se) in own.items()}
     low = [f"'{text}'" for text, top in tops.items() if top < found.lower and _even(weights[text])]
-    if low and found.kind in ("bracketed", "estimated") and not found.remark:
+    if low and found.entry.drawn and not found.remark:
         return found.noting(
             f"modes that some guides miss, or tails: {', '.join(low)} has even weights and a bound below the others'")
     return found

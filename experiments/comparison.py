@@ -12,7 +12,7 @@ from experiments.contest import Contested, alone, contested
 from experiments.evaluation import summarise
 from experiments.fitting import fit_seeds, one_view
 from experiments.journal import Journal
-from experiments.marginal import Evidence
+from experiments.log_evidence.result import Evidence
 from experiments.streams import Stream
 from experiments.table import Comparison, Row
 from experiments.weights import LogWeights, log_weights

@@ -19,7 +19,8 @@ from experiments.holdout import Partition, partition
 from experiments.inference.options import names
 from experiments.inference.registry import check_options, default_method, entry
 from experiments.journal import Journal
-from experiments.marginal import Evidence, evidence
+from experiments.log_evidence.evidence import evidence
+from experiments.log_evidence.result import Evidence
 from experiments.splitting import Split, fit_free, free_member, split
 from experiments.streams import Stream
 from experiments.weights import LogWeights, log_weights

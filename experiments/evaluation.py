@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from experiments.fitting import pair
-from experiments.marginal import Evidence, evidence
+from experiments.log_evidence.evidence import evidence
+from experiments.log_evidence.result import Evidence
 from experiments.reliability import misses_mass
 from experiments.streams import Stream
 from experiments.weights import Z95, Estimate, LogWeights, log_weights

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from experiments.log_evidence.estimator import Estimator, Question, Unsettled
+from experiments.log_evidence.result import Evidence
 from experiments.modes import Modes, find_modes
 from experiments.weights import chunks, log_joint, work
 from zoo.data import Data
@@ -20,6 +22,30 @@ from zoo.program import seeded
 NODES, ROUGH = {1: 401, 2: 121}, {1: 101, 2: 41}
 #: Half-width of the grid, in posterior standard deviations.
 WIDTH = 10.0
+#: Numbers that a quadrature may touch: nodes × units × parameters. Beyond it, as with networks, a bracket is quicker.
+MAX_WORK = 2**28
+#: A quadrature whose grids differ by more than this many nats per unit is not trusted.
+MAX_ERROR = 1e-3
+
+
+class Quadrature(Estimator):
+    """The integral over each unit's one or two latents, see :func:`integrate`."""
+
+    def misfit(self, question: Question) -> str:
+        model, latents = question.model, question.model.latents(question.x)
+        if latents.discrete or latents.size not in NODES:
+            return f"expected 1 or 2 continuous latents per unit for quadrature; got {latents.size}; use a bracket"
+        parameters = sum(p.numel() for p in model.parameters())
+        if NODES[latents.size] ** latents.size * latents.units * (latents.size + parameters) > MAX_WORK:
+            return f"expected a density that is cheap for quadrature; got {parameters:,} parameters; use a bracket"
+        return ""
+
+    def run(self, question: Question) -> Evidence:
+        found = integrate(question.model, question.x)
+        total, error = float(found.value.sum()), float(found.error.sum())
+        if not math.isfinite(total) or error > MAX_ERROR * len(found.value):
+            raise Unsettled(f"quadrature of {question.model.label} did not settle ({error:.2g} nats between grids)")
+        return Evidence("quadrature", total, 0.0, total - error, total + error, found.value)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.files import whole
 from experiments.grid import read_grid, read_toml
+from experiments.log_evidence.registry import ESTIMATORS
 from experiments.spec import Spec
 from zoo.errors import ZooError
 
@@ -119,8 +120,14 @@ class _Gap(_Number):
     upper: float | None
 
 
+def _kind(name: str) -> str:
+    if name not in ESTIMATORS:
+        raise ValueError(f"expected one of {', '.join(ESTIMATORS)}")
+    return name
+
+
 class _Evidence(_Gap):
-    kind: Literal["exact", "quadrature", "bracketed", "estimated", "lower_bound"]
+    kind: Annotated[str, AfterValidator(_kind)]
     guide: str | None = None
     method: str | None = None
     remark: str = ""

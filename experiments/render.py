@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from experiments.fitting import Fit
     from experiments.table import Comparison
 
-KINDS = {
-    "exact": "exact", "quadrature": "by quadrature",
-    "bracketed": "bracketed by {method} weights from '{source}' and from exact posterior draws, 95%",
-    "estimated": "estimated: bracketed by {method} weights from '{source}' and from Markov chains, 95%",
-    "lower_bound": "an importance-weighted lower bound from '{source}', so gaps are lower bounds too",
-}
 
 def number(value: float | None, se: float | None = None) -> str:
     """Write a number to the digits its error allows: two digits of the error, or three decimals where it is exact.
@@ -197,10 +191,10 @@ def _blocks(table: Comparison, rows: list[dict[str, Any]], out: Console, columns
 def _evidence(table: Comparison) -> str:
     """Say what log p(x | θ) is, and how it is known."""
     found, units = table.evidence, table.units
-    kind = KINDS[found.kind].format(source=found.source, method=found.method)
-    if found.kind not in ("bracketed", "estimated") or found.upper is None:
+    kind = found.entry.words.format(source=found.source, method=found.method)
+    if not found.entry.drawn or found.upper is None:
         value = "—" if found.value is None else number(found.value, found.se)  # exact, or widened by what contradicts it
-        if found.kind != "lower_bound" and (found.value is None or found.width > 1e-2):
+        if found.entry.bounded and (found.value is None or found.width > 1e-2):
             value += f" [{found.lower:.3f}, {found.upper:.3f}]"
         each = f" ({found.middle / units:.3f} per unit)" if units > 1 else ""
         return f"log p(x | θ) = {value} nats{each}, {kind}"

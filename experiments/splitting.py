@@ -11,7 +11,7 @@ import torch
 
 from experiments.evaluation import Gap
 from experiments.fitting import Fit, fit
-from experiments.marginal import Evidence
+from experiments.log_evidence.result import Evidence
 from experiments.weights import Z95, LogWeights
 from guides.amortisation import Free
 from guides.guide import BaseGuide, Guide

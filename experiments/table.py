@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.evaluation import Evaluation, Gap
 from experiments.fitting import Fit
 from experiments.holdout import Partition
-from experiments.marginal import Evidence
+from experiments.log_evidence.result import Evidence
 from experiments.splitting import Split
 from experiments.weights import Estimate
 from guides.guide import BaseGuide

@@ -19,7 +19,7 @@ import guides
 import zoo
 from experiments.annealing import posterior_draws
 from experiments.bracketing import Bracket
-from experiments.marginal import _of
+from experiments.log_evidence.brackets import _of
 from experiments.pooling import pooled
 from experiments.proposals import EqualMixture, MixtureGuide, Tails
 from experiments.restarts import search

@@ -14,7 +14,7 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.marginal import Evidence
+from experiments.log_evidence.result import Evidence
 from experiments.resolution import Resolution
 from experiments.restarts import search
 

@@ -14,7 +14,8 @@ from torch.distributions import constraints
 import experiments
 import guides
 import zoo
-from experiments.marginal import GROUPS, T95, _bound
+from experiments.log_evidence.estimator import Question
+from experiments.log_evidence.lower_bound import GROUPS, T95, LowerBound
 from experiments.weights import LogWeights
 
 X = torch.tensor([0.2, 0.9, 1.4, 0.5], dtype=torch.double)
@@ -252,7 +253,7 @@ def test_the_bound_comes_from_the_most_even_weights_and_has_students_interval() 
     table = experiments.compare(zoo.build("logistic_regression", x), x, ["mean_field", "full_rank"])
     assert table.evidence.source.startswith("full_rank + mean_field")  # all guides contribute, the most even weights first
     assert table.evidence.kind == "estimated"
-    bound = _bound(table.model, table.guide("full_rank"), x, None, 0)
+    bound = LowerBound().run(Question(table.model, x, [table.guide("full_rank")]))
     assert bound.kind == "lower_bound"
     assert bound.lower == pytest.approx(bound.value - T95 * bound.se)
     assert bound.lower < table.evidence.upper

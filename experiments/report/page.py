@@ -12,8 +12,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from experiments.log_evidence.registry import ESTIMATORS
 from experiments.record import Record
-from experiments.render import COLUMNS, KINDS, interval
+from experiments.render import COLUMNS, interval
 from experiments.report.charts import BARS, bars, chart, each, short, splits
 from experiments.report.facts import Trace, differing, finished, objective_of, plain, settings, traces_of
 from experiments.report.tables import Cell, Table, summary_table, tables
@@ -45,7 +46,7 @@ def page(records: Sequence[Record], command: str | None = None) -> str:
     runs = [_run(name, record, FEW_POINTS if several else POINTS) for name, record in list(named.items())[:MOST["runs"]]]
     told = {
         "title": _title(records), "runs": runs, "left": len(named) - len(runs), "command": command,
-        "several": _several(named) if several else None, "most": MOST, "kinds": KINDS, "plain": plain, "short": short}
+        "several": _several(named) if several else None, "most": MOST, "estimators": ESTIMATORS, "plain": plain, "short": short}
     best = max(runs, key=lambda run: _best_elbo(run["table"]))
     _embed(best, LARGEST - len(_template().render(told).encode()), all_or_none=several)
     return _template().render(told).lstrip()

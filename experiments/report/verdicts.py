@@ -8,15 +8,15 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from experiments.log_evidence.registry import ESTIMATORS, Level
 from experiments.record import Record
 from experiments.reliability import EVEN, KHAT, misses_mass
 from experiments.render import number
 from experiments.report.charts import middle
 from experiments.report.facts import differing, objective_of, settings, traces_of
 
-Level = Literal["good", "caution", "bad"]
 #: From the best to the worst.
 LEVELS: tuple[Level, ...] = ("good", "caution", "bad")
 
@@ -28,14 +28,6 @@ LOW = 0.1
 NEGLIGIBLE = 1e-3
 #: A range of a few seeds up to this many standard errors is what Monte-Carlo noise alone would give.
 NOISE = 4.0
-
-EVIDENCE: dict[str, tuple[Level, str]] = {
-    "exact": ("good", "log p(x | θ) is exact: a closed form or an enumeration"),
-    "quadrature": ("good", "log p(x | θ) is by quadrature, its error within the interval"),
-    "bracketed": ("good", "log p(x | θ) is bracketed: an interval that holds on both sides"),
-    "estimated": ("caution", "log p(x | θ) is estimated: its upper end comes from Markov chains, which may miss modes"),
-    "lower_bound": ("caution", "log p(x | θ) is only bounded from below, so the gaps are lower bounds too"),
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ def _evidence(comparison: dict[str, Any]) -> list[Verdict]:
     shared, rows = comparison["log_evidence"], comparison["guides"]
     evidences = [shared] if shared else [row["log_evidence"] for row in rows]
     kinds, remarks = {found["kind"] for found in evidences}, dict.fromkeys(found.get("remark", "") for found in evidences)
-    judged = [Verdict("evidence", *EVIDENCE[kind]) for kind in EVIDENCE if kind in kinds]
+    judged = [Verdict("evidence", entry.level, entry.verdict) for kind, entry in ESTIMATORS.items() if kind in kinds]
     judged += [Verdict("evidence", "caution", remark) for remark in remarks if remark]
     return judged + [Verdict("draws", "caution", f"'{row['guide']}': {row['remark']}") for row in rows if row.get("remark")]
 

@@ -1,0 +1,79 @@
+"""log p(x | θ): the best there is, and it says which."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from experiments.log_evidence.estimator import Question, Unsettled
+from experiments.log_evidence.registry import ESTIMATORS
+from experiments.log_evidence.result import Evidence
+from experiments.resolution import Resolution
+from guides.guide import BaseGuide, paired
+from zoo.data import Data
+from zoo.errors import ZooError, ZooWarning
+from zoo.model import Model
+from zoo.program import Program, evaluating
+
+
+def evidence(
+    model: Model | Program, x: Data, guide: BaseGuide | Sequence[BaseGuide] | None = None, *, draws: int | None = None,
+    seed: int = 0, exact: Tensor | None = None, precision: float | None = None,
+) -> Evidence:
+    """Return the best available log p(x | θ), and of which kind it is.
+
+    The first registered estimator that can answer is asked: exact where the model knows it; by quadrature where a unit has one
+    or two latents and the density is cheap; else a bracket from ``guide``, see :func:`experiments.bracket`. Where that can't be
+    had (a Pyro guide whose density is known at its own draws alone), the importance-weighted lower bound of ``guide``.
+    Several guides are mixed in equal shares, and modes that none of them holds are looked for from the prior and added: see
+    :func:`experiments.pooling.pooled`.
+
+    Args:
+        model: a model or a bare Pyro program.
+        x: the data.
+        guide: whose draws the bounds take, or several, the best first; needed where there is no other way.
+        draws: of the importance-weighted bounds, per unit.
+        seed: of the draws.
+        precision: nats, of each unit: instead of a bracket, the importance-weighted bound of the first guide, with as many
+            draws for each unit as that takes: see :func:`experiments.importance.importance`.
+        exact: draws of the exact posterior given ``x`` at this very θ, (draws, units, d), where ``x`` was simulated from it.
+
+    Raises:
+        ZooError: only bounds are possible and there is no guide, or ``exact`` has another shape.
+
+    Warns:
+        ZooWarning: quadrature did not settle, Markov chains disagree, or there is only a lower bound.
+
+    >>> import zoo
+    >>> x = zoo.dataset("faithful").x
+    >>> evidence(zoo.build("gmm", x), x).kind
+    'exact'
+    """
+    guides = [] if guide is None else [guide] if isinstance(guide, BaseGuide) else list(guide)
+    model = paired(model, guides[0] if guides else None)
+    for other in guides:
+        paired(model, other)
+    with evaluating(model, *guides):
+        found = _first(Question(model, x, guides, draws, seed, exact, precision))
+        return found.resolved(Resolution.of(model, guides[0], x, seed)) if guides and found.kind != "exact" else found
+
+
+def _first(question: Question) -> Evidence:
+    """Ask the estimators in order of trust; return the first answer, and warn of those that had none to be trusted."""
+    reason = ""
+    for name, entry in ESTIMATORS.items():
+        estimator = entry.build()
+        misfit = estimator.misfit(question)
+        if misfit:
+            reason = misfit
+            continue
+        try:
+            return estimator.run(question)
+        except NotImplementedError:
+            continue
+        except Unsettled as error:
+            reason = str(error)
+            warnings.warn(ZooWarning(f"log p(x) of {question.model.label} can't be '{name}': {error}"), stacklevel=3)
+    raise ZooError(reason)

@@ -1,0 +1,62 @@
+"""A lower bound on log p(x | θ), from one guide's importance weights."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+
+from experiments.importance import importance
+from experiments.log_evidence.estimator import Estimator, Question, no_guide
+from experiments.log_evidence.result import Evidence
+from experiments.weights import Z95, log_weights, work
+from guides.whole import Prior
+from zoo.errors import ZooWarning
+
+#: The importance-weighted bound is averaged over this many independent groups of draws.
+GROUPS = 16
+#: Two-sided 95% of Student's t with GROUPS − 1 degrees of freedom.
+T95 = 2.131449545559323
+#: Between the seeds of two groups.
+STRIDE = 7919
+
+
+class LowerBound(Estimator):
+    """The importance-weighted bound of the first guide: its expectation is at most log p(x | θ).
+
+    With a ``precision``, as many draws for each unit as that takes: see :func:`experiments.importance.importance`. Else
+    :data:`GROUPS` groups of as many draws as are affordable.
+    """
+
+    def misfit(self, question: Question) -> str:
+        return no_guide(question)
+
+    def run(self, question: Question) -> Evidence:
+        return _grouped(question) if question.precision is None else _precise(question, question.precision)
+
+
+def _precise(question: Question, precision: float) -> Evidence:
+    guide = question.guides[0]
+    found = importance(question.model, guide, question.x, precision, seed=question.seed)
+    short = int((found.se > precision).sum())
+    if short:
+        warnings.warn(ZooWarning(
+            f"{short} of {len(found.se)} units did not come to {precision:g} nats within {int(found.draws.max())} draws of "
+            f"'{guide.text}'; use a guide closer to the posterior, or leave precision out"), stacklevel=4)
+    total, se = float(found.value.sum()), float(found.se.square().sum().sqrt())
+    return Evidence("lower_bound", total, se, total - Z95 * se, None, found.value, guide.text, "importance")
+
+
+def _grouped(question: Question) -> Evidence:
+    model, x, guide, draws = question.model, question.x, question.guides[0], question.draws
+    latents = model.latents(x)
+    most = 256 if isinstance(guide, Prior) else 2048  # the prior is drawn by running the program, one by one
+    each = draws // GROUPS + 2 if draws is not None else int(
+        min(most, max(128, 2**25 // GROUPS // work(x, latents.units, latents.size))))
+    groups = torch.stack([
+        log_weights(model, guide, x, each, seed=question.seed + STRIDE * (group + 1)).importance_bound()
+        for group in range(GROUPS)])
+    units = groups.mean(0)
+    total, se = float(units.sum()), float(groups.sum(1).std()) / math.sqrt(GROUPS)
+    return Evidence("lower_bound", total, se, total - T95 * se, None, units, guide.text)
