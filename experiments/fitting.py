@@ -34,7 +34,7 @@ from zoo.model import Model
 from zoo.program import Program, seeded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit:
     """A finished fit. ``model`` and ``guide`` hold the parameters it found.
 
@@ -70,6 +70,15 @@ class Fit:
     states: States | None = field(default=None, repr=False)
     remarks: tuple[str, ...] = ()
     objective: str = "ELBO"
+
+    def __repr__(self) -> str:
+        bound = "nothing to fit" if self.bound is None else f"{self.objective} {self.bound:.4f} nats"
+        units, steps = (f"{n:,} {what}{'s' if n != 1 else ''}" for n, what in ((self.units, "unit"), (self.steps, "step")))
+        ended = "converged" if self.converged else "not converged"
+        lines = [
+            f"Fit of '{self.guide.text}' to {self.model.label} by {self.method}", f"{bound}, {units}",
+            f"{ended} after {steps}, {self.seconds:.2f} s", self.stopped, *self.remarks]
+        return "\n  ".join(filter(None, lines))
 
     @property
     def elbo(self) -> float | None:

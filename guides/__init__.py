@@ -1,4 +1,14 @@
-"""Variational families q(z | x; φ) for the models of the zoo. Names load when first used."""
+"""Variational guides q(z | x; φ): a family of distributions, and how each unit comes by its φ.
+
+- ``build`` makes a guide from how it is written, as ``mean_field:encoder``; ``as_guide`` wraps any Pyro guide; ``parse`` reads
+  the text into a ``GuideSpec``. ``all_guides``, ``fitting_guides`` and ``default_guides`` list what there is for a model.
+- ``FAMILIES`` are classes of ``Family``, of ``NormalBase`` where noise can be held, of ``Normal`` where natural gradients climb;
+  ``Start`` is where their φ begins.
+- ``AMORTISATIONS`` are classes of ``Amortisation``: ``Free``, ``Encoder`` and ``Semi``.
+- ``WHOLE`` guides have neither: ``Exact`` and ``Prior``. ``Guide``, ``ProgramGuide`` and these are each a ``BaseGuide``.
+
+Names load when first used.
+"""
 
 from __future__ import annotations
 
@@ -41,3 +51,7 @@ __all__ = [
 
 
 __getattr__ = lazy(__name__, _LAZY)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 import subprocess
 import sys
@@ -29,6 +30,13 @@ PUBLIC = {
                   "expected_log_joint", "fit", "fit_seeds", "free_member", "load", "log_weights", "m_step", "posterior",
                   "read_grid", "resume", "run", "split", "sweep"],
 }
+
+
+@pytest.mark.parametrize("package", PUBLIC, ids=lambda p: p.__name__)
+def test_a_package_lists_its_public_names_and_its_help_shows_them_first(package: ModuleType) -> None:
+    assert dir(package) == sorted(PUBLIC[package])
+    first = pydoc.plain(pydoc.render_doc(package)).split("PACKAGE CONTENTS")[0]
+    assert [name for name in PUBLIC[package] if f"``{name}``" not in first] == []
 
 
 @pytest.mark.parametrize("package", PUBLIC, ids=lambda p: p.__name__)

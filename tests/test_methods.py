@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,17 @@ def test_a_method_is_added_by_one_class_and_one_line(monkeypatch: pytest.MonkeyP
     spec = complete(model="eight_schools", guides=("mean_field",), method="centre", pull=0.25, command="fit")
     assert spec.fitting == {"pull": 0.25}
     assert spec.plain()["pull"] == 0.25
+
+
+def test_a_fit_prints_as_a_few_lines() -> None:
+    x = zoo.dataset("faithful").x
+    model = zoo.build("gmm", x)
+    text = repr(experiments.fit(model, "exact", x, steps=2))
+    assert re.sub(r"[\d.]+ s$", "0 s", text.splitlines()[2]) == "  not converged after 2 steps, 0 s"
+    assert text.splitlines()[0] == "Fit of 'exact' to gmm by em"
+    assert re.fullmatch(r"  ELBO -\d{4}\.\d{4} nats, 272 units", text.splitlines()[1])
+    assert text.splitlines()[3] == "  not converged: 2 steps; raise --steps"
+    assert "nothing to fit" in repr(experiments.fit(model, "exact", x, train_model=False))
 
 
 # -- options -------------------------------------------------------------------------------------------------------------

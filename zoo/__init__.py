@@ -1,4 +1,13 @@
-"""Latent-variable models p(x, z | θ) as Pyro programs. See :class:`zoo.Model`; names load when first used."""
+"""Latent-variable models p(x, z | θ) as Pyro programs, and data for them.
+
+- ``build`` makes a registered model, ``as_model`` wraps a program of one's own, ``Model`` is what both are: ``MODELS`` lists them.
+- ``dataset`` loads a ``Dataset``: ``DATASETS`` lists them.
+- ``Latents`` says how z is laid out, ``Enumerated`` is a posterior over a finite support.
+- ``seeded`` draws by a seed and puts torch's generator back, ``mapped`` keeps data on disk.
+- ``ZooError`` and ``ZooWarning`` are one line each: what was expected, what came, what to do.
+
+Names load when first used.
+"""
 
 from __future__ import annotations
 
@@ -36,3 +45,7 @@ __all__ = [
 
 
 __getattr__ = lazy(__name__, _LAZY)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
