@@ -1,14 +1,14 @@
 """Fit, evaluate and compare guides; the posterior as an ArviZ tree; runs that survive.
 
-- ``fit`` and ``fit_seeds`` return a ``Fit``: ``METHODS`` lists how, a ``Method`` solves a ``Problem`` by its ``Options``, which are
-  ``EMOptions``, ``FixedDrawsOptions`` and ``SVIOptions``. EM step by step: ``e_step``, ``m_step``, ``expected_log_joint``, ``elbo``,
-  and each ``Iteration``.
+- ``fit`` and ``fit_seeds`` return a ``Fit``: ``METHODS`` lists how, a ``Method`` solves a ``Problem`` by its ``Options``, which
+  are ``EMOptions``, ``FixedDrawsOptions`` and ``SVIOptions``. EM step by step: ``e_step``, ``m_step``, ``expected_log_joint``,
+  ``elbo``, and each ``Iteration``.
 - ``evaluate`` returns an ``Evaluation``: the ELBO as an ``Estimate``, the ``Gap``. ``log_weights`` returns ``LogWeights``.
 - ``evidence`` returns ``Evidence``, ``bracket`` a ``Bracket`` of log p(x | θ).
 - ``compare`` returns a ``Comparison`` with a ``Row`` a guide. ``split`` splits an encoder's gap into a ``Split``, by its
   ``free_member``. ``posterior`` is the ArviZ tree.
-- ``run``, ``resume`` and ``load`` do, go on with and read a run: a ``Spec``, ``RunOptions``, what is ``Loaded``, its ``Record``.
-  ``sweep`` does a ``Grid`` that ``read_grid`` read, by ``SweepOptions``.
+- ``run``, ``resume`` and ``load`` do, go on with and read a run: a ``Spec``, ``RunOptions``, what is ``Loaded``, its
+  ``Record``. ``sweep`` does a ``Grid`` that ``read_grid`` read, by ``SweepOptions``.
 - A ``Callback`` hears of each ``Moment`` of a fit: ``Metrics`` and ``TensorBoard`` are two. A ``Journal`` keeps checkpoints.
 
 Names load when first used.

@@ -2,8 +2,8 @@
 
 - ``build`` makes a guide from how it is written, as ``mean_field:encoder``; ``as_guide`` wraps any Pyro guide; ``parse`` reads
   the text into a ``GuideSpec``. ``all_guides``, ``fitting_guides`` and ``default_guides`` list what there is for a model.
-- ``FAMILIES`` are classes of ``Family``, of ``NormalBase`` where noise can be held, of ``Normal`` where natural gradients climb;
-  ``Start`` is where their φ begins.
+- ``FAMILIES`` are classes of ``Family``, of ``NormalBase`` where noise can be held, of ``Normal`` where natural gradients
+  climb; ``Start`` is where their φ begins.
 - ``AMORTISATIONS`` are classes of ``Amortisation``: ``Free``, ``Encoder`` and ``Semi``.
 - ``WHOLE`` guides have neither: ``Exact`` and ``Prior``. ``Guide``, ``ProgramGuide`` and these are each a ``BaseGuide``.
 

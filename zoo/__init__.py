@@ -1,6 +1,7 @@
 """Latent-variable models p(x, z | θ) as Pyro programs, and data for them.
 
-- ``build`` makes a registered model, ``as_model`` wraps a program of one's own, ``Model`` is what both are: ``MODELS`` lists them.
+- ``build`` makes a registered model, ``as_model`` wraps a program of one's own; both are a ``Model``. ``MODELS`` lists those
+  that are registered.
 - ``dataset`` loads a ``Dataset``: ``DATASETS`` lists them.
 - ``Latents`` says how z is laid out, ``Enumerated`` is a posterior over a finite support.
 - ``seeded`` draws by a seed and puts torch's generator back, ``mapped`` keeps data on disk.
