@@ -14,11 +14,11 @@ from torch import Tensor
 
 import experiments
 import zoo
-from experiments.callbacks import Watch
-from experiments.journal import INTERVAL, Journal
-from experiments.record import find_runs, read
-from experiments.report import page
-from experiments.trackers import Metrics
+from experiments.fits.callbacks import Watch
+from experiments.fits.journal import INTERVAL, Journal
+from experiments.fits.trackers import Metrics
+from experiments.reporting.report import page
+from experiments.runs.record import find_runs, read
 
 #: Runs of each kind, in turn; steps of each, so that it lasts longer than the interval.
 REPEATS, STEPS = 3, 12_000

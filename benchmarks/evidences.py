@@ -15,7 +15,7 @@ from torch import Tensor
 import experiments
 from benchmarks.digits import UNITS, Digits, trained
 from benchmarks.results import Ratio, Result, Row
-from experiments.importance import importance
+from experiments.log_evidence.importance import importance
 from guides.guide import BaseGuide
 from zoo.model import Model
 

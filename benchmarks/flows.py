@@ -15,7 +15,7 @@ import zoo
 from benchmarks.race import Race, in_turn, slope
 from benchmarks.results import Result, Row
 from benchmarks.sides import zuko_flow
-from experiments.training import SCHEDULES
+from experiments.inference.svi.options import SCHEDULES
 
 KINDS = ("spline", "maf")
 #: Steps of a run, and of the shorter run that is taken off it; rows a step; rate of Adam.

@@ -96,7 +96,7 @@ def growth() -> Result:
 
 def _iteration(count: int, columns: int, components: int) -> Callable[[], Any]:
     """Return an E-step and an M-step on rows of a mixture."""
-    from experiments.moments import expectation
+    from experiments.inference.em.moments import expectation
 
     x = mixture(count, columns, components)
     work = expectation(zoo.build("gmm", x, components=components), x)

@@ -13,10 +13,10 @@ import torch
 
 import experiments
 import zoo
-from experiments.bracketing import bracket
-from experiments.engine import held
-from experiments.fitting import one_view
-from experiments.holdout import partition
+from experiments.comparison.holdout import partition
+from experiments.inference.engine import held
+from experiments.inference.fit import one_view
+from experiments.log_evidence.bracket import bracket
 
 GUIDE = "mean_field:encoder(hidden=(400,))"
 STEPS, CHAINS, TEMPERATURES, SEED = 3000, 4, 32, 0

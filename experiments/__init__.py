@@ -21,81 +21,81 @@ from typing import TYPE_CHECKING
 from zoo.registry import lazy
 
 if TYPE_CHECKING:
-    from experiments.bracketing import Bracket, bracket
-    from experiments.callbacks import Callback, Moment
-    from experiments.comparison import compare
-    from experiments.engine import Iteration
-    from experiments.evaluation import Evaluation, Gap, evaluate
-    from experiments.expectation import e_step, elbo, expected_log_joint, m_step
-    from experiments.fitting import Fit, fit, fit_seeds
-    from experiments.grid import Grid, read_grid
+    from experiments.comparison.compare import compare
+    from experiments.comparison.gap_split import Split, free_member, split
+    from experiments.comparison.table import Comparison, Row
+    from experiments.diagnostics.evaluation import Evaluation, Gap, evaluate
+    from experiments.diagnostics.posterior import posterior
+    from experiments.fits.callbacks import Callback, Moment
+    from experiments.fits.journal import Journal
+    from experiments.fits.trackers import Metrics, TensorBoard
+    from experiments.inference.em.expectation import e_step, elbo, expected_log_joint, m_step
+    from experiments.inference.engine import Iteration
+    from experiments.inference.fit import Fit, fit, fit_seeds
     from experiments.inference.method import Method, Problem
     from experiments.inference.options import EMOptions, FixedDrawsOptions, Options
     from experiments.inference.registry import METHODS
-    from experiments.journal import Journal
-    from experiments.loading import Loaded, load
+    from experiments.inference.svi.options import SVIOptions
+    from experiments.log_evidence.bracket import Bracket, bracket
     from experiments.log_evidence.evidence import evidence
+    from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
     from experiments.log_evidence.result import Evidence
-    from experiments.record import Record
-    from experiments.runs import RunOptions, resume, run
-    from experiments.spec import Spec
-    from experiments.splitting import Split, free_member, split
-    from experiments.sweeping import SweepOptions, sweep
-    from experiments.table import Comparison, Row
-    from experiments.trackers import Metrics, TensorBoard
-    from experiments.training import SVIOptions
-    from experiments.tree import posterior
-    from experiments.weights import Estimate, LogWeights, log_weights
+    from experiments.runs.grid import Grid, read_grid
+    from experiments.runs.load import Loaded, load
+    from experiments.runs.record import Record
+    from experiments.runs.run import RunOptions, resume, run
+    from experiments.runs.spec import Spec
+    from experiments.runs.sweep import SweepOptions, sweep
 
 _LAZY = {
     "METHODS": "experiments.inference.registry:METHODS",
-    "Bracket": "experiments.bracketing:Bracket",
-    "Callback": "experiments.callbacks:Callback",
-    "Comparison": "experiments.table:Comparison",
+    "Bracket": "experiments.log_evidence.bracket:Bracket",
+    "Callback": "experiments.fits.callbacks:Callback",
+    "Comparison": "experiments.comparison.table:Comparison",
     "EMOptions": "experiments.inference.options:EMOptions",
-    "Estimate": "experiments.weights:Estimate",
-    "Evaluation": "experiments.evaluation:Evaluation",
+    "Estimate": "experiments.log_evidence.log_weights:Estimate",
+    "Evaluation": "experiments.diagnostics.evaluation:Evaluation",
     "Evidence": "experiments.log_evidence.result:Evidence",
-    "Fit": "experiments.fitting:Fit",
+    "Fit": "experiments.inference.fit:Fit",
     "FixedDrawsOptions": "experiments.inference.options:FixedDrawsOptions",
-    "Gap": "experiments.evaluation:Gap",
-    "Grid": "experiments.grid:Grid",
-    "Iteration": "experiments.engine:Iteration",
-    "Journal": "experiments.journal:Journal",
-    "Loaded": "experiments.loading:Loaded",
-    "LogWeights": "experiments.weights:LogWeights",
+    "Gap": "experiments.diagnostics.evaluation:Gap",
+    "Grid": "experiments.runs.grid:Grid",
+    "Iteration": "experiments.inference.engine:Iteration",
+    "Journal": "experiments.fits.journal:Journal",
+    "Loaded": "experiments.runs.load:Loaded",
+    "LogWeights": "experiments.log_evidence.log_weights:LogWeights",
     "Method": "experiments.inference.method:Method",
-    "Metrics": "experiments.trackers:Metrics",
-    "Moment": "experiments.callbacks:Moment",
+    "Metrics": "experiments.fits.trackers:Metrics",
+    "Moment": "experiments.fits.callbacks:Moment",
     "Options": "experiments.inference.options:Options",
     "Problem": "experiments.inference.method:Problem",
-    "Record": "experiments.record:Record",
-    "Row": "experiments.table:Row",
-    "RunOptions": "experiments.runs:RunOptions",
-    "SVIOptions": "experiments.training:SVIOptions",
-    "Spec": "experiments.spec:Spec",
-    "Split": "experiments.splitting:Split",
-    "SweepOptions": "experiments.sweeping:SweepOptions",
-    "TensorBoard": "experiments.trackers:TensorBoard",
-    "bracket": "experiments.bracketing:bracket",
-    "compare": "experiments.comparison:compare",
-    "e_step": "experiments.expectation:e_step",
-    "elbo": "experiments.expectation:elbo",
-    "evaluate": "experiments.evaluation:evaluate",
+    "Record": "experiments.runs.record:Record",
+    "Row": "experiments.comparison.table:Row",
+    "RunOptions": "experiments.runs.run:RunOptions",
+    "SVIOptions": "experiments.inference.svi.options:SVIOptions",
+    "Spec": "experiments.runs.spec:Spec",
+    "Split": "experiments.comparison.gap_split:Split",
+    "SweepOptions": "experiments.runs.sweep:SweepOptions",
+    "TensorBoard": "experiments.fits.trackers:TensorBoard",
+    "bracket": "experiments.log_evidence.bracket:bracket",
+    "compare": "experiments.comparison.compare:compare",
+    "e_step": "experiments.inference.em.expectation:e_step",
+    "elbo": "experiments.inference.em.expectation:elbo",
+    "evaluate": "experiments.diagnostics.evaluation:evaluate",
     "evidence": "experiments.log_evidence.evidence:evidence",
-    "expected_log_joint": "experiments.expectation:expected_log_joint",
-    "fit": "experiments.fitting:fit",
-    "fit_seeds": "experiments.fitting:fit_seeds",
-    "free_member": "experiments.splitting:free_member",
-    "load": "experiments.loading:load",
-    "log_weights": "experiments.weights:log_weights",
-    "m_step": "experiments.expectation:m_step",
-    "posterior": "experiments.tree:posterior",
-    "read_grid": "experiments.grid:read_grid",
-    "resume": "experiments.runs:resume",
-    "run": "experiments.runs:run",
-    "split": "experiments.splitting:split",
-    "sweep": "experiments.sweeping:sweep",
+    "expected_log_joint": "experiments.inference.em.expectation:expected_log_joint",
+    "fit": "experiments.inference.fit:fit",
+    "fit_seeds": "experiments.inference.fit:fit_seeds",
+    "free_member": "experiments.comparison.gap_split:free_member",
+    "load": "experiments.runs.load:load",
+    "log_weights": "experiments.log_evidence.log_weights:log_weights",
+    "m_step": "experiments.inference.em.expectation:m_step",
+    "posterior": "experiments.diagnostics.posterior:posterior",
+    "read_grid": "experiments.runs.grid:read_grid",
+    "resume": "experiments.runs.run:resume",
+    "run": "experiments.runs.run:run",
+    "split": "experiments.comparison.gap_split:split",
+    "sweep": "experiments.runs.sweep:sweep",
 }
 
 __all__ = [

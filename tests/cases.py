@@ -11,8 +11,8 @@ import torch
 
 import guides
 import zoo
-from experiments.fitting import fit
-from experiments.weights import Estimate, log_weights
+from experiments.inference.fit import fit
+from experiments.log_evidence.log_weights import Estimate, log_weights
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.enumerated import Enumerated
@@ -92,7 +92,7 @@ MOVING = [name for name in zoo.MODELS if list(begun(name)[0].parameters())]
 
 def points(model: Model, guide: BaseGuide, x: Data, draws: int = 64, seed: int = 0) -> tuple[torch.Tensor, Any]:
     """Return z (draws, units, d) from the guide and its distribution."""
-    from experiments.weights import scored
+    from experiments.log_evidence.log_weights import scored
 
     with zoo.seeded(seed), torch.no_grad():
         q = guide.posterior(x)
@@ -101,7 +101,7 @@ def points(model: Model, guide: BaseGuide, x: Data, draws: int = 64, seed: int =
 
 def held_elbo(model: Model, guide: Any, x: Data, noise: torch.Tensor) -> torch.Tensor:
     """Return the ELBO that fixed-draw optimisation sees on ``noise``."""
-    from experiments.held import held_terms
+    from experiments.inference.fixed_draws.held import held_terms
 
     reconstruction, kl = held_terms(model, guide, x, noise)
     return reconstruction - kl

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import experiments
-from experiments.job import prepare
-from experiments.journal import Journal, read, slug
-from experiments.record import read_metrics
-from experiments.runs import RunOptions
-from experiments.spec import Spec, complete
+from experiments.fits.journal import Journal, read, slug
+from experiments.runs.job import prepare
+from experiments.runs.record import read_metrics
+from experiments.runs.run import RunOptions
+from experiments.runs.spec import Spec, complete
 from zoo.errors import Interrupted
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -68,6 +68,6 @@ def interrupted(path: Path, steps: int = 5) -> None:
 
     path.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.journal.SHARE", 1e9)
+        patch.setattr("experiments.fits.journal.SHARE", 1e9)
         with pytest.raises(Interrupted):
             prepare(spec("em")).fitted(journal, [Ask()])

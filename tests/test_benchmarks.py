@@ -248,7 +248,7 @@ def test_a_judge_takes_any_factor_of_a_covariance() -> None:
 
 
 @pytest.mark.parametrize(("stack", "expected"), [
-    ([("/a/torch/autograd/graph.py", "run"), ("/a/torch/_tensor.py", "backward"), ("/b/experiments/svi.py", "step")],
+    ([("/a/torch/autograd/graph.py", "run"), ("/a/torch/_tensor.py", "backward"), ("/b/experiments/inference/svi/svi.py", "step")],
      "backward"),
     ([("/a/torch/optim/adam.py", "step")], "optimiser"),
     ([("/a/torch/nn/linear.py", "forward"), ("/b/guides/amortisation.py", "forward")], "guide"),
@@ -256,7 +256,7 @@ def test_a_judge_takes_any_factor_of_a_covariance() -> None:
      "program trace"),
     ([("/a/torch/distributions/normal.py", "log_prob"), ("/a/pyro/poutine/trace_struct.py", "compute_log_prob"),
       ("/b/zoo/model.py", "log_terms")], "density"),
-    ([("/b/experiments/callbacks.py", "step")], "bookkeeping")])
+    ([("/b/experiments/fits/callbacks.py", "step")], "bookkeeping")])
 def test_a_stack_is_in_one_layer(stack: list[tuple[str, str]], expected: str) -> None:
     assert layer(stack) == expected
 

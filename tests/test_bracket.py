@@ -15,8 +15,8 @@ from torch.distributions import Distribution, Independent, Normal
 import experiments
 import guides
 import zoo
-from experiments.annealing import Annealing, Ends, more_draws, pilot, posterior_draws, schedule
-from experiments.bracketing import Bracket, annealed_bracket, bracket, expected_width, importance_bracket, sandwich
+from experiments.log_evidence.bracket import Bracket, annealed_bracket, bracket, expected_width, importance_bracket, sandwich
+from experiments.samplers.annealing import Annealing, Ends, more_draws, pilot, posterior_draws, schedule
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.model import Model

@@ -18,9 +18,9 @@ import pytest
 
 import zoo
 from experiments.cli import run
-from experiments.journal import slug
-from experiments.spec import Spec
-from experiments.table import Comparison
+from experiments.comparison.table import Comparison
+from experiments.fits.journal import slug
+from experiments.runs.spec import Spec
 
 ZOO = str(Path(sys.executable).parent / "zoo")
 
@@ -263,7 +263,7 @@ def test_a_defect_of_ours_is_one_line_too(capsys: pytest.CaptureFixture[str], mo
 
 def test_spec_refuses_unknown_keys() -> None:
     assert Spec(model="gmm", data="faithful").seed == 0
-    from experiments.spec import checked
+    from experiments.runs.spec import checked
 
     with pytest.raises(zoo.ZooError, match="--sede: unknown key; did you mean 'seed'"):
         checked(model="gmm", data="faithful", sede=3)

@@ -15,9 +15,9 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.containment import quick_family, sibling
-from experiments.contest import contested
-from experiments.journal import Journal
+from experiments.comparison.plan import contested
+from experiments.fits.journal import Journal
+from experiments.inference.containment import quick_family, sibling
 from guides.amortisation import Free
 from guides.family import Family, Normal, Start
 from guides.guide import Guide

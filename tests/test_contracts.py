@@ -15,7 +15,7 @@ import torch
 import experiments
 import guides
 import zoo
-from experiments.objectives import stochastic_bound
+from experiments.inference.svi.objectives import stochastic_bound
 from tests.cases import EXACT, MOVING, PAIRS, TRAINED, case, each, fitted, points, reduced
 from zoo.data import take
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 import experiments
 import zoo
-from experiments.held import Held
-from experiments.journal import Journal
-from experiments.newton import find_mode
-from experiments.optimise import ascend
-from experiments.stopping import TOLERANCE, rises
-from experiments.svi import _Run
+from experiments.fits.journal import Journal
+from experiments.inference.fixed_draws.held import Held
+from experiments.inference.svi.stopping import TOLERANCE, rises
+from experiments.inference.svi.svi import _Run
+from experiments.optimisers.lbfgs import ascend
+from experiments.optimisers.newton import find_mode
 
 ROWS = torch.randn(50, dtype=torch.double, generator=torch.Generator().manual_seed(0)) + 5
 
@@ -279,7 +279,7 @@ def true_elbo(fit: experiments.Fit, x: Tensor) -> Any:
     """The ELBO of a fit's guide in float64, on draws of its own."""
     pair = copy.deepcopy((fit.model, fit.guide))
     with zoo.seeded(7), torch.no_grad():
-        return experiments.weights.log_weights(pair[0].double(), pair[1].double(), x.double(), 4096).elbo()
+        return experiments.log_evidence.log_weights.log_weights(pair[0].double(), pair[1].double(), x.double(), 4096).elbo()
 
 
 def test_a_fit_that_float32_stops_short_goes_on_in_float64() -> None:

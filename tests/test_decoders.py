@@ -18,9 +18,9 @@ from torch import Tensor, nn
 import experiments
 import guides
 import zoo
-from experiments.fitting import fit_seeds
-from experiments.training import SCHEDULES
-from experiments.weights import LogWeights, log_weights
+from experiments.inference.fit import fit_seeds
+from experiments.inference.svi.options import SCHEDULES
+from experiments.log_evidence.log_weights import LogWeights, log_weights
 from guides.guide import BaseGuide
 from zoo.errors import ZooError, ZooWarning
 from zoo.likelihoods import LIKELIHOODS

@@ -13,10 +13,10 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.each import ascend_each
-from experiments.journal import Journal, Stop
-from experiments.noise import normal_noise
-from experiments.optimise import Tape
+from experiments.fits.journal import Journal, Stop
+from experiments.optimisers.each import ascend_each
+from experiments.optimisers.lbfgs import Tape
+from experiments.samplers.quasi_random import normal_noise
 from tests.cases import held_elbo
 from zoo.errors import Interrupted
 
@@ -116,7 +116,7 @@ def test_each_for_itself_is_no_worse_than_all_together() -> None:
     noise = normal_noise(64, 3, 0, x)
     joint = guides.build("full_rank", model, x)
     parameters = list(joint.parameters())
-    done = experiments.optimise.ascend(lambda: held_elbo(model, joint, x, noise).sum(), parameters, 1000)
+    done = experiments.optimisers.lbfgs.ascend(lambda: held_elbo(model, joint, x, noise).sum(), parameters, 1000)
     with torch.no_grad():
         apart = held_elbo(model, free.guide, x, noise) - held_elbo(model, joint, x, noise)
     assert done.converged

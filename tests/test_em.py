@@ -12,8 +12,8 @@ from torch.distributions import constraints
 
 import experiments
 import zoo
-from experiments.acceleration import Anderson
-from experiments.expectation import e_step, elbo, expected_log_joint, m_step
+from experiments.inference.em.expectation import e_step, elbo, expected_log_joint, m_step
+from experiments.optimisers.anderson import Anderson
 
 CASES = [("gmm", {"components": 3, "covariance": c}) for c in ("full", "tied", "diag", "spherical")] + [
     ("ppca", {"latent": 3, "start": "random"}), ("factor_analysis", {"latent": 3, "start": "random"})]

@@ -16,7 +16,7 @@ import guides
 import zoo
 from experiments.log_evidence.estimator import Estimator, Question, Unsettled
 from experiments.log_evidence.registry import ESTIMATORS, EstimatorEntry
-from experiments.record import read
+from experiments.runs.record import read
 
 ROOT = Path(__file__).parent.parent
 X = torch.tensor([0.3, 1.2, -0.4], dtype=torch.double)
@@ -65,8 +65,8 @@ def with_first(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     added = {"known": entry}
     for module in ("registry", "result", "evidence"):
         monkeypatch.setattr(f"experiments.log_evidence.{module}.ESTIMATORS", {**added, **ESTIMATORS})
-    monkeypatch.setattr("experiments.record.ESTIMATORS", {**added, **ESTIMATORS})
-    monkeypatch.setattr("experiments.report.verdicts.ESTIMATORS", {**added, **ESTIMATORS})
+    monkeypatch.setattr("experiments.runs.record.ESTIMATORS", {**added, **ESTIMATORS})
+    monkeypatch.setattr("experiments.reporting.report.verdicts.ESTIMATORS", {**added, **ESTIMATORS})
 
 
 def test_an_estimator_is_added_by_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

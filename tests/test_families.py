@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import experiments
 import guides
 import zoo
-from experiments.weights import log_weights
+from experiments.log_evidence.log_weights import log_weights
 from guides.family import Start
 from guides.flow import CONTEXT, FlowFamily
 from guides.gaussian import FullRank, TrilNormal

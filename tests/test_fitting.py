@@ -14,10 +14,10 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.engine import frozen
-from experiments.noise import normal_noise
-from experiments.optimise import ascend
-from experiments.weights import log_weights
+from experiments.inference.engine import frozen
+from experiments.log_evidence.log_weights import log_weights
+from experiments.optimisers.lbfgs import ascend
+from experiments.samplers.quasi_random import normal_noise
 from tests.cases import held_elbo
 from zoo.low_rank_normal import LowRankNormal
 from zoo.quadratic import Moments
@@ -146,7 +146,7 @@ def test_fixed_draws_refuses_the_exact_guide_and_svi_the_prior() -> None:
 
 def test_fixed_draws_double_until_fresh_noise_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """31 dimensions, full rank: a few hundred draws flatter φ by over 0.01 nats, so they are doubled."""
-    from experiments import held
+    from experiments.inference.fixed_draws import held
 
     used: list[int] = []
     original = normal_noise
@@ -282,7 +282,7 @@ def test_encoders_take_networks_and_refuse_wrong_shapes() -> None:
 
 def test_traces_are_per_unit_of_the_fit_they_belong_to() -> None:
     """θ is fitted on more units than the guides are compared on: their lines must still meet log p(x) per unit."""
-    from experiments import figures
+    from experiments.reporting import figures
 
     x = zoo.dataset("wine", standardise=True).x
     model = zoo.build("ppca", x)
@@ -297,7 +297,7 @@ def test_traces_are_per_unit_of_the_fit_they_belong_to() -> None:
 
 def test_the_elbo_figure_goes_no_deeper_than_its_lines() -> None:
     """A fit that starts at the mode has no way to show below its first step."""
-    from experiments import figures
+    from experiments.reporting import figures
 
     x = zoo.dataset("diabetes", "regression", standardise=True).x
     table = experiments.compare(zoo.build("linear_regression", x), x, ["mean_field"])
@@ -308,7 +308,7 @@ def test_the_elbo_figure_goes_no_deeper_than_its_lines() -> None:
 
 
 def test_gaps_far_apart_have_ticks_that_can_be_read() -> None:
-    from experiments import figures
+    from experiments.reporting import figures
 
     x = zoo.dataset("faithful").x
     table = experiments.compare(zoo.build("ppca", x, latent=1), x, ["exact", "mean_field:encoder", "prior"], steps=100)
@@ -331,7 +331,7 @@ def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
 
 
 def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import fixed_draws, held, parts
+    from experiments.inference.fixed_draws import fixed_draws, held, parts
 
     x, seen = zoo.dataset("eight_schools").x, []
     normal, log_terms = normal_noise, zoo.Model.log_terms

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 import experiments
 import guides
 import zoo
-from experiments import figures
 from experiments.cli import run
-from experiments.job import Job
-from experiments.objectives import Objective, stochastic_bound
-from experiments.splitting import split
-from experiments.streams import Stream
-from experiments.weights import LogWeights
+from experiments.comparison.gap_split import split
+from experiments.inference.svi.objectives import Objective, stochastic_bound
+from experiments.log_evidence.log_weights import LogWeights
+from experiments.reporting import figures
+from experiments.runs.job import Job
+from experiments.runtime.seeds import Stream
 from zoo.program import seeded
 
 WINE = zoo.dataset("wine", standardise=True).tensor
@@ -310,7 +310,7 @@ def test_draws_of_the_fit_and_of_the_evaluation(capsys: pytest.CaptureFixture[st
 
 
 def test_samples_keep_their_shape_where_columns_are_alike_alone() -> None:
-    from experiments.pictures import samples
+    from experiments.reporting.pictures import samples
 
     for data, model, aspect in (("two_moons", "gmm", 1.0), ("faithful", "gmm", "auto")):
         x = zoo.dataset(data).tensor

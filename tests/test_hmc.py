@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import zoo
-from experiments import weights
-from experiments.hmc import Kernel, Target, adapt, leapfrog, rhat, run, transition
+from experiments.log_evidence import log_weights as weights
+from experiments.samplers.hmc import Kernel, Target, adapt, leapfrog, rhat, run, transition
 
 SE = 5
 DOUBLE = torch.double

@@ -8,7 +8,7 @@ import torch
 import experiments
 import guides
 import zoo
-from experiments.importance import FIRST, importance
+from experiments.log_evidence.importance import FIRST, importance
 
 
 @pytest.fixture(scope="module")

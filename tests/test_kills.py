@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import experiments
-import experiments.journal
+import experiments.fits.journal
 import zoo
-from experiments.files import locked
-from experiments.job import prepare
-from experiments.journal import Journal
-from experiments.runs import resume, run
-from experiments.trackers import Metrics
+from experiments.fits.journal import Journal
+from experiments.fits.trackers import Metrics
+from experiments.runs.job import prepare
+from experiments.runs.run import resume, run
+from experiments.runtime.files import locked
 from tests.durable import SPECS, bits, gmm, interrupted, quiet, spec
 from zoo.errors import ZooError
 
@@ -107,7 +107,7 @@ def test_a_crash_in_any_write_leaves_what_can_be_gone_on_from(
 
         journal = Journal(tmp_path / str(crash), 0.0)
         with monkeypatch.context() as patch:
-            patch.setattr("experiments.journal.SHARE", 1e9)
+            patch.setattr("experiments.fits.journal.SHARE", 1e9)
             patch.setattr(owner, name, crashing)
             try:
                 experiments.fit(zoo.build("gmm", x), "exact", x, journal=journal, **steps)
@@ -144,7 +144,7 @@ def fill(path: str, limit: int) -> None:
     """Do a run where no file may be larger than ``limit`` bytes, as on a disk that is full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    experiments.journal.SHARE = 1e9  # a checkpoint after each step
+    experiments.fits.journal.SHARE = 1e9  # a checkpoint after each step
     try:
         run(spec("em"), Path(path), quiet(interval=0.0))
     except ZooError as error:

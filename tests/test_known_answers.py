@@ -19,9 +19,9 @@ from sklearn.mixture import GaussianMixture
 import experiments
 import guides
 import zoo
-from experiments.noise import normal_noise
-from experiments.quadrature import integrate
-from experiments.weights import LogWeights, log_weights
+from experiments.log_evidence.log_weights import LogWeights, log_weights
+from experiments.log_evidence.quadrature import integrate
+from experiments.samplers.quasi_random import normal_noise
 from guides.gaussian import MeanField
 from tests.cases import held_elbo
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 import experiments
 import zoo
-from experiments import figures
-from experiments.comparison import fit_one
-from experiments.record import Record, read_metrics
-from experiments.report.charts import chart
-from experiments.report.facts import objective_of, traces_of
-from experiments.smoothing import smoothed
-from experiments.trackers import Metrics, TensorBoard
+from experiments.comparison.compare import fit_one
+from experiments.fits.trackers import Metrics, TensorBoard
+from experiments.reporting import figures
+from experiments.reporting.report.charts import chart
+from experiments.reporting.report.facts import objective_of, traces_of
+from experiments.reporting.smoothing import smoothed
+from experiments.runs.record import Record, read_metrics
 
 
 class Seen(experiments.Callback):

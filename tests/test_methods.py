@@ -17,12 +17,12 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.engine import Outcome
+from experiments.inference.engine import Outcome
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options, option
 from experiments.inference.registry import METHODS, MethodEntry, build_method, default_method, known_options
-from experiments.spec import complete
-from experiments.weights import log_weights
+from experiments.log_evidence.log_weights import log_weights
+from experiments.runs.spec import complete
 from guides.registry import FAMILIES
 from zoo.errors import ZooError
 
@@ -83,7 +83,7 @@ class Centre(Method[CentreOptions]):
     def misfit(self, problem: Problem) -> str:
         return "" if problem.guide.text == "mean_field" else f"expected mean_field for method centre; got {problem.guide.text}"
 
-    def run(self, problem: Problem, options: CentreOptions, watch: experiments.callbacks.Watch) -> Outcome:
+    def run(self, problem: Problem, options: CentreOptions, watch: experiments.fits.callbacks.Watch) -> Outcome:
         loc = next(p for name, p in problem.guide.named_parameters() if name.endswith("loc")).detach()  # shares its memory
         assert isinstance(problem.x, Tensor)
         for step in range(1, options.limit + 1):

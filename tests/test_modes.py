@@ -17,13 +17,13 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.annealing import posterior_draws
-from experiments.bracketing import Bracket
+from experiments.log_evidence.bracket import Bracket
 from experiments.log_evidence.brackets import _of
-from experiments.pooling import pooled
-from experiments.proposals import EqualMixture, MixtureGuide, Tails
-from experiments.restarts import search
-from experiments.weights import Estimate, log_weights
+from experiments.log_evidence.log_weights import Estimate, log_weights
+from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
+from experiments.log_evidence.proposals.pool import pooled
+from experiments.log_evidence.proposals.restarts import search
+from experiments.samplers.annealing import posterior_draws
 from zoo.program import seeded
 
 # What separates what is right from what is not is half a nat and more; intervals are about 0.01 wide.

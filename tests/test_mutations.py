@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 import experiments
 from experiments.cli import run as command
-from experiments.files import digest
-from experiments.journal import Stop
-from experiments.runs import run
-from experiments.spec import complete, keys
+from experiments.fits.journal import Stop
+from experiments.runs.run import run
+from experiments.runs.spec import complete, keys
+from experiments.runtime.files import digest
 from tests.durable import quiet
 from zoo.errors import Interrupted
 
@@ -101,7 +101,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                     stop.signal = signal.SIGINT if now.step == last else None
 
             with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Interrupted):
-                patch.setattr("experiments.journal.SHARE", 1e9)
+                patch.setattr("experiments.fits.journal.SHARE", 1e9)
                 run(complete(**asked), path, quiet(stop=stop, interval=0.0, callbacks=[Ask()]))
             (path / "status.json").unlink(missing_ok=True)
             found.append(path)

@@ -14,8 +14,8 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.natural import Chart, climb_naturally
-from experiments.noise import normal_noise
+from experiments.inference.fixed_draws.natural import Chart, climb_naturally
+from experiments.samplers.quasi_random import normal_noise
 from guides.family import Normal
 from guides.natural import REACH, Curvature
 

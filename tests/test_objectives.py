@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import experiments
 import zoo
-from experiments.fitting import fit
-from experiments.objectives import ESTIMATORS, Objective, Step, drawn_with_score, stochastic_bound
-from experiments.weights import scored
+from experiments.inference.fit import fit
+from experiments.inference.svi.objectives import ESTIMATORS, Objective, Step, drawn_with_score, stochastic_bound
+from experiments.log_evidence.log_weights import scored
 from guides.amortisation import Free
 from guides.gaussian import FullRank
 from guides.guide import Guide

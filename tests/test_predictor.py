@@ -20,11 +20,11 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments import held, natural, projected
-from experiments.means import Drawn
-from experiments.noise import normal_noise
-from experiments.parts import Parts
-from experiments.projected import Projected
+from experiments.inference.fixed_draws import held, natural, projected
+from experiments.inference.fixed_draws.means import Drawn
+from experiments.inference.fixed_draws.parts import Parts
+from experiments.inference.fixed_draws.projected import Projected
+from experiments.samplers.quasi_random import normal_noise
 from guides.family import Normal
 from tests.cases import case
 from zoo.models.regression import design

@@ -24,7 +24,7 @@ from torch.distributions import constraints
 
 import guides
 import zoo
-from experiments.weights import log_weights
+from experiments.log_evidence.log_weights import log_weights
 from guides.program import ProgramGuide, as_guide
 from tests.cases import case
 from zoo.data import Data

@@ -16,8 +16,8 @@ from torch.distributions import Distribution
 
 import experiments
 import zoo
-from experiments.expectation import Expectation, Rows
-from experiments.moments import Polynomials, expectation
+from experiments.inference.em.expectation import Expectation, Rows
+from experiments.inference.em.moments import Polynomials, expectation
 from zoo.data import Data
 from zoo.models.gmm import GMM
 from zoo.probe import Probe

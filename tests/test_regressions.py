@@ -232,7 +232,7 @@ def test_a_narrow_terminal_loses_no_number() -> None:
 
     from rich.console import Console
 
-    from experiments import render
+    from experiments.comparison.compare import text as render
 
     x = zoo.dataset("eight_schools").x
     table = experiments.compare(zoo.build("eight_schools", x), x, ["mean_field"], draws=200)

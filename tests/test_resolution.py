@@ -14,9 +14,9 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
+from experiments.log_evidence.proposals.restarts import search
+from experiments.log_evidence.resolution import Resolution
 from experiments.log_evidence.result import Evidence
-from experiments.resolution import Resolution
-from experiments.restarts import search
 
 T = torch.linspace(0, 10, 25, dtype=torch.double)
 

@@ -15,8 +15,8 @@ import experiments
 import guides
 import zoo
 from experiments.log_evidence.estimator import Question
+from experiments.log_evidence.log_weights import LogWeights
 from experiments.log_evidence.lower_bound import GROUPS, T95, LowerBound
-from experiments.weights import LogWeights
 
 X = torch.tensor([0.2, 0.9, 1.4, 0.5], dtype=torch.double)
 ONE = torch.ones((), dtype=torch.double)

@@ -24,14 +24,14 @@ import torch
 import experiments
 import zoo
 from experiments.cli import run as command
-from experiments.grid import write_toml
-from experiments.job import prepare
-from experiments.journal import Journal, Stop, read
-from experiments.record import NUMBERS, read_metrics
-from experiments.record import read as read_record
-from experiments.runs import RunOptions, resume, run
-from experiments.spec import complete
-from experiments.sweeping import grid_of
+from experiments.fits.journal import Journal, Stop, read
+from experiments.runs.grid import write_toml
+from experiments.runs.job import prepare
+from experiments.runs.record import NUMBERS, read_metrics
+from experiments.runs.record import read as read_record
+from experiments.runs.run import RunOptions, resume, run
+from experiments.runs.spec import complete
+from experiments.runs.sweep import grid_of
 from tests.durable import gmm, interrupted, numbers, quiet, spec
 from zoo.errors import Interrupted, ZooError
 
@@ -175,15 +175,15 @@ def test_changed_data_or_code_is_refused(
     assert "changed since is the data 'x.csv'; put them back, or pass --force" in capsys.readouterr().err
     file.write_text(file.read_text().replace("9,", "6,"))
     with monkeypatch.context() as patch:
-        patch.setattr("experiments.surroundings.code_digest", lambda package: "other" if package == "guides" else "")
-        patch.setattr("experiments.surroundings.installed", lambda name: "0.0")
+        patch.setattr("experiments.runs.provenance.code_digest", lambda package: "other" if package == "guides" else "")
+        patch.setattr("experiments.runs.provenance.installed", lambda name: "0.0")
         assert command(["resume", str(path)]) == 2
         said = capsys.readouterr().err
         assert "torch (" in said
         assert "the code of zoo, guides, experiments" in said
     assert command(["resume", str(path), "--no-report"]) == 0
     (path / "status.json").unlink()
-    monkeypatch.setattr("experiments.surroundings.code_digest", lambda package: "other")
+    monkeypatch.setattr("experiments.runs.provenance.code_digest", lambda package: "other")
     assert command(["resume", str(path), "--force", "--no-report"]) == 0
     assert "goes on although this changed: the code of zoo, guides, experiments" in capsys.readouterr().err
 

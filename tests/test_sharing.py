@@ -43,7 +43,7 @@ def test_sharing_needs_a_group() -> None:
 
 
 def test_what_is_drawn_for_dropout_differs_between_processes() -> None:
-    from experiments.processes import Processes
+    from experiments.runtime.processes import Processes
 
     with zoo.seeded(3):
         drawn = []
@@ -57,7 +57,7 @@ def test_what_is_drawn_for_dropout_differs_between_processes() -> None:
 
 
 def test_shares_hold_every_unit_once() -> None:
-    from experiments.processes import Processes
+    from experiments.runtime.processes import Processes
 
     for units in (1, 2, 7, 300):
         found = [i for rank in range(3) for i in range(units)[Processes(rank, 3).share(units)]]

@@ -19,11 +19,11 @@ import pytest
 import experiments
 import zoo
 from experiments.cli import run as command
-from experiments.grid import READY, expand, find, read_grid, write_toml
-from experiments.job import prepare
-from experiments.record import read, state_of
-from experiments.spec import complete, keys
-from experiments.sweeping import SweepOptions, grid_of, sweep
+from experiments.runs.grid import READY, expand, find, read_grid, write_toml
+from experiments.runs.job import prepare
+from experiments.runs.record import read, state_of
+from experiments.runs.spec import complete, keys
+from experiments.runs.sweep import SweepOptions, grid_of, sweep
 from zoo.errors import ZooError
 
 GRID = """

@@ -13,9 +13,9 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.each import ascend_each
-from experiments.hmc import Kernel, Target, transition
-from experiments.weights import LogWeights, log_joint, log_weights
+from experiments.log_evidence.log_weights import LogWeights, log_joint, log_weights
+from experiments.optimisers.each import ascend_each
+from experiments.samplers.hmc import Kernel, Target, transition
 from zoo.errors import ZooError, ZooWarning
 from zoo.tolerance import UNRAISED, tolerant
 

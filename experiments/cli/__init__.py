@@ -13,7 +13,7 @@ import typer
 
 from experiments.cli import fitting, running, showing  # each adds its commands to the app
 from experiments.cli.app import app
-from experiments.output import remarks
+from experiments.reporting.output import remarks
 from zoo.errors import Interrupted, ZooError
 
 __all__ = ["app", "fitting", "main", "run", "running", "showing"]

@@ -31,7 +31,7 @@ from experiments.cli.options import (
 from experiments.cli.work import Saving, do, said
 
 if TYPE_CHECKING:
-    from experiments.spec import Spec
+    from experiments.runs.spec import Spec
 
 
 @app.command(context_settings=OWN)
@@ -91,8 +91,8 @@ def summary(
         context, command="compare", model=model, data=data, guides=_one(guide, model), method=method, seed=seed,
         draws=draws, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, holdout=0.0,
         **fitting)
-    from experiments.job import prepare
-    from experiments.output import print_summary
+    from experiments.reporting.output import print_summary
+    from experiments.runs.job import prepare
 
     job = prepare(spec)
     said(job)
@@ -101,13 +101,13 @@ def summary(
 
 
 def _one(guides: list[str] | None, model: str) -> tuple[str, ...]:
-    from experiments.spec import complete
+    from experiments.runs.spec import complete
 
     return complete(command="fit", model=model, guides=tuple(guides or ())).guides
 
 
 def _asked(context: typer.Context, **given: Any) -> Spec:
     """Return what the flags ask for, checked."""
-    from experiments.spec import complete, read_options
+    from experiments.runs.spec import complete, read_options
 
     return complete(options=read_options(context.args), **given)

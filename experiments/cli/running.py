@@ -15,7 +15,7 @@ from experiments.cli.work import Saving, do, show_records
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    from experiments.grid import Grid
+    from experiments.runs.grid import Grid
 
 JOBS = Annotated[int, typer.Option(help="Of a grid: processes at a time; 0: one a core.", min=0)]
 DASK = Annotated[str | None, typer.Option(help="Of a grid: the address of a Dask scheduler to run it on.")]
@@ -28,7 +28,7 @@ def run(
     checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
     """Do what a spec file says: one run, or the runs of a grid. Exits 3 where a run of a grid failed."""
-    from experiments.grid import find, read_grid
+    from experiments.runs.grid import find, read_grid
 
     path = find(spec)
     grid = read_grid(path)
@@ -52,8 +52,8 @@ def resume(
     tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
     """Go on with a run that was cut off, from its last checkpoint, to the very same result."""
-    from experiments.record import spec_of, state_of
-    from experiments.sweeping import grid_of
+    from experiments.runs.record import spec_of, state_of
+    from experiments.runs.sweep import grid_of
 
     saving = Saving(directory, True, report, checkpoint_every, tensorboard, force)
     grid = grid_of(directory)
@@ -73,10 +73,10 @@ def report_command(
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the directory, or here for several.")] = None,
 ) -> None:
     """Make the page of one run, or one that compares several."""
-    from experiments.files import whole
-    from experiments.output import remark
-    from experiments.record import find_runs, read
-    from experiments.report import page
+    from experiments.reporting.output import remark
+    from experiments.reporting.report import page
+    from experiments.runs.record import find_runs, read
+    from experiments.runtime.files import whole
 
     found = [path for directory in directories for path in find_runs(directory)]
     if not found:
@@ -91,8 +91,8 @@ def runs(
     directory: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"), as_json: JSON = False,
 ) -> None:
     """List the runs in a directory, oldest first, and how they stand."""
-    from experiments.output import remark
-    from experiments.record import find_runs, read
+    from experiments.reporting.output import remark
+    from experiments.runs.record import find_runs, read
 
     found = find_runs(directory)
     if not found and not as_json:
@@ -103,8 +103,8 @@ def runs(
 
 def _sweep(grid: Grid, place: Path, as_json: bool, saving: Saving, jobs: int, dask: str | None) -> int:
     from experiments.cli.stopping import stoppable
-    from experiments.output import remark
-    from experiments.sweeping import SweepOptions, sweep
+    from experiments.reporting.output import remark
+    from experiments.runs.sweep import SweepOptions, sweep
 
     def told(name: str, state: str) -> None:
         remark(f"{name}: {state}")
@@ -120,6 +120,6 @@ def _sweep(grid: Grid, place: Path, as_json: bool, saving: Saving, jobs: int, da
 def _executor(dask: str | None) -> AbstractContextManager[Executor | None]:
     if dask is None:
         return nullcontext()
-    from experiments.cluster import connected
+    from experiments.runs.dask import connected
 
     return connected(dask)

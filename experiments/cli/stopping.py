@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from experiments.journal import Stop
+from experiments.fits.journal import Stop
 from zoo.errors import Interrupted
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    from experiments.job import Job
-    from experiments.journal import Stop
-    from experiments.record import Record
-    from experiments.runs import RunOptions
-    from experiments.spec import Spec
-    from experiments.table import Comparison
+    from experiments.comparison.table import Comparison
+    from experiments.fits.journal import Stop
+    from experiments.runs.job import Job
+    from experiments.runs.record import Record
+    from experiments.runs.run import RunOptions
+    from experiments.runs.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Saving:
 
     def path(self, spec: Spec) -> Path | None:
         """Return the directory for a run of ``spec``; ``None``: nothing is to be left behind."""
-        from experiments.runs import default_path
+        from experiments.runs.run import default_path
 
         parent = os.environ.get("ZOO_RUNS", "runs")
         if self.out is not None or not self.save or not parent:
@@ -41,8 +41,8 @@ class Saving:
 
     def how(self, path: Path, stop: Stop, as_json: bool) -> RunOptions:
         """Return how a run in ``path`` is to be done."""
-        from experiments.runs import RunOptions
-        from experiments.trackers import TensorBoard
+        from experiments.fits.trackers import TensorBoard
+        from experiments.runs.run import RunOptions
 
         callbacks = [TensorBoard(path / "tensorboard")] if self.tensorboard else []
         return RunOptions(
@@ -58,11 +58,11 @@ class Saving:
 def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> None:
     """Do one run, or write its spec down."""
     from experiments.cli.stopping import stoppable
-    from experiments.output import remark
+    from experiments.reporting.output import remark
 
     if save_spec is not None:
-        from experiments.files import whole
-        from experiments.grid import write_toml
+        from experiments.runs.grid import write_toml
+        from experiments.runtime.files import whole
 
         whole(save_spec, write_toml(spec))
         return remark(f"wrote {save_spec}; 'zoo run {save_spec}' does it")
@@ -70,12 +70,12 @@ def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> Non
     if path is None:
         if saving.tensorboard or saving.out is not None:
             raise ZooError("expected a run directory for --out and --tensorboard; got --no-save; leave one of them out")
-        from experiments.job import prepare
+        from experiments.runs.job import prepare
 
         job = prepare(spec)
         said(job)
         return report(job.work(), as_json)
-    from experiments.runs import run
+    from experiments.runs.run import run
 
     with stoppable() as stop:
         run(spec, path, saving.how(path, stop, as_json))
@@ -84,7 +84,7 @@ def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> Non
 
 def said(job: Job) -> None:
     """Say what was done to the data."""
-    from experiments.output import remark
+    from experiments.reporting.output import remark
 
     for text in job.data.remarks:
         remark(f"{job.data.name}: {text}")
@@ -94,7 +94,7 @@ def report(table: Comparison, as_json: bool) -> None:
     """Print a table, as JSON or for people."""
     if as_json:
         return print_json(table.to_dict())
-    from experiments import render
+    from experiments.comparison.compare import text as render
 
     render.comparison(table, render.console())
 
@@ -106,11 +106,11 @@ def print_json(value: Any) -> None:
 
 def show_records(records: list[Record], as_json: bool) -> None:
     """Print several runs as a table: a row a run and guide."""
-    from experiments.sweeping import overview
+    from experiments.runs.sweep import overview
 
     if as_json:
         return print_json([
             {"run": r.name, "path": str(r.path), "state": r.state, "error": r.error, **(r.comparison or {})} for r in records])
-    from experiments import listing
+    from experiments.reporting import listing
 
     listing.show_runs(overview(records))

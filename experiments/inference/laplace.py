@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from experiments.callbacks import Watch
-from experiments.engine import Outcome, check_start, trainable
+from experiments.fits.callbacks import Watch
+from experiments.inference.engine import Outcome, check_start, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
-from experiments.optimise import ascend
+from experiments.optimisers.lbfgs import ascend
 from guides.amortisation import Free
 from guides.family import Normal
 from guides.guide import Guide

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 
-from experiments.callbacks import Watch
-from experiments.engine import Outcome
+from experiments.fits.callbacks import Watch
+from experiments.inference.engine import Outcome
 from experiments.inference.options import Options
-from experiments.processes import ALONE, Processes
-from experiments.weights import work
+from experiments.log_evidence.log_weights import work
+from experiments.runtime.processes import ALONE, Processes
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.latents import Latents

@@ -38,11 +38,11 @@ class MethodEntry:
 #: The first that suits a guide is its method where nobody says.
 METHODS: Mapping[str, MethodEntry] = {
     "em": MethodEntry(
-        "experiments.em:EM", "expectation–maximisation, for guide exact", "experiments.inference.options:EMOptions"),
+        "experiments.inference.em.em:EM", "expectation–maximisation, for guide exact", "experiments.inference.options:EMOptions"),
     "fixed_draws": MethodEntry(
-        "experiments.fixed_draws:FixedDraws", "the ELBO on noise that is held, by L-BFGS and natural gradients",
+        "experiments.inference.fixed_draws.fixed_draws:FixedDraws", "the ELBO on noise that is held, by L-BFGS and natural gradients",
         "experiments.inference.options:FixedDrawsOptions"),
-    "svi": MethodEntry("experiments.svi:SVI", "Adam on minibatch estimates of a bound", "experiments.training:SVIOptions"),
+    "svi": MethodEntry("experiments.inference.svi.svi:SVI", "Adam on minibatch estimates of a bound", "experiments.inference.svi.options:SVIOptions"),
     "laplace": MethodEntry("experiments.inference.laplace:Laplace", "a normal at the mode, by the curvature there"),
 }
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from experiments.annealing import checked_draws
-from experiments.bracketing import Bracket, bracket
+from experiments.log_evidence.bracket import Bracket, bracket
 from experiments.log_evidence.estimator import Estimator, Question, Unsettled, no_guide
+from experiments.log_evidence.proposals.pool import Pool, pooled
 from experiments.log_evidence.result import Evidence
-from experiments.pooling import Pool, pooled
+from experiments.samplers.annealing import checked_draws
 from zoo.errors import ZooError
 
 

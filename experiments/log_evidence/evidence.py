@@ -9,8 +9,8 @@ from torch import Tensor
 
 from experiments.log_evidence.estimator import Question, Unsettled
 from experiments.log_evidence.registry import ESTIMATORS
+from experiments.log_evidence.resolution import Resolution
 from experiments.log_evidence.result import Evidence
-from experiments.resolution import Resolution
 from guides.guide import BaseGuide, paired
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
@@ -28,7 +28,7 @@ def evidence(
     or two latents and the density is cheap; else a bracket from ``guide``, see :func:`experiments.bracket`. Where that can't be
     had (a Pyro guide whose density is known at its own draws alone), the importance-weighted lower bound of ``guide``.
     Several guides are mixed in equal shares, and modes that none of them holds are looked for from the prior and added: see
-    :func:`experiments.pooling.pooled`.
+    :func:`experiments.log_evidence.proposals.pool.pooled`.
 
     Args:
         model: a model or a bare Pyro program.
@@ -37,7 +37,7 @@ def evidence(
         draws: of the importance-weighted bounds, per unit.
         seed: of the draws.
         precision: nats, of each unit: instead of a bracket, the importance-weighted bound of the first guide, with as many
-            draws for each unit as that takes: see :func:`experiments.importance.importance`.
+            draws for each unit as that takes: see :func:`experiments.log_evidence.importance.importance`.
         exact: draws of the exact posterior given ``x`` at this very θ, (draws, units, d), where ``x`` was simulated from it.
 
     Raises:

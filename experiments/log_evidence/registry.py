@@ -49,7 +49,7 @@ ESTIMATORS: Mapping[str, EstimatorEntry] = {
     "exact": EstimatorEntry(
         "experiments.log_evidence.exact:Exact", "exact", "good", "log p(x | θ) is exact: a closed form or an enumeration"),
     "quadrature": EstimatorEntry(
-        "experiments.quadrature:Quadrature", "by quadrature", "good",
+        "experiments.log_evidence.quadrature:Quadrature", "by quadrature", "good",
         "log p(x | θ) is by quadrature, its error within the interval"),
     "bracketed": EstimatorEntry(
         "experiments.log_evidence.brackets:Bracketed",

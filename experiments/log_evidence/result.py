@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.log_evidence.registry import ESTIMATORS, EstimatorEntry
-from experiments.resolution import LOST, ROUNDED, Resolution
+from experiments.log_evidence.resolution import LOST, ROUNDED, Resolution
 
 #: A bracket wider than this many nats has no point, nor one wider than the smallest gap that rests on it, unless it is
 #: narrower than the second: a guide that is the posterior has no gap at all.

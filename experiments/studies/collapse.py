@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import experiments
 import zoo
-from experiments.figures import COLOURS, panels_of
+from experiments.reporting.figures import COLOURS, panels_of
 from experiments.studies.study import Check, Findings
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from torch.func import jacrev, vmap
 
 import experiments
 import zoo
-from experiments.figures import COLOURS
+from experiments.reporting.figures import COLOURS
 from experiments.studies.study import Check, Findings
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from torch.distributions import Normal, kl_divergence
 import experiments
 import guides
 import zoo
-from experiments.figures import COLOURS
+from experiments.reporting.figures import COLOURS
 from experiments.studies.study import ERRORS, Check, Findings
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import experiments
 import zoo
-from experiments.figures import COLOURS, LINES, panels_of
+from experiments.reporting.figures import COLOURS, LINES, panels_of
 from experiments.studies.study import Check, Findings
 
 if TYPE_CHECKING:

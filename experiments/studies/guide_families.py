@@ -30,7 +30,7 @@ from torch import Tensor
 
 import experiments
 import zoo
-from experiments.figures import COLOURS
+from experiments.reporting.figures import COLOURS
 from experiments.studies.study import Check, Findings
 
 if TYPE_CHECKING:

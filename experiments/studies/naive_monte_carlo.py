@@ -32,7 +32,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 import experiments
 import guides
 import zoo
-from experiments.figures import COLOURS, panels_of
+from experiments.reporting.figures import COLOURS, panels_of
 from experiments.studies.study import Check, Findings
 
 if TYPE_CHECKING:

@@ -68,8 +68,8 @@ def perform_all(names: Sequence[str], out: Path | None, quick: bool = False, see
 def _write(name: str, out: Path, found: Any, facts: dict[str, Any]) -> tuple[str, ...]:
     import matplotlib as mpl
 
-    from experiments.figures import save
-    from experiments.files import whole
+    from experiments.reporting.figures import save
+    from experiments.runtime.files import whole
 
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.json"

@@ -1,0 +1,1 @@
+"""Comparing guides: the plan of the fits, the table, the split of a gap."""

@@ -1,0 +1,105 @@
+"""Comparing guides on one model: same data, same θ, same draws' seed; one row a guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from experiments.comparison.plan import Contested, alone, contested
+from experiments.comparison.table import Comparison, Row
+from experiments.diagnostics.evaluation import summarise
+from experiments.fits.callbacks import Callback
+from experiments.fits.journal import Journal
+from experiments.inference.fit import fit_seeds, one_view
+from experiments.log_evidence.log_weights import LogWeights, log_weights
+from experiments.log_evidence.result import Evidence
+from experiments.runtime.seeds import Stream
+from guides.guide import AnyGuide
+from zoo.data import Data
+from zoo.model import Model
+from zoo.program import Program
+
+
+def compare(
+    model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
+    method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
+    draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
+    simulate: bool = False, data: str = "data", progress: bool | None = None, callbacks: Sequence[Callback] = (),
+    journal: Journal | None = None, pure: bool | None = None, **options: Any,
+) -> Comparison:
+    """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
+
+    θ is fitted by EM where the model knows its posterior; else jointly with a guide: the one that ``train_with`` names, or
+    the model's own choice, or the first amortised one, or the first. A model without parameters is taken as it is.
+
+    θ and the encoders see all units but the held-out ones; guides with parameters for each unit are fitted on the held-out
+    ones; all are compared there. A free guide whose family has an encoder in the comparison starts at the encoder's answer.
+
+    Args:
+        model: a model or a bare Pyro program.
+        guides: as written, built, or any Pyro guides; ``None``: exact, each free family and one encoder, as far as they fit.
+        x: the data.
+        seed: of all that is drawn.
+        method: of the guides' fits; ``None``: each family's own.
+        train_with: the guide to fit θ with; ``exact`` for EM.
+        train_model: let each guide train a θ of its own, together with itself. ELBOs then differ for both reasons.
+        holdout: share of the units to hold out; ``None``: what the model says, 0 for most, 0.2 with a network for a decoder.
+        draws: of the evaluation, per unit.
+        view: draws a fresh view of the rows, e.g. their binarisation: for each minibatch; once, for the evaluation.
+        simulate: compare on data drawn from the model at its fitted θ, shaped like the units it would be compared on. An exact
+            draw of each unit's posterior is then known, and with it the evidence is bracketed.
+        data: what to call the data in the table.
+        progress: show bars on standard error; ``None``: on a terminal only.
+        callbacks: told of every fit, by its name: ``theta``, or the guide's text.
+        journal: where all fits keep checkpoints; those that it holds are not fitted again.
+        pure: as of :func:`fit`.
+        options: of the fits, such as steps; each goes to the fits by a method that has it, see :func:`fit`.
+
+    Raises:
+        ZooError: no guides, one twice, one that does not fit the model (all are checked before anything is fitted), or
+            any error of :func:`fit` and :func:`evaluate`.
+
+    >>> import zoo
+    >>> x = zoo.dataset("faithful").x
+    >>> table = compare(zoo.build("gmm", x), x, ["exact", "categorical"])
+    >>> table.evidence.kind, round(table.evidence.value, 2)
+    ('exact', -1130.26)
+    """
+    done = contested(
+        model, x, guides, seed=seed, method=method, train_with=train_with, train_model=train_model, holdout=holdout,
+        view=view, simulate=simulate, progress=progress, callbacks=callbacks, journal=journal,
+        pure=pure, **options)
+    return settle(done, draws=draws, data=data)
+
+
+def settle(done: Contested, draws: int | None = None, data: str = "data") -> Comparison:
+    """Evaluate what was fitted: the rest of :func:`compare`."""
+    contest, fits = done.contest, done.fits
+    weights = [log_weights(f.model, f.guide, contest.x, draws, contest.seed + Stream.EVALUATION) for f in fits]
+    found = _judged(contest.evidence(fits, weights, done.exact, done.own_theta), weights, done.own_theta)
+    rows = tuple(
+        Row(f, summarise(weight, f.guide.text, known), contest.split(f, weight, known, fits, weights) if done.splits else None)
+        for f, weight, known in zip(fits, weights, found, strict=True))
+    return Comparison(
+        fits[0].model, contest.x, data, len(contest.units.index), contest.seed, found[0], rows, done.theta, contest.units,
+        done.own_theta, done.simulated)
+
+
+def _judged(found: list[Evidence], weights: list[LogWeights], own_theta: bool) -> list[Evidence]:
+    """Return the evidence of each row, without a point where it is wide beside the smallest gap that rests on it."""
+    gaps = [max(0.0, known.middle - weight.elbo().value) for known, weight in zip(found, weights, strict=True)]
+    return [known.for_gaps([gap] if own_theta else gaps) for known, gap in zip(found, gaps, strict=True)]
+
+
+def fit_one(
+    model: Model | Program, x: Data, guide: AnyGuide, *, data: str = "data", draws: int | None = None,
+    seed: int = 0, seeds: int = 1, options: Mapping[str, Any],
+) -> Comparison:
+    """Fit θ and one guide together, from the best of ``seeds`` seeds, and return the pair's row as a :class:`Comparison`.
+
+    ``draws`` are those of the evaluation, ``options`` those of ``fit``.
+    """
+    done = fit_seeds(model, guide, x, seeds=range(seed, seed + seeds), **options)[0]
+    return settle(alone(done, one_view(x, options.get("view"), seed), seed), draws, data)

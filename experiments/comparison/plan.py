@@ -1,0 +1,279 @@
+"""The fits of a comparison: θ once, then every guide on the units that it may see."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from experiments.comparison.agreement import beside, most_even
+from experiments.comparison.gap_split import Split, fit_free, free_member, split
+from experiments.comparison.holdout import Partition, partition
+from experiments.fits.callbacks import Callback
+from experiments.fits.journal import Journal
+from experiments.inference.containment import contained_families, sibling
+from experiments.inference.engine import held
+from experiments.inference.fit import Fit, fit, one_view
+from experiments.inference.options import names
+from experiments.inference.registry import check_options, default_method, entry
+from experiments.log_evidence.evidence import evidence
+from experiments.log_evidence.log_weights import LogWeights, log_weights
+from experiments.log_evidence.result import Evidence
+from experiments.runtime.seeds import Stream
+from guides.construct import build
+from guides.guide import AnyGuide, BaseGuide, Guide, paired
+from guides.program import as_guide
+from guides.registry import GuideSpec, default_guides, parse
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.program import Program
+
+
+@dataclass(frozen=True)
+class Contested:
+    """What a comparison has fitted: θ, where it has one for all, and the guides, in the order asked.
+
+    ``exact``: of simulated data, the latents that it was drawn with, (1, units, d).
+    """
+
+    contest: Contest
+    theta: Fit | None
+    fits: list[Fit]
+    exact: Tensor | None
+    own_theta: bool = False
+    simulated: bool = False
+    #: Whether the gaps of encoders are to be split, which takes a fit of the best free member of each.
+    splits: bool = True
+
+
+def contested(
+    model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
+    method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
+    view: Callable[[Tensor], Tensor] | None = None, simulate: bool = False,
+    progress: bool | None = None, callbacks: Sequence[Callback] = (), journal: Journal | None = None,
+    pure: bool | None = None, **options: Any,
+) -> Contested:
+    """Do the fits of :func:`compare`, whose arguments these are; nothing is evaluated yet."""
+    asked: Any = [guides] if isinstance(guides, str | BaseGuide) or callable(guides) else guides
+    check_options(options)
+    model = paired(model, next((g for g in asked or () if isinstance(g, BaseGuide)), None))
+    shown = one_view(x, view, seed)
+    facts = model.facts(shown)
+    asked = default_guides(facts) if asked is None else list(asked)
+    _check(model, asked, facts, train_with)
+    if simulate and train_model:
+        raise ZooError("expected one θ to simulate from; got train_model, where each guide has its own; leave one of them out")
+    built = any(isinstance(g, BaseGuide) and not g.new_units for g in asked) or (
+        train_model and not all(isinstance(g, str) for g in asked))
+    if holdout is None:
+        holdout = 0.0 if facts.units == "dataset" or built else model.holdout
+    if holdout and built:
+        raise ZooError(
+            f"expected no holdout for guides that are built for all of x, or train a θ of their own; got {holdout}; pass "
+            "guides as written, e.g. 'mean_field', or holdout=0")
+    units = partition(x, model.latents(shown).units, holdout, seed)
+    how = {"progress": progress, "callbacks": callbacks, "journal": journal, "pure": pure}
+    contest = Contest(model, units, view, seed, method, how, options)
+    theta = None if train_model else contest.fit_theta(asked, train_with)
+    exact = None
+    if simulate:
+        contest, exact = contest.simulated()
+    fits = [contest.fit_own(g) for g in asked] if train_model else contest.fit_all(asked)
+    return Contested(contest, theta, fits, exact, train_model, simulate)
+
+
+def alone(done: Fit, x: Data, seed: int) -> Contested:
+    """Return a pair that was fitted together as a contest of one, on ``x``."""
+    theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
+    units = partition(x, done.model.latents(x).units, 0.0)
+    return Contested(Contest(done.model, units, None, seed, None), theta, [done], None, splits=False)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What all fits of one comparison have in common."""
+
+    model: Model
+    units: Partition
+    view: Callable[[Tensor], Tensor] | None
+    seed: int
+    method: str | None
+    #: What is passed on to every fit: progress, callbacks, journal, whether the program is pure; and, to those by a method that
+    #: has it, each option.
+    how: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def x(self) -> Data:
+        """The units on which guides are compared; where there are many views of them, one."""
+        return one_view(self.units.held, self.view, self.seed)
+
+    @cached_property
+    def train(self) -> Data:
+        """The units on which θ and encoders are fitted, one view of them."""
+        return one_view(self.units.train, self.view, self.seed)
+
+    def simulated(self) -> tuple[Contest, Tensor]:
+        """Return the contest on data drawn from the model at its θ, and the latents it came from: exact posterior draws."""
+        latent, fresh = self.model.simulate(self.x, seed=self.seed + Stream.SIMULATION)
+        exact = self.model.unconstrain(fresh, {name: value[None] for name, value in latent.items()})
+        units = replace(self.units, held=fresh, train=self.train if self.units.share else fresh)
+        return replace(self, units=units, view=None), exact.detach()
+
+    def build(self, guide: AnyGuide, model: Model | None = None) -> BaseGuide:
+        """Build a guide on the units that it is to be fitted on."""
+        model = self.model if model is None else model
+        spec = _spec(guide)
+        whole = as_guide(model, guide, self.x if spec is None or spec.own_units else self.train)
+        if not isinstance(whole, str):
+            return whole
+        return build(whole, model, self.x if spec is not None and spec.own_units else self.train, seed=self.seed)
+
+    def fit(
+        self, model: Model, guide: BaseGuide, train_model: bool, method: str | None = None, held: bool = True, name: str = "",
+        start: BaseGuide | str = "own",
+    ) -> Fit:
+        """Fit a guide: one that serves new units on the training units, in fresh views; else on the held ones, if ``held``.
+
+        The fit is called ``name``, or as the guide is.
+        """
+        own = held and not guide.new_units
+        rows = self.x if own else self.train
+        method = method if guide.size else None
+        has = names(entry(method or default_method(guide, rows)).options)
+        given = {name: value for name, value in self.options.items() if name in has}
+        if not own and self.view is not None and "view" in has:
+            rows, given = self.units.train, {**given, "view": self.view}
+        return fit(
+            model, guide, rows, method=method, train_model=train_model, seed=self.seed, name=name or guide.text, start=start,
+            **self.how, **given)
+
+    def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
+        """Fit θ with one guide on the training units; ``None`` where the model has none."""
+        if not any(p.requires_grad and p.numel() for p in self.model.parameters()):
+            return None
+        whole = as_guide(self.model, train_with or _trainer(self.model, self.train, asked), self.train)
+        guide = build(whole, self.model, self.train, seed=self.seed) if isinstance(whole, str) else whole
+        return self.fit(self.model, guide, True, held=False, name="theta", start=_start(whole))
+
+    def fit_all(self, asked: Sequence[AnyGuide]) -> list[Fit]:
+        """Fit every guide to θ as it is: encoders first, since free guides of their families start at their answers.
+
+        Families that others contain come before these, which start at them.
+        """
+        done: dict[int, Fit] = {}
+        with held(self.model):
+            guides = [self.build(guide) for guide in asked]
+            for i in sorted(range(len(asked)), key=lambda i: (not guides[i].new_units, len(contained_families(guides[i])))):
+                guide, encoder = guides[i], _sibling(guides[i], [f.guide for f in done.values()], "encoder")
+                if encoder is not None and isinstance(asked[i], str):
+                    guide = free_member(done[list(done)[encoder]].guide, self.x)
+                start = _start(asked[i])
+                if start == "contained":
+                    start = sibling(guide, [f.guide for f in done.values()]) or start
+                done[i] = self.fit(self.model, guide, False, self.method, start=start)
+        return [done[i] for i in range(len(asked))]
+
+    def fit_own(self, asked: AnyGuide) -> Fit:
+        """Fit a guide together with a θ of its own."""
+        model = copy.deepcopy(self.model)
+        guide = self.build(asked, model)
+        if guide.new_units or not self.units.share:
+            return self.fit(model, guide, True, self.method, start=_start(asked))
+        # Parameters of the training units are of no use for the held ones: θ from those, then φ for these.
+        assert isinstance(asked, str), "built guides of own units are compared without a hold-out"
+        self.fit(model, build(asked, model, self.train, seed=self.seed), True, held=False, name=f"theta of {asked}")
+        return self.fit(model, self.build(asked, model), False, self.method, start="contained")
+
+    def evidence(
+        self, fits: list[Fit], weights: list[LogWeights], exact: Tensor | None, train_model: bool,
+    ) -> list[Evidence]:
+        """Return log p(x | θ) for each row: where they share θ, one for all, from the mixture of their guides.
+
+        It is never below what a guide's own ELBO or importance weights say, by more than 4 standard errors.
+        """
+        def of(done: Sequence[Fit], weights: Sequence[LogWeights]) -> Evidence:
+            with held(done[0].model):
+                found = evidence(done[0].model, self.x, [one.guide for one in done], seed=self.seed, exact=exact)
+            return beside(found, {one.guide.text: weight for one, weight in zip(done, weights, strict=True)})
+
+        if train_model:
+            return [of([done], [weight]) for done, weight in zip(fits, weights, strict=True)]
+        best = most_even(weights)
+        return [of([fits[i] for i in best], [weights[i] for i in best])] * len(fits)
+
+    def split(
+        self, done: Fit, weight: LogWeights, found: Evidence, fits: list[Fit], weights: list[LogWeights],
+    ) -> Split | None:
+        """Split an encoder's gap; ``None`` for other guides."""
+        spec = _spec(done.guide)
+        if spec is None or spec.amortisation in ("", "free"):
+            return None
+        same = [i for i, other in enumerate(fits) if other.model is done.model]
+        sibling = _sibling(done.guide, [fits[i].guide for i in same], "free")
+        if sibling is not None:
+            return split(weight, weights[same[sibling]], found)
+        with held(done.model):
+            free = fit_free(done.model, done.guide, self.x, steps=self.options.get("steps"), seed=self.seed, **self.how)
+            drawn = log_weights(done.model, free.guide, self.x, len(weight.log_q), self.seed + Stream.EVALUATION)
+            return split(weight, drawn, found)
+
+
+def _check(model: Model, asked: Sequence[AnyGuide], facts: Any, train_with: str | None) -> None:
+    """Raise for guides that do not fit or come twice, before anything is fitted."""
+    if not asked:
+        raise ZooError("expected at least one guide to compare; got none; name some, e.g. mean_field")
+    for guide in asked:
+        if isinstance(guide, BaseGuide):
+            paired(model, guide)
+    specs = [parse(guide) if isinstance(guide, str) else _spec(guide) for guide in asked]
+    known = [spec for spec in specs if spec is not None]
+    twice = next((spec.text for i, spec in enumerate(known) if any(spec.same(other) for other in known[:i])), None)
+    if twice is not None:
+        raise ZooError(f"expected each guide once; got '{twice}' twice; drop one")
+    for spec in [*known, *([parse(train_with)] if train_with is not None else [])]:
+        spec.check(facts)
+
+
+def _spec(guide: AnyGuide) -> GuideSpec | None:
+    """Return how a guide of ours is written; ``None`` for another Pyro guide."""
+    if isinstance(guide, str):
+        return parse(guide)
+    if not isinstance(guide, BaseGuide):
+        return None
+    try:
+        return parse(guide.text)
+    except ZooError:
+        return None
+
+
+def _start(asked: AnyGuide) -> BaseGuide | str:
+    """Return where a guide's fit begins: one that is named may be moved to a contained one."""
+    return "contained" if isinstance(asked, str) else "own"
+
+
+def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
+    """Return the guide to fit θ with where none was named."""
+    if model.facts(x).exact:
+        return "exact"
+    specs = [_spec(guide) for guide in asked]
+    amortised = [spec.text for spec in specs if spec is not None and spec.amortisation not in ("", "free")]
+    first = asked[0]
+    return (amortised or [model.train_with])[0] or (first.text if isinstance(first, Guide) else first)
+
+
+def _sibling(guide: BaseGuide, others: Sequence[BaseGuide], amortisation: str) -> int | None:
+    """Return which of ``others`` has the family of ``guide`` with another ``amortisation``."""
+    spec = _spec(guide)
+    if spec is None or spec.amortisation in ("", amortisation, "semi" if amortisation == "encoder" else ""):
+        return None
+    for i, other in enumerate(map(_spec, others)):
+        if other is not None and other.amortisation == amortisation and other.family == spec.family and (
+                other.family_arguments == spec.family_arguments):
+            return i
+    return None

@@ -1,0 +1,150 @@
+"""What a comparison found: one row a guide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from experiments.comparison.gap_split import Split
+from experiments.comparison.holdout import Partition
+from experiments.diagnostics.evaluation import Evaluation, Gap
+from experiments.inference.fit import Fit
+from experiments.log_evidence.log_weights import Estimate
+from experiments.log_evidence.result import Evidence
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.model import Model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Row:
+    """One guide: how it was fitted, what came of it, and of an encoder how its gap splits."""
+
+    fit: Fit
+    evaluation: Evaluation
+    split: Split | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain numbers: totals over units, in nats and seconds."""
+        e = self.evaluation
+        return {
+            "guide": e.guide, "elbo": _estimate(e.elbo), "kl_gap": _gap(e.kl_gap),
+            "approximation_gap": None if self.split is None else _gap(self.split.approximation),
+            "amortisation_gap": None if self.split is None else _gap(self.split.amortisation),
+            "reconstruction": _estimate(e.reconstruction), "kl_prior": _estimate(e.kl_prior), "active": e.active,
+            "khat": e.khat, "ess": e.ess, "draws": e.draws, "parameters": self.fit.guide.size,
+            "log_evidence": _evidence(e.evidence), "method": self.fit.method, "steps": self.fit.steps,
+            "seconds": round(self.fit.seconds, 3), "converged": self.fit.converged, "stopped": self.fit.stopped,
+            "remark": e.remark}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table of :func:`compare`. Printing it shows the table; ``to_dict`` is what ``--json`` prints.
+
+    Attributes:
+        model: with the θ on which all guides were compared.
+        x: the data that the guides were compared on: the held-out units, where there are any.
+        data: what the data is called.
+        units: how many units that are.
+        seed: of all that was drawn.
+        evidence: log p(x | θ), of the best kind there is; where each guide trained a θ of its own, the first one's.
+        rows: one a guide, in the order asked.
+        theta: the fit of θ; ``None`` where the model has none, or each guide trained its own.
+        partition: which units were held out.
+        own_theta: whether each guide trained a θ of its own, ``rows[i].fit.model``.
+        simulated: whether ``x`` was drawn from the model at its θ.
+    """
+
+    model: Model
+    x: Data
+    data: str
+    units: int
+    seed: int
+    evidence: Evidence
+    rows: tuple[Row, ...]
+    theta: Fit | None
+    partition: Partition = field(repr=False)
+    own_theta: bool = False
+    simulated: bool = False
+
+    def guide(self, text: str) -> BaseGuide:
+        """Return the fitted guide written ``text``.
+
+        Raises:
+            ZooError: if it was not compared.
+        """
+        for row in self.rows:
+            if row.fit.guide.text == text:
+                return row.fit.guide
+        known = ", ".join(row.fit.guide.text for row in self.rows)
+        raise ZooError(f"expected a guide of this comparison; got '{text}'; it has {known}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain data, ready for JSON: numbers that are infinite or undefined are ``None``."""
+        theta = None if self.theta is None else {
+            "method": self.theta.method, "guide": self.theta.guide.text, "steps": self.theta.steps,
+            "seconds": round(self.theta.seconds, 3), "converged": self.theta.converged, "stopped": self.theta.stopped}
+        whole: dict[str, Any] = _finite({
+            "model": self.model.label, "data": self.data, "units": self.units, "units_in_all": self.partition.total,
+            "holdout": round(self.partition.share, 6), "seed": self.seed,
+            "log_evidence": None if self.own_theta else _evidence(self.evidence), "own_theta": self.own_theta,
+            "simulated": self.simulated,
+            "theta": theta, "guides": [row.to_dict() for row in self.rows]})
+        return whole
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table as a data frame, a row a guide; nats, totals and (``…_per_unit``) per unit."""
+        import pandas as pd
+
+        return pd.DataFrame([flat(row.to_dict(), self.units) for row in self.rows]).set_index("guide")
+
+    def __str__(self) -> str:
+        from experiments.comparison.text import plain
+
+        return plain(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        html: str = self.to_frame().to_html()
+        return html
+
+
+def flat(row: dict[str, Any], units: int) -> dict[str, Any]:
+    """Return a row of :meth:`Comparison.to_dict` as one level: of what is nested ``key``, ``key_se``, …, ``key_per_unit``."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if not isinstance(value, dict):
+            found[key] = value
+            continue
+        found[key] = value["value"]
+        found.update({f"{key}_{k}": v for k, v in value.items() if k != "value"})
+        found[f"{key}_per_unit"] = None if value["value"] is None else value["value"] / units
+    return found
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _estimate(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "se": estimate.se}
+
+
+def _gap(gap: Gap) -> dict[str, float | None]:
+    return {"value": gap.value, "se": gap.se, "lower": gap.lower, "upper": gap.upper}
+
+
+def _evidence(e: Evidence) -> dict[str, Any]:
+    return {"kind": e.kind, "value": e.value, "se": e.se, "lower": e.lower, "upper": e.upper, "guide": e.source or None,
+            "method": e.method or None, "remark": e.remark}

@@ -1,0 +1,258 @@
+"""The comparison as a table: rich in a terminal, plain where it is piped."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from experiments.comparison.table import Comparison
+    from experiments.inference.fit import Fit
+
+
+def number(value: float | None, se: float | None = None) -> str:
+    """Write a number to the digits its error allows: two digits of the error, or three decimals where it is exact.
+
+    >>> number(-31.5261, 0.0142), number(3.14159, 0.0), number(None)
+    ('-31.526 ± 0.014', '3.142', '—')
+    """
+    if value is None or math.isnan(value):
+        return "—"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if not se or not math.isfinite(se) or se < 1e-9 * (1 + abs(value)):
+        text = f"{value:.3f}" if abs(value) < 1e7 else f"{value:.3e}"
+        return "0.000" if text == "-0.000" else text
+    digits = min(6, max(0, 1 - math.floor(math.log10(se))))
+    if abs(value) >= 1e7:
+        return f"{value:.3e} ± {se:.1e}"
+    return f"{value:.{digits}f} ± {se:.{digits}f}"
+
+
+def interval(gap: dict[str, float | None]) -> str:
+    """Write a gap, or evidence without a point, as its interval.
+
+    >>> interval({"value": 0.2, "se": 0.01, "lower": 0.18, "upper": None})
+    '≥ 0.180'
+    """
+    lower, upper, se = gap["lower"], gap["upper"], gap["se"]
+    assert lower is not None, "an interval always has a lower end"
+    if math.isinf(lower):
+        return "∞"
+    digits = min(4, max(0, 1 - math.floor(math.log10(se)))) if se and se > 1e-9 * (1 + abs(lower)) else 3
+    if abs(lower) >= 1e7:
+        return f"{lower:.2e} …" if upper is None else f"{lower:.2e} … {upper:.2e}"
+    if upper is None:
+        return f"≥ {lower:.{digits}f}"
+    ends = [f"{end:.{digits}f}" for end in (lower, upper)]
+    return ends[0] if ends[0] == ends[1] else " … ".join(ends)
+
+
+def console() -> Console:
+    """Return a console on standard output: colours and its width on a terminal, plain and wide where it is piped."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=200, color_system=None, force_terminal=False)
+
+
+def grid(title: str, out: Console) -> Table:
+    """Return an empty table: ruled on a terminal, bare columns where it is piped."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    return Table(
+        title=Text(title) if title else None, title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its head, what a row shows under it (total or per unit), and whether it is shown at all.
+
+    ``cell(row, units)`` is given the row as plain data and how many units to divide by; ``each``: whether the numbers per unit
+    are shown below, too.
+    """
+
+    head: str
+    cell: Callable[[dict[str, Any], int], str]
+    each: bool = True
+    key: str = ""
+
+    def shown(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether any row has something to show."""
+        return not self.key or any(row[self.key] is not None for row in rows)
+
+
+def _scaled(key: str) -> Callable[[dict[str, Any], int], str]:
+    return lambda row, units: number(row[key]["value"] / units, row[key]["se"] / units)
+
+
+def _interval(key: str) -> Callable[[dict[str, Any], int], str]:
+    def cell(row: dict[str, Any], units: int) -> str:
+        gap = row[key]
+        return "" if gap is None else interval({k: None if v is None else v / units for k, v in gap.items()})
+
+    return cell
+
+
+def _own_evidence(row: dict[str, Any], units: int) -> str:
+    found = row["own_evidence"]
+    if found["value"] is None and found["lower"] is not None:
+        return interval({key: None if found[key] is None else found[key] / units for key in ("se", "lower", "upper")})
+    return _scaled("own_evidence")(row, units)
+
+
+def _khat(row: dict[str, Any], units: int) -> str:
+    khat = row["khat"]
+    return "—" if khat is None else f"{khat:.2f}" if khat < 1e4 else f"{khat:.1e}"
+
+
+def _ess(row: dict[str, Any], units: int) -> str:
+    return "—" if row["ess"] is None or math.isnan(row["ess"]) else f"{row['ess']:.0f} of {row['draws']}"
+
+
+COLUMNS = (
+    Column("ELBO", _scaled("elbo")),
+    Column("KL(q‖posterior), 95%", _interval("kl_gap")),
+    Column("approximation", _interval("approximation_gap"), key="approximation_gap"),
+    Column("amortisation", _interval("amortisation_gap"), key="amortisation_gap"),
+    Column("log p(x | θ)", _own_evidence, key="own_evidence"),
+    Column("reconstruction", _scaled("reconstruction")),
+    Column("KL(q‖prior)", _scaled("kl_prior")),
+    Column("active", lambda row, units: "—" if row["active"] is None else str(row["active"]), False, "active"),
+    Column("k̂", _khat, False),
+    Column("ESS", _ess, False),
+    Column("param.", lambda row, units: str(row["parameters"]), False),
+    Column("steps", lambda row, units: str(row["steps"]), False),
+    Column("sec.", lambda row, units: f"{row['seconds']:.2f}", False),
+)
+#: Where a table that is too wide for the terminal is cut.
+CUT = "reconstruction"
+
+
+def comparison(table: Comparison, out: Console) -> None:
+    """Print the table on ``out``: whole where it fits, else in two, else as a block of lines a guide. No number is cut."""
+    rows = [row.to_dict() for row in table.rows]
+    for row in rows:
+        row["own_evidence"] = row["log_evidence"] if table.own_theta else None
+    columns = [column for column in COLUMNS if column.shown(rows)]
+    cut = next(i for i, column in enumerate(columns) if column.head == CUT)
+    whole = [_table(table, rows, out, columns, _title(table))]
+    halves = [_table(table, rows, out, columns[:cut], _title(table)), _table(table, rows, out, columns[cut:], "")]
+    for parts in (whole, halves):
+        if all(out.measure(part, options=out.options.update(max_width=10_000)).maximum <= out.width for part in parts):
+            for part in parts:
+                out.print(part)
+            break
+    else:
+        _blocks(table, rows, out, columns)
+    if not table.own_theta:
+        out.print(_evidence(table), markup=False)
+    for line in _warnings(table):
+        out.print(line, markup=False)
+    for line in _remarks(table):
+        out.print(line, style="dim", markup=False)
+
+
+def _table(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: list[Column], title: str) -> Table:
+    """Return the ``columns`` of the table, and below them the numbers per unit where there are several units."""
+    shown = grid(title, out)
+    shown.add_column("guide", no_wrap=True)
+    for column in columns:
+        shown.add_column(column.head, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(row["guide"], *(column.cell(row, 1) for column in columns))
+    if table.units > 1 and any(column.each for column in columns):
+        shown.add_section()
+        shown.add_row(f"per unit (of {table.units})", style="dim")
+        for row in rows:
+            shown.add_row(row["guide"], *(column.cell(row, table.units) if column.each else "" for column in columns))
+    return shown
+
+
+def _blocks(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: list[Column]) -> None:
+    out.print(_title(table), style="bold", markup=False)
+    for row in rows:
+        out.print(row["guide"], style="bold", markup=False)
+        for column in columns:
+            out.print(f"  {column.head + ':':<22}{column.cell(row, 1)}", markup=False)
+
+
+def _evidence(table: Comparison) -> str:
+    """Say what log p(x | θ) is, and how it is known."""
+    found, units = table.evidence, table.units
+    kind = found.entry.words.format(source=found.source, method=found.method)
+    if not found.entry.drawn or found.upper is None:
+        value = "—" if found.value is None else number(found.value, found.se)  # exact, or widened by what contradicts it
+        if found.entry.bounded and (found.value is None or found.width > 1e-2):
+            value += f" [{found.lower:.3f}, {found.upper:.3f}]"
+        each = f" ({found.middle / units:.3f} per unit)" if units > 1 else ""
+        return f"log p(x | θ) = {value} nats{each}, {kind}"
+    digits = 3 if found.width > 0.01 else 4
+    ends = f"[{found.lower:.{digits}f}, {found.upper:.{digits}f}]"
+    if found.value is None:
+        each = f" ([{found.lower / units:.3f}, {found.upper / units:.3f}] per unit)" if units > 1 else ""
+        return f"log p(x | θ) in {ends} nats{each}, {kind}"
+    each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
+    return f"log p(x | θ) = {found.value:.{digits}f} {ends} nats{each}, {kind}"
+
+
+def _title(table: Comparison) -> str:
+    units = f"{table.units} unit{'s' if table.units > 1 else ''}"
+    if table.partition.share:
+        units = f"{table.units} held-out units of {table.partition.total}"
+    if table.simulated:
+        units += ", simulated at the fitted θ"
+    own = ", each guide with a θ of its own" if table.own_theta else ""
+    return f"{table.model.label} on {table.data}: {units}{own}, seed {table.seed}"
+
+
+def _warnings(table: Comparison) -> list[str]:
+    """Return what is to be known of the evidence, each once, and of each guide's draws."""
+    each = {row.evaluation.guide: row.evaluation.evidence.remark for row in table.rows}
+    known = [f"'{guide}': {remark}" for guide, remark in each.items() if remark] if table.own_theta else [table.evidence.remark]
+    drawn = [f"'{row.evaluation.guide}': {row.evaluation.remark}" for row in table.rows if row.evaluation.remark]
+    drawn += [f"'{row.evaluation.guide}': {remark}" for row in table.rows for remark in row.fit.remarks]
+    return [line for line in [*known, *drawn] if line]
+
+
+def _remarks(table: Comparison) -> list[str]:
+    lines = ["nats, totals over units, ± Monte-Carlo standard error; k̂ and ESS are the worst unit's"]
+    if any(row.split is not None for row in table.rows):
+        lines.append(
+            "an encoder's KL(q‖posterior) = approximation (what the best free member of its family still lacks) "
+            "+ amortisation (what the encoder lacks of that member)")
+    if table.theta is not None:
+        t = table.theta
+        steps = f"{t.steps} step{'s' if t.steps != 1 else ''}"
+        lines.append(f"θ by {t.method} with '{t.guide.text}': {steps}, {t.seconds:.2f} s{_ended(t)}")
+    poor = [f"'{row.evaluation.guide}'" for row in table.rows if row.evaluation.misses_mass]
+    if poor:
+        lines.append(f"k̂ > 0.7: {', '.join(poor)} misses posterior mass that matters; read its intervals with care")
+    stopped = [row.fit for row in table.rows if row.fit.stopped or not row.fit.converged]
+    return [*lines, *(f"'{f.guide.text}': {_ended(f).removeprefix('; ')}" for f in stopped)]
+
+
+def _ended(fit: Fit) -> str:
+    if fit.stopped.startswith("not converged"):
+        return f"; {fit.stopped}"
+    return f"; stopped: {fit.stopped}" if fit.stopped else ""
+
+
+def plain(table: Comparison) -> str:
+    """Return the table as plain text."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    comparison(table, Console(file=out, width=200, force_terminal=False, color_system=None, highlight=False))
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())

@@ -1,0 +1,152 @@
+"""How good a guide is: its ELBO, what that splits into, and how far it is from the posterior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from experiments.diagnostics.reliability import misses_mass
+from experiments.inference.fit import pair
+from experiments.log_evidence.evidence import evidence
+from experiments.log_evidence.log_weights import Z95, Estimate, LogWeights, log_weights
+from experiments.log_evidence.result import Evidence
+from experiments.runtime.seeds import Stream
+from guides.guide import AnyGuide
+from zoo.data import Data
+from zoo.model import Model
+from zoo.program import Program
+
+
+@dataclass(frozen=True)
+class Gap:
+    """KL(q ‖ posterior) = log p(x | θ) − ELBO, in nats, summed over units, with a 95% interval cut at 0.
+
+    ``value`` is the plain difference, which noise may take a little below 0; ``None`` where the evidence is a wide interval:
+    then the gap is one, too, and ``se`` is that of its middle.
+    Where the evidence is only bounded from below, so is the gap: ``upper`` is ``None``.
+    """
+
+    value: float | None
+    se: float
+    lower: float
+    upper: float | None
+
+    @classmethod
+    def between(cls, log_evidence: Evidence, elbo: Estimate) -> Gap:
+        """Combine the evidence's interval with the ELBO's error; the two come from independent draws."""
+        if not math.isfinite(elbo.value):  # q has mass where p has none: the divergence is infinite, and no noise is in it
+            return cls(math.inf, 0.0, math.inf, math.inf)
+        middle, se = log_evidence.middle - elbo.value, math.hypot(log_evidence.se, elbo.se)
+        value = None if log_evidence.value is None else middle
+        below = log_evidence.middle - log_evidence.lower
+        if log_evidence.upper is None:  # noise on both sides: it adds up in squares
+            return cls(value, se, max(0.0, middle - math.hypot(below, Z95 * elbo.se)), None)
+        above = log_evidence.upper - log_evidence.middle  # a quadrature's error is a bound: it adds up plainly
+        lower = max(0.0, middle - below - Z95 * elbo.se)
+        return cls(value, se, lower, max(lower, middle + above + Z95 * elbo.se))
+
+    @property
+    def middle(self) -> float:
+        """The value, or where there is none the middle of the interval, its lower end where that is all there is."""
+        if self.value is not None:
+            return self.value
+        return self.lower if self.upper is None else 0.5 * (self.lower + self.upper)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of one guide on one θ. Numbers are totals over units, in nats; ``units`` says how many there are.
+
+    Attributes:
+        elbo: E_q[log p(x, z) − log q(z)] = ``reconstruction`` − ``kl_prior``.
+        evidence: log p(x | θ) and its kind.
+        kl_gap: evidence − ELBO = KL(q ‖ posterior).
+        reconstruction: E_q[log p(x | z)].
+        kl_prior: KL(q ‖ prior).
+        khat: PSIS k̂ of the worst unit; ``None`` where q was enumerated or its weights are constant.
+        ess: effective sample size of the worst unit, of ``draws``; ``None`` where q was enumerated.
+        draws: how many draws of z per unit; the size of the support where q was enumerated.
+        active: coordinates that tell the units apart, see :meth:`LogWeights.active`.
+        khat_units, ess_units: k̂ and ESS of each unit, (units,).
+        remark: what is to be known of the guide's draws in one line; empty where there is nothing.
+    """
+
+    guide: str
+    units: int
+    draws: int
+    elbo: Estimate
+    evidence: Evidence
+    kl_gap: Gap
+    reconstruction: Estimate
+    kl_prior: Estimate
+    khat: float | None
+    ess: float | None
+    active: int | None
+    khat_units: Tensor | None = field(repr=False)
+    ess_units: Tensor | None = field(repr=False)
+    remark: str = ""
+
+    def worst(self, count: int = 10) -> list[int]:
+        """Return the ``count`` units that the guide serves worst, of the largest gap log p(x_i) − ELBO_i, worst first."""
+        gaps = self.evidence.units - self.elbo.units
+        return [int(i) for i in gaps.argsort(descending=True)[:count]]
+
+    @property
+    def misses_mass(self) -> bool:
+        """Whether q misses posterior mass that matters, see :func:`experiments.diagnostics.reliability.misses_mass`."""
+        return misses_mass(self.khat, self.ess, self.draws)
+
+
+def evaluate(
+    model: Model | Program, guide: AnyGuide, x: Data, *, draws: int | None = None, seed: int = 0,
+    log_evidence: Evidence | None = None,
+) -> Evaluation:
+    """Evaluate ``guide`` on ``model`` with θ as it is.
+
+    Args:
+        model: a model or a bare Pyro program.
+        guide: the guide, fitted or not; one written without parameters (``exact``); or any Pyro guide.
+        x: the data.
+        draws: of z, per unit; 4,096 for one unit, at least 512 for many.
+        seed: of the draws: the same seed gives the same numbers.
+        log_evidence: of the model, where it is known already.
+
+    Raises:
+        ZooError: fewer than 2 draws, or log weights that are not numbers.
+
+    >>> import zoo, guides
+    >>> x = zoo.dataset("faithful").x
+    >>> model = zoo.build("gmm", x)
+    >>> abs(evaluate(model, guides.build("exact", model, x), x).kl_gap.value) < 1e-6
+    True
+    """
+    model, guide = pair(model, guide, x, seed)
+    weights = log_weights(model, guide, x, draws, seed + Stream.EVALUATION)
+    if log_evidence is not None:
+        return summarise(weights, guide.text, log_evidence)
+    found, elbo = evidence(model, x, guide, seed=seed), weights.elbo()
+    found = found.covering({f"the ELBO of '{guide.text}'": (elbo.value, elbo.se)})
+    return summarise(weights, guide.text, found.for_gaps([found.middle - elbo.value]))
+
+
+def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:
+    """Reduce log weights to an :class:`Evaluation`."""
+    elbo, khat, ess = weights.elbo(), weights.khat(), weights.ess()
+    failed, drawn = getattr(weights, "failed", 0), len(weights.log_q)
+    return Evaluation(
+        guide=text, units=weights.log_q.shape[1], draws=len(weights.log_q), elbo=elbo, evidence=found,
+        kl_gap=Gap.between(found, elbo), reconstruction=weights.reconstruction(), kl_prior=weights.kl_prior(),
+        khat=worst_khat(khat), ess=worst_ess(ess), active=weights.active(), khat_units=khat, ess_units=ess,
+        remark=f"{failed} of {drawn} draws could not be evaluated" if failed else "")
+
+
+def worst_khat(khat: Tensor | None) -> float | None:
+    """Return the largest k̂ of the units; ``None`` where nothing was drawn, or all weights are constant."""
+    return None if khat is None or bool(khat.isnan().all()) else float(khat[~khat.isnan()].max())
+
+
+def worst_ess(ess: Tensor | None) -> float | None:
+    """Return the least effective sample size of the units; ``None`` where nothing was drawn."""
+    return None if ess is None else float(ess.min())

@@ -1,0 +1,181 @@
+"""The posterior as an ArviZ tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.inference.fit import pair
+from experiments.log_evidence.log_weights import log_joint
+from guides.guide import AnyGuide, BaseGuide
+from zoo.data import Data, tensors
+from zoo.errors import ZooError
+from zoo.latents import Latents, Site
+from zoo.model import Model
+from zoo.program import Program, seeded
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+#: Every group that :func:`posterior` can make.
+GROUPS = (
+    "posterior", "prior", "posterior_predictive", "log_likelihood", "sample_stats", "observed_data", "constant_data")
+
+
+def posterior(
+    model: Model | Program, guide: AnyGuide, x: Data, *, draws: int = 1000, seed: int = 0,
+    groups: Sequence[str] = GROUPS, coords: Mapping[str, Sequence[Any]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+) -> DataTree:
+    """Return draws of the guide as an ArviZ ``DataTree``.
+
+    Values are constrained, under the program's site names; deterministic sites and quantities that the model recovers
+    are with them. Batch dimensions are named after their plates, event dimensions as the model or ``dims`` says, else
+    ``<site>_dim_<i>``. There is one chain: the draws are independent.
+
+    ========================  ==========================================================================
+    ``posterior``             z ~ q(z | x)
+    ``prior``                 z ~ p(z)
+    ``posterior_predictive``  x_new ~ p(x | z), z ~ q
+    ``log_likelihood``        log p(x_i | z) of each observation, in nats
+    ``sample_stats``          ``log_p`` = log p(x, z), ``log_q``, ``log_weight``, of each unit, in nats
+    ``observed_data``         the observations; ``constant_data``: the other entries of x
+    ========================  ==========================================================================
+
+    Args:
+        model: a model or a bare Pyro program.
+        guide: a fitted guide, how one without parameters is written (``exact``, ``prior``), or any Pyro guide.
+        x: the data.
+        draws: how many.
+        seed: of the draws.
+        groups: which groups to make; predictive draws run the program draw by draw, so leave them out where not needed.
+        coords: labels of dimensions, e.g. ``{"school": [...]}``.
+        dims: names of sites' event dimensions, over the model's own.
+
+    Raises:
+        ZooError: fewer than 1 draw, an unknown group, or labels of another length than their dimension.
+
+    With one unit, ``arviz_stats.loo_approximate_posterior(tree, log_p, log_q)`` takes ``sample_stats`` as it is.
+
+    >>> import zoo, guides
+    >>> x = zoo.dataset("faithful").x
+    >>> tree = posterior(zoo.build("gmm", x), "exact", x, draws=10, groups=["posterior"])
+    >>> dict(tree["posterior"]["z"].sizes)
+    {'chain': 1, 'draw': 10, 'rows': 272}
+    """
+    import arviz_base as azb
+
+    if draws < 1:
+        raise ZooError(f"expected 1 or more draws; got {draws}; ask for more")
+    unknown = [g for g in groups if g not in GROUPS]
+    if unknown:
+        raise ZooError(f"unknown group '{unknown[0]}'; choose from {', '.join(GROUPS)}")
+    model, guide = pair(model, guide, x, seed)
+    latents = model.latents(x)
+    data = _draw(model, guide, x, draws, seed, groups)
+    given = {group: values for group, values in _given(x, latents).items() if group in groups and values}
+    named = {
+        group: _names(model, latents, group, values, 0 if group in given else 1, dict(dims or {}))
+        for group, values in {**data, **given}.items()}
+    arrays = {group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in data.items()}
+    arrays.update({group: {k: v.detach().cpu().numpy() for k, v in values.items()} for group, values in given.items()})
+    labels = _labels(named, arrays, dict(coords or {}))
+    # One group at a time: a site's dimensions differ between groups (an observation, and its log-likelihood).
+    parts = [azb.from_dict({group: values}, dims=named[group], coords=labels) for group, values in arrays.items()]
+    tree: DataTree = parts[0]
+    for part in parts[1:]:
+        tree.update(part)
+    return tree
+
+
+def _draw(
+    model: Model, guide: BaseGuide, x: Data, draws: int, seed: int, groups: Sequence[str],
+) -> dict[str, dict[str, Tensor]]:
+    """Return what is drawn, (draws, …) each, by group and variable."""
+    with seeded(seed), torch.no_grad():
+        q = guide.posterior(x)
+        z = q.sample((draws,))
+
+        def stats() -> dict[str, Tensor]:
+            log_p, log_q = log_joint(model, x, z), q.log_prob(z)
+            values = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
+            return values if model.latents(x).unit else {k: v[:, 0] for k, v in values.items()}
+
+        makers: dict[str, Callable[[], dict[str, Tensor]]] = {
+            "posterior": lambda: _values(model, x, z), "prior": lambda: _values(model, x, model.sample_prior(x, draws)),
+            "posterior_predictive": lambda: model.predict(x, z), "log_likelihood": lambda: model.log_likelihood(x, z),
+            "sample_stats": stats}
+        return {group: make() for group, make in makers.items() if group in groups}
+
+
+def _values(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
+    values = model.constrain(x, z)
+    return {**values, **model.recover(x, values)}
+
+
+def _given(x: Data, latents: Latents) -> dict[str, dict[str, Tensor]]:
+    """Split x into observations, under their sites' names, and the rest."""
+    sites = {site.name: site for site in latents.observed}
+    named = tensors(x)
+    if isinstance(x, Tensor):
+        only = next(iter(sites))
+        return {"observed_data": {only: x} if len(sites) == 1 and sites[only].shape == x.shape else {}}
+    return {
+        "observed_data": {k: v for k, v in named.items() if k in sites},
+        "constant_data": {k: v for k, v in named.items() if k not in sites}}
+
+
+def _names(
+    model: Model, latents: Latents, group: str, values: Mapping[str, Tensor], skip: int, dims: dict[str, Sequence[str]],
+) -> dict[str, list[str]]:
+    """Name the dimensions of a group's variables, after the ``skip`` first ones (draws)."""
+    if group == "sample_stats":
+        return {name: [latents.unit] if latents.unit else [] for name in values}
+    sites = {site.name: site for site in (*latents.sites, *latents.observed)}
+    own = {**model.dims, **dims}
+    named: dict[str, list[str]] = {}
+    for name, value in values.items():
+        shape = tuple(value.shape[skip:])
+        batch = _batch(sites[name])[: len(shape)] if name in sites else _plates_of(shape, latents, group, name in own)
+        left = len(shape) - len(batch)
+        events = list(own.get(name, ()))[-left:] if left else []
+        rest = [f"{name}_dim_{i}" for i in range(left - len(events))]
+        named[name] = [*batch, *rest, *events]
+    return named
+
+
+def _plates_of(shape: tuple[int, ...], latents: Latents, group: str, known: bool) -> list[str]:
+    """Return the plates of a variable that is no random site, as far as its shape tells.
+
+    A deterministic site or a covariate of the shape of the observations' plates is taken to lie in them.
+    """
+    site = latents.observed[0]
+    plates, sizes = _batch(site), tuple(site.shape)
+    if group == "constant_data":
+        return plates[:1] if shape and sizes and shape[0] == sizes[0] else []
+    return plates if not known and shape == sizes[: len(plates)] else []
+
+
+def _batch(site: Site) -> list[str]:
+    batch = len(site.shape) - site.event_dim
+    return [plate or f"{site.name}_batch_{i}" for i, plate in enumerate(site.plates[:batch])]
+
+
+def _labels(
+    named: Mapping[str, Mapping[str, list[str]]], arrays: Mapping[str, Mapping[str, np.ndarray]],
+    coords: dict[str, Sequence[Any]],
+) -> dict[str, list[Any]]:
+    """Return the labels whose dimension is in use; raise where a length differs."""
+    sizes: dict[str, int] = {}
+    for group, values in arrays.items():
+        for name, value in values.items():
+            names = named[group][name]
+            sizes.update(zip(names, value.shape[value.ndim - len(names):], strict=True))
+    for dim, labels in coords.items():
+        if dim in sizes and len(labels) != sizes[dim]:
+            raise ZooError(f"expected {sizes[dim]} labels of dimension '{dim}'; got {len(labels)}; match them")
+    return {dim: list(labels) for dim, labels in coords.items() if dim in sizes}

@@ -1,0 +1,1 @@
+"""A fit while it runs: callbacks, trackers, checkpoints."""

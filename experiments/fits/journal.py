@@ -1,0 +1,260 @@
+"""What fits leave on disk while they run, so that one that was cut off goes on, to the same bits."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from experiments.runtime.files import digest, whole, writing
+from zoo.errors import ZooError, ZooWarning
+
+#: Seconds between checkpoints, where nobody says.
+INTERVAL = 30.0
+#: Largest share of a fit's time that checkpoints may take: where one takes long, the next waits longer than the interval.
+SHARE = 0.02
+#: Of the checkpoints of a fit that is under way: the one before the last is kept for when that can't be read.
+KEPT = 2
+FORMAT = 1
+END = "end"
+
+
+@dataclass
+class Stop:
+    """Whether a run was asked to stop, and by which signal.
+
+    Attributes:
+        signal: set by whoever asks in this process.
+        file: holds a signal's number where another process asks.
+        waits: a fit looks at this after each step: whoever asks need not interrupt it.
+    """
+
+    signal: int | None = None
+    file: Path | None = None
+    waits: bool = False
+
+    @property
+    def asked(self) -> int | None:
+        """The signal that asked; ``None``: go on."""
+        if self.signal is None and self.file is not None and self.file.exists():
+            text = self.file.read_text()
+            self.signal = int(text) if text.isdecimal() else 15
+        return self.signal
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a fit needs to go on: tensors by name, and plain values that JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+    def copy(self) -> State:
+        """Return a state whose tensors nobody else changes."""
+        return State({name: value.clone() for name, value in self.tensors.items()}, dict(self.values))
+
+    def numbered(self, prefix: str) -> list[Tensor]:
+        """Return the tensors named ``prefix.0``, ``prefix.1``, …, in this order."""
+        return [value for _, value in sorted((int(i), value) for i, value in self.part(prefix).items())]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names start with ``prefix.``, without it."""
+        return {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+
+    @staticmethod
+    def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``tensors`` with ``prefix.`` before their names."""
+        return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what a state that does not fit makes of those who take it into a :class:`ZooError`."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise ZooError(
+            f"expected a state of this fit in {path}; got another ({type(error).__name__}: {text}); remove the directory"
+        ) from None
+
+
+def alike(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return ``values`` in the types and on the devices of ``tensors``; raise a ``ValueError`` where a shape differs."""
+    if [value.shape for value in values] != [tensor.shape for tensor in tensors]:
+        raise ValueError("tensors of other shapes")
+    return [value.to(tensor) for value, tensor in zip(values, tensors, strict=True)]
+
+
+def check_finite(tensors: Iterable[Tensor]) -> None:
+    """Raise a ``ValueError`` if parameters that were read are not finite: no fit leaves such behind."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError("parameters that are not finite")
+
+
+@dataclass
+class Journal:
+    """A directory with the checkpoints of a fit, or of several, each in a directory of its own, :meth:`of` a name.
+
+    A checkpoint is two files: ``NAME.safetensors`` and ``NAME.json``, which holds plain values, the checksum of the
+    tensors, and its own. Nothing in them can be executed. A checkpoint that can't be read, or was altered, is passed over
+    for the one before it, with a warning.
+
+    Args:
+        path: where; it is made when the first checkpoint is written.
+        interval: seconds from one checkpoint to the next; longer where writing one would take over a fiftieth of the time.
+            At most that much is lost when a run is killed.
+        stop: set from outside to make fits write a checkpoint after their step and raise :class:`Interrupted`.
+        sealed: refuse to fit what is not done; for reading.
+    """
+
+    path: Path
+    interval: float = INTERVAL
+    stop: Stop = field(default_factory=Stop)
+    sealed: bool = False
+    _last: float = field(default_factory=time.monotonic, repr=False)
+    _wait: float = field(default=0.0, repr=False)
+
+    def of(self, name: str) -> Journal:
+        """Return the journal of the fit called ``name``, in a directory of its own."""
+        return Journal(self.path / slug(name), self.interval, self.stop, self.sealed)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        return time.monotonic() - self._last >= max(self.interval, self._wait)
+
+    def make(self) -> None:
+        """Make the directory.
+
+        Raises:
+            ZooError: if it can't be made.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def save(self, step: int, state: State) -> Path:
+        """Write the checkpoint after ``step``, and drop all but the last :data:`KEPT`.
+
+        Raises:
+            ZooError: if the disk is full; the checkpoints before it are left as they are.
+        """
+        begun = time.monotonic()
+        self.make()
+        path = write(self.path / f"step-{step:010d}", state)
+        for old in self._steps()[:-KEPT]:
+            remove(old)
+        self._last = time.monotonic()
+        self._wait = (self._last - begun) / SHARE
+        return path
+
+    def finish(self, state: State) -> Path:
+        """Write the state of a fit that is done, and drop its checkpoints."""
+        self.make()
+        path = write(self.path / END, state)
+        for old in self._steps():
+            remove(old)
+        return path
+
+    def end(self) -> State | None:
+        """Return the state of a fit that is done; ``None`` where it is not, or can't be read."""
+        return self._first([self.path / f"{END}.json"])
+
+    def latest(self) -> State | None:
+        """Return the last checkpoint that can be read; ``None`` where there is none."""
+        return self._first(self._steps()[::-1])
+
+    def _first(self, paths: list[Path]) -> State | None:
+        for path in paths:
+            try:
+                return read(path)
+            except FileNotFoundError:
+                continue
+            except ZooError as error:
+                warnings.warn(ZooWarning(f"{error}; going on from what was before it"), stacklevel=4)
+        return None
+
+    def _steps(self) -> list[Path]:
+        return sorted(self.path.glob("step-*.json"))
+
+
+def slug(name: str) -> str:
+    """Return ``name`` as a file name: what a file name may not hold becomes a dash; unlike names stay apart.
+
+    >>> slug("mean_field:encoder"), slug("flow(layers=2)")[:14]
+    ('mean_field-encoder-9975', 'flow-layers=2-')
+    """
+    plain = re.sub(r"[^A-Za-z0-9._=,-]+", "-", name).strip("-.")[:60]
+    return plain if plain == name else f"{plain}-{digest(name.encode())[:4]}"
+
+
+def write(stem: Path, state: State) -> Path:
+    """Write ``stem``.safetensors and then ``stem``.json, each whole; return the latter, which makes it a checkpoint.
+
+    Raises:
+        ZooError: if the disk refuses.
+    """
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.tensors.items()}
+    tensors = safetensors.torch.save(plain)
+    body = {"format": FORMAT, "tensors": digest(tensors), "values": state.values}
+    text = json.dumps(body, sort_keys=True)
+    whole(stem.with_name(stem.name + ".safetensors"), tensors)
+    path = stem.with_name(stem.name + ".json")
+    whole(path, json.dumps({"checksum": digest(text.encode()), "body": body}, sort_keys=True, indent=1))
+    return path
+
+
+def read(path: Path) -> State:
+    """Read a checkpoint, ``path`` being its JSON file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ZooError: if it was cut short, altered, or written in another format.
+    """
+    def refuse(what: str) -> ZooError:
+        return ZooError(f"expected a whole checkpoint at {path}; got {what}")
+
+    raw = path.read_bytes()
+    try:
+        outer = json.loads(raw)
+        body = outer["body"]
+        same = digest(json.dumps(body, sort_keys=True).encode()) == outer["checksum"]
+        values, expected, version = body["values"], body["tensors"], body["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise refuse(f"a file that can't be read ({type(error).__name__})") from None
+    if not same or not isinstance(values, dict):
+        raise refuse("one that was altered: its checksum differs")
+    if version != FORMAT:
+        raise refuse(f"format {version}, not {FORMAT}")
+    try:
+        tensors = path.with_suffix(".safetensors").read_bytes()
+    except OSError as error:
+        raise refuse(f"no tensors beside it ({error.strerror})") from None
+    if digest(tensors) != expected:
+        raise refuse("tensors that were cut short or altered: their checksum differs")
+    try:
+        return State(safetensors.torch.load(tensors), values)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise refuse(f"tensors that can't be read ({error})") from None
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, its JSON file first: what is left without it is none."""
+    for part in (path, path.with_suffix(".safetensors")):
+        part.unlink(missing_ok=True)
+
+
+#: What gives a fit's state when it is asked for.
+Snapshot = Callable[[], State]

@@ -1,0 +1,298 @@
+"""Fitting: one ELBO, and the methods that maximise it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.fits.callbacks import Callback, Moment, Watch
+from experiments.fits.journal import Journal
+from experiments.fits.progress import bars
+from experiments.inference.containment import Floor, quick_family, sibling
+from experiments.inference.engine import Iteration, Outcome, States, held, keep_memory, moved, threads_for
+from experiments.inference.method import Method, Problem
+from experiments.inference.options import Options
+from experiments.inference.registry import METHODS, build_method, check_options, choose, default_method
+from experiments.inference.saved import check_same, keep, restore
+from experiments.runtime.processes import ALONE, Processes
+from guides.construct import build
+from guides.guide import AnyGuide, BaseGuide, Guide, paired
+from guides.program import as_guide
+from zoo.bare import as_model
+from zoo.data import Data
+from zoo.errors import ZooError, ZooWarning, check_number
+from zoo.model import Model
+from zoo.program import Program, seeded
+
+
+@dataclass(frozen=True, repr=False)
+class Fit:
+    """A finished fit. ``model`` and ``guide`` hold the parameters it found.
+
+    Attributes:
+        method: a key of :data:`METHODS`; ``none`` where there was nothing to fit.
+        steps: iterations or gradient steps taken, those of a quick fit of a contained guide left out, as in ``history``.
+        seconds: of wall time, the quick fit's included.
+        bound: what the optimiser last saw of the bound that it maximised, in nats, summed over units (``svi``: the mean of the
+            last tenth of its steps; with ``validation`` the best held-out ELBO). Use ``evaluate`` for an ELBO with its error.
+        converged: whether the method's own rule was met, never because its steps were over. em: an iteration gained under
+            1e-9 nats per unit; fixed_draws: the slope promises under 0.01 nats, and fresh draws agree; svi: going on as it went
+            would gain under 0.02 nats per unit, or the held-out ELBO rose no more.
+        stopped: why it stopped early, or why it has not converged and what to do; empty where neither is so.
+        history: (step, bound, seconds since the start).
+        units: how many units the ELBOs are summed over.
+        iterations: of EM: ELBO before and after the M-step, log p(x), gap.
+        states: of svi: the best and the last state; ``states.use("last")`` puts one in place.
+        remarks: what a reader of the fit should know, such as that recorded steps were found to differ from Python's.
+        objective: what the bound is called: ``ELBO``, ``IWAE-8 bound``, ``Rényi(0.5) bound``.
+    """
+
+    model: Model
+    guide: BaseGuide
+    method: str
+    steps: int
+    seconds: float
+    bound: float | None
+    converged: bool
+    stopped: str = ""
+    history: tuple[tuple[int, float, float], ...] = field(default=(), repr=False)
+    units: int = 1
+    iterations: tuple[Iteration, ...] = field(default=(), repr=False)
+    states: States | None = field(default=None, repr=False)
+    remarks: tuple[str, ...] = ()
+    objective: str = "ELBO"
+
+    def __repr__(self) -> str:
+        bound = "nothing to fit" if self.bound is None else f"{self.objective} {self.bound:.4f} nats"
+        units, steps = (f"{n:,} {what}{'s' if n != 1 else ''}" for n, what in ((self.units, "unit"), (self.steps, "step")))
+        ended = "converged" if self.converged else "not converged"
+        lines = [
+            f"Fit of '{self.guide.text}' to {self.model.label} by {self.method}", f"{bound}, {units}",
+            f"{ended} after {steps}, {self.seconds:.2f} s", self.stopped, *self.remarks]
+        return "\n  ".join(filter(None, lines))
+
+    @property
+    def elbo(self) -> float | None:
+        """The bound, where it is the ELBO; ``None`` where another was maximised."""
+        return self.bound if self.objective == "ELBO" else None
+
+
+def fit(
+    model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
+    shard: bool = False, seed: int = 0, progress: bool | None = None, callbacks: Sequence[Callback] = (),
+    journal: Journal | str | Path | None = None, name: str = "", pure: bool | None = None,
+    start: BaseGuide | str | None = None, **options: Any,
+) -> Fit:
+    """Maximise the ELBO over φ and (``train_model``) θ, in place.
+
+    Args:
+        model: a model or a bare Pyro program.
+        guide: a guide, how one is written (it is then built on ``x``), or any Pyro guide.
+        x: the data.
+        method: a key of :data:`METHODS`; ``None``: the first of them that suits the guide.
+        train_model: move θ too. A model without parameters has nothing to move.
+        shard: share the units out over the processes of torch.distributed's group, each of which makes this same call: EM adds
+            up what it needs of the rows, svi its gradients. All end with the same parameters, those of one process but for
+            rounding.
+        seed: of all that is drawn: same seed, same machine, same bits. Torch's own generator is left as it was.
+        progress: show a bar on standard error; ``None``: on a terminal only.
+        callbacks: told of the start, of every step, of checkpoints and of the end.
+        journal: a directory, or a :class:`Journal`, for checkpoints. Where it holds one of the same fit, the fit goes on from
+            there, and ends with the bits that it would have ended with; one that is done is not fitted again.
+        name: what to call the fit in callbacks, and in a journal of several.
+        pure: whether runs of the program and the guide do the same operations each time, whatever else Python knows, so that
+            svi may record and repeat them, see :mod:`zoo.recording`. ``None``: registered models and families are, others as
+            they declare, and a bare function where its code proves it.
+        start: where a guide with its own φ for each unit begins: ``contained``, at a quick fit of a family that its own
+            contains (where θ moves, of one unit only); ``own``, as it is; or a fitted guide of such a family. ``None``:
+            ``contained`` for a guide that is named, ``own`` for one that is built. It never ends below where it so began.
+        options: of the method, such as steps and draws: the attributes of :class:`EMOptions`, :class:`FixedDrawsOptions`,
+            :class:`SVIOptions` and :class:`LaplaceOptions`.
+
+    Raises:
+        ZooError: a guide that does not fit the model, an unknown method or one that can't fit this guide, an unknown or wrong
+            option, negative steps, an ELBO that is not finite at the start (the first such site is named), a full disk, or a
+            journal of another fit.
+
+    >>> import zoo
+    >>> x = zoo.dataset("faithful").x
+    >>> round(fit(zoo.build("gmm", x), "exact", x).elbo, 2)
+    -1130.26
+    """
+    check_number("seed", seed, whole=True, least=0, most=2**31 - 1, mend="choose another")
+    check_options(options)
+    shown = one_view(x, options.get("view"), seed)
+    start = start or ("contained" if isinstance(guide, str) else "own")
+    model, guide = pair(model, guide, shown, seed)
+    theta = train_model and any(p.requires_grad for p in model.parameters())
+    problem = Problem(model, guide, x, theta, seed, pure, Processes.joined() if shard else ALONE, shown)
+    chosen, how = choose(method, problem, options)
+    if method is None and not theta and not guide.size:
+        return Fit(model, guide, "none", 0, 0.0, None, True, units=problem.latents.units)
+    _check(problem, chosen, journal)
+    kept = Journal(Path(journal)) if isinstance(journal, str | Path) else journal
+    if kept is not None:
+        kept = kept.of(name) if name else kept
+        check_same(kept, problem, chosen.name, how, options)
+        done = restore(kept, model, guide, theta)
+        if done is not None:
+            return done
+    inner: dict[str, Any] = {"train_model": theta, "seed": seed, "progress": progress, "journal": kept, "pure": pure}
+    floor, before = _floor(problem, chosen, how, start, inner)
+    first = Moment(
+        model, guide, x, chosen.name, how.limit, problem.latents.units, name, objective=chosen.bound(problem, how))
+    watch = Watch(first, [*bars(progress), *callbacks], kept)
+    fitted = _run(chosen, problem, how, watch, before)
+    if floor is not None and fitted.objective == "ELBO":  # states are compared by the ELBO: not of a fit of another bound
+        if floor.guide.family.spreads and floor.below()[0] > 0:
+            floor.begin()
+            fitted = _joined(fitted, fit(model, guide, x, method=chosen.name, name="from the contained", **inner, **options))
+        fitted = floor.keep_better(fitted)
+    watch.end(fitted)
+    if kept is not None:
+        keep(kept, fitted)  # last: a fit that is kept is not watched again, and what its callbacks know must be written
+    return fitted
+
+
+def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, before: float) -> Fit:
+    """Run a method; return its fit, whose seconds include the ``before`` of what was fitted first."""
+    model, guide = problem.model, problem.guide
+    keep_memory()
+    with watch, seeded(problem.seed), torch.enable_grad(), threads_for(round(method.at_once(problem, options))), (
+            nullcontext() if problem.train_model else held(model)):
+        problem.processes.agree([*model.state_dict().values(), *guide.state_dict().values()])
+        outcome = method.run(problem, options, watch)
+    problem.processes.agree(model.buffers())  # running statistics of a decoder are of a process's own units
+    guide.eval()
+    model.eval()
+    return Fit(
+        model, guide, method.name, outcome.steps, before + watch.seconds, outcome.bound, outcome.converged, _why(outcome),
+        tuple(watch.history), problem.latents.units, outcome.iterations, outcome.states, outcome.remarks,
+        watch.start.objective)
+
+
+def _floor(
+    problem: Problem, method: Method[Any], options: Options, start: BaseGuide | str, how: Mapping[str, Any],
+) -> tuple[Floor | None, float]:
+    """Start the guide at a fitted one that it contains, as ``start`` says; return that, and the seconds of its quick fit.
+
+    The quick fit takes as many steps as are asked for where its method is the same. It is kept in the journal under a name of
+    its own. Where θ moves, it does so with the contained guide, too: of one unit, where that is quick. Several processes fit
+    none.
+    """
+    if start not in ("contained", "own") and not isinstance(start, BaseGuide):
+        raise ZooError(f"expected start contained or own, or a fitted guide; got {start!r}; choose one")
+    model, guide, x = problem.model, problem.guide, problem.x if problem.like is None else problem.like
+    if problem.processes.count > 1 or not method.climbs:
+        return None, 0.0
+    inside: BaseGuide | None = None
+    seconds = 0.0
+    if isinstance(start, BaseGuide):
+        inside = sibling(guide, [start])
+        if inside is None:
+            raise ZooError(f"expected start as a fitted guide that '{guide.text}' contains; got '{start.text}'; leave it out")
+    latents = problem.latents
+    quick = quick_family(guide, latents.size) if start == "contained" else None
+    if quick is not None and not (problem.train_model and latents.units > 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZooWarning)  # of a fit that is only where another one begins
+            contained = build(quick, model, x, seed=problem.seed)
+            steps = options.steps if default_method(contained, x) == method.name else None
+            done = fit(model, contained, x, name=f"contained {quick}", start="contained", steps=steps, **how)
+        inside, seconds = done.guide, done.seconds
+    if not isinstance(guide, Guide) or not isinstance(inside, Guide):
+        return None, 0.0
+    return Floor.under(model, guide, inside, x, moved(model, guide, problem.train_model), problem.seed), seconds
+
+
+def _joined(first: Fit, second: Fit) -> Fit:
+    """Return the second of two fits of one guide, with the steps, the seconds and the history of both."""
+    later = [(first.steps + step, elbo, first.seconds + seconds) for step, elbo, seconds in second.history]
+    return replace(
+        second, steps=first.steps + second.steps, seconds=first.seconds + second.seconds, history=(*first.history, *later))
+
+
+def _why(outcome: Outcome) -> str:
+    """Return why a fit stopped early or has not converged, and in the latter case what to do."""
+    if outcome.converged or outcome.stopped:
+        return outcome.stopped
+    return f"not converged: {outcome.steps:,} step{'s' if outcome.steps != 1 else ''}; raise --steps"
+
+
+def fit_seeds(
+    model: Model | Program, guide: AnyGuide, x: Data, *, seeds: Sequence[int] = range(5), **options: Any,
+) -> list[Fit]:
+    """Fit from several seeds, each on a copy of the model; return the fits, the highest bound first.
+
+    ``model`` itself is left as it is, but with a built guide, which one seed fits in place: ``fits[0].model`` and
+    ``fits[0].guide`` are the best pair. A model's own start is that of
+    ``model``; what a seed changes is the guide's start, the draws and the minibatches.
+
+    Args:
+        model, guide, x: as of :func:`fit`; the guide as written, or a Pyro guide's class.
+        seeds: one fit each.
+        options: of :func:`fit`.
+
+    Raises:
+        ZooError: no seeds, a guide that is already built with several seeds, or any error of :func:`fit`.
+
+    >>> import zoo
+    >>> x = zoo.dataset("faithful").x
+    >>> [round(done.elbo, 1) for done in fit_seeds(zoo.build("gmm", x), "exact", x, seeds=range(2))]
+    [-1130.3, -1130.3]
+    """
+    if not len(seeds):
+        raise ZooError("expected one seed or more; got none; e.g. seeds=range(5)")
+    if isinstance(guide, nn.Module) and len(seeds) == 1:
+        return [fit(model, guide, x, seed=seeds[0], name=f"seed {seeds[0]}", **options)]
+    if isinstance(guide, nn.Module):
+        text = guide.text if isinstance(guide, BaseGuide) else type(guide).__name__
+        raise ZooError(
+            f"expected a guide that each seed can start anew; got '{text}', which is built; pass its text, class or function")
+    known = as_model(model)
+    fits = [fit(copy.deepcopy(known), guide, x, seed=seed, name=f"seed {seed}", **options) for seed in seeds]
+    return sorted(fits, key=lambda done: -math.inf if done.bound is None else done.bound, reverse=True)
+
+
+def pair(model: Model | Program, guide: AnyGuide, x: Data, seed: int = 0) -> tuple[Model, BaseGuide]:
+    """Return the model and the guide that any of their accepted forms stand for.
+
+    Raises:
+        ZooError: if the guide does not fit the model, or was built for another.
+    """
+    known = paired(model, guide if isinstance(guide, BaseGuide) else None)
+    whole = as_guide(known, guide, x)
+    return known, build(whole, known, x, seed=seed) if isinstance(whole, str) else whole
+
+
+def _check(problem: Problem, method: Method[Any], journal: object) -> None:
+    """Raise a :class:`ZooError` for a problem that the method can't fit, or that several processes can't share."""
+    misfit = method.misfit(problem)
+    if misfit:
+        raise ZooError(misfit)
+    if problem.processes.count == 1:
+        return
+    latents = problem.latents
+    if not method.shares_units or latents.unit is None or not latents.rows_first:
+        what = f"{problem.model.label}, whose rows are not its units" if method.shares_units else f"method {method.name}"
+        able = " or ".join(name for name in METHODS if build_method(name).shares_units)
+        raise ZooError(f"expected method {able} and rows that are units with shard=True; got {what}; leave shard out")
+    if journal is not None:
+        raise ZooError("expected no journal with shard=True, whose checkpoints are of one process; got one; leave one out")
+
+
+def one_view(x: Data, view: Callable[[Tensor], Tensor] | None, seed: int) -> Data:
+    """Return one view of ``x``, the same for the same seed; ``x`` itself where there is no ``view``."""
+    if view is None or not isinstance(x, Tensor):
+        return x
+    with seeded(seed):
+        return view(x)

@@ -1,0 +1,1 @@
+"""The ELBO on noise that is held."""

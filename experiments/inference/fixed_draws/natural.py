@@ -1,0 +1,181 @@
+"""Natural-gradient ascent of units' own normals, and the coordinates in which the rest of the way is short."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from experiments.optimisers.anderson import Anderson
+from experiments.optimisers.each import Objective, Report, State, of, recorded
+from experiments.optimisers.lbfgs import Tape
+from guides.amortisation import Free
+from guides.family import Family, Normal, Phi
+from guides.natural import Curvature
+
+#: A step shorter than this is none: the unit is left to an ascent that searches along its gradient.
+SHORTEST = 2.0**-6
+#: The share of a rise that is still one where log p curves upwards.
+SADDLE = 0.01
+#: By what a step grows that the last one allows.
+LONGER = 1.5
+#: Steps that an extrapolation looks back on: of these few, the curvature has not changed much.
+MEMORY = 5
+#: Steps in a row that gain next to nothing where an extrapolated climb ends.
+CALM = 2
+
+
+def climb_naturally(
+    objective: Objective, family: Normal, own: Free, iterations: int, report: Report | None = None, rise: float = 1.0,
+    tape: Tape | None = None, check: Callable[[], None] | None = None,
+) -> int:
+    """Move the units' φ by natural-gradient steps; return how many iterations were taken.
+
+    A whole step is Newton's, see :mod:`guides.natural`, and taken first. A unit that does not rise stays, and tries half the
+    step next; one that rises by less than ``rise`` nats is near enough. Not so on a saddle, off which steps of the mean grow:
+    there an ascent by gradients would rather widen q, to where it lies across two modes.
+
+    Args:
+        objective: (φ as rows (k, size), units (k,)) → the units' ELBOs (k,), a number to report (k,), and the mean of ∇ log p
+            and of its products with the noise as one row, (k, d + d²).
+        family: of the guide.
+        own: φ at the start; in the end, where they led.
+        iterations: at most.
+        report: told of each.
+        rise: nats.
+        tape: as of :func:`experiments.optimisers.each.ascend_each`.
+        check: called where the start of a unit is not finite: it may refuse to go on.
+    """
+    evaluate, point = recorded(objective, tape), own.flat()
+    active = torch.arange(len(point), device=point.device)
+    state, length, taken = evaluate(point, active), point.new_ones(len(point)), 0
+    active = active[state.loss.isfinite()]
+    if len(active) < len(point) and check is not None:
+        check()
+    while len(active) and taken < iterations:
+        before = state.at(active)
+        curvature = _curvature(family, own, before)
+        after = evaluate(_step(family, own, before, curvature, of(length, active)), active)
+        gain = before.loss - after.loss
+        risen = gain > 0
+        if bool(risen.all()):
+            state.put(active, after)
+        else:
+            state.put(active[risen], after.at(risen.nonzero()[:, 0]))
+        length[active] = (of(length, active) * torch.where(risen, LONGER, 0.5)).clamp(max=1.0)
+        enough = torch.where(curvature.upwards.any(1), SADDLE * rise, rise)
+        active = active[torch.where(risen, gain >= enough, of(length, active) >= SHORTEST)]
+        taken += 1
+        if report is not None:
+            norm = float(state.gradient[:, : _size(state)].norm())
+            report(-float(state.loss.sum()), norm, float(state.told.sum()), state.point)
+    own.set(state.point)
+    return taken
+
+
+def climb_accelerated(
+    objective: Objective, family: Normal, own: Free, iterations: int, report: Report, rise: float,
+    tape: Tape | None = None, check: Callable[[], None] | None = None,
+) -> tuple[int, float | None]:
+    """Move the one unit's φ by natural-gradient steps, extrapolated, to where they lead.
+
+    Newton's steps go a fixed way at a time where log p falls off like an exponential, as of classes that a column nearly
+    separates, and the mean and the scales of q, which each take theirs alone, wait for each other. Anderson's extrapolation
+    makes about half as many of them. A point that is no higher is left for the step itself, then for shorter ones.
+
+    Args:
+        objective, family, own, iterations, report, tape, check: as of :func:`climb_naturally`. The means should be exact, or
+            nearly so: noise in them would be extrapolated, too.
+        rise: nats; the steps have come to their end when so little is gained twice in a row.
+
+    Returns:
+        iterations taken; and the objective if the steps came to their end.
+    """
+    evaluate, one = recorded(objective, tape), torch.zeros(1, dtype=torch.long, device=own.flat().device)
+    state, anderson, taken, calm = evaluate(own.flat(), one), Anderson(MEMORY), 0, 0
+    if check is not None and not bool(state.loss.isfinite()):
+        check()
+    while taken < iterations and calm < CALM:
+        after = _extrapolated(evaluate, family, own, state, anderson)
+        if after is None:
+            break
+        calm = calm + 1 if float(state.loss - after.loss) < rise else 0
+        state, taken = after, taken + 1
+        report(-float(state.loss), float(state.gradient[:, : _size(state)].norm()), float(state.told), state.point)
+    own.set(state.point)
+    return taken, -float(state.loss) if calm == CALM else None
+
+
+def _extrapolated(
+    evaluate: Callable[[Tensor, Tensor], State], family: Normal, own: Free, state: State, anderson: Anderson,
+) -> State | None:
+    """Return the state where the next extrapolated step leads; ``None`` where none of any length leads upwards."""
+    one = torch.zeros(1, dtype=torch.long, device=state.point.device)
+    curvature, length = _curvature(family, own, state), torch.ones_like(state.loss)
+    whole = _step(family, own, state, curvature, length)
+    proposed = anderson.propose(state.point[0], whole[0])
+    if proposed is not None:
+        after = evaluate(proposed[None], one)
+        if bool(after.loss < state.loss):
+            return after
+        anderson.restart()
+    after = evaluate(whole, one)
+    while not bool(after.loss < state.loss):
+        length = 0.5 * length
+        if float(length) < SHORTEST:
+            return None
+        after = evaluate(_step(family, own, state, curvature, length), one)
+    return after
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Coordinates y (units, size) of units' φ about where they are, in which their ELBOs curve alike in all directions.
+
+    Attributes:
+        start: φ as rows, (units, size).
+        roots: that of the curvature, (units, d, d); none of a family that knows no curvature, of which y is φ less ``start``.
+    """
+
+    family: Family
+    own: Free
+    start: Tensor
+    roots: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, objective: Objective, family: Family, own: Free, tape: Tape | None) -> Chart:
+        """Draw the chart about the φ of ``own``; ``objective`` as of :func:`climb_naturally`."""
+        start = own.flat()
+        if not isinstance(family, Normal):
+            return cls(family, own, start, ())
+        state = recorded(objective, tape)(start, torch.arange(len(start), device=start.device))
+        return cls(family, own, start, (_curvature(family, own, state).root(),))
+
+    def rows(self, y: Tensor) -> Tensor:
+        """Return φ of all units at their coordinates, as rows (units, size)."""
+        return self.own.rows(near(self.family, self.own, self.start, y, *self.roots))
+
+
+def near(family: Family, own: Free, start: Tensor, y: Tensor, *roots: Tensor) -> Phi:
+    """Return φ of units at their coordinates ``y`` (k, size) about ``start``, as of :class:`Chart`."""
+    if roots and isinstance(family, Normal):
+        return family.near(own.unflat(start), roots[0], y)
+    return own.unflat(start + y)
+
+
+def _step(family: Normal, own: Free, state: State, curvature: Curvature, length: Tensor) -> Tensor:
+    slope = -state.gradient[:, : _size(state)]
+    return own.rows(family.natural_step(own.unflat(state.point), slope, curvature, length))
+
+
+def _curvature(family: Normal, own: Free, state: State) -> Curvature:
+    size = _size(state)
+    return family.curvature(own.unflat(state.point), -state.gradient[:, size:].unflatten(1, (size, size)))
+
+
+def _size(state: State) -> int:
+    """Return d, of which a row of the statistics has d + d² numbers."""
+    return math.isqrt(state.gradient.shape[1])

@@ -1,0 +1,122 @@
+"""Fits that are done, kept on disk and put back: in another process, the same model, guide and history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from experiments.fits.callbacks import rows_of
+from experiments.fits.journal import Journal, State, alike, check_finite, fitting
+from experiments.inference.engine import Iteration, States, moved
+from experiments.inference.method import Problem
+from experiments.inference.options import Options
+from experiments.runtime.files import digest, whole
+from guides.guide import BaseGuide
+from zoo.data import Data, tensors
+from zoo.errors import ZooError
+from zoo.model import Model
+
+if TYPE_CHECKING:
+    from experiments.inference.fit import Fit
+
+#: What else of a fit is kept, and as what.
+_PLAIN: dict[str, Any] = {
+    "method": str, "steps": int, "seconds": float, "bound": float, "converged": bool, "stopped": str, "units": int,
+    "objective": str}
+
+
+def keep(journal: Journal, done: Fit) -> None:
+    """Write a finished fit to its journal, in place of its checkpoints.
+
+    Raises:
+        ZooError: if the disk is full.
+    """
+    parts = {**State.prefixed("model", done.model.state_dict()), **State.prefixed("guide", done.guide.state_dict())}
+    best_step = None
+    if done.states is not None:
+        best_step = done.states.best_step
+        for name in ("best", "last"):
+            parts |= {f"{name}.{i}": value for i, value in enumerate(getattr(done.states, name))}
+    parts["history"] = torch.tensor(done.history, dtype=torch.float64).reshape(-1, 3)
+    journal.finish(State(parts, {
+        **{name: getattr(done, name) for name in _PLAIN}, "best_step": best_step, "guide": done.guide.text,
+        "iterations": [astuple(row) for row in done.iterations], "remarks": [*done.remarks]}))
+
+
+def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool) -> Fit | None:
+    """Put a finished fit's parameters into ``model`` and ``guide``, and return it; ``None`` if it was not finished.
+
+    Raises:
+        ZooError: parameters of other names or shapes, or a fit that is not done in a sealed journal.
+    """
+    from experiments.inference.fit import Fit
+
+    state = journal.end()
+    if state is None and journal.sealed:
+        raise ZooError(f"expected a finished fit in {journal.path}; got none; 'zoo resume' goes on with the run")
+    if state is None:
+        return None
+    with fitting(journal.path):
+        model.load_state_dict(state.part("model"))
+        guide.load_state_dict(state.part("guide"))
+        check_finite([*model.parameters(), *guide.parameters()])
+        states = None
+        if state.values["best_step"] is not None:
+            tensors = tuple(moved(model, guide, train_model))
+            best, last = (tuple(alike(state.numbered(name), tensors)) for name in ("best", "last"))
+            states = States(tensors, best, last, int(state.values["best_step"]))
+        values = {name: state.values[name] for name in _PLAIN}
+        plain: dict[str, Any] = {
+            name: None if v is None and name == "bound" else _PLAIN[name](v) for name, v in values.items()}
+        iterations = tuple(Iteration.of(row) for row in state.values["iterations"])
+        done = Fit(model, guide, **plain, history=tuple(rows_of(state)), iterations=iterations, states=states,
+            remarks=tuple(map(str, state.values["remarks"])))
+    guide.eval()
+    model.eval()
+    return done
+
+
+def check_same(journal: Journal, problem: Problem, method: str, options: Options, given: Mapping[str, Any]) -> None:
+    """Write down which fit a journal is of, or raise a :class:`ZooError` if it is of another one; a sealed one is only read.
+
+    Of the options those that were ``given`` are written, a view left out, which can't be.
+    """
+    plain = {"steps", "draws", "view"}
+    now = {
+        "model": repr(problem.model), "guide": problem.guide.text, "data": data_digest(problem.x), "method": method,
+        "steps": options.limit, "draws": given.get("draws"), "seed": problem.seed, "theta": problem.train_model,
+        **{name: repr(value) for name, value in given.items() if name not in plain and value not in (None, False)}}
+    path = journal.path / "fit.json"
+    try:
+        before = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        before = None
+    except (OSError, ValueError, RecursionError):
+        raise ZooError(f"expected {path} to say which fit it is; got a file that can't be read; remove {path.parent}") from None
+    if not isinstance(before, dict) and journal.sealed:
+        raise ZooError(f"expected {path} to say which fit it is; got none; 'zoo resume' goes on with the run")
+    if not isinstance(before, dict):
+        journal.make()
+        whole(path, json.dumps(now, indent=1, ensure_ascii=False))
+        return
+    for name in {**now, **before}:
+        if before.get(name) != now.get(name):
+            raise ZooError(
+                f"expected a journal of the same fit in {journal.path}; got one with {name} {before.get(name)!r}, not "
+                f"{now.get(name)!r}; choose another directory, or remove it")
+
+
+def data_digest(x: Data) -> str:
+    """Return the SHA-256 of data: names, types, shapes and numbers."""
+    parts = []
+    for name, value in tensors(x).items():
+        plain = value.detach().cpu().contiguous()
+        content = plain.numpy().reshape(-1).view(np.uint8).data  # no copy: the data may not fit in memory twice
+        parts.append(f"{name} {plain.dtype} {tuple(plain.shape)} {digest(content)}")
+    return digest("\n".join(parts).encode())
+

@@ -1,0 +1,143 @@
+"""How stochastic variational inference trains: everything about it that one may choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from experiments.inference.options import Options, option
+from zoo.errors import ZooError, check_number, chosen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from experiments.inference.svi.objectives import Objective
+
+#: Learning-rate schedules: the factor at a share of the run, from 0 to 1.
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share: 1 - 0.99 * share,
+    "constant": lambda share: 1.0,
+}
+
+
+class Pace:
+    """The factor of the learning rate after each step of a run, which may not know where it ends until it has settled.
+
+    Args:
+        schedule: a key of :data:`SCHEDULES`.
+        steps: of the run; 0: the rate stays until :meth:`fall`.
+    """
+
+    def __init__(self, schedule: str, steps: int):
+        self.factor, self.peak, self.begin, self.end = SCHEDULES[schedule], 1.0, 0, steps
+
+    def __call__(self, step: int) -> float:
+        if not self.end:
+            return self.peak
+        return self.peak * self.factor(min(1.0, max(0, step - self.begin) / max(1, self.end - self.begin)))
+
+    @property
+    def falling(self) -> bool:
+        """Whether the rate falls towards a known end."""
+        return bool(self.end)
+
+    @property
+    def middle(self) -> int:
+        """The step after which the rate has fallen to half."""
+        return (self.begin + self.end) // 2
+
+    def fall(self, begin: int, end: int) -> None:
+        """Let the rate fall from step ``begin`` to step ``end``."""
+        self.begin, self.end = begin, end
+
+    def climb(self) -> None:
+        """Go on at a quarter of the rate, without a known end."""
+        self.peak, self.begin, self.end = self.peak / 4, 0, 0
+
+    @property
+    def numbers(self) -> list[float]:
+        """What a checkpoint keeps."""
+        return [self.peak, self.begin, self.end]
+
+    @numbers.setter
+    def numbers(self, values: Sequence[float]) -> None:
+        self.peak, self.begin, self.end = values[0], int(values[1]), int(values[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVIOptions(Options):
+    """The options of ``svi``. ``None`` leaves a choice to the model or to the number of units.
+
+    Attributes:
+        steps: of Adam; ``None``: until it has converged, up to 50,000.
+        draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many, 1 for an encoder on batches of 100 or more.
+            Discrete guides are summed exactly.
+        batch_size: units a step; ``None``: all, up to 256.
+        learning_rate: of Adam at the first step; ``None``: the model's own, or the guide's if that is lower.
+        schedule: a key of :data:`SCHEDULES`: over the run, or where ``steps`` is left out, once it has settled.
+        objective: ``elbo``, ``iwae`` or ``renyi(alpha)``, on as many draws as a step takes.
+        estimator: ``reparameterised``, ``stl`` or ``dreg``.
+        clip: largest norm of the gradient, in nats per unit; ``None``: no limit.
+        warm_up: steps over which the weight of KL(q ‖ prior) rises from 0 to 1.
+        validation: share of the units held out, on whose ELBO the run stops early and the best state is chosen; ``None``: none,
+            but a tenth, 20 to 512 units, where ``steps`` is left out and a guide that serves new units has more parameters,
+            with θ, than the 200 or more units.
+        patience: blocks (fiftieths of the run; 100 steps where ``steps`` is left out) without a better held-out ELBO before it
+            stops.
+        view: draws a fresh view of a minibatch, e.g. its binarisation.
+        compile: hand the recorded operations of a step to PyTorch's compiler, Inductor, which needs a C++ compiler and takes
+            seconds to minutes, once: what it made is kept on disk. The program and the guide must be pure.
+
+    Raises:
+        ZooError: a number out of its range or an unknown word.
+    """
+
+    most = 50_000
+
+    draws: int | None = option(None, "Draws of z per unit of a fit; of svi, per step.", whole=True, least=1, key="train_draws")
+    batch_size: int | None = option(None, "Units per step.", whole=True, least=1)
+    learning_rate: float | None = option(None, "Of Adam at the first step.")
+    objective: str = option("elbo", "elbo, iwae or renyi(alpha).")
+    estimator: str = option("reparameterised", "reparameterised, stl or dreg.")
+    schedule: str = option("cosine", "Of the learning rate: cosine, linear or constant.")
+    clip: float | None = option(None, "Largest gradient norm, nats per unit.")
+    warm_up: int = option(0, "Steps over which the KL term's weight rises to 1.", whole=True, least=0)
+    validation: float | None = option(None, "Share of units on whose ELBO it stops early.")
+    patience: int = option(10, "Fiftieths of the run without a better one.", whole=True, least=1)
+    compile: bool = option(False, "Hand the recorded steps to PyTorch's compiler; needs a C++ compiler.")
+    view: Callable[[Tensor], Tensor] | None = option(None, "", hidden=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from experiments.inference.svi.objectives import check_estimator
+
+        for name in ("learning_rate", "clip", "validation"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
+        if not isinstance(self.objective, str):
+            raise ZooError(f"expected objective as text; got {self.objective!r}; e.g. 'iwae'")
+        if self.view is not None and not callable(self.view):
+            raise ZooError(f"expected view as a function of a minibatch; got {self.view!r}; pass one")
+        check_estimator(self.estimator, self.bound)
+        chosen(SCHEDULES, self.schedule, "schedule")
+        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ZooError(f"expected a positive learning rate; got {self.learning_rate}; the default is the model's own")
+        if self.clip is not None and not self.clip > 0:
+            raise ZooError(f"expected clip above 0; got {self.clip}; leave it out for no limit")
+        if self.validation is not None and not 0 <= self.validation < 1:
+            raise ZooError(f"expected validation as a share from 0 up to 1; got {self.validation}; e.g. 0.1")
+        if self.warm_up >= self.limit:
+            raise ZooError(
+                f"expected warm_up to end before the run's {self.limit} steps; got {self.warm_up}; lower it, or raise steps")
+        if self.warm_up and self.bound.alpha != 1:
+            raise ZooError(f"expected objective elbo with warm_up; got '{self.objective}'; leave one of them out")
+
+    @property
+    def bound(self) -> Objective:
+        """What is maximised."""
+        from experiments.inference.svi.objectives import Objective
+
+        return Objective.parse(self.objective)

@@ -1,0 +1,100 @@
+"""What the evidence of one or several guides is drawn from: their mixture, and modes that none of them holds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.distributions import Distribution
+
+from experiments.log_evidence.log_weights import affordable, log_weights, work
+from experiments.log_evidence.proposals.mixture import MixtureGuide, Tails, densities_known
+from experiments.log_evidence.proposals.restarts import Restarts, search
+from experiments.runtime.seeds import Stream
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.errors import ZooError, ZooWarning
+from zoo.model import Model
+from zoo.program import seeded
+
+#: A mode of at least this share of the mass is worth a remark.
+NOTED = 0.01
+#: Weights with a k̂ above this are defended by a component with heavier tails; the median's, of several units.
+HEAVY = 0.25
+#: Draws that tell k̂, at most and at least.
+PILOT, FEWEST = 4096, 128
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A guide to draw from, and what is to be known of it.
+
+    Attributes:
+        guide: one of the guides, or their mixture, with modes that restarts have found.
+        remark: which modes which guides miss; empty where there is nothing to say.
+        unmet: why modes are to be expected that neither the guides nor the restarts have met; empty where they are not.
+    """
+
+    guide: BaseGuide
+    remark: str = ""
+    unmet: str = ""
+
+
+def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Pool:
+    """Mix the guides whose density is known at any z in equal shares, with components for what they miss.
+
+    One is for modes that none of them holds, which are looked for where x is one unit: see
+    :func:`experiments.log_evidence.proposals.restarts.search`. One is for tails, see :class:`experiments.log_evidence.proposals.mixture.Tails`, where the weights of the
+    others' draws have a k̂ above :data:`HEAVY`: the fourth moment that a standard error rests on then need not be finite. The
+    first guide stands alone where no density is known everywhere.
+    """
+    with seeded(seed + Stream.RESTARTS):
+        known = densities_known(guides, x)
+        if not known:
+            return Pool(guides[0])
+        with torch.no_grad():
+            found = search(model, x, [guide.posterior(x) for guide in known])
+        components = [] if found is None else found.components()
+        texts = [*(guide.text for guide in known), *["restarts"] * len(components)]
+        tails = _tails(model, MixtureGuide(model, known, components), x)
+        components, texts = components + tails, texts + ["tails"] * len(tails)
+    one = len(known) == 1 and not components
+    guide = known[0] if one else MixtureGuide(model, known, components, " + ".join(texts))
+    return Pool(guide) if found is None else Pool(guide, _missed(found, known), _unmet(found))
+
+
+def _tails(model: Model, guide: MixtureGuide, x: Data) -> list[Distribution]:
+    """Return a component for the tails of ``guide``, if a pilot's weights have a large k̂. Uses torch's generator."""
+    latents = model.latents(x)
+    draws = affordable(model, max(FEWEST, min(PILOT, 2**24 // work(x, latents.units, latents.size))), FEWEST)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZooWarning)  # of draws that can't be evaluated: those of the bounds will be told of
+            khat = log_weights(model, guide, x, draws, seed=None).khat()
+    except ZooError:  # no draw can be evaluated, which the bounds will say
+        return []
+    if khat is None or not float(khat.nan_to_num(nan=-1.0).median()) > HEAVY:
+        return []
+    with torch.no_grad():
+        return [Tails.of(guide.posterior(x).sample(torch.Size([draws])))]
+
+
+def _missed(found: Restarts, guides: Sequence[BaseGuide]) -> str:
+    """Say which guides miss modes that hold mass."""
+    noted = found.share > NOTED * found.share.max()
+    count, held = int(noted.sum()), found.held[noted].sum(0).tolist()
+    if all(number == count for number in held):
+        return ""
+    told = ", ".join(f"'{guide.text}' holds {number}" for guide, number in zip(guides, held, strict=True))
+    return f"modes that some guides miss: of {count} found, {told}"
+
+
+def _unmet(found: Restarts) -> str:
+    """Say that modes are to be expected which no restart has met."""
+    if not found.more:
+        return ""
+    return (
+        f"{found.once} of {len(found.loc)} modes were met by one of {found.starts} restarts from the prior alone: there are "
+        "more, and log p(x | θ) is only bounded from below")

@@ -1,0 +1,320 @@
+"""Modes of one unit's posterior, looked for from draws of the prior and of the guides, and how much mass each holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from experiments.log_evidence.log_weights import affordable, chunks, log_joint, work
+from experiments.optimisers.each import ascend_each
+from zoo.data import Data, reference
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.normal_mixture import NormalMixture
+from zoo.vectorise import FORBIDDEN, LinAlgError
+
+#: Restarts from the prior: first, and at most, where modes still turn up that were met once.
+FIRST, MOST = 32, 256
+#: Draws of each guide that are followed, too, and from which a first bound on log p(x) is taken.
+GUIDE_DRAWS, LEVEL_DRAWS = 8, 256
+#: Latents beyond which no curvature is taken, iterations of a climb, and the numbers that all climbs may touch.
+MOST_LATENTS, ITERATIONS, BUDGET = 100, 100, 2**31
+#: Of one latent: points of a scan, how far it goes (inverse hyperbolic sine of prior scales), and maxima that climbs start at.
+NODES, ASINH, MAXIMA = 2001, 12.0, 8
+#: A climb has settled, in nats. A top is one whose quadratic promises no more than the second.
+TOLERANCE, RISE = 1e-4, 0.02
+#: A mode of less than this share of the mass is let be.
+NEGLIGIBLE = 1e-4
+#: A mode of at least this share of the largest one's mass counts, where it is asked whether more are to be expected.
+COUNTS = 0.01
+#: A guide holds a mode if its density there is at least this share of the posterior's.
+HELD = 0.01
+#: Scales of the normals at a mode, and their shares: wider ones for tails that a normal lacks.
+WIDER, SHARES = (1.0, 1.6), (0.7, 0.3)
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """What a search has found.
+
+    Attributes:
+        loc: the modes, (modes, d), highest mass first.
+        scale_tril: Cholesky factors of the inverse curvatures there, (modes, d, d).
+        height: log p(x, z) there, (modes,), in nats.
+        met: how many restarts from the prior ended at each, (modes,).
+        held: whether each guide holds it, (modes, guides): some of its draws ended there, or its density there is high.
+        starts: restarts from the prior.
+    """
+
+    loc: Tensor
+    scale_tril: Tensor
+    height: Tensor
+    met: Tensor
+    held: Tensor
+    starts: int
+
+    @property
+    def log_mass(self) -> Tensor:
+        """log ∫ of the normal that touches p(x, z) at each mode, (modes,): Laplace's approximation."""
+        return _log_mass(self.height, self.scale_tril)
+
+    @property
+    def share(self) -> Tensor:
+        """Each mode's share of the mass of those found, (modes,)."""
+        return self.log_mass.softmax(0)
+
+    @property
+    def once(self) -> int:
+        """How many modes that count were met by one restart alone."""
+        return _once(self.log_mass, self.met)
+
+    @property
+    def more(self) -> bool:
+        """Whether modes are to be expected that no restart has met.
+
+        The share of the restarts that fall into unmet basins is about that of modes met once among all restarts.
+
+        Source: Good (1953), The population frequencies of species and the estimation of population parameters,
+        https://doi.org/10.1093/biomet/40.3-4.237
+        """
+        return self.once >= 2 and self.once > 0.02 * float(self.met.sum())
+
+    @property
+    def missed(self) -> Tensor:
+        """Which modes no guide holds, (modes,)."""
+        return ~self.held.any(1)
+
+    def components(self) -> list[Distribution]:
+        """Return a mixture of normals at the missed modes, of batch shape (1,); none where there are none."""
+        if not bool(self.missed.any()):
+            return []
+        loc, scale_tril = self.loc[self.missed], self.scale_tril[self.missed]
+        weights = (0.5 * self.log_mass[self.missed]).softmax(0)  # half way to equal ones: masses are rough
+        return [NormalMixture(
+            torch.cat([share * weights for share in SHARES]), loc.repeat(len(WIDER), 1),
+            torch.cat([scale * scale_tril for scale in WIDER]), torch.Size([1]))]
+
+
+def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | None:
+    """Climb log p(x, z) from draws of the prior and of ``guides``, and tell apart where the climbs end.
+
+    32 restarts from the prior, up to 256 while a mode that counts was met by one of them alone; 8 draws of each guide. Ends
+    are one mode where they are within a standard deviation of each other, by the curvature at the higher one. Uses torch's
+    generator.
+
+    Args:
+        model: the model, of one unit.
+        x: the data.
+        guides: distributions of batch shape (1,) and event shape (d,) whose log_prob is known at any z.
+
+    Returns:
+        ``None`` where it is not tried, for several units, discrete or over 100 latents, or densities that touch too many
+        numbers; or where no climb came to a top that holds mass.
+    """
+    latents, each = model.latents(x), work(x, 1, model.latents(x).size)
+    starts = affordable(model, min(MOST, BUDGET // (ITERATIONS * each)), 8)
+    if latents.units > 1 or latents.discrete or not 0 < latents.size <= MOST_LATENTS or starts < 8:
+        return None
+    with torch.no_grad():
+        drawn = model.sample_prior(x, starts)[:, 0]
+        drawn = drawn[drawn.isfinite().all(1)]
+        own = [q.sample(torch.Size([GUIDE_DRAWS]))[:, 0].to(drawn) for q in guides]
+    if len(drawn) < 8:
+        return None
+    if latents.size == 1:
+        drawn = torch.cat([_scan(model, x, drawn), drawn])
+    climb = _Climb(model, x, _spread(drawn), each)
+    ends, count = climb.ends(torch.cat([*own, drawn[:FIRST]])), min(FIRST, len(drawn))
+    while (found := climb.modes(*ends, len(own), count)) is not None:
+        if count == len(drawn) or not _once(_log_mass(found.height, found.scale_tril), found.met):
+            break
+        more = climb.ends(drawn[count:2 * count])
+        ends = torch.cat([ends[0], more[0]]), torch.cat([ends[1], more[1]])
+        count = min(2 * count, len(drawn))
+    return None if found is None else _judged(found, guides, _level(model, x, guides))
+
+
+def _log_mass(height: Tensor, scale_tril: Tensor) -> Tensor:
+    size = scale_tril.shape[-1]
+    return height + 0.5 * size * math.log(2 * math.pi) + scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _once(log_mass: Tensor, met: Tensor) -> int:
+    return int(((met == 1) & (log_mass > log_mass.max() + math.log(COUNTS))).sum())
+
+
+def _level(model: Model, x: Data, guides: Sequence[Distribution]) -> float:
+    """Return the highest importance-weighted bound on log p(x) of the guides, from a few draws; −∞ without any."""
+    bounds = [-math.inf]
+    with torch.no_grad():
+        for q in guides:
+            z = q.sample(torch.Size([LEVEL_DRAWS]))
+            weights = (log_joint(model, x, z) - q.log_prob(z)).double().nan_to_num(nan=-math.inf, posinf=-math.inf)
+            bounds.append(float(weights.logsumexp(0)) - math.log(LEVEL_DRAWS))
+    return max(bounds)
+
+
+def _judged(found: Restarts, guides: Sequence[Distribution], level: float) -> Restarts | None:
+    """Return the modes that hold mass, beside all modes and the ``level`` of the guides, in nats; ``None`` if none does.
+
+    A peak may be high and hold nothing, as the neck of a funnel. A guide whose density at a mode is near the posterior's holds
+    it, too.
+    """
+    total = max(float(found.log_mass.logsumexp(0)), level)
+    kept = found.log_mass > total + math.log(NEGLIGIBLE)
+    if not bool(kept.any()):
+        return None
+    dense = torch.zeros_like(found.held)
+    with torch.no_grad():
+        for g, q in enumerate(guides):
+            log_q = q.log_prob(found.loc[:, None].to(q.sample()))[:, 0]
+            dense[:, g] = log_q.double() > found.height - total + math.log(HELD)
+    held = found.held | dense
+    return Restarts(found.loc[kept], found.scale_tril[kept], found.height[kept], found.met[kept], held[kept], found.starts)
+
+
+def _scan(model: Model, x: Data, draws: Tensor) -> Tensor:
+    """Return the highest maxima (n, 1) of log p(x, z) on a line through draws (n, 1) of the prior, far into its tails."""
+    nodes = torch.linspace(-ASINH, ASINH, affordable(model, NODES, 65), dtype=torch.float64).sinh()
+    points = (draws.double().median(0).values + _spread(draws) * nodes[:, None]).to(draws)
+    with torch.no_grad():
+        height = log_joint(model, x, points[:, None])[:, 0]
+    top = (height[1:-1] > height[:-2]) & (height[1:-1] >= height[2:])
+    best = (1 + top.nonzero()[:, 0])[height[1:-1][top].argsort(descending=True)]
+    return points[best[:MAXIMA]]
+
+
+def _spread(draws: Tensor) -> Tensor:
+    """Return a robust scale (d,) of draws (n, d)."""
+    quartiles = torch.quantile(draws, torch.tensor([0.25, 0.75]).to(draws), 0)
+    return ((quartiles[1] - quartiles[0]) / 1.349).clamp(1e-3, 1e3).double()
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """Ascents of log p(x, z), in coordinates of the prior's ``scale`` (d,)."""
+
+    model: Model
+    x: Data
+    scale: Tensor
+    each: int
+
+    def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(x, z) (n,) and its gradient (n, d) at ``points`` (n, d): −∞ and 0 where it can't be evaluated."""
+        parts = [self._density(part) for part in points.split(chunks(len(points), self.each))]
+        values, gradients = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(gradients)
+
+    def _density(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            with torch.enable_grad():
+                at = points.detach().requires_grad_()
+                value = self._log_joint(at)
+                [gradient] = torch.autograd.grad(value.sum(), at)
+        except (ZooError, LinAlgError, *FORBIDDEN):
+            if len(points) == 1:
+                return points.new_full((1,), -math.inf), torch.zeros_like(points)
+            halves = [self._density(half) for half in points.split((len(points) + 1) // 2)]
+            return torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
+        return value.detach().nan_to_num(nan=-math.inf, posinf=-math.inf), gradient
+
+    def _log_joint(self, points: Tensor) -> Tensor:
+        z = (points * self.scale).to(reference(self.x))
+        return self.model.log_joint(self.x, z[:, None])[:, 0].double()
+
+    def ends(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Climb from ``draws`` (n, d); return the ends (n, d), in this climb's coordinates, and their heights (n,)."""
+        def objective(points: Tensor, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            value, gradient = self.density(points)
+            return value, torch.zeros_like(value), gradient
+
+        points, _ = ascend_each(objective, draws.double() / self.scale, ITERATIONS, tolerance=TOLERANCE)
+        return points, self.density(points)[0]
+
+    def modes(self, points: Tensor, height: Tensor, guides: int, starts: int) -> Restarts | None:
+        """Tell apart where climbs ended, those of ``guides`` first; ``None`` where none came to a top."""
+        cluster, first = _together(points, height)
+        tops = self._tops(points[first])
+        keep = [k for k, scale_tril in enumerate(tops) if scale_tril is not None]
+        if not keep:
+            return None
+        loc, scale_tril = points[first][keep], torch.stack([tops[k] for k in keep])  # type: ignore[misc]
+        into = _merged(loc, scale_tril, height[first][keep])
+        number = torch.full((len(first),), -1, dtype=torch.long)
+        number[keep] = into
+        kept = into.unique()
+        at = number[cluster]  # the mode that each climb came to, −1: none
+        by_guide = at[:guides * GUIDE_DRAWS].reshape(guides, GUIDE_DRAWS)
+        held = torch.stack([(by_guide == k).any(1) for k in kept])
+        met = torch.stack([(at[guides * GUIDE_DRAWS:] == k).sum() for k in kept])
+        order = _log_mass(height[first][keep][kept], scale_tril[kept]).argsort(descending=True)
+        kept = kept[order]
+        return Restarts(
+            loc[kept] * self.scale, self.scale[:, None] * scale_tril[kept], height[first][keep][kept], met[order], held[order],
+            starts)
+
+    def _tops(self, points: Tensor) -> list[Tensor | None]:
+        """Return the Cholesky factor of the inverse curvature at each point (n, d); ``None`` where there is no top."""
+        try:
+            gradient, curvature = self._curvature(points)
+        except (ZooError, LinAlgError, *FORBIDDEN):
+            return [None] * len(points)
+        return [_top(*pair) for pair in zip(gradient, curvature, strict=True)]
+
+    def _curvature(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient (n, d) and −∇² (n, d, d) of log p(x, z)."""
+        parts = []
+        for part in points.split(chunks(len(points), 4 * self.each)):
+            with torch.enable_grad():
+                at = part.detach().requires_grad_()
+                [gradient] = torch.autograd.grad(self._log_joint(at).sum(), at, create_graph=True)
+                rows = [torch.autograd.grad(g, at, retain_graph=True)[0] for g in gradient.sum(0)]
+            parts.append((gradient.detach(), -torch.stack(rows, 1)))
+        gradients, curvatures = zip(*parts, strict=True)
+        return torch.cat(gradients), torch.cat(curvatures)
+
+
+def _top(gradient: Tensor, curvature: Tensor) -> Tensor | None:
+    """Return the Cholesky factor of the inverse ``curvature`` (d, d), unless it bends up or promises a rise."""
+    if not bool(curvature.isfinite().all()):
+        return None
+    factor, failed = torch.linalg.cholesky_ex(0.5 * (curvature + curvature.mT))
+    if int(failed) or float(torch.cholesky_solve(gradient[:, None], factor)[:, 0] @ gradient) > 2 * RISE:
+        return None
+    scale_tril, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor))
+    return None if int(failed) else scale_tril
+
+
+def _together(points: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:
+    """Put ends (n, d) that all but coincide together; return the cluster of each (n,), and the highest of each, −1 and none
+    of those without a finite height."""
+    cluster = torch.full((len(points),), -1, dtype=torch.long)
+    first: list[int] = []
+    for i in height.argsort(descending=True).tolist():
+        if not math.isfinite(float(height[i])):
+            break
+        seen = torch.tensor(first, dtype=torch.long)
+        near = ((points[seen] - points[i]).abs().amax(1) < 0.02) & ((height[seen] - height[i]).abs() < 0.05)
+        match = near.nonzero()
+        cluster[i] = int(match[0]) if len(match) else len(first)
+        first += [] if len(match) else [i]
+    return cluster, torch.tensor(first, dtype=torch.long)
+
+
+def _merged(loc: Tensor, scale_tril: Tensor, height: Tensor) -> Tensor:
+    """Return for each top (n,) which one it is the same as: the highest within a standard deviation, maybe itself."""
+    into = torch.arange(len(loc))
+    order = height.argsort(descending=True).tolist()
+    for rank, i in enumerate(order):
+        for j in order[:rank]:
+            if int(into[j]) == j:
+                white = torch.linalg.solve_triangular(scale_tril[j], (loc[i] - loc[j])[:, None], upper=False)
+                if float(white.square().sum()) < 1:
+                    into[i] = j
+                    break
+    return into

@@ -1,0 +1,1 @@
+"""Optimisers that no method owns: L-BFGS, Newton, Anderson."""

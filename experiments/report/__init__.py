@@ -1,5 +1,0 @@
-"""A run, or several compared, as one HTML page that needs nothing but itself."""
-
-from experiments.report.page import page
-
-__all__ = ["page"]

@@ -1,0 +1,1 @@
+"""What is shown: figures, lists, files, the report."""

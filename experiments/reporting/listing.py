@@ -1,0 +1,112 @@
+"""What ``zoo list`` shows: the registries, read without importing anything heavy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from experiments.comparison.text import console, grid, interval, number
+from experiments.inference.options import names
+from experiments.inference.registry import METHODS, known_options
+from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
+from zoo.errors import ZooError
+from zoo.registry import DATASETS, KINDS, MODELS, lookup
+
+if TYPE_CHECKING:
+    from experiments.studies.runner import Report
+
+
+def show(name: str | None = None) -> None:
+    """Print all registries, or one model with its options."""
+    if name is not None:
+        return show_model(name)
+    out = console()
+    data = {kind: [d for d, entry in DATASETS.items() if kind in entry.gives] for kind in KINDS}
+    _table("models", ("model", "what", "latents", "data that fits", "guides that fit"), (
+        (model, e.summary, f"{e.latents}, {'per row' if e.units == 'rows' else 'shared'}", " ".join(data[e.takes]),
+         " ".join(fitting_guides(e.facts(model))))
+        for model, e in MODELS.items()))
+    _table("guides, written family[:amortisation]", ("guide", "what", "for"), [
+        *((n, e.summary, "models that know p(z | x)" if e.exact else "any model") for n, e in WHOLE.items()),
+        *((n, e.summary, f"{e.latents} latents") for n, e in FAMILIES.items()),
+        *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())])
+    _table("methods", ("method", "what", "options"), (
+        (n, e.summary, " ".join(key for key, one in known_options().items() if one.name in names(e.options)))
+        for n, e in METHODS.items()))
+    _table("data sets", ("data", "what", "serves as"), (
+        (n, e.summary, ", ".join(e.gives)) for n, e in DATASETS.items()))
+    kinds = "; ".join(f"{k}: {v}" for k, v in KINDS.items())
+    out.print(f"A CSV, NPY, NPZ, Parquet or IDX file serves as any kind: {kinds}. sample:MODEL draws from a model.")
+    out.print("'zoo list MODEL' shows a model's options.")
+
+
+def show_model(name: str) -> None:
+    """Print one model's documentation and options."""
+    if name not in MODELS and (name in DATASETS or name in FAMILIES or name in WHOLE):
+        what = "data set" if name in DATASETS else "guide"
+        raise ZooError(f"expected a model; got the {what} '{name}'; 'zoo list' shows it")
+    entry = lookup(MODELS, name, "model")
+    import inspect
+
+    from zoo.construct import options
+    from zoo.registry import load
+
+    out = console()
+    text = (inspect.getdoc(load(entry.path)) or "").split("\n>>>")[0].rstrip()
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
+    out.print(f"{name}: {entry.summary}\n\n{text}\n", markup=False, highlight=False)
+    _table("options", ("option", "default"), (
+        (f"--{key.replace('_', '-')}", str(p.default)) for key, p in options(name).items()))
+    out.print(f"guides that fit: {' '.join(fitting_guides(entry.facts(name)))}", markup=False, highlight=False)
+    out.print(f"data that fits: {' '.join(d for d, e in DATASETS.items() if entry.takes in e.gives)}", highlight=False)
+
+
+def show_studies() -> None:
+    """Print the studies, in the order of the theory."""
+    from experiments.studies.registry import STUDIES
+
+    _table("studies", ("study", "claim"), ((name, entry.claim) for name, entry in STUDIES.items()))
+    console().print("'zoo study NAME' runs one, 'zoo study --all' all of them.", markup=False, highlight=False)
+
+
+def show_report(report: Report) -> None:
+    """Print what a study found, a line a number."""
+    from experiments.studies.registry import STUDIES
+
+    out = console()
+    out.print(f"{report.name}: {STUDIES[report.name].claim}", markup=False, highlight=False, soft_wrap=True)
+    for check in report.checks:
+        verdict = "holds" if check.holds else "FAILS"
+        out.print(f"  {verdict}  {check.what}: {check.value:.6g}; expected {check.expected}", markup=False, highlight=False,
+                  soft_wrap=True)
+    if report.error:
+        out.print(f"  FAILS  {report.error}", markup=False, highlight=False, soft_wrap=True)
+    files = f"; wrote {', '.join(report.files)}" if report.files else ""
+    out.print(f"  {report.seconds:.1f} s{files}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_runs(rows: list[dict[str, Any]]) -> None:
+    """Print runs, a row a run and guide; ELBO and gap in nats per unit."""
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        if "guide" not in row:
+            return row["run"], row["state"], "", "", "", "", row["error"]
+        units = row["units"]
+        gap = {key: None if row[f"kl_gap_{key}"] is None else row[f"kl_gap_{key}"] / units for key in ("se", "lower", "upper")}
+        low = "∞" if gap["lower"] is None else interval(gap)
+        khat = "—" if row["khat"] is None else f"{row['khat']:.2f}"
+        elbo = None if row["elbo"] is None else number(row["elbo"] / units, (row["elbo_se"] or 0.0) / units)
+        return row["run"], row["state"], row["guide"], elbo or "−∞", low, khat, f"{row['seconds']:.2f}"
+
+    heads = ("run", "state", "guide", "ELBO per unit", "KL(q‖posterior) per unit, 95%", "k̂", "sec.")
+    _table("", heads, [cells(row) for row in rows])
+
+
+def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    out = console()
+    table = grid(title, out)
+    for i, head in enumerate(heads):
+        table.add_column(head, no_wrap=i == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)

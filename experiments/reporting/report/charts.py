@@ -1,0 +1,157 @@
+"""Charts of a report, laid out in per cent of their box: bars for gaps, lines for bounds against time."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.comparison.text import interval, number
+from experiments.log_evidence.log_weights import Z95
+from experiments.reporting.report.facts import Trace
+from experiments.reporting.smoothing import Curve, smoothed
+
+#: Nats per unit that a chart shows at least.
+SHALLOW = 1e-3
+#: Bars that a chart shows.
+BARS = 60
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers from ``low`` to ``high`` laid on 0 … 100: evenly, or by their logarithm above the ``knee``."""
+
+    low: float
+    high: float
+    knee: float | None = None
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> Scale:
+        """Return the scale from 0 to just above the largest value, logarithmic if they differ more than fiftyfold."""
+        known = [value for value in values if 1e-6 < value < math.inf] or [1.0]
+        return cls(0.0, 1.04 * max(known), min(known) if max(known) > 50 * min(known) else None)
+
+    def at(self, value: float) -> float:
+        def bent(part: float) -> float:
+            return part if self.knee is None else math.log1p(max(0.0, part) / self.knee)
+
+        return round(min(300.0, max(-200.0, 100 * bent(value - self.low) / bent(self.high - self.low))), 2)
+
+    def within(self, value: float) -> float:
+        """Return where ``value`` lies, or the end that it lies beyond."""
+        return min(100.0, max(0.0, self.at(value)))
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Where to put which label: round numbers, far enough apart to be read."""
+        step = 10.0 ** math.floor(math.log10((self.high - self.low) / 6))
+        step *= next(k for k in (1, 2, 5, 10) if (self.high - self.low) / (k * step) <= 6)
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        marks = [(k * step, f"{k * step:.{digits}f}") for k in range(math.ceil(self.low / step), int(self.high // step) + 1)]
+        if self.knee is not None:
+            powers = range(math.ceil(math.log10(self.knee)), math.floor(math.log10(self.high)) + 1)
+            marks = [(0.0, "0"), *((10.0 ** power, f"{10.0 ** power:g}") for power in powers)]
+        kept: list[tuple[float, str]] = []
+        for value, text in marks:
+            if not kept or self.at(value) - kept[-1][0] > 13:
+                kept.append((self.at(value), text))
+        return kept
+
+
+def each(gap: dict[str, Any], units: int) -> dict[str, Any]:
+    """Return a gap per unit."""
+    return {end: None if value is None else value / units for end, value in gap.items()}
+
+
+def middle(gap: dict[str, Any]) -> float:
+    """Return a gap's value, or the middle of its interval where that is all there is."""
+    ends = [gap["value"]] if gap["value"] is not None else [end for end in (gap["lower"], gap["upper"]) if end is not None]
+    return float(statistics.fmean(ends))
+
+
+def bars(gaps: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Return gaps per unit as bars: label, interval in words, and value, lower and upper end on the scale."""
+    scale = Scale.over([gap[end] for _, gap in gaps for end in ("value", "upper") if gap[end] is not None])
+    rows = [
+        (name, interval(gap), *(None if gap[end] is None else scale.within(gap[end]) for end in ("value", "lower", "upper")))
+        for name, gap in gaps[:BARS]]
+    return {"scale": scale, "rows": rows, "left": len(gaps) - len(rows)}
+
+
+def splits(rows: Sequence[dict[str, Any]], units: int) -> dict[str, Any] | None:
+    """Return encoders' gaps per unit in two: label, both intervals in words, and both parts' widths on the scale."""
+    pairs = [(row["guide"], each(row["approximation_gap"], units), each(row["amortisation_gap"], units)) for row in rows]
+    if not pairs:
+        return None
+    widths = [(max(0.0, middle(a)), max(0.0, middle(b))) for _, a, b in pairs]
+    scale = max((Scale.over([sum(width)]) for width in widths), key=lambda scale: scale.high)
+    return {"scale": scale, "rows": [
+        (name, interval(a), interval(b), *map(scale.within, width)) for (name, a, b), width in zip(pairs, widths, strict=True)]}
+
+
+def chart(
+    traces: dict[str, Trace], level: float | None, points: int, banded: bool = True, objective: str = "ELBO",
+) -> dict[str, Any]:
+    """Return lines for bounds against seconds, on the range where the fits' ends can be told apart.
+
+    Args:
+        traces: of each fit; noisy ones are drawn as their moving mean and, if ``banded``, its 95% band.
+        level: log p(x | θ) per unit, where it is known.
+        points: of a line, at most, about.
+        objective: what the bounds are called.
+    """
+    curves = {
+        name: smoothed([at for at, _ in trace], [bound for _, bound in trace], level) for name, trace in traces.items()}
+    lines = {name: list(zip(curve.at.tolist(), curve.values.tolist(), strict=True)) for name, curve in curves.items()}
+    ends = [line[-1][1] for line in lines.values()]
+    top = max([elbo for line in lines.values() for _, elbo in line] + ([] if level is None else [level]))
+    depth = max(top - sorted(elbo for _, elbo in line)[int(0.3 * len(line))] for line in lines.values())
+    lag = top - min(ends)
+    if lag > SHALLOW:  # the first steps may be thousands of nats below
+        depth = max(1.2 * lag, min(depth, 8 * lag))
+    depth = max(depth, SHALLOW)
+    y = Scale(top - depth, top + 0.08 * depth)
+    x = Scale.over([trace[-1][0] for trace in traces.values()])
+
+    def path(trace: Trace) -> str:
+        return " ".join(f"{x.at(seconds):g},{100 - y.at(elbo):.5g}" for seconds, elbo in thin(trace, points))
+
+    def band(curve: Curve) -> str:
+        kept = slice(None, None, max(1, math.ceil(2 * len(curve.at) / points)))
+        at, values, errors = curve.at[kept], curve.values[kept], Z95 * curve.errors[kept]
+        upper = " ".join(f"{x.at(a):g},{100 - y.at(v):.5g}" for a, v in zip(at, values + errors, strict=True))
+        lower = " ".join(f"{x.at(a):g},{100 - y.at(v):.5g}" for a, v in zip(at[::-1], (values - errors)[::-1], strict=True))
+        return f"{upper} {lower}"
+
+    noisy = {name: band(curve) if banded else "" for name, curve in curves.items() if curve.averaged}
+    return {
+        "x": x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "banded": banded,
+        "objective": objective, "lines": [
+            {"name": re.sub(r"^theta\b", "θ", name), "path": path(line), "band": noisy.get(name, ""),
+             "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
+
+
+def thin(trace: Trace, most: int) -> Trace:
+    """Return the first, the last, the lowest and the highest of each stretch: about ``most`` points."""
+    size = math.ceil(2 * len(trace) / most)
+    if size <= 2:
+        return trace
+    kept = {0, len(trace) - 1}
+    for start in range(0, len(trace), size):
+        stretch = range(start, min(start + size, len(trace)))
+        kept |= {min(stretch, key=lambda i: trace[i][1]), max(stretch, key=lambda i: trace[i][1])}
+    return [trace[i] for i in sorted(kept)]
+
+
+def short(value: float | None, error: float | None) -> str:
+    """Write a number to the digits that its error allows, without the error.
+
+    >>> short(-31.5261, 0.0142), short(0.00012345, 1e-5)
+    ('-31.526', '0.0001234')
+    """
+    if value is not None and error and error < 1e-4:
+        return f"{value:.4g}"
+    return number(value, error).partition(" ±")[0]

@@ -1,0 +1,133 @@
+"""What a run leaves behind besides its checkpoints: the table, the posterior's draws and its summary, the figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.comparison.table import Comparison
+from experiments.reporting.output import best_row, labels, remark
+from experiments.runtime.files import replacing, whole, writing
+from zoo.data import tensors
+from zoo.datasets import Dataset
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+#: Draws of posterior.nc, and the numbers that they may come to: fewer draws of many units.
+DRAWS, NUMBERS = 500, 2**22
+#: Rows of the summary.
+ROWS = 60
+
+
+def write_results(table: Comparison, data: Dataset, path: Path, pictures: bool = True) -> None:
+    """Write comparison.json and .csv, and with ``pictures`` posterior.nc, summary.csv and the figures.
+
+    Raises:
+        ZooError: if the disk refuses.
+    """
+    whole(path / "comparison.json", json.dumps(table.to_dict(), indent=1, allow_nan=False, ensure_ascii=False))
+    whole(path / "comparison.csv", table.to_frame().to_csv())
+    if not pictures:
+        return
+    tree = posterior_tree(table, data)
+    with replacing(path / "posterior.nc") as part:
+        tree.to_netcdf(part, engine="h5netcdf")
+    whole(path / "summary.csv", summary(tree).to_csv(index=False))
+    write_figures(table, data, path / "figures")
+
+
+def posterior_tree(table: Comparison, data: Dataset) -> DataTree:
+    """Return the draws of the guide with the highest ELBO, as ArviZ has them; of what is large, fewer draws and groups."""
+    from experiments.diagnostics.posterior import posterior
+
+    best = best_row(table)
+    model, x = best.fit.model, table.x
+    latents = model.latents(x)
+    observed = sum(value.numel() for value in tensors(x).values())
+    draws = min(DRAWS, max(32, NUMBERS // max(1, latents.units * latents.size)))
+    groups = ["posterior", "sample_stats", "observed_data", "constant_data"]
+    if draws * observed <= NUMBERS:
+        groups += ["posterior_predictive", "log_likelihood"]
+    tree = posterior(model, best.fit.guide, x, draws=draws, seed=table.seed, groups=groups, coords=labels(data))
+    tree.attrs.update({"model": model.label, "data": table.data, "guide": best.fit.guide.text})
+    return tree
+
+
+def summary(tree: DataTree) -> Any:
+    """Return mean, standard deviation and 94 % interval of the posterior's first variables, up to :data:`ROWS` in all."""
+    import pandas as pd
+    import xarray as xr
+    from arviz_stats import summary as summarise
+
+    kept: dict[str, Any] = {}
+    left = ROWS
+    for name, values in tree["posterior"].data_vars.items():
+        dims = [dim for dim in values.dims if dim not in ("chain", "draw")]
+        size = math.prod(values.sizes[dim] for dim in dims)
+        if left <= 0 or values.dtype.kind not in "fiu":
+            continue
+        if size > left:  # the first rows of what is too large
+            inner = math.prod(values.sizes[dim] for dim in dims[1:])
+            if inner > left or not dims:
+                continue
+            values = values.isel({dims[0]: slice(0, left // inner)})
+        kept[str(name)] = values
+        left -= math.prod(values.sizes[dim] for dim in dims)
+    if not kept:
+        return pd.DataFrame(columns=["variable", "mean", "sd", "lower", "upper"])
+    frame = summarise(
+        xr.DataTree.from_dict({"posterior": xr.Dataset(kept)}), kind="stats", round_to="none", ci_prob=0.94, ci_kind="eti")
+    frame = frame.iloc[:, :4].astype(float)
+    frame.columns = ["mean", "sd", "lower", "upper"]
+    return frame.rename_axis("variable").reset_index()
+
+
+def write_figures(table: Comparison, data_set: Dataset, path: Path) -> None:
+    """Write the figures that have a meaning for this model to ``path``, as PNG and SVG.
+
+    Raises:
+        ZooError: if the disk refuses.
+    """
+    import matplotlib as mpl
+
+    from experiments.diagnostics.posterior import posterior
+    from experiments.reporting import figures, pictures
+
+    with writing(path):
+        path.mkdir(exist_ok=True)
+    best = best_row(table)
+    q, shape = best.fit.guide, data_set.shape
+    table = replace(table, model=best.fit.model)  # each guide may have trained a θ of its own
+    how: dict[str, Any] = {"seed": table.seed, "coords": labels(data_set)}
+    tree = posterior(table.model, q, table.x, draws=500, groups=("posterior",), **how)
+    drawn = posterior(table.model, q, table.x, draws=60, groups=("posterior_predictive", "observed_data"), **how)
+    made: dict[str, Callable[[], Any]] = {
+        "elbo": lambda: figures.elbo_trace(table), "gap": lambda: figures.gap_bars(table),
+        "forest": lambda: figures.forest(tree), "pair": lambda: figures.pair(tree),
+        "predictive": lambda: figures.predictive_check(drawn),
+        "density": lambda: figures.density(table.model, table.x, q, data_set.columns, table.seed),
+        "split": lambda: pictures.split_bars(table), "samples": lambda: pictures.samples(table),
+        "reconstructions": lambda: pictures.reconstructions(table, q, shape),
+        "prior": lambda: pictures.prior_samples(table.model, shape, table.seed),
+        "traversal": lambda: pictures.traversal(table, q, shape),
+        "latent_map": lambda: pictures.latent_map(table, q, data_set.labels),
+        "worst": lambda: pictures.worst_units(table, table.rows[0].evaluation.guide, shape),
+        "layers": lambda: pictures.flow_layers(table, q)}
+    for name, make in made.items():
+        with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what plotting libraries say to their developers
+            try:
+                figure = make()
+            except (ZooError, NotImplementedError):
+                continue  # not every figure has a meaning for every model: discrete latents have no forest
+            except Exception as error:  # a figure that fails must not take the numbers with it
+                remark(f"figure '{name}' could not be drawn: {(str(error).splitlines() or [type(error).__name__])[0][:160]}")
+                continue
+            figures.save(figure, path / name)

@@ -1,0 +1,194 @@
+"""Specs in TOML files, and grids of them: a list where one value belongs stands for a run of each."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from experiments.runs.spec import Spec, complete, keys
+from zoo.errors import ZooError, nearest
+from zoo.registry import MODELS
+
+#: Runs that one grid may have.
+MOST_RUNS = 10_000
+#: Bytes of a spec that is read.
+MOST_BYTES = 2**20
+FORMAT = 1
+#: Ready specs, one a model.
+READY = Path(__file__).parent / "specs"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a spec file: one, or one for each combination of the values that its lists offer.
+
+    Attributes:
+        specs: by name, which says what a run has other than the others: ``latent=2,seed=0``; a single run's is empty.
+        record: with what a finished run was run; empty in a spec that a person wrote.
+    """
+
+    specs: Mapping[str, Spec]
+    record: Mapping[str, Any]
+
+    @property
+    def single(self) -> bool:
+        return list(self.specs) == [""]
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a spec file, check every run that it stands for, and return them.
+
+    Raises:
+        ZooError: a file that can't be read, or the first wrong key: its path in the file, the value, what was expected.
+    """
+    raw = read_toml(path)
+    record = raw.pop("record", {})
+    version = raw.pop("format", FORMAT)
+    if version != FORMAT:
+        raise ZooError(f"expected a spec of format {FORMAT} in {path}; got {version!r}; write it anew")
+    if not isinstance(record, dict):
+        raise ZooError(f"{path}: record: expected a table; got {record!r}; remove it")
+    try:
+        return Grid({name: complete("", **one) for name, one in expand(raw)}, record)
+    except ZooError as error:
+        raise ZooError(f"{path}: {error}") from None
+
+
+def find(name: str) -> Path:
+    """Return the path of a spec file, or of the ready one of that name.
+
+    Raises:
+        ZooError: if there is neither.
+
+    >>> find("gmm").name
+    'gmm.toml'
+    """
+    path, ready = Path(name), READY / f"{name}.toml"
+    if path.is_dir() and (path / "spec.toml").exists():
+        return path / "spec.toml"
+    if path.exists() or not ready.exists():
+        known = [p.stem for p in sorted(READY.glob("*.toml"))]
+        if not path.exists():
+            hint = nearest(name, known) or "; check the path"
+            raise ZooError(f"expected a spec file, or one of {', '.join(known)}; got '{name}'{hint}")
+        return path
+    return ready
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Raises:
+        ZooError: if it can't be read, is no TOML, or is larger than a megabyte.
+    """
+    try:
+        raw = path.read_bytes()
+        if len(raw) > MOST_BYTES:
+            raise ZooError(f"expected a spec in {path}; got {len(raw)} bytes; a spec is short")
+        return tomllib.loads(raw.decode())
+    except OSError as error:
+        raise ZooError(f"expected a spec to read; got {path}: {error.strerror or error}; check the path") from None
+    except (ValueError, RecursionError) as error:  # tomllib's own error, or bytes that are no UTF-8
+        first = (str(error).splitlines() or ["nested too deeply"])[0]
+        raise ZooError(f"expected TOML in {path}; got a file that can't be read: {first[:160]}") from None
+
+
+def write_toml(spec: Spec, record: Mapping[str, Any] | None = None) -> str:
+    """Return a spec as TOML, every key with its value; those that are left to the method are left out."""
+    plain = {key: value for key, value in spec.plain().items() if key != "options"}
+    table = {"format": FORMAT, **plain, "options": _plain(spec.options)}
+    return tomli_w.dumps({**table, "record": _plain(record)} if record else table)
+
+
+def expand(raw: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the keys of each run that ``raw`` stands for.
+
+    Lists make runs where a key takes one value: ``seeds = [0, 1, 2]``, ``latent = [2, 8]`` under ``options``, and ``guides``
+    of a spec that fits one at a time. A list where a list belongs is a value: ``hidden = [400, 200]``; a list of lists makes
+    runs.
+
+    Raises:
+        ZooError: an empty list, or too many runs.
+
+    >>> [name for name, _ in expand({"model": "ppca", "seeds": [0, 1], "options": {"latent": [2, 8]}})]
+    ['seed=0,latent=2', 'seed=0,latent=8', 'seed=1,latent=2', 'seed=1,latent=8']
+    """
+    axes = _axes(raw)
+    for path, values in axes.items():
+        if not values:
+            raise ZooError(f"{'.'.join(path)}: expected a value or more; got an empty list; leave the key out for its default")
+    count = math.prod(len(values) for values in axes.values())
+    if count > MOST_RUNS:
+        raise ZooError(f"expected a grid of up to {MOST_RUNS} runs; got {count}; shorten its lists")
+    options = raw.get("options")
+    for combination in itertools.product(*axes.values()):
+        one = dict(raw)
+        if isinstance(options, Mapping):
+            one["options"] = {key: _tuple(value) for key, value in options.items()}
+        for path, value in zip(axes, combination, strict=True):
+            _set(one, path, _tuple(value))
+        yield ",".join(f"{_axis(path)}={_text(v)}" for path, v in zip(axes, combination, strict=True)), one
+
+
+def _axes(raw: Mapping[str, Any]) -> dict[tuple[str, ...], list[Any]]:
+    axes: dict[tuple[str, ...], list[Any]] = {}
+    for key, value in raw.items():
+        if not isinstance(value, list):
+            continue
+        if key == "guides":
+            if raw.get("command") == "fit" and len(value) > 1:
+                axes[key,] = [[guide] for guide in value]
+        elif key == "seeds" or key in keys():
+            axes[key,] = value
+    options = raw.get("options")
+    for key, value in options.items() if isinstance(options, Mapping) else ():
+        if isinstance(value, list) and (not _takes_list(raw, key) or (value and all(isinstance(v, list) for v in value))):
+            axes["options", key] = value
+    return axes
+
+
+def _takes_list(raw: Mapping[str, Any], option: str) -> bool:
+    """Whether an option of the model takes a list itself."""
+    from zoo.construct import options
+
+    model = raw.get("model")
+    if not isinstance(model, str) or model not in MODELS:
+        return False
+    known = options(model).get(option)
+    return known is not None and isinstance(known.default, tuple)
+
+
+def _set(one: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    if path == ("seeds",):
+        one.pop("seeds")
+        one["seed"] = value
+    elif len(path) == 1:
+        one[path[0]] = value
+    else:
+        one["options"][path[1]] = value
+
+
+def _axis(path: tuple[str, ...]) -> str:
+    return {"seeds": "seed", "guides": "guide"}.get(path[-1], path[-1])
+
+
+def _text(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as TOML can hold it: no tuples, nothing where there is nothing."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

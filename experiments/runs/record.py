@@ -1,0 +1,251 @@
+"""A run as it lies on disk, as plain data: what reports and lists are made from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from experiments.runtime.files import whole
+from experiments.runs.grid import read_grid, read_toml
+from experiments.log_evidence.registry import ESTIMATORS
+from experiments.runs.spec import Spec
+from zoo.errors import ZooError
+
+#: How a run may stand. ``unfinished``: under way, killed, or interrupted; it can be resumed.
+STATES = ("done", "failed", "unfinished")
+#: What a step tells besides its number, each a number or nothing.
+NUMBERS = ("elbo", "reconstruction", "kl", "gradient_norm", "learning_rate", "seconds")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run directory holds.
+
+    Attributes:
+        path: the directory.
+        state: one of :data:`STATES`.
+        error: of a failed run, what went wrong, in one line.
+        spec: spec.toml: what was asked for, and under ``record`` with what it was run (checksum of the data, versions, commit).
+        comparison: comparison.json, as ``--json`` prints it; ``None`` where the run has not come to it.
+        metrics: the rows of metrics.jsonl.
+        summary: the posterior's summary, a row a variable: ``variable``, ``mean``, ``sd``, ``lower``, ``upper`` (94 %).
+        figures: the figures' SVG files by name.
+    """
+
+    path: Path
+    state: str
+    spec: dict[str, Any]
+    error: str = ""
+    comparison: dict[str, Any] | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    summary: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    figures: dict[str, Path] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def spec_of(path: Path) -> Spec:
+    """Return the spec of the run in ``path``.
+
+    Raises:
+        ZooError: if there is none, or one of a grid.
+    """
+    if not (path / "spec.toml").exists():
+        raise ZooError(f"expected a run's directory, with a spec.toml; got {path}; 'zoo runs' lists those there are")
+    found = read_grid(path / "spec.toml")
+    if not found.single:
+        raise ZooError(f"expected one run in {path}; got a spec of {len(found.specs)}; 'zoo run {path}' runs them")
+    return found.specs[""]
+
+
+def state_of(path: Path) -> tuple[str, str]:
+    """Return how the run in ``path`` stands, see :data:`STATES`, and what went wrong if it failed."""
+    try:
+        raw = json.loads((path / "status.json").read_bytes())
+        return (str(raw["state"]), str(raw["error"])) if raw["state"] in ("done", "failed") else ("unfinished", "")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "unfinished", ""
+
+
+def read(path: Path) -> Record:
+    """Read what a run directory holds, as plain data, for lists and reports. What is not there yet is empty.
+
+    Raises:
+        ZooError: a file in it that can't be read.
+    """
+    spec = read_toml(path / "spec.toml")
+    state, error = state_of(path)
+    comparison = read_comparison(path / "comparison.json")
+    summary = _summary(path / "summary.csv")
+    figures = {file.stem: file for file in sorted((path / "figures").glob("*.svg"))}
+    return Record(path, state, spec, error, comparison, read_metrics(path / "metrics.jsonl"), summary, figures)
+
+
+def settle(path: Path, state: str, error: str = "") -> None:
+    """Write down how the run in ``path`` ended. That it failed for want of space is not worth another error."""
+    try:
+        whole(path / "status.json", json.dumps({"state": state, "error": " ".join(error.split())[:2000]}, ensure_ascii=False))
+    except ZooError:
+        if state == "done":
+            raise
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Return the run directories in ``path``: itself, or those below it that hold a spec.toml, oldest first."""
+    if (path / "spec.toml").exists():
+        return [path]
+    found = [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/spec.toml")]
+    return sorted(found, key=lambda p: ((p / "spec.toml").stat().st_mtime, p))
+
+
+class _Shape(BaseModel):
+    """What is relied on of a file that somebody may have altered; other keys are let be."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class _Number(_Shape):
+    value: float | None
+    se: float | None
+
+
+class _Gap(_Number):
+    lower: float | None
+    upper: float | None
+
+
+def _kind(name: str) -> str:
+    if name not in ESTIMATORS:
+        raise ValueError(f"expected one of {', '.join(ESTIMATORS)}")
+    return name
+
+
+class _Evidence(_Gap):
+    kind: Annotated[str, AfterValidator(_kind)]
+    guide: str | None = None
+    method: str | None = None
+    remark: str = ""
+
+
+class _Fitted(_Shape):
+    method: str
+    guide: str
+    steps: int
+    seconds: float
+    converged: bool
+    stopped: str
+
+
+class _Row(_Fitted):
+    elbo: _Number
+    kl_gap: _Gap
+    approximation_gap: _Gap | None
+    amortisation_gap: _Gap | None
+    reconstruction: _Number
+    kl_prior: _Number
+    active: int | None
+    khat: float | None
+    ess: float | None
+    draws: int
+    parameters: int
+    log_evidence: _Evidence
+    remark: str = ""
+
+
+class _Table(_Shape):
+    model: str
+    data: str
+    units: int = Field(ge=1)
+    units_in_all: int
+    holdout: float
+    seed: int
+    log_evidence: _Evidence | None
+    own_theta: bool
+    simulated: bool
+    theta: _Fitted | None
+    guides: list[_Row] = Field(min_length=1)
+
+
+def read_comparison(path: Path) -> dict[str, Any] | None:
+    """Return a run's table as plain data, as :meth:`Comparison.to_dict` made it; ``None`` where there is no file.
+
+    Raises:
+        ZooError: if the file can't be read, or lacks what a table has.
+    """
+    found = read_json(path)
+    if found is None:
+        return None
+    try:
+        _Table.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ZooError(f"expected a comparison's table in {path}; got {key}: {first['msg'].lower()}; remove it") from None
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return what a JSON file holds, a table; ``None`` where there is no file.
+
+    Raises:
+        ZooError: if it can't be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ZooError(f"expected {path} as JSON; got a file that can't be read ({type(error).__name__}); remove it") from None
+    if not isinstance(found, dict):
+        raise ZooError(f"expected a table in {path}; got {str(found)[:60]}; remove it")
+    return found
+
+
+def _summary(path: Path) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    if not path.exists():
+        return []
+    try:
+        frame = pd.read_csv(path)
+        numbers = ("mean", "sd", "lower", "upper")
+        return [{"variable": str(row["variable"]), **{k: float(row[k]) for k in numbers}} for row in frame.to_dict("records")]
+    except (ValueError, KeyError, OSError) as error:
+        text = " ".join(str(error).split())[:100]
+        raise ZooError(f"expected a summary in {path}; got a file that can't be read ({text}); remove it") from None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file; none where there is no file. A last line that was cut short is left out.
+
+    ``bound`` is of what was maximised, and ``objective`` what that is called; ``elbo`` is the same number if it is the ELBO.
+
+    Raises:
+        ZooError: a line that is no such row.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line break was cut short
+        try:
+            row = json.loads(line)
+            head = {"fit": str(row["fit"]), "step": int(row["step"]), "units": int(row["units"])}
+            numbers = {name: _number(row[name]) for name in NUMBERS}
+            bound = {"objective": str(row.get("objective", "ELBO")), "bound": _number(row.get("bound", row["elbo"]))}
+            rows.append({**head, **bound, **numbers})
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise ZooError(
+                f"expected a step's numbers in line {number} of {path}; got {line[:60]!r} ({type(error).__name__}); "
+                "remove the line") from None
+    return rows
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

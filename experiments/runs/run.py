@@ -1,0 +1,189 @@
+"""Runs: a spec's work done in a directory, from where it was left."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.fits.callbacks import Callback
+from experiments.runtime.files import directory, locked, whole
+from experiments.runs.grid import read_grid, write_toml
+from experiments.runs.job import Job, prepare
+from experiments.fits.journal import INTERVAL, Journal, Stop, slug
+from experiments.runs.record import read, settle, spec_of
+from experiments.reporting.results import write_results
+from experiments.runs.spec import Spec
+from experiments.runs.provenance import changes, surroundings
+from experiments.comparison.table import Comparison
+from experiments.fits.trackers import Metrics
+from zoo.errors import Interrupted, ZooError, ZooWarning
+
+#: Where runs go that are not told where.
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done, which its results do not depend on.
+
+    Attributes:
+        callbacks: told of every fit.
+        begun: given the job before its work.
+        show: given the table as soon as it is there, before figures and report are made.
+        progress: bars on standard error; ``None``: on a terminal.
+        interval: seconds between checkpoints.
+        stop: set by whoever wants the run to stop.
+        report: whether to make the figures, the posterior's draws and the report.
+        force: go on although data or code changed.
+        keep: keep the directory of a run that failed before its first step.
+    """
+
+    callbacks: Sequence[Callback] = ()
+    begun: Callable[[Job], None] | None = None
+    show: Callable[[Comparison], None] | None = None
+    progress: bool | None = None
+    interval: float = INTERVAL
+    stop: Stop = field(default_factory=Stop)
+    report: bool = True
+    force: bool = False
+    keep: bool = False
+
+
+def default_path(spec: Spec, parent: Path = RUNS) -> Path:
+    """Return a directory for a run that was not told where: ``runs/<model>-<data>-<time>-<short id>``."""
+    data = slug(Path(spec.data).name if "/" in spec.data else spec.data)
+    return parent / f"{spec.model}-{data}-{datetime.now().strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def run(spec: Spec, path: str | Path, how: RunOptions | None = None) -> Comparison:
+    """Do a run in the directory ``path``, or go on with it where it was begun there; return its table.
+
+    Args:
+        spec: what to do.
+        path: the directory: new, empty, or one in which this very spec was begun.
+        how: callbacks and the like.
+
+    Raises:
+        ZooError: anything that is wrong with the spec or its data, found before anything is written; a directory that can't be
+            written to, holds another run, or in which another process runs; data or code that changed since; a full disk.
+        Interrupted: if it was told to stop; the directory then holds a checkpoint.
+    """
+    path, how = Path(path), how or RunOptions()
+    job = prepare(spec)
+    if how.begun is not None:
+        how.begun(job)
+    with directory(path), locked(path), interruptible(path):
+        for part in path.rglob(".part-*"):
+            part.unlink()  # of a write that was cut off
+        new = not (path / "spec.toml").exists()
+        record = _begun(job, path, how.force)
+        with _threads(record.get("threads")):
+            try:
+                return _work(job, path, how)
+            except Exception as error:
+                settle(path, "failed", one_line(error))
+                if new and not how.keep and not (path / "metrics.jsonl").exists():
+                    shutil.rmtree(path)  # nothing was done: what was asked for was wrong
+                raise
+
+
+@contextmanager
+def interruptible(path: Path) -> Iterator[None]:
+    """Let whoever is interrupted say in which directory."""
+    try:
+        yield
+    except Interrupted as stopped:
+        stopped.path = path
+        raise
+
+
+def one_line(error: Exception) -> str:
+    """Return what went wrong in one line: our own words, or the first line of another's with its type."""
+    if isinstance(error, ZooError):
+        return " ".join(str(error).split())
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def resume(path: str | Path, how: RunOptions | None = None) -> Comparison:
+    """Go on with the run in ``path``, from its last checkpoint, to the same bits as if it had not been cut off.
+
+    Raises:
+        ZooError: if there is no run, it runs elsewhere, its spec can't be read, or data or code changed since, unless forced.
+    """
+    return run(spec_of(Path(path)), path, how)
+
+
+def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
+    """Write down what is begun, or check that it is what was begun there before; return the record of its surroundings."""
+    now = surroundings(job.data)
+    file = path / "spec.toml"
+    spec = job.spec.model_copy(update={"data": absolute(job.spec.data)})
+    if not file.exists():
+        others = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+        if others:
+            raise ZooError(f"expected an empty directory or a run in --out {path}; got one with {others[0]}; choose another")
+        whole(file, write_toml(spec, now))
+        return now
+    found = read_grid(file)
+    if not found.record:  # written, but never begun
+        whole(file, write_toml(spec, now))
+        return now
+    before = found.specs.get("")
+    if before is None or before != spec:
+        differs = "a grid" if before is None else next(
+            f"{key} {getattr(before, key)!r}, not {value!r}" for key, value in spec if getattr(before, key) != value)
+        raise ZooError(f"expected an empty directory or the same run in --out {path}; got one with {differs}; choose another")
+    changed = changes(found.record, now)
+    if changed and not force:
+        raise ZooError(
+            f"expected the data and code that {path} was begun with; got others: changed since is {'; '.join(changed)}; put "
+            "them back, or pass --force")
+    if changed:
+        warnings.warn(ZooWarning(f"{path} goes on although this changed: {'; '.join(changed)}"), stacklevel=3)
+    (path / "status.json").unlink(missing_ok=True)
+    return {"threads": now["threads"], **found.record}
+
+
+def _work(job: Job, path: Path, how: RunOptions) -> Comparison:
+    journal = Journal(path / "checkpoint", how.interval, how.stop)
+    table = job.work(journal, [Metrics(path / "metrics.jsonl"), *how.callbacks], how.progress)
+    if how.show is not None:
+        how.show(table)
+    write_results(table, job.data, path, how.report)
+    settle(path, "done")
+    if how.report:
+        from experiments.reporting.report import page
+
+        try:
+            whole(path / "report.html", page([read(path)]))
+        except ZooError:
+            raise
+        except Exception as error:  # a page that fails must not take the run with it
+            warnings.warn(ZooWarning(f"the report could not be made: {one_line(error)}"), stacklevel=3)
+    return table
+
+
+@contextmanager
+def _threads(count: Any) -> Iterator[None]:
+    """Run on as many threads as the run was begun with: sums are split between them, and so are roundings."""
+    before = torch.get_num_threads()
+    if isinstance(count, int) and 1 <= count <= 1024:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def absolute(data: str) -> str:
+    """Return what names a data set, a file by its absolute path: whoever goes on may stand elsewhere."""
+    return str(Path(data).resolve()) if Path(data).exists() else data

@@ -1,0 +1,1 @@
+"""What everything runs on: seeds, files, processes."""

@@ -1,0 +1,1 @@
+"""Samplers: Hamiltonian Monte Carlo, annealed importance sampling, quasi-random noise."""

@@ -1,0 +1,317 @@
+"""Annealed importance sampling between a guide and the joint, in both directions, and Markov chains at the joint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from experiments.log_evidence.log_weights import affordable, work
+from experiments.runtime.seeds import Stream
+from experiments.samplers.hmc import Kernel, State, Target, adapt, between, learnt_scale, rhat, run, transition
+from guides.guide import BaseGuide, paired
+from guides.whole import Prior
+from zoo.data import Data
+from zoo.enumerated import Enumerated
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.program import Program, seeded
+
+#: Draws of the guide from which the metric is taken.
+SCALE_DRAWS = 64
+#: Below so many units, chains are many and the metric is a full covariance of up to ``DENSE`` coordinates.
+MANY, DENSE = 16, 100
+#: Leapfrog steps per transition. At one cost, short transitions at many temperatures beat long ones at few.
+SHORT, LONG = 2, 3
+#: Posterior draws of few units, and the share of chains that start at the prior.
+STATES, FROM_PRIOR = 64, 0.25
+#: The share of its transitions that a chain from the prior must move in to count.
+MOVING = 0.4
+#: Transitions in which the pilot finds its first step size, and in which kernels adapt to the joint.
+SETTLE, ADAPT = 8, 60
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two ends of the path: the guide q(z | x) and the joint p(x, z | θ).
+
+    Attributes:
+        q: the guide's distribution, batch (units,), event (d,).
+        target: the terms log q(z) and log p(x, z).
+    """
+
+    q: Distribution
+    target: Target
+
+    @classmethod
+    def of(cls, model: Model, guide: BaseGuide, x: Data) -> Ends:
+        """Take the guide's distribution on ``x`` as it is now.
+
+        Raises:
+            ZooError: discrete latents, which have no gradient.
+        """
+        latents = model.latents(x)
+        if latents.discrete:
+            raise ZooError(f"expected continuous latents to anneal; got discrete ones of {model.label}; use importance weights")
+        with torch.no_grad():
+            q = guide.posterior(x)
+        each = work(x, latents.units, latents.size)
+        return cls(q, Target((q.log_prob, lambda z: model.log_joint(x, z)), (1.0, 0.0), each))
+
+    def at_temperature(self, beta: float) -> Target:
+        """Return q^(1 − β) p^β."""
+        return replace(self.target, mix=(1 - beta, beta))
+
+    def sample(self, chains: int) -> Tensor:
+        """Return draws of the guide, (chains, units, d). Uses torch's generator."""
+        return self.q.sample((chains,)).detach()
+
+    @property
+    def joint(self) -> Target:
+        """The joint alone."""
+        return Target(self.target.terms[1:], each=self.target.each)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are few units, which can afford many chains and full covariances."""
+        return self.q.batch_shape[0] < MANY
+
+    def scale(self) -> Tensor:
+        """Return the scale of the guide's draws: Cholesky factors (units, d, d) for few units, else (units, d).
+
+        Uses torch's generator.
+        """
+        size = self.q.event_shape[0]
+        draws = self.sample(SCALE_DRAWS + 10 * size * self.few)
+        scale = draws.std(0)
+        scale = scale.clamp(min=1e-6 * float(scale.max().clamp(min=1e-6)))
+        return learnt_scale(draws[None], torch.diag_embed(scale)) if self.few and size <= DENSE else scale
+
+    def adapted(self, chains: int, iterations: int) -> tuple[State, Kernel]:
+        """Return chains at the joint that started at the guide, and a kernel adapted on them. Uses torch's generator."""
+        return adapt(self.joint, self.joint.at(self.sample(chains)), Kernel.first(self.scale(), LONG), iterations)
+
+
+def schedule(temperatures: int) -> Tensor:
+    """Return β_0 = 0 < … < β_T = 1, (temperatures + 1,): a sigmoid, finer at both ends.
+
+    One temperature is plain importance sampling.
+
+    >>> schedule(4)
+    tensor([0.0000, 0.1050, 0.5000, 0.8950, 1.0000], dtype=torch.float64)
+
+    Source: Wu et al. (2017), On the quantitative analysis of decoder-based generative models,
+    https://arxiv.org/abs/1611.04273
+
+    Raises:
+        ZooError: fewer than 1.
+    """
+    if temperatures < 1:
+        raise ZooError(f"expected 1 or more temperatures; got {temperatures}; raise temperatures")
+    sigmoid = torch.linspace(-4.0, 4.0, temperatures + 1, dtype=torch.double).sigmoid()
+    return (sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """A path π_t ∝ q^(1 − β_t) p(x, z)^β_t from the guide to the joint, with a fixed kernel at each temperature between.
+
+    The log weight of a path is Σ_t (β_t − β_{t−1}) (log p(x, z_{t−1}) − log q(z_{t−1})).
+
+    - :meth:`forward`: z_0 ~ q. The mean weight estimates p(x) without bias; its log is a lower bound on log p(x) in
+      expectation.
+    - :meth:`reverse`: from a draw of the exact posterior back, by the same kernels. The mean of 1 / weight estimates
+      1 / p(x) without bias; minus its log is an upper bound in expectation.
+
+    Attributes:
+        ends: the guide and the joint.
+        betas: β_0 … β_T, (T + 1,).
+        steps: the kernels' step sizes at β_1 … β_{T−1}, (T − 1, units): not learnt from the chains that they move.
+        scales: their metric at β = 0 and at β = 1; see :func:`between`.
+
+    Source: Neal (2001), Annealed importance sampling, https://arxiv.org/abs/physics/9803008; Grosse, Ghahramani and
+    Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo, https://arxiv.org/abs/1511.02543
+    """
+
+    ends: Ends
+    betas: Tensor
+    steps: Tensor
+    scales: tuple[Tensor, Tensor]
+
+    def forward(self, chains: int) -> Tensor:
+        """Return the log weights of ``chains`` paths from the guide, (chains, units). Uses torch's generator."""
+        return self._path(self.ends.sample(chains), range(len(self.betas) - 1))
+
+    def reverse(self, exact: Tensor) -> Tensor:
+        """Return the log weights of the paths back from ``exact`` (draws, units, d): (draws, units). Uses torch's generator.
+
+        They have forward's sign: each is about log p(x).
+        """
+        return self._path(exact, range(len(self.betas) - 2, -1, -1))
+
+    def _path(self, z: Tensor, intervals: range) -> Tensor:
+        """Add up the log weight over the ``intervals``, moving at each temperature that joins two."""
+        state, total = self.ends.target.at(z), torch.zeros_like(z[..., 0])
+        for t in intervals:
+            total = total + float(self.betas[t + 1] - self.betas[t]) * (state.terms[1] - state.terms[0])
+            if t != intervals[-1]:
+                at = max(t, t + intervals.step)
+                beta = float(self.betas[at])
+                kernel = Kernel(self.steps[at - 1], between(*self.scales, beta), SHORT)
+                state, _ = transition(self.ends.at_temperature(beta), state, kernel)
+        return total
+
+    def refined(self, temperatures: int) -> Annealing:
+        """Return the path with another number of temperatures; log step sizes are interpolated linearly in β."""
+        betas = schedule(temperatures)
+        right = torch.searchsorted(self.betas[1:-1], betas[1:-1]).clamp(1, len(self.steps) - 1)
+        low, high = self.betas[right], self.betas[right + 1]
+        share = ((betas[1:-1] - low) / (high - low)).clamp(0, 1)[:, None].to(self.steps)
+        steps = torch.lerp(self.steps[right - 1].log(), self.steps[right].log(), share).exp()
+        return replace(self, betas=betas, steps=steps)
+
+
+def pilot(ends: Ends, temperatures: int = 32, chains: int | None = None) -> tuple[Annealing, Tensor]:
+    """Anneal pilot chains while adapting the step size of each temperature and unit; the chains are thrown away.
+
+    Few units also get a full covariance for a metric, from the guide's draws and from chains at the joint. Uses torch's
+    generator.
+
+    Args:
+        ends: the guide and the joint.
+        temperatures: at least 2.
+        chains: ``None``: 8 for many units, up to 64 for few.
+
+    Returns:
+        the path with the kernels so found, and the pilot's log weights (chains, units): what to expect, no bound.
+    """
+    betas = schedule(temperatures)
+    chains = min(64, max(8, 512 // ends.q.batch_shape[0])) if chains is None else chains
+    start = ends.scale()
+    scales = (start, ends.adapted(chains, ADAPT)[1].scale if ends.few else start)
+    state, kernel, steps = ends.target.at(ends.sample(chains)), Kernel.first(start, SHORT), []
+    total = torch.zeros_like(state.terms[0])
+    for t, beta in enumerate(betas[:-1].tolist()):
+        kernel = replace(kernel, scale=between(*scales, beta))
+        state, kernel, _ = run(ends.at_temperature(beta), state, kernel, 1 if t else SETTLE, 0.5)
+        steps += [kernel.step] if t else []
+        total = total + float(betas[t + 1] - beta) * (state.terms[1] - state.terms[0])
+    return Annealing(ends, betas, torch.stack(steps), scales), total
+
+
+@dataclass(frozen=True)
+class PosteriorDraws:
+    """Draws of p(z | x, θ): the last states ``z`` (chains, units, d) of Markov chains, and their split ``rhat`` (units,)."""
+
+    z: Tensor
+    rhat: Tensor
+
+
+def posterior_draws(
+    model: Model | Program, guide: BaseGuide, x: Data, *, chains: int | None = None, iterations: int | None = None,
+    seed: int = 0,
+) -> PosteriorDraws:
+    """Draw from the posterior by Hamiltonian Monte Carlo, with chains that start at draws of the guide and of the prior.
+
+    Three quarters start at the guide, and on them the kernel is adapted. Those from the prior count where they have come as
+    high as one of the others: they may then stand in a mode that the guide misses, and R-hat says so. Where they have not, on
+    their way or for good, a chain of the guide's takes their place: what they tell is where they began.
+
+    Args:
+        model: a model or a bare Pyro program, of continuous latents.
+        guide: where most chains start.
+        x: the data.
+        chains: ``None``: 4 for many units, 64 for few, or 8 where the program is run draw by draw.
+        iterations: with step sizes and metric adapting, and then as many more, for R-hat; ``None``: 50 for many units, 100
+            for few.
+        seed: of all that is drawn.
+
+    Raises:
+        ZooError: discrete latents.
+
+    >>> import zoo, guides
+    >>> model = zoo.build("ppca", x := zoo.dataset("iris").x[:20], latent=2)
+    >>> posterior_draws(model, guides.build("prior", model, x), x, chains=4, iterations=20).z.shape
+    torch.Size([4, 20, 2])
+    """
+    with seeded(seed + Stream.CHAINS):
+        ends = Ends.of(model := paired(model, guide), guide, x)
+        chains = chains or (affordable(model, STATES, 8) if ends.few else 4)
+        iterations = iterations or (affordable(model, 100, 40) if ends.few else affordable(model, 50, 40))
+        far = 0 if isinstance(guide, Prior) else int(FROM_PRIOR * chains)
+        state, kernel = ends.adapted(chains - far, iterations)
+        last, _, states = run(ends.joint, state, kernel, iterations)
+        if far:
+            start = model.sample_prior(x, far).to(last.z)
+            states = torch.cat([states, _from_prior(ends.joint, kernel, start, last, states)], 1)
+    return PosteriorDraws(states[-1], rhat(states))
+
+
+def _from_prior(joint: Target, kernel: Kernel, start: Tensor, last: State, states: Tensor) -> Tensor:
+    """Return the states (iterations, chains, units, d) of chains from ``start``, after as many iterations to settle in.
+
+    Units of a chain that end below all of the others' ``last`` state are replaced by the others' ``states``, and so are those
+    that hardly move, as in the neck of a funnel, where the density is high: they are where they began, and tell of no mass.
+    """
+    settled, _, _ = run(joint, joint.at(start), kernel, len(states))
+    end, _, found = run(joint, settled, kernel, len(states))
+    moving = (found[1:] != found[:-1]).any(-1).to(end.z).mean(0) > MOVING
+    arrived = moving & (joint.log_density(end) >= joint.log_density(last).amin(0))
+    others = states[:, torch.arange(len(start)) % states.shape[1]]
+    return torch.where(arrived[None, ..., None], found, others)
+
+
+def more_draws(
+    model: Model | Program, guide: BaseGuide, x: Data, exact: Tensor, *, chains: int = STATES, iterations: int = 20,
+    seed: int = 0,
+) -> Tensor:
+    """Return exact posterior draws (chains, units, d), run from the first of ``exact`` (draws, units, d).
+
+    The kernel leaves the posterior invariant, and is adapted on chains of the guide that are thrown away, so that each state
+    is again an exact draw. They depend on each other, the less the more ``iterations``.
+    """
+    with seeded(seed + Stream.MORE_DRAWS):
+        ends = Ends.of(paired(model, guide), guide, x)
+        kernel = ends.adapted(chains, ADAPT)[1]
+        return run(ends.joint, ends.joint.at(exact[:1].repeat(chains, 1, 1)), kernel, iterations)[0].z
+
+
+def take_draws(model: Model, guide: BaseGuide, x: Data, exact: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Return posterior draws, several for few units, and R-hat where they come from Markov chains.
+
+    They are ``exact``, or the model's own, or else of :func:`posterior_draws`.
+    """
+    few = model.latents(x).units < MANY
+    if exact is not None:
+        more = len(checked_draws(model, x, exact)) == 1 and few and not model.latents(x).discrete
+        return (more_draws(model, guide, x, exact, seed=seed) if more else exact), None
+    try:
+        with seeded(seed + Stream.POSTERIOR), torch.no_grad():
+            return model.posterior(x).sample(torch.Size([STATES if few else 1])), None
+    except NotImplementedError:
+        found = posterior_draws(model, guide, x, seed=seed)
+    return found.z, found.rhat
+
+
+def checked_draws(model: Model, x: Data, exact: Tensor) -> Tensor:
+    """Return ``exact``, or raise a :class:`ZooError` unless it is (draws, units, d)."""
+    latents = model.latents(x)
+    if exact.ndim == 3 and exact.shape[1:] == (latents.units, latents.size) and len(exact):
+        return exact
+    shape = f"(draws, {latents.units}, {latents.size})"
+    raise ZooError(f"expected posterior draws of shape {shape}; got {tuple(exact.shape)}; use model.unconstrain")
+
+
+def proposal(model: Model, guide: BaseGuide, x: Data) -> Distribution:
+    """Return q(z | x), of discrete latents mixed with a tenth of the prior, so that no value is out of reach.
+
+    Source: Hesterberg (1995), Weighted average importance sampling and defensive mixture distributions,
+    https://doi.org/10.1080/00401706.1995.10484303
+    """
+    q, prior = guide.posterior(x), Prior(model, "prior").posterior(x)
+    if not (isinstance(q, Enumerated) and isinstance(prior, Enumerated)):
+        return q
+    return Enumerated(torch.logaddexp(math.log(0.9) + q.logits, math.log(0.1) + prior.logits), q.values, validate_args=False)
