@@ -17,8 +17,8 @@ import zoo
 from experiments.fits.callbacks import Watch
 from experiments.fits.journal import INTERVAL, Journal
 from experiments.fits.trackers import Metrics
+from experiments.reporting.record import find_runs, read
 from experiments.reporting.report import page
-from experiments.runs.record import find_runs, read
 
 #: Runs of each kind, in turn; steps of each, so that it lasts longer than the interval.
 REPEATS, STEPS = 3, 12_000

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from experiments.diagnostics.posterior import posterior
     from experiments.fits.callbacks import Callback, Moment
     from experiments.fits.journal import Journal
+    from experiments.fits.result import Fit, Iteration
     from experiments.fits.trackers import Metrics, TensorBoard
     from experiments.inference.em.expectation import e_step, elbo, expected_log_joint, m_step
-    from experiments.inference.engine import Iteration
-    from experiments.inference.fit import Fit, fit, fit_seeds
+    from experiments.inference.fit import fit, fit_seeds
     from experiments.inference.method import Method, Problem
     from experiments.inference.options import EMOptions, FixedDrawsOptions, Options
     from experiments.inference.registry import METHODS
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from experiments.log_evidence.evidence import evidence
     from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
     from experiments.log_evidence.result import Evidence
+    from experiments.reporting.record import Record
     from experiments.runs.grid import Grid, read_grid
     from experiments.runs.load import Loaded, load
-    from experiments.runs.record import Record
     from experiments.runs.run import RunOptions, resume, run
     from experiments.runs.spec import Spec
     from experiments.runs.sweep import SweepOptions, sweep
@@ -56,11 +56,11 @@ _LAZY = {
     "Estimate": "experiments.log_evidence.log_weights:Estimate",
     "Evaluation": "experiments.diagnostics.evaluation:Evaluation",
     "Evidence": "experiments.log_evidence.result:Evidence",
-    "Fit": "experiments.inference.fit:Fit",
+    "Fit": "experiments.fits.result:Fit",
     "FixedDrawsOptions": "experiments.inference.options:FixedDrawsOptions",
     "Gap": "experiments.diagnostics.evaluation:Gap",
     "Grid": "experiments.runs.grid:Grid",
-    "Iteration": "experiments.inference.engine:Iteration",
+    "Iteration": "experiments.fits.result:Iteration",
     "Journal": "experiments.fits.journal:Journal",
     "Loaded": "experiments.runs.load:Loaded",
     "LogWeights": "experiments.log_evidence.log_weights:LogWeights",
@@ -69,7 +69,7 @@ _LAZY = {
     "Moment": "experiments.fits.callbacks:Moment",
     "Options": "experiments.inference.options:Options",
     "Problem": "experiments.inference.method:Problem",
-    "Record": "experiments.runs.record:Record",
+    "Record": "experiments.reporting.record:Record",
     "Row": "experiments.comparison.table:Row",
     "RunOptions": "experiments.runs.run:RunOptions",
     "SVIOptions": "experiments.inference.svi.options:SVIOptions",

@@ -101,7 +101,7 @@ def points(model: Model, guide: BaseGuide, x: Data, draws: int = 64, seed: int =
 
 def held_elbo(model: Model, guide: Any, x: Data, noise: torch.Tensor) -> torch.Tensor:
     """Return the ELBO that fixed-draw optimisation sees on ``noise``."""
-    from experiments.inference.fixed_draws.held import held_terms
+    from experiments.inference.fixed_draws.elbo import held_terms
 
     reconstruction, kl = held_terms(model, guide, x, noise)
     return reconstruction - kl

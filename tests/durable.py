@@ -11,8 +11,8 @@ import pytest
 
 import experiments
 from experiments.fits.journal import Journal, read, slug
+from experiments.fits.metrics import read_metrics
 from experiments.runs.job import prepare
-from experiments.runs.record import read_metrics
 from experiments.runs.run import RunOptions
 from experiments.runs.spec import Spec, complete
 from zoo.errors import Interrupted

@@ -16,9 +16,9 @@ from torch import Tensor
 import experiments
 import zoo
 from experiments.fits.journal import Journal
-from experiments.inference.fixed_draws.held import Held
+from experiments.inference.fixed_draws.elbo import Held
+from experiments.inference.svi.method import _Run
 from experiments.inference.svi.stopping import TOLERANCE, rises
-from experiments.inference.svi.svi import _Run
 from experiments.optimisers.lbfgs import ascend
 from experiments.optimisers.newton import find_mode
 

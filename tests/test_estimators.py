@@ -16,7 +16,7 @@ import guides
 import zoo
 from experiments.log_evidence.estimator import Estimator, Question, Unsettled
 from experiments.log_evidence.registry import ESTIMATORS, EstimatorEntry
-from experiments.runs.record import read
+from experiments.reporting.record import read
 
 ROOT = Path(__file__).parent.parent
 X = torch.tensor([0.3, 1.2, -0.4], dtype=torch.double)
@@ -65,7 +65,7 @@ def with_first(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     added = {"known": entry}
     for module in ("registry", "result", "evidence"):
         monkeypatch.setattr(f"experiments.log_evidence.{module}.ESTIMATORS", {**added, **ESTIMATORS})
-    monkeypatch.setattr("experiments.runs.record.ESTIMATORS", {**added, **ESTIMATORS})
+    monkeypatch.setattr("experiments.reporting.record.ESTIMATORS", {**added, **ESTIMATORS})
     monkeypatch.setattr("experiments.reporting.report.verdicts.ESTIMATORS", {**added, **ESTIMATORS})
 
 

@@ -146,7 +146,7 @@ def test_fixed_draws_refuses_the_exact_guide_and_svi_the_prior() -> None:
 
 def test_fixed_draws_double_until_fresh_noise_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """31 dimensions, full rank: a few hundred draws flatter φ by over 0.01 nats, so they are doubled."""
-    from experiments.inference.fixed_draws import held
+    from experiments.inference.fixed_draws import elbo
 
     used: list[int] = []
     original = normal_noise
@@ -155,7 +155,7 @@ def test_fixed_draws_double_until_fresh_noise_agrees(monkeypatch: pytest.MonkeyP
         used.append(draws)
         return original(draws, *rest)
 
-    monkeypatch.setattr(held, "normal_noise", counted)
+    monkeypatch.setattr(elbo, "normal_noise", counted)
     monkeypatch.setattr(zoo.Model, "linear_predictor", lambda *_: None)  # whose integrals take no draws
     x = zoo.dataset("breast_cancer", "binary", standardise=True).x
     model = zoo.build("logistic_regression", x)
@@ -331,7 +331,7 @@ def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
 
 
 def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.inference.fixed_draws import fixed_draws, held, parts
+    from experiments.inference.fixed_draws import elbo, method, parts
 
     x, seen = zoo.dataset("eight_schools").x, []
     normal, log_terms = normal_noise, zoo.Model.log_terms
@@ -344,12 +344,12 @@ def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.
         seen.append(len(z))
         return log_terms(model, x, z)
 
-    monkeypatch.setattr(fixed_draws, "_draws_at_start", lambda *_: 64)
+    monkeypatch.setattr(method, "_draws_at_start", lambda *_: 64)
     at_once = fit()
     monkeypatch.setattr(parts, "AT_ONCE", 1)
     monkeypatch.setattr(zoo.Model, "log_terms", watched)
     drawn = []
-    monkeypatch.setattr(held, "normal_noise", lambda draws, *rest: drawn.append(draws) or normal(draws, *rest))
+    monkeypatch.setattr(elbo, "normal_noise", lambda draws, *rest: drawn.append(draws) or normal(draws, *rest))
     in_rounds = fit()
     assert max(seen) == parts.FEWEST_AT_ONCE
     assert max(drawn) > 64

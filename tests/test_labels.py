@@ -14,12 +14,13 @@ from torch import Tensor
 import experiments
 import zoo
 from experiments.comparison.compare import fit_one
+from experiments.fits.metrics import read_metrics
 from experiments.fits.trackers import Metrics, TensorBoard
 from experiments.reporting import figures
+from experiments.reporting.record import Record
 from experiments.reporting.report.charts import chart
 from experiments.reporting.report.facts import objective_of, traces_of
 from experiments.reporting.smoothing import smoothed
-from experiments.runs.record import Record, read_metrics
 
 
 class Seen(experiments.Callback):

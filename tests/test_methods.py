@@ -17,7 +17,7 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.inference.engine import Outcome
+from experiments.fits.result import Outcome
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options, option
 from experiments.inference.registry import METHODS, MethodEntry, build_method, default_method, known_options

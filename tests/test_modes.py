@@ -18,7 +18,7 @@ import experiments
 import guides
 import zoo
 from experiments.log_evidence.bracket import Bracket
-from experiments.log_evidence.brackets import _of
+from experiments.log_evidence.bracketed import _of
 from experiments.log_evidence.log_weights import Estimate, log_weights
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
 from experiments.log_evidence.proposals.pool import pooled

@@ -20,7 +20,7 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.inference.fixed_draws import held, natural, projected
+from experiments.inference.fixed_draws import elbo, natural, projected
 from experiments.inference.fixed_draws.means import Drawn
 from experiments.inference.fixed_draws.parts import Parts
 from experiments.inference.fixed_draws.projected import Projected
@@ -182,7 +182,7 @@ def test_a_changed_prior_is_seen_by_the_next_fit(large: bool, monkeypatch: pytes
     if large:
         monkeypatch.setattr(zoo.model, "KEPT", 100)
     model, y = zoo.as_model(program), 4 * table.sum(1)
-    monkeypatch.setattr(held, "WORTH", 1)
+    monkeypatch.setattr(elbo, "WORTH", 1)
     before = [fit(model) for _ in range(3)]
     assert before[0] == before[1] == before[2]
     known["scale"] = 5.0
@@ -311,7 +311,7 @@ def test_rows_in_parts_come_to_the_same_and_rows_of_nothing_do_no_harm(monkeypat
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fit_of_normal_rows_is_the_best_normal(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "WORTH", 1)
+    monkeypatch.setattr(elbo, "WORTH", 1)
     model, x = regression(FOUND["normal"][0], y=table(ROWS)[:, 0])
     fit = experiments.fit(model, family, x, method="fixed_draws", progress=False)
     precision = torch.eye(COLUMNS).double() + x["X"].mT @ x["X"] / 0.7**2
@@ -329,7 +329,7 @@ def test_a_fit_of_normal_rows_is_the_best_normal(family: str, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["student", "binomial"])
 def test_a_fit_is_no_lower_than_by_draws(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prior with heavy tails keeps draws in play: where held ones flatter, there are more of them."""
-    monkeypatch.setattr(held, "WORTH", 1)
+    monkeypatch.setattr(elbo, "WORTH", 1)
     model, x = regression(FOUND[name][0], prior=dist.StudentT(4.0, torch.zeros(COLUMNS).double(), 0.3).to_event(1))
     ours = experiments.fit(model, family, x, method="fixed_draws", progress=False)
     monkeypatch.setattr(zoo.Model, "linear_predictor", lambda *_: None)
@@ -341,7 +341,7 @@ def test_a_fit_is_no_lower_than_by_draws(name: str, family: str, monkeypatch: py
 
 def test_a_likelihood_with_two_modes_is_left_to_an_ascent_that_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """log p curves upwards between outliers' modes: the fit ends at a mode, and is no worse than where it began."""
-    monkeypatch.setattr(held, "WORTH", 1)
+    monkeypatch.setattr(elbo, "WORTH", 1)
     y = torch.cat([torch.full((ROWS // 2,), -4.0), torch.full((ROWS // 2,), 4.0)]).double()
     model, x = regression(lambda eta: dist.StudentT(1.0, eta, 0.3), y=y)
     fit = experiments.fit(model, "full_rank", x, method="fixed_draws", progress=False)

@@ -442,7 +442,7 @@ def test_compile_is_refused_in_one_line_where_it_can_not_be(monkeypatch: pytest.
 
 
 def test_a_long_fit_of_an_unproved_program_says_what_a_declaration_would_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.inference.svi.svi.LONG", 0.0)
+    monkeypatch.setattr("experiments.inference.svi.method.LONG", 0.0)
     [remark] = fit(Level()).remarks
     assert re.fullmatch(r"pure=True would save \d\d% of a step \(Level does not declare pure = True\)", remark)
     assert fit(PureLevel()).remarks == ()
@@ -454,7 +454,7 @@ def test_a_program_with_a_state_is_told_nothing(monkeypatch: pytest.MonkeyPatch)
             self.kept = [*self.kept, level]
             return 1.0
 
-    monkeypatch.setattr("experiments.inference.svi.svi.LONG", 0.0)
+    monkeypatch.setattr("experiments.inference.svi.method.LONG", 0.0)
     done = fit(Counting(kept=[]))
     assert done.remarks == ()
     assert len(done.model.kept) >= 120  # type: ignore[arg-type]

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from experiments.reporting.record import Record
 from experiments.reporting.report import page
 from experiments.reporting.report.charts import Scale, chart, thin
 from experiments.reporting.report.facts import traces_of
 from experiments.reporting.report.page import LARGEST
 from experiments.reporting.report.tables import Cell, Table
 from experiments.reporting.report.verdicts import Verdict, spread, verdicts
-from experiments.runs.record import Record
 
 EVIL = """<script>alert(1)</script>"'&<b>"""
 

@@ -25,10 +25,10 @@ import experiments
 import zoo
 from experiments.cli import run as command
 from experiments.fits.journal import Journal, Stop, read
+from experiments.fits.metrics import NUMBERS, read_metrics
+from experiments.reporting.record import read as read_record
 from experiments.runs.grid import write_toml
 from experiments.runs.job import prepare
-from experiments.runs.record import NUMBERS, read_metrics
-from experiments.runs.record import read as read_record
 from experiments.runs.run import RunOptions, resume, run
 from experiments.runs.spec import complete
 from experiments.runs.sweep import grid_of

@@ -108,7 +108,7 @@ def test_no_warning_of_parameters_that_are_held_fixed() -> None:
 
 FAULTS = """
 import resource, torch
-from experiments.inference.engine import keep_memory
+from experiments.runtime.threads import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -19,9 +19,9 @@ import pytest
 import experiments
 import zoo
 from experiments.cli import run as command
+from experiments.reporting.record import read, state_of
 from experiments.runs.grid import READY, expand, find, read_grid, write_toml
 from experiments.runs.job import prepare
-from experiments.runs.record import read, state_of
 from experiments.runs.spec import complete, keys
 from experiments.runs.sweep import SweepOptions, grid_of, sweep
 from zoo.errors import ZooError

@@ -52,7 +52,8 @@ def resume(
     tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
     """Go on with a run that was cut off, from its last checkpoint, to the very same result."""
-    from experiments.runs.record import spec_of, state_of
+    from experiments.reporting.record import state_of
+    from experiments.runs.grid import spec_of
     from experiments.runs.sweep import grid_of
 
     saving = Saving(directory, True, report, checkpoint_every, tensorboard, force)
@@ -74,8 +75,8 @@ def report_command(
 ) -> None:
     """Make the page of one run, or one that compares several."""
     from experiments.reporting.output import remark
+    from experiments.reporting.record import find_runs, read
     from experiments.reporting.report import page
-    from experiments.runs.record import find_runs, read
     from experiments.runtime.files import whole
 
     found = [path for directory in directories for path in find_runs(directory)]
@@ -92,7 +93,7 @@ def runs(
 ) -> None:
     """List the runs in a directory, oldest first, and how they stand."""
     from experiments.reporting.output import remark
-    from experiments.runs.record import find_runs, read
+    from experiments.reporting.record import find_runs, read
 
     found = find_runs(directory)
     if not found and not as_json:

@@ -16,7 +16,7 @@ from zoo.errors import ZooError
 @app.command("list")
 def list_command(name: Annotated[str | None, typer.Argument(help="A model, to see its options.")] = None) -> None:
     """Show the models, guides and data sets, and what fits what."""
-    from experiments.reporting import listing
+    from experiments.cli import listing
 
     listing.show(name)
 
@@ -31,7 +31,7 @@ def study(
     jobs: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0, as_json: JSON = False,
 ) -> int:
     """Run studies: a claim of the theory, its numbers, what they should be, and a picture. Exits 3 where one does not hold."""
-    from experiments.reporting import listing
+    from experiments.cli import listing
     from experiments.studies.registry import STUDIES
     from zoo.registry import lookup
 

@@ -13,8 +13,8 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from experiments.comparison.table import Comparison
     from experiments.fits.journal import Stop
+    from experiments.reporting.record import Record
     from experiments.runs.job import Job
-    from experiments.runs.record import Record
     from experiments.runs.run import RunOptions
     from experiments.runs.spec import Spec
 
@@ -111,6 +111,6 @@ def show_records(records: list[Record], as_json: bool) -> None:
     if as_json:
         return print_json([
             {"run": r.name, "path": str(r.path), "state": r.state, "error": r.error, **(r.comparison or {})} for r in records])
-    from experiments.reporting import listing
+    from experiments.cli import listing
 
     listing.show_runs(overview(records))

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from experiments.diagnostics.evaluation import Gap
-from experiments.inference.fit import Fit, fit
+from experiments.fits.result import Fit
+from experiments.inference.fit import fit
 from experiments.log_evidence.log_weights import Z95, LogWeights
 from experiments.log_evidence.result import Evidence
 from guides.amortisation import Free

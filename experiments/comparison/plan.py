@@ -15,9 +15,10 @@ from experiments.comparison.gap_split import Split, fit_free, free_member, split
 from experiments.comparison.holdout import Partition, partition
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
+from experiments.fits.result import Fit
 from experiments.inference.containment import contained_families, sibling
 from experiments.inference.engine import held
-from experiments.inference.fit import Fit, fit, one_view
+from experiments.inference.fit import fit, one_view
 from experiments.inference.options import names
 from experiments.inference.registry import check_options, default_method, entry
 from experiments.log_evidence.evidence import evidence

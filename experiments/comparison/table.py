@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.comparison.gap_split import Split
 from experiments.comparison.holdout import Partition
 from experiments.diagnostics.evaluation import Evaluation, Gap
-from experiments.inference.fit import Fit
+from experiments.fits.result import Fit
 from experiments.log_evidence.log_weights import Estimate
 from experiments.log_evidence.result import Evidence
 from guides.guide import BaseGuide

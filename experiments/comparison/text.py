@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from experiments.comparison.table import Comparison
-    from experiments.inference.fit import Fit
+    from experiments.fits.result import Fit
 
 
 def number(value: float | None, se: float | None = None) -> str:

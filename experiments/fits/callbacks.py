@@ -20,7 +20,7 @@ from zoo.model import Model
 from zoo.program import generators, set_generators
 
 if TYPE_CHECKING:
-    from experiments.inference.fit import Fit
+    from experiments.fits.result import Fit
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.fits.callbacks import Callback, Moment
 
 if TYPE_CHECKING:
-    from experiments.inference.fit import Fit
+    from experiments.fits.result import Fit
 
 
 def bars(show: bool | None) -> list[Callback]:

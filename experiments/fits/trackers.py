@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from experiments.fits.callbacks import Callback, Moment
-from experiments.runs.record import NUMBERS, read_metrics
+from experiments.fits.metrics import NUMBERS, read_metrics
 from experiments.runtime.files import whole
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    from experiments.inference.fit import Fit
+    from experiments.fits.result import Fit
 
 #: Seconds that lines wait to be written.
 PATIENCE = 0.5

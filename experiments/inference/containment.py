@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import chunks, log_joint, scored, work
+from experiments.log_evidence.log_weights import log_joint, scored
+from experiments.runtime.memory import chunks, work
 from experiments.runtime.seeds import Stream
 from guides.amortisation import Free
 from guides.family import Normal
@@ -26,7 +27,7 @@ from zoo.program import evaluating, seeded
 from zoo.registry import load
 
 if TYPE_CHECKING:
-    from experiments.inference.fit import Fit
+    from experiments.fits.result import Fit
 
 #: Latent dimensions up to which a normal with all its covariances is fitted quickly.
 QUICK = 128

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from experiments.log_evidence.log_weights import scored, work
+from experiments.log_evidence.log_weights import scored
+from experiments.runtime.memory import work
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.enumerated import Enumerated, expect
@@ -18,79 +18,6 @@ from zoo.faults import fault, finite_gradient
 from zoo.model import Model
 from zoo.program import evaluating, seeded
 from zoo.tolerance import tolerant
-
-#: Densities that touch fewer numbers per draw than this run on one thread.
-ONE_THREAD = 2**16
-
-
-@dataclass(frozen=True)
-class States:
-    """The best and the last state of what a fit moves, networks' running statistics included; ``best_step`` is the step after
-    which the best was."""
-
-    tensors: tuple[Tensor, ...]
-    best: tuple[Tensor, ...]
-    last: tuple[Tensor, ...]
-    best_step: int
-
-    def use(self, name: str) -> None:
-        """Put the ``best`` or the ``last`` state into the model and the guide.
-
-        Raises:
-            ZooError: another name.
-        """
-        if name not in ("best", "last"):
-            raise ZooError(f"expected state best or last; got '{name}'; choose one")
-        with torch.no_grad():
-            for tensor, value in zip(self.tensors, getattr(self, name), strict=True):
-                tensor.copy_(value)
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """One iteration of EM, all in nats, summed over units.
-
-    ``elbo_before`` ≤ ``elbo_after`` ≤ ``log_evidence``: the E-step makes ``elbo_before`` equal to log p(x | θ_old), the
-    M-step raises it, and the new log p(x | θ) lies above by ``gap`` = KL(q_old ‖ new posterior).
-    """
-
-    step: int
-    elbo_before: float
-    elbo_after: float
-    log_evidence: float
-
-    @property
-    def gap(self) -> float:
-        return self.log_evidence - self.elbo_after
-
-    @classmethod
-    def of(cls, row: Sequence[float]) -> Iteration:
-        """Return the iteration that was written down as ``row``."""
-        step, *nats = row
-        return cls(int(step), *map(float, nats))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a method ended.
-
-    Attributes:
-        steps: taken.
-        bound: what the method last saw of the bound that it maximised, in nats, summed over units.
-        converged: whether the method's own rule was met.
-        stopped: why it stopped early, or has not converged; empty where neither is so, or its steps were over.
-        states: the best and the last state, where the method kept both.
-        remarks: what a reader of the fit should know.
-        iterations: of EM.
-    """
-
-    steps: int
-    bound: float
-    converged: bool
-    stopped: str = ""
-    states: States | None = None
-    remarks: tuple[str, ...] = ()
-    iterations: tuple[Iteration, ...] = ()
 
 
 def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Parameter]:
@@ -167,51 +94,6 @@ def non_finite_site(model: Model, x: Data, z: Tensor) -> str:
             if not bool(value.isfinite().all()):
                 return name
     return "none: the guide's own log-density"
-
-
-@contextmanager
-def threads_for(numbers: int) -> Iterator[None]:
-    """Run small densities on one thread, and put torch's setting back after.
-
-    A density that touches few ``numbers`` per draw is made of operations too short to share out: measured on two cores, two
-    threads took five to eight times as long as one below 20,000 numbers, and were a quarter faster at 115,000.
-    """
-    before = torch.get_num_threads()
-    if numbers < ONE_THREAD and before > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
-
-
-def keep_memory() -> None:
-    """Let the C library keep the memory that is freed for what is made next.
-
-    glibc gives blocks larger than any that was freed before, up to 32 MiB, back to the system, and the end of its heap where
-    that is twice as large. Each operation on some hundred thousand numbers then begins with pages that the system has to clear:
-    measured, up to a quarter of the time of a fit. Once a block of nearly 32 MiB was freed, it keeps what a fit needs. This one
-    is not touched, so it takes no memory. Other C libraries, and other devices, take no notice.
-
-    Source: mallopt(3), M_MMAP_THRESHOLD, https://man7.org/linux/man-pages/man3/mallopt.3.html
-    """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
-
-
-@contextmanager
-def quick_products() -> Iterator[None]:
-    """Let float32 matrix products be as quick as the machine makes them, and put torch's setting back after.
-
-    On processors without a narrower type of their own the error is that of float32, in less than half the time; others may
-    round the factors to bfloat16 or TF32, as training bears. Evaluation never runs in here.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

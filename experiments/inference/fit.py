@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from experiments.fits.callbacks import Callback, Moment, Watch
 from experiments.fits.journal import Journal
 from experiments.fits.progress import bars
+from experiments.fits.result import Fit, Outcome
 from experiments.inference.containment import Floor, quick_family, sibling
-from experiments.inference.engine import Iteration, Outcome, States, held, keep_memory, moved, threads_for
+from experiments.inference.engine import held, moved
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
 from experiments.inference.registry import METHODS, build_method, check_options, choose, default_method
 from experiments.inference.saved import check_same, keep, restore
 from experiments.runtime.processes import ALONE, Processes
+from experiments.runtime.threads import keep_memory, threads_for
 from guides.construct import build
 from guides.guide import AnyGuide, BaseGuide, Guide, paired
 from guides.program import as_guide
@@ -32,58 +34,6 @@ from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
 from zoo.program import Program, seeded
-
-
-@dataclass(frozen=True, repr=False)
-class Fit:
-    """A finished fit. ``model`` and ``guide`` hold the parameters it found.
-
-    Attributes:
-        method: a key of :data:`METHODS`; ``none`` where there was nothing to fit.
-        steps: iterations or gradient steps taken, those of a quick fit of a contained guide left out, as in ``history``.
-        seconds: of wall time, the quick fit's included.
-        bound: what the optimiser last saw of the bound that it maximised, in nats, summed over units (``svi``: the mean of the
-            last tenth of its steps; with ``validation`` the best held-out ELBO). Use ``evaluate`` for an ELBO with its error.
-        converged: whether the method's own rule was met, never because its steps were over. em: an iteration gained under
-            1e-9 nats per unit; fixed_draws: the slope promises under 0.01 nats, and fresh draws agree; svi: going on as it went
-            would gain under 0.02 nats per unit, or the held-out ELBO rose no more.
-        stopped: why it stopped early, or why it has not converged and what to do; empty where neither is so.
-        history: (step, bound, seconds since the start).
-        units: how many units the ELBOs are summed over.
-        iterations: of EM: ELBO before and after the M-step, log p(x), gap.
-        states: of svi: the best and the last state; ``states.use("last")`` puts one in place.
-        remarks: what a reader of the fit should know, such as that recorded steps were found to differ from Python's.
-        objective: what the bound is called: ``ELBO``, ``IWAE-8 bound``, ``Rényi(0.5) bound``.
-    """
-
-    model: Model
-    guide: BaseGuide
-    method: str
-    steps: int
-    seconds: float
-    bound: float | None
-    converged: bool
-    stopped: str = ""
-    history: tuple[tuple[int, float, float], ...] = field(default=(), repr=False)
-    units: int = 1
-    iterations: tuple[Iteration, ...] = field(default=(), repr=False)
-    states: States | None = field(default=None, repr=False)
-    remarks: tuple[str, ...] = ()
-    objective: str = "ELBO"
-
-    def __repr__(self) -> str:
-        bound = "nothing to fit" if self.bound is None else f"{self.objective} {self.bound:.4f} nats"
-        units, steps = (f"{n:,} {what}{'s' if n != 1 else ''}" for n, what in ((self.units, "unit"), (self.steps, "step")))
-        ended = "converged" if self.converged else "not converged"
-        lines = [
-            f"Fit of '{self.guide.text}' to {self.model.label} by {self.method}", f"{bound}, {units}",
-            f"{ended} after {steps}, {self.seconds:.2f} s", self.stopped, *self.remarks]
-        return "\n  ".join(filter(None, lines))
-
-    @property
-    def elbo(self) -> float | None:
-        """The bound, where it is the ELBO; ``None`` where another was maximised."""
-        return self.bound if self.objective == "ELBO" else None
 
 
 def fit(

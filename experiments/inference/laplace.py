@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.fits.callbacks import Watch
-from experiments.inference.engine import Outcome, check_start, trainable
+from experiments.fits.result import Outcome
+from experiments.inference.engine import check_start, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
 from experiments.optimisers.lbfgs import ascend

@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 
 from experiments.fits.callbacks import Watch
-from experiments.inference.engine import Outcome
+from experiments.fits.result import Outcome
 from experiments.inference.options import Options
-from experiments.log_evidence.log_weights import work
+from experiments.runtime.memory import work
 from experiments.runtime.processes import ALONE, Processes
 from guides.guide import BaseGuide
 from zoo.data import Data

@@ -79,8 +79,8 @@ class EMOptions(Options):
     """The options of ``em``.
 
     Attributes:
-        accelerate: extrapolate the steps, see :class:`experiments.optimisers.anderson.Anderson`: far fewer where EM creeps, and as
-            monotone. The maximum that it comes to may be another one of several.
+        accelerate: extrapolate the steps, see :class:`experiments.optimisers.anderson.Anderson`: far fewer where EM creeps, and
+            as monotone. The maximum that it comes to may be another one of several.
     """
 
     accelerate: bool = option(False, "Extrapolate the steps.")

@@ -38,11 +38,14 @@ class MethodEntry:
 #: The first that suits a guide is its method where nobody says.
 METHODS: Mapping[str, MethodEntry] = {
     "em": MethodEntry(
-        "experiments.inference.em.em:EM", "expectation–maximisation, for guide exact", "experiments.inference.options:EMOptions"),
+        "experiments.inference.em.method:EM", "expectation–maximisation, for guide exact",
+        "experiments.inference.options:EMOptions"),
     "fixed_draws": MethodEntry(
-        "experiments.inference.fixed_draws.fixed_draws:FixedDraws", "the ELBO on noise that is held, by L-BFGS and natural gradients",
-        "experiments.inference.options:FixedDrawsOptions"),
-    "svi": MethodEntry("experiments.inference.svi.svi:SVI", "Adam on minibatch estimates of a bound", "experiments.inference.svi.options:SVIOptions"),
+        "experiments.inference.fixed_draws.method:FixedDraws",
+        "the ELBO on noise that is held, by L-BFGS and natural gradients", "experiments.inference.options:FixedDrawsOptions"),
+    "svi": MethodEntry(
+        "experiments.inference.svi.method:SVI", "Adam on minibatch estimates of a bound",
+        "experiments.inference.svi.options:SVIOptions"),
     "laplace": MethodEntry("experiments.inference.laplace:Laplace", "a normal at the mode, by the curvature there"),
 }
 

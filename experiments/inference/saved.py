@@ -12,7 +12,8 @@ import torch
 
 from experiments.fits.callbacks import rows_of
 from experiments.fits.journal import Journal, State, alike, check_finite, fitting
-from experiments.inference.engine import Iteration, States, moved
+from experiments.fits.result import Iteration, States
+from experiments.inference.engine import moved
 from experiments.inference.method import Problem
 from experiments.inference.options import Options
 from experiments.runtime.files import digest, whole
@@ -22,7 +23,7 @@ from zoo.errors import ZooError
 from zoo.model import Model
 
 if TYPE_CHECKING:
-    from experiments.inference.fit import Fit
+    from experiments.fits.result import Fit
 
 #: What else of a fit is kept, and as what.
 _PLAIN: dict[str, Any] = {
@@ -54,7 +55,7 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
     Raises:
         ZooError: parameters of other names or shapes, or a fit that is not done in a sealed journal.
     """
-    from experiments.inference.fit import Fit
+    from experiments.fits.result import Fit
 
     state = journal.end()
     if state is None and journal.sealed:

@@ -10,7 +10,8 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import affordable, chunks, log_joint, log_weights, work
+from experiments.log_evidence.log_weights import log_joint, log_weights
+from experiments.runtime.memory import affordable, chunks, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.annealing import MANY, Ends, checked_draws, pilot, proposal, take_draws
 from guides.guide import BaseGuide, paired

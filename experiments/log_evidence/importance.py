@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import CHUNK, chunks, log_joint, scored, work
+from experiments.log_evidence.log_weights import log_joint, scored
+from experiments.runtime.memory import CHUNK, chunks, work
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
 from zoo.errors import ZooError, check_number

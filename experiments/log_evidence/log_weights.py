@@ -12,18 +12,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from experiments.runtime.memory import affordable, chunks, work
 from guides.guide import BaseGuide
-from zoo.data import Data, reference, tensors
+from zoo.data import Data, reference
 from zoo.enumerated import Enumerated, expect
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
 from zoo.program import evaluating, seeded
 from zoo.tolerance import tolerant
 
-#: Numbers held at once while a density is evaluated; more draws go in chunks.
-CHUNK = 2**23
-#: Of a program that does not run under vmap, one draw in so many is taken.
-FEWER = 32
 #: Two-sided 95% of a standard normal.
 Z95 = 1.959963984540054
 
@@ -292,26 +289,3 @@ def default_draws(units: int, size: int) -> int:
     (4096, 512)
     """
     return int(min(4096, max(512, 2**20 // (units * max(1, size)) // 512 * 512)))
-
-
-def affordable(model: Model, number: int, least: int) -> int:
-    """Return how many draws or chains to take where ``number`` are right for a program that runs under vmap.
-
-    Of one that is run draw by draw, which takes milliseconds each, a :data:`FEWER`-th, and ``least`` at least.
-    """
-    return min(number, max(least, number // FEWER)) if model.draw_by_draw else number
-
-
-def work(x: Data, units: int, size: int) -> int:
-    """Return about how many numbers one draw's density touches."""
-    return max(units * size, sum(value.numel() for value in tensors(x).values()))
-
-
-def chunks(draws: int, each: int) -> list[int]:
-    """Split ``draws`` so that no part touches more than ``CHUNK`` numbers.
-
-    >>> chunks(10, 2**21)
-    [4, 4, 2]
-    """
-    most = max(1, CHUNK // max(1, each))
-    return [most] * (draws // most) + ([draws % most] if draws % most else [])

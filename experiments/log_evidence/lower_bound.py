@@ -9,8 +9,9 @@ import torch
 
 from experiments.log_evidence.estimator import Estimator, Question, no_guide
 from experiments.log_evidence.importance import importance
-from experiments.log_evidence.log_weights import Z95, log_weights, work
+from experiments.log_evidence.log_weights import Z95, log_weights
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.memory import work
 from guides.whole import Prior
 from zoo.errors import ZooWarning
 
@@ -25,8 +26,8 @@ STRIDE = 7919
 class LowerBound(Estimator):
     """The importance-weighted bound of the first guide: its expectation is at most log p(x | θ).
 
-    With a ``precision``, as many draws for each unit as that takes: see :func:`experiments.log_evidence.importance.importance`. Else
-    :data:`GROUPS` groups of as many draws as are affordable.
+    With a ``precision``, as many draws for each unit as that takes: see
+    :func:`experiments.log_evidence.importance.importance`. Else :data:`GROUPS` groups of as many draws as are affordable.
     """
 
     def misfit(self, question: Question) -> str:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from experiments.log_evidence.estimator import Estimator, Question, Unsettled
-from experiments.log_evidence.log_weights import chunks, log_joint, work
+from experiments.log_evidence.log_weights import log_joint
 from experiments.log_evidence.proposals.modes import Modes, find_modes
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.memory import chunks, work
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
@@ -59,10 +60,10 @@ class Integral:
 def integrate(model: Model, x: Data) -> Integral:
     """Integrate p(x, z | θ) over each unit's unconstrained latents, d ≤ 2, mode by mode, on grids that adapt.
 
-    The modes are looked for first (:func:`experiments.log_evidence.proposals.modes.find_modes`). A smooth partition of unity then cuts the
-    integrand into one piece a mode, which loses nothing: the pieces' integrals add up to the whole whatever the cuts. Each
-    piece is summed by the trapezoidal rule, which converges faster than any power of the step for smooth integrands that
-    die off, on a grid whose centre and axes are the piece's own mean and covariance. The error is the larger difference
+    The modes are looked for first (:func:`experiments.log_evidence.proposals.modes.find_modes`). A smooth partition of unity
+    then cuts the integrand into one piece a mode, which loses nothing: the pieces' integrals add up to the whole whatever the
+    cuts. Each piece is summed by the trapezoidal rule, which converges faster than any power of the step for smooth integrands
+    that die off, on a grid whose centre and axes are the piece's own mean and covariance. The error is the larger difference
     to two other sums: over every second node, and on grids 1.7 times as wide.
 
     Raises:

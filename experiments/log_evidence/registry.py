@@ -52,11 +52,11 @@ ESTIMATORS: Mapping[str, EstimatorEntry] = {
         "experiments.log_evidence.quadrature:Quadrature", "by quadrature", "good",
         "log p(x | θ) is by quadrature, its error within the interval"),
     "bracketed": EstimatorEntry(
-        "experiments.log_evidence.brackets:Bracketed",
+        "experiments.log_evidence.bracketed:Bracketed",
         "bracketed by {method} weights from '{source}' and from exact posterior draws, 95%", "good",
         "log p(x | θ) is bracketed: an interval that holds on both sides", drawn=True),
     "estimated": EstimatorEntry(
-        "experiments.log_evidence.brackets:Estimated",
+        "experiments.log_evidence.bracketed:Estimated",
         "estimated: bracketed by {method} weights from '{source}' and from Markov chains, 95%", "caution",
         "log p(x | θ) is estimated: its upper end comes from Markov chains, which may miss modes", drawn=True),
     "lower_bound": EstimatorEntry(

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import affordable, log_joint, scored, work
+from experiments.log_evidence.log_weights import log_joint, scored
 from experiments.log_evidence.proposals.mixture import EqualMixture, Tails, densities_known
+from experiments.runtime.memory import affordable, work
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
 from zoo.data import Data, in_double, reference

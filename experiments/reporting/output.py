@@ -13,7 +13,7 @@ from zoo.errors import ZooWarning
 
 if TYPE_CHECKING:
     from experiments.comparison.table import Comparison, Row
-    from experiments.inference.fit import Fit
+    from experiments.fits.result import Fit
     from zoo.data import Data
     from zoo.datasets import Dataset
 

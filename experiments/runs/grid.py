@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 
 import tomli_w
 
+from experiments.runtime.toml import read_toml
 from experiments.runs.spec import Spec, complete, keys
 from zoo.errors import ZooError, nearest
 from zoo.registry import MODELS
 
 #: Runs that one grid may have.
 MOST_RUNS = 10_000
-#: Bytes of a spec that is read.
-MOST_BYTES = 2**20
 FORMAT = 1
 #: Ready specs, one a model.
 READY = Path(__file__).parent / "specs"
@@ -82,22 +80,18 @@ def find(name: str) -> Path:
     return ready
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return what a TOML file says.
+def spec_of(path: Path) -> Spec:
+    """Return the spec of the run in ``path``.
 
     Raises:
-        ZooError: if it can't be read, is no TOML, or is larger than a megabyte.
+        ZooError: if there is none, or one of a grid.
     """
-    try:
-        raw = path.read_bytes()
-        if len(raw) > MOST_BYTES:
-            raise ZooError(f"expected a spec in {path}; got {len(raw)} bytes; a spec is short")
-        return tomllib.loads(raw.decode())
-    except OSError as error:
-        raise ZooError(f"expected a spec to read; got {path}: {error.strerror or error}; check the path") from None
-    except (ValueError, RecursionError) as error:  # tomllib's own error, or bytes that are no UTF-8
-        first = (str(error).splitlines() or ["nested too deeply"])[0]
-        raise ZooError(f"expected TOML in {path}; got a file that can't be read: {first[:160]}") from None
+    if not (path / "spec.toml").exists():
+        raise ZooError(f"expected a run's directory, with a spec.toml; got {path}; 'zoo runs' lists those there are")
+    found = read_grid(path / "spec.toml")
+    if not found.single:
+        raise ZooError(f"expected one run in {path}; got a spec of {len(found.specs)}; 'zoo run {path}' runs them")
+    return found.specs[""]
 
 
 def write_toml(spec: Spec, record: Mapping[str, Any] | None = None) -> str:

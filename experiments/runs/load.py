@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.plan import Contested
 from experiments.inference.saved import data_digest
-from experiments.inference.fit import Fit
-from experiments.runs.grid import read_toml
+from experiments.fits.result import Fit
+from experiments.runtime.toml import read_toml
 from experiments.runs.job import Job, prepare
 from experiments.fits.journal import Journal
-from experiments.runs.record import read_comparison, spec_of, state_of
+from experiments.reporting.record import read_comparison, state_of
+from experiments.runs.grid import spec_of
 from experiments.runs.spec import Spec
 from guides.guide import BaseGuide
 from zoo.data import Data

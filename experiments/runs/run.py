@@ -19,7 +19,8 @@ from experiments.runtime.files import directory, locked, whole
 from experiments.runs.grid import read_grid, write_toml
 from experiments.runs.job import Job, prepare
 from experiments.fits.journal import INTERVAL, Journal, Stop, slug
-from experiments.runs.record import read, settle, spec_of
+from experiments.reporting.record import read, settle
+from experiments.runs.grid import spec_of
 from experiments.reporting.results import write_results
 from experiments.runs.spec import Spec
 from experiments.runs.provenance import changes, surroundings

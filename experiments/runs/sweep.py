@@ -20,7 +20,7 @@ from experiments.runtime.files import directory, locked, whole
 from experiments.runs.grid import Grid, write_toml
 from experiments.fits.journal import INTERVAL, Stop, slug
 from experiments.reporting.output import remarks
-from experiments.runs.record import Record, read, settle, state_of
+from experiments.reporting.record import Record, read, settle, state_of
 from experiments.runs.spec import Spec
 from experiments.comparison.table import flat
 from zoo.errors import Interrupted, ZooError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from experiments.log_evidence.log_weights import affordable, work
+from experiments.runtime.memory import affordable, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.hmc import Kernel, State, Target, adapt, between, learnt_scale, rhat, run, transition
 from guides.guide import BaseGuide, paired

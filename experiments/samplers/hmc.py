@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import chunks
+from experiments.runtime.memory import chunks
 from zoo.errors import ZooError
 from zoo.tolerance import tolerant
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from experiments.log_evidence.log_weights import work
+from experiments.runtime.memory import work
 from zoo.data import Data
 from zoo.latents import Latents
 from zoo.model import Model

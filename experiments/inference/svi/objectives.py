@@ -180,7 +180,7 @@ def mean(values: Tensor, log_share: Tensor | None) -> Tensor:
 
 
 def drawn_with_score(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
-    """Return z (draws, units, d) and log q(z) (draws, units) for a gradient: those of :func:`experiments.log_evidence.log_weights.scored`.
+    """Return z (draws, units, d) and log q(z) (draws, units) for a gradient: those of ``log_weights.scored``.
 
     Where coordinates are independent normals, log q comes from the noise that a draw is made of: of the derivatives of log q in
     z and in φ most cancel, and are not computed. Log weights that are reported stay with log q at z as it was rounded.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import chunks, log_joint, work
+from experiments.log_evidence.log_weights import log_joint
+from experiments.runtime.memory import chunks, work
 from guides.family import Start
 from zoo.data import Data
 from zoo.model import Model

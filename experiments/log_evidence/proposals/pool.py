@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch.distributions import Distribution
 
-from experiments.log_evidence.log_weights import affordable, log_weights, work
+from experiments.log_evidence.log_weights import log_weights
 from experiments.log_evidence.proposals.mixture import MixtureGuide, Tails, densities_known
 from experiments.log_evidence.proposals.restarts import Restarts, search
+from experiments.runtime.memory import affordable, work
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
 from zoo.data import Data
@@ -46,9 +47,10 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
     """Mix the guides whose density is known at any z in equal shares, with components for what they miss.
 
     One is for modes that none of them holds, which are looked for where x is one unit: see
-    :func:`experiments.log_evidence.proposals.restarts.search`. One is for tails, see :class:`experiments.log_evidence.proposals.mixture.Tails`, where the weights of the
-    others' draws have a k̂ above :data:`HEAVY`: the fourth moment that a standard error rests on then need not be finite. The
-    first guide stands alone where no density is known everywhere.
+    :func:`experiments.log_evidence.proposals.restarts.search`. One is for tails, see
+    :class:`experiments.log_evidence.proposals.mixture.Tails`, where the weights of the others' draws have a k̂ above
+    :data:`HEAVY`: the fourth moment that a standard error rests on then need not be finite. The first guide stands alone where
+    no density is known everywhere.
     """
     with seeded(seed + Stream.RESTARTS):
         known = densities_known(guides, x)

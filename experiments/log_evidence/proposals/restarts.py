@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from experiments.log_evidence.log_weights import affordable, chunks, log_joint, work
+from experiments.log_evidence.log_weights import log_joint
 from experiments.optimisers.each import ascend_each
+from experiments.runtime.memory import affordable, chunks, work
 from zoo.data import Data, reference
 from zoo.errors import ZooError
 from zoo.model import Model

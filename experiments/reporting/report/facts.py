@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.runs.record import Record
+from experiments.reporting.record import Record
 
 #: (seconds since the start, nats per unit) of a fit's steps.
 Trace = list[tuple[float, float]]

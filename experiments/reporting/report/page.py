@@ -14,11 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from experiments.comparison.text import COLUMNS, interval
 from experiments.log_evidence.registry import ESTIMATORS
+from experiments.reporting.record import Record
 from experiments.reporting.report.charts import BARS, bars, chart, each, short, splits
 from experiments.reporting.report.facts import Trace, differing, finished, objective_of, plain, settings, traces_of
 from experiments.reporting.report.tables import Cell, Table, summary_table, tables
 from experiments.reporting.report.verdicts import spread, verdicts, worst
-from experiments.runs.record import Record
 
 #: Bytes that the page may have (figures beyond are named instead), and of an SVG above which a smaller PNG takes its place.
 LARGEST, LARGE_SVG = 2_800_000, 400_000

@@ -13,9 +13,9 @@ from typing import Any
 from experiments.comparison.text import number
 from experiments.diagnostics.reliability import EVEN, KHAT, misses_mass
 from experiments.log_evidence.registry import ESTIMATORS, Level
+from experiments.reporting.record import Record
 from experiments.reporting.report.charts import middle
 from experiments.reporting.report.facts import differing, objective_of, settings, traces_of
-from experiments.runs.record import Record
 
 #: From the best to the worst.
 LEVELS: tuple[Level, ...] = ("good", "caution", "bad")

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from experiments.fits.callbacks import Watch
 from experiments.fits.journal import State
-from experiments.inference.engine import Outcome, check_start, trainable
-from experiments.inference.fixed_draws.held import Held
+from experiments.fits.result import Outcome
+from experiments.inference.engine import check_start, trainable
+from experiments.inference.fixed_draws.elbo import Held
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import FixedDrawsOptions
 from experiments.inference.svi.objectives import enumerated_terms
-from experiments.log_evidence.log_weights import affordable, work
 from experiments.optimisers.lbfgs import Tape, ascend
+from experiments.runtime.memory import affordable, work
 from experiments.samplers.quasi_random import power_of_two
 from guides.amortisation import Free
 from guides.family import NormalBase

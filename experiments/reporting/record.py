@@ -9,16 +9,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from experiments.runtime.files import whole
-from experiments.runs.grid import read_grid, read_toml
+from experiments.fits.metrics import read_metrics
 from experiments.log_evidence.registry import ESTIMATORS
-from experiments.runs.spec import Spec
+from experiments.runtime.files import whole
+from experiments.runtime.toml import read_toml
 from zoo.errors import ZooError
 
 #: How a run may stand. ``unfinished``: under way, killed, or interrupted; it can be resumed.
 STATES = ("done", "failed", "unfinished")
-#: What a step tells besides its number, each a number or nothing.
-NUMBERS = ("elbo", "reconstruction", "kl", "gradient_norm", "learning_rate", "seconds")
+
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,6 @@ class Record:
     @property
     def name(self) -> str:
         return self.path.name
-
-
-def spec_of(path: Path) -> Spec:
-    """Return the spec of the run in ``path``.
-
-    Raises:
-        ZooError: if there is none, or one of a grid.
-    """
-    if not (path / "spec.toml").exists():
-        raise ZooError(f"expected a run's directory, with a spec.toml; got {path}; 'zoo runs' lists those there are")
-    found = read_grid(path / "spec.toml")
-    if not found.single:
-        raise ZooError(f"expected one run in {path}; got a spec of {len(found.specs)}; 'zoo run {path}' runs them")
-    return found.specs[""]
 
 
 def state_of(path: Path) -> tuple[str, str]:
@@ -219,33 +204,3 @@ def _summary(path: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, OSError) as error:
         text = " ".join(str(error).split())[:100]
         raise ZooError(f"expected a summary in {path}; got a file that can't be read ({text}); remove it") from None
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics file; none where there is no file. A last line that was cut short is left out.
-
-    ``bound`` is of what was maximised, and ``objective`` what that is called; ``elbo`` is the same number if it is the ELBO.
-
-    Raises:
-        ZooError: a line that is no such row.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().decode(errors="replace").split("\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line break was cut short
-        try:
-            row = json.loads(line)
-            head = {"fit": str(row["fit"]), "step": int(row["step"]), "units": int(row["units"])}
-            numbers = {name: _number(row[name]) for name in NUMBERS}
-            bound = {"objective": str(row.get("objective", "ELBO")), "bound": _number(row.get("bound", row["elbo"]))}
-            rows.append({**head, **bound, **numbers})
-        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-            raise ZooError(
-                f"expected a step's numbers in line {number} of {path}; got {line[:60]!r} ({type(error).__name__}); "
-                "remove the line") from None
-    return rows
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

@@ -18,10 +18,10 @@ from experiments.inference.fixed_draws.means import Drawn, Means
 from experiments.inference.fixed_draws.natural import Chart, climb_accelerated, climb_naturally, near
 from experiments.inference.fixed_draws.parts import Parts, slices
 from experiments.inference.fixed_draws.projected import Projected
-from experiments.log_evidence.log_weights import work
 from experiments.optimisers.each import PROMISED, Objective, ascend_each, recorded
 from experiments.optimisers.lbfgs import Ascent, Tape, ascend
 from experiments.optimisers.newton import Mode, find_mode
+from experiments.runtime.memory import work
 from experiments.samplers.quasi_random import normal_noise
 from guides.amortisation import Free
 from guides.family import Normal, NormalBase, Phi, Start

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from experiments.fits.callbacks import Watch
 from experiments.fits.journal import State, check_finite
+from experiments.fits.result import Iteration, Outcome
 from experiments.inference.em.expectation import Expectation
 from experiments.inference.em.moments import expectation
-from experiments.inference.engine import Iteration, Outcome, non_finite_site
+from experiments.inference.engine import non_finite_site
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import EMOptions
 from experiments.optimisers.anderson import Anderson

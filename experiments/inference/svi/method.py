@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from experiments.fits.callbacks import Watch
 from experiments.fits.journal import State, alike, check_finite
-from experiments.inference.engine import Outcome, States, check_start, moved, non_finite_site, quick_products, trainable
+from experiments.fits.result import Outcome, States
+from experiments.inference.engine import check_start, moved, non_finite_site, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.svi.adam import moments, put_back
 from experiments.inference.svi.batches import BATCH, batch_size, check_batch, check_normalisation, default_draws, hold_out
@@ -22,6 +23,7 @@ from experiments.inference.svi.options import Pace, SVIOptions
 from experiments.inference.svi.recorder import Recorder, check_compiled
 from experiments.inference.svi.stopping import EVERY, TOLERANCE, Windows, closings, copies, rises, standard_error, surely
 from experiments.log_evidence.log_weights import scored
+from experiments.runtime.threads import quick_products
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, some, take, tensors
 from zoo.enumerated import Enumerated
