@@ -20,26 +20,26 @@ from zoo.registry import lazy
 if TYPE_CHECKING:
     from guides.amortisation import Amortisation, Encoder, Free, Semi
     from guides.construct import build
-    from guides.family import Family, Normal, NormalBase, Start
+    from guides.families.family import Family, Normal, NormalBase, Start
     from guides.guide import BaseGuide, Guide
-    from guides.program import ProgramGuide, as_guide
-    from guides.whole import Exact, Prior
+    from guides.model_based import Exact, Prior
+    from guides.pyro_guide.guide import ProgramGuide, as_guide
 
 _LAZY = {
     "Amortisation": "guides.amortisation:Amortisation",
     "BaseGuide": "guides.guide:BaseGuide",
     "Encoder": "guides.amortisation:Encoder",
-    "Exact": "guides.whole:Exact",
-    "Family": "guides.family:Family",
+    "Exact": "guides.model_based:Exact",
+    "Family": "guides.families.family:Family",
     "Free": "guides.amortisation:Free",
     "Guide": "guides.guide:Guide",
-    "Normal": "guides.family:Normal",
-    "NormalBase": "guides.family:NormalBase",
-    "Prior": "guides.whole:Prior",
-    "ProgramGuide": "guides.program:ProgramGuide",
+    "Normal": "guides.families.family:Normal",
+    "NormalBase": "guides.families.family:NormalBase",
+    "Prior": "guides.model_based:Prior",
+    "ProgramGuide": "guides.pyro_guide.guide:ProgramGuide",
     "Semi": "guides.amortisation:Semi",
-    "Start": "guides.family:Start",
-    "as_guide": "guides.program:as_guide",
+    "Start": "guides.families.family:Start",
+    "as_guide": "guides.pyro_guide.guide:as_guide",
     "build": "guides.construct:build",
 }
 

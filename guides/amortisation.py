@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from guides.family import Phi
+from guides.families.family import Phi
 from zoo.data import Data, reference, tensors
 from zoo.errors import ZooError
-from zoo.networks import check_hidden, check_shapes, network_kind
+from zoo.nn.networks import check_hidden, check_shapes, network_kind
 
 
 class Amortisation(nn.Module, abc.ABC):

@@ -34,10 +34,10 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     50
     """
     from guides.amortisation import Free
-    from guides.family import Start
+    from guides.families.family import Start
     from guides.guide import Guide
     from zoo.data import FEW, some
-    from zoo.program import seeded
+    from zoo.program.run import seeded
 
     spec = parse(text)
     facts = model.facts(x)

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from guides.amortisation import Amortisation
-from guides.family import Family, Phi
-from zoo.bare import FunctionModel, as_model
+from guides.families.family import Family, Phi
 from zoo.data import Data
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
-from zoo.latents import Site
 from zoo.model import Model
-from zoo.program import Program
+from zoo.program.bare import FunctionModel, as_model
+from zoo.program.latents import Site
+from zoo.program.run import Program
 
 #: What is accepted wherever a guide is asked for: one of ours, how one is written, or any Pyro guide.
 AnyGuide: TypeAlias = "BaseGuide | str | Callable[..., Any]"

@@ -50,17 +50,19 @@ class WholeEntry:
 
 
 FAMILIES: Mapping[str, FamilyEntry] = {
-    "mean_field": FamilyEntry("guides.gaussian:MeanField", "independent normals", "continuous"),
+    "mean_field": FamilyEntry("guides.families.gaussian:MeanField", "independent normals", "continuous"),
     "full_rank": FamilyEntry(
-        "guides.gaussian:FullRank", "multivariate normal", "continuous", contains=("low_rank", "mean_field")),
+        "guides.families.gaussian:FullRank", "multivariate normal", "continuous", contains=("low_rank", "mean_field")),
     "low_rank": FamilyEntry(
-        "guides.gaussian:LowRank", "multivariate normal, diagonal plus rank r", "continuous", contains=("mean_field",)),
+        "guides.families.gaussian:LowRank", "multivariate normal, diagonal plus rank r", "continuous",
+        contains=("mean_field",)),
     "flow": FamilyEntry(
-        "guides.flow:FlowFamily", "normalising flow, with networks shared by the units", "continuous", False,
+        "guides.families.flow:FlowFamily", "normalising flow, with networks shared by the units", "continuous", False,
         contains=("full_rank", "low_rank", "mean_field")),
     "mixture": FamilyEntry(
-        "guides.mixture:MixtureFamily", "mixture of diagonal normals", "continuous", False, contains=("mean_field",)),
-    "categorical": FamilyEntry("guides.categorical:CategoricalFamily", "any distribution on a finite support", "discrete"),
+        "guides.families.mixture:MixtureFamily", "mixture of diagonal normals", "continuous", False, contains=("mean_field",)),
+    "categorical": FamilyEntry(
+        "guides.families.categorical:CategoricalFamily", "any distribution on a finite support", "discrete"),
 }
 
 AMORTISATIONS: Mapping[str, AmortisationEntry] = {
@@ -70,8 +72,8 @@ AMORTISATIONS: Mapping[str, AmortisationEntry] = {
 }
 
 WHOLE: Mapping[str, WholeEntry] = {
-    "exact": WholeEntry("guides.whole:Exact", "the exact posterior p(z | x)", True),
-    "prior": WholeEntry("guides.whole:Prior", "the prior p(z): naive Monte Carlo", False),
+    "exact": WholeEntry("guides.model_based:Exact", "the exact posterior p(z | x)", True),
+    "prior": WholeEntry("guides.model_based:Prior", "the prior p(z): naive Monte Carlo", False),
 }
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]

@@ -15,7 +15,7 @@ from experiments.inference.fit import fit
 from experiments.log_evidence.log_weights import Estimate, log_weights
 from guides.guide import BaseGuide
 from zoo.data import Data
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.model import Model
 
 #: Rows kept, so that one test takes no more than seconds: of images enough for a decoder of theirs. Other data stay whole.

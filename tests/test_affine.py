@@ -17,8 +17,8 @@ from torch import Tensor
 
 import experiments
 import zoo
-from zoo.affine import AFFINE, SHAPE_ONLY, Dependent, Following
-from zoo.predictor import find
+from zoo.structure.affine import AFFINE, SHAPE_ONLY, Dependent, Following
+from zoo.structure.linear_predictor import find
 
 ROWS, SIZE = 6, 3
 X = torch.randn(ROWS, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.double)

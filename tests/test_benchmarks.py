@@ -252,7 +252,7 @@ def test_a_judge_takes_any_factor_of_a_covariance() -> None:
       ("/b/experiments/inference/svi/method.py", "step")], "backward"),
     ([("/a/torch/optim/adam.py", "step")], "optimiser"),
     ([("/a/torch/nn/linear.py", "forward"), ("/b/guides/amortisation.py", "forward")], "guide"),
-    ([("/a/pyro/poutine/trace_messenger.py", "get_trace"), ("/b/zoo/program.py", "run"), ("/b/zoo/model.py", "log_terms")],
+    ([("/a/pyro/poutine/trace_messenger.py", "get_trace"), ("/b/zoo/program/run.py", "run"), ("/b/zoo/model.py", "log_terms")],
      "program trace"),
     ([("/a/torch/distributions/normal.py", "log_prob"), ("/a/pyro/poutine/trace_struct.py", "compute_log_prob"),
       ("/b/zoo/model.py", "log_terms")], "density"),

@@ -19,12 +19,12 @@ from experiments.comparison.plan import contested
 from experiments.fits.journal import Journal
 from experiments.inference.containment import quick_family, sibling
 from guides.amortisation import Free
-from guides.family import Family, Normal, Start
+from guides.families.family import Family, Normal, Start
 from guides.guide import Guide
 from guides.registry import FAMILIES
 from zoo.errors import ZooError
-from zoo.flows import Triangular
 from zoo.model import Model
+from zoo.nn.flows import Triangular
 from zoo.registry import load
 
 SE = 3  # standard errors of a paired difference that a richer guide may lie below by

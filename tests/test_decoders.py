@@ -23,10 +23,10 @@ from experiments.inference.svi.options import SCHEDULES
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from guides.guide import BaseGuide
 from zoo.errors import ZooError, ZooWarning
-from zoo.likelihoods import LIKELIHOODS
 from zoo.models.vae import VAE, LinearVAE
-from zoo.networks import conv_decoder, conv_encoder, mlp
-from zoo.priors import PRIORS
+from zoo.nn.likelihoods import LIKELIHOODS
+from zoo.nn.networks import conv_decoder, conv_encoder, mlp
+from zoo.nn.priors import PRIORS
 
 SE = 5
 LEVELS = 3

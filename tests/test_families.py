@@ -18,15 +18,15 @@ import experiments
 import guides
 import zoo
 from experiments.log_evidence.log_weights import log_weights
-from guides.family import Start
-from guides.flow import CONTEXT, FlowFamily
-from guides.gaussian import FullRank, TrilNormal
+from guides.families.family import Start
+from guides.families.flow import CONTEXT, FlowFamily
+from guides.families.gaussian import FullRank, TrilNormal
+from guides.families.mixture import MixtureFamily, MixtureOfNormals
 from guides.guide import Guide
-from guides.mixture import MixtureFamily, MixtureOfNormals
+from zoo.distributions.normal_mixture import NormalMixture
 from zoo.errors import ZooError
-from zoo.flows import FLOWS, FlowDistribution
 from zoo.models.vae import VAE
-from zoo.normal_mixture import NormalMixture
+from zoo.nn.flows import FLOWS, FlowDistribution
 
 SE = 5
 

@@ -19,8 +19,8 @@ from experiments.log_evidence.log_weights import log_weights
 from experiments.optimisers.lbfgs import ascend
 from experiments.samplers.quasi_random import normal_noise
 from tests.cases import held_elbo
-from zoo.low_rank_normal import LowRankNormal
-from zoo.quadratic import Moments
+from zoo.distributions.low_rank_normal import LowRankNormal
+from zoo.structure.quadratic import Moments
 
 ONE = torch.ones((), dtype=torch.double)
 

@@ -18,9 +18,9 @@ import experiments
 import guides
 import zoo
 from zoo.errors import ZooError
-from zoo.flows import FLOWS, Composition, FlowDistribution, build_flow, compose, standardise
 from zoo.models.flow import Flow
 from zoo.models.vae import VAE
+from zoo.nn.flows import FLOWS, Composition, FlowDistribution, build_flow, compose, standardise
 
 SE = 5
 TRAIN = 1500

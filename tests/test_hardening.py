@@ -25,7 +25,7 @@ from experiments.log_evidence.log_weights import LogWeights
 from experiments.reporting import figures
 from experiments.runs.job import Job
 from experiments.runtime.seeds import Stream
-from zoo.program import seeded
+from zoo.program.run import seeded
 
 WINE = zoo.dataset("wine", standardise=True).tensor
 

@@ -22,7 +22,7 @@ import zoo
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.quadrature import integrate
 from experiments.samplers.quasi_random import normal_noise
-from guides.gaussian import MeanField
+from guides.families.gaussian import MeanField
 from tests.cases import held_elbo
 
 SE = 5

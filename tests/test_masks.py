@@ -13,7 +13,7 @@ from torch import Tensor
 import experiments
 import zoo
 from zoo.errors import ZooError
-from zoo.masks import counting, stand_in
+from zoo.program.masks import counting, stand_in
 
 NAN = math.nan
 SEEN = torch.tensor([True, False, True, True, False])

@@ -225,7 +225,7 @@ def test_what_laplace_can_not_fit(model: str, text: str, said: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, entry in FAMILIES.items() if entry.contains or name == "mean_field"])
 def test_what_a_family_says_of_covariances_is_true(name: str) -> None:
-    from guides.family import Normal, Start
+    from guides.families.family import Normal, Start
     from zoo.registry import load
 
     family = load(FAMILIES[name].path)()

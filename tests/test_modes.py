@@ -24,7 +24,7 @@ from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuid
 from experiments.log_evidence.proposals.pool import pooled
 from experiments.log_evidence.proposals.restarts import search
 from experiments.samplers.annealing import posterior_draws
-from zoo.program import seeded
+from zoo.program.run import seeded
 
 # What separates what is right from what is not is half a nat and more; intervals are about 0.01 wide.
 

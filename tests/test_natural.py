@@ -16,8 +16,8 @@ import guides
 import zoo
 from experiments.inference.fixed_draws.natural import Chart, climb_naturally
 from experiments.samplers.quasi_random import normal_noise
-from guides.family import Normal
-from guides.natural import REACH, Curvature
+from guides.families.family import Normal
+from guides.families.natural import REACH, Curvature
 
 FAMILIES = ("mean_field", "full_rank", "low_rank")
 
@@ -44,7 +44,7 @@ def statistics(model: Any, guide: Any, x: Tensor, draws: int = 64) -> Any:
 
 @pytest.mark.parametrize("family", ["mean_field", "full_rank"])
 def test_one_step_leads_to_the_best_normal_of_a_normal_posterior(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guides.natural, "REACH", 1e9)
+    monkeypatch.setattr(guides.families.natural, "REACH", 1e9)
     model, guide, x = pair(family)
     evaluate, own = statistics(model, guide, x), guide.amortisation
     every, rows = torch.arange(len(x)), own.flat()

@@ -14,7 +14,7 @@ from experiments.inference.fit import fit
 from experiments.inference.svi.objectives import ESTIMATORS, Objective, Step, drawn_with_score, stochastic_bound
 from experiments.log_evidence.log_weights import scored
 from guides.amortisation import Free
-from guides.gaussian import FullRank
+from guides.families.gaussian import FullRank
 from guides.guide import Guide
 from zoo.errors import ZooError
 from zoo.models.vae import LinearVAE

@@ -25,7 +25,7 @@ from experiments.inference.fixed_draws.means import Drawn
 from experiments.inference.fixed_draws.parts import Parts
 from experiments.inference.fixed_draws.projected import Projected
 from experiments.samplers.quasi_random import normal_noise
-from guides.family import Normal
+from guides.families.family import Normal
 from tests.cases import case
 from zoo.models.regression import design
 
@@ -85,9 +85,9 @@ def test_a_predictor_is_found_where_one_parameter_is_affine(name: str) -> None:
 
 def test_that_of_a_logistic_regression_is_its_design(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = case("logistic_regression")
-    whole = zoo.predictor.find(model, x)
-    monkeypatch.setattr(zoo.predictor, "AT_ONCE", 7 * len(x["y"]))
-    found = zoo.predictor.find(model, x)  # its columns in parts
+    whole = zoo.structure.linear_predictor.find(model, x)
+    monkeypatch.setattr(zoo.structure.linear_predictor, "AT_ONCE", 7 * len(x["y"]))
+    found = zoo.structure.linear_predictor.find(model, x)  # its columns in parts
     assert found is not None
     assert whole is not None
     assert torch.equal(found.matrix, whole.matrix)

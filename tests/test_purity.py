@@ -30,7 +30,7 @@ from pyro.infer.reparam import LocScaleReparam
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
-from zoo.purity import purity
+from zoo.program.recording.purity import purity
 
 Program = Callable[..., Any]
 PURE: dict[str, Program] = {}

@@ -25,7 +25,7 @@ from torch.distributions import constraints
 import guides
 import zoo
 from experiments.log_evidence.log_weights import log_weights
-from guides.program import ProgramGuide, as_guide
+from guides.pyro_guide.guide import ProgramGuide, as_guide
 from tests.cases import case
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning

@@ -20,8 +20,8 @@ from experiments.inference.em.expectation import Expectation, Rows
 from experiments.inference.em.moments import Polynomials, expectation
 from zoo.data import Data
 from zoo.models.gmm import GMM
-from zoo.probe import Probe
-from zoo.quadratic import Frame, Moments, by_features, by_matrices, power_sums, responsibilities
+from zoo.structure.probe import Probe
+from zoo.structure.quadratic import Frame, Moments, by_features, by_matrices, power_sums, responsibilities
 
 COVARIANCES = ["full", "tied", "diag", "spherical"]
 LINEAR = [("ppca", {"start": "random"}), ("factor_analysis", {"start": "random"}), ("linear_vae", {})]
@@ -42,8 +42,8 @@ def frame_of(x: Tensor) -> Frame:
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_polynomials_are_the_programs_density(covariance: str, steep: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether they are told by gradients or by densities, in parts."""
-    monkeypatch.setattr("zoo.probe.STEEP", steep)
-    monkeypatch.setattr("zoo.probe.MATRICES", 100)
+    monkeypatch.setattr("zoo.structure.probe.STEEP", steep)
+    monkeypatch.setattr("zoo.structure.probe.MATRICES", 100)
     x = overlapping()
     model = zoo.build("gmm", x, components=3, covariance=covariance)
     frame, support = frame_of(x), model.latents(x).support().double()
@@ -68,8 +68,8 @@ def test_the_frame_has_mean_zero_and_covariance_one() -> None:
 
 @pytest.mark.parametrize(("rows", "threads"), [(37, 1), (3000, 1), (3001, 2), (3001, 3)])
 def test_features_and_matrices_give_the_same_sums(rows: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.quadratic.PRODUCTS", 2**13)  # several parts
-    monkeypatch.setattr("zoo.quadratic.ROWS", 2**10)
+    monkeypatch.setattr("zoo.structure.quadratic.PRODUCTS", 2**13)  # several parts
+    monkeypatch.setattr("zoo.structure.quadratic.ROWS", 2**10)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # rows are shared out as to so many
     with zoo.seeded(5):
         x = 3 + torch.randn(rows, 5, dtype=torch.double) @ torch.randn(5, 5, dtype=torch.double)
@@ -184,7 +184,7 @@ class Left(GMM):
 
 
 def test_a_program_without_gradients_in_x_goes_by_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.probe.STEEP", 1)
+    monkeypatch.setattr("zoo.structure.probe.STEEP", 1)
     x = overlapping()
     with zoo.seeded(0):
         model = Left(x, 3)

@@ -22,10 +22,10 @@ import zoo
 from experiments.inference.svi import recorder
 from experiments.inference.svi.recorder import EVERY, TRIALS, Recorder
 from tests.cases import case
-from zoo.program import generators, set_generators
-from zoo.recording import Recording, capture
+from zoo.program.recording.record import Recording, capture
+from zoo.program.recording.settings import Settings
+from zoo.program.run import generators, set_generators
 from zoo.registry import load
-from zoo.settings import Settings
 
 X = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.double) + 3
 

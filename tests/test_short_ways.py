@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import experiments
 import zoo
 import zoo.model
-from zoo.layout import layout
+from zoo.program.layout import layout
 
 
 def test_a_minibatch_is_not_laid_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from experiments.log_evidence.log_weights import LogWeights, log_joint, log_weig
 from experiments.optimisers.each import ascend_each
 from experiments.samplers.hmc import Kernel, Target, transition
 from zoo.errors import ZooError, ZooWarning
-from zoo.tolerance import UNRAISED, tolerant
+from zoo.program.tolerance import UNRAISED, tolerant
 
 SE = 4  # standard errors that a number may be off by
 X = torch.tensor([0.3, -0.1, 0.4], dtype=torch.double)

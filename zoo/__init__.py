@@ -18,25 +18,25 @@ from zoo.errors import ZooError, ZooWarning
 from zoo.registry import DATASETS, MODELS, lazy
 
 if TYPE_CHECKING:
-    from zoo.bare import as_model
     from zoo.construct import build
     from zoo.datasets import Dataset, dataset
-    from zoo.enumerated import Enumerated
-    from zoo.latents import Latents
+    from zoo.distributions.enumerated import Enumerated
     from zoo.model import Model
-    from zoo.program import seeded
+    from zoo.program.bare import as_model
+    from zoo.program.latents import Latents
+    from zoo.program.run import seeded
     from zoo.spool import mapped
 
 _LAZY = {
     "Dataset": "zoo.datasets:Dataset",
-    "Enumerated": "zoo.enumerated:Enumerated",
-    "Latents": "zoo.latents:Latents",
+    "Enumerated": "zoo.distributions.enumerated:Enumerated",
+    "Latents": "zoo.program.latents:Latents",
     "Model": "zoo.model:Model",
-    "as_model": "zoo.bare:as_model",
+    "as_model": "zoo.program.bare:as_model",
     "build": "zoo.construct:build",
     "dataset": "zoo.datasets:dataset",
     "mapped": "zoo.spool:mapped",
-    "seeded": "zoo.program:seeded",
+    "seeded": "zoo.program.run:seeded",
 }
 
 __all__ = [

@@ -62,7 +62,7 @@ def build(name: str, x: Data, seed: int | None = 0, **given: Any) -> Model:
     >>> zoo.build("gmm", zoo.dataset("faithful").x, components=2)
     GMM(components=2, covariance=full, columns=2)
     """
-    from zoo.program import seeded
+    from zoo.program.run import seeded
 
     check_options(name, given)
     with seeded(seed):

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from zoo.data import FEW, Data, Identity, put_back, reference, some
-from zoo.empty import Empty
-from zoo.enumerated import Enumerated
+from zoo.distributions.empty import Empty
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
-from zoo.latents import Collected, Latents, Pack, Substitute, is_deterministic
-from zoo.layout import layout
-from zoo.masks import with_masked
-from zoo.params import LocalParams, theta
-from zoo.predictor import Predictor, find
-from zoo.program import (
+from zoo.program.latents import Collected, Latents, Pack, Substitute, is_deterministic
+from zoo.program.layout import layout
+from zoo.program.masks import with_masked
+from zoo.program.params import LocalParams, theta
+from zoo.program.recording.settings import Settings
+from zoo.program.run import (
     Unobserve,
     draw_afresh,
     isolated,
@@ -32,13 +32,13 @@ from zoo.program import (
     seeded,
     unregistered,
 )
+from zoo.program.tolerance import drawn
+from zoo.program.vectorise import over_draws
 from zoo.registry import MODELS, Facts
-from zoo.settings import Settings
-from zoo.tolerance import drawn
-from zoo.vectorise import over_draws
+from zoo.structure.linear_predictor import Predictor, find
 
 if TYPE_CHECKING:
-    from zoo.quadratic import Moments
+    from zoo.structure.quadratic import Moments
 
 
 #: Rows of all draws that a program of independent rows takes in one run.
@@ -82,9 +82,10 @@ class Model(PyroModule):
             known, else the first amortised guide compared.
         learning_rate: of Adam, unless one says otherwise.
         quadratic: whether log p(x_i, z_i | θ) is a polynomial of degree two in row i, jointly so in z_i where z is continuous,
-            as of normal rows. EM then needs the rows' first and second moments alone: see :mod:`zoo.quadratic`.
+            as of normal rows. EM then needs the rows' first and second moments alone: see :mod:`zoo.structure.quadratic`.
         pure: whether the program does the same tensor operations in every run, whatever else Python knows: it counts nothing,
-            and asks for no state of its own that changes. Fits may then record its operations, see :mod:`zoo.recording`.
+            and asks for no state of its own that changes. Fits may then record its operations, see
+            :mod:`zoo.program.recording`.
 
     >>> import pyro, pyro.distributions as dist
     >>> def coin(x):
@@ -138,7 +139,7 @@ class Model(PyroModule):
         :meth:`predict` draw it.
 
         Raises:
-            ZooError: see :func:`zoo.layout.layout`.
+            ZooError: see :func:`zoo.program.layout.layout`.
         """
         key = Identity.of(x)
         for known in (self._last, self._part):
@@ -245,7 +246,7 @@ class Model(PyroModule):
         """Return what each continuous latent site gains from its coordinates at one draw z (units, d), over its batch shape.
 
         log|det ∂value/∂z|, and where a mask leaves a latent without a density a standard normal; see
-        :class:`zoo.latents.Substitute`.
+        :class:`zoo.program.latents.Substitute`.
         """
         substitute = Substitute(z, self._unit(x), observed=self._observed)
         with self._isolated():
@@ -405,7 +406,7 @@ class Model(PyroModule):
         return {}
 
     def linear_predictor(self, x: Data) -> Predictor | None:
-        """Return what :func:`zoo.predictor.find` finds of the program on ``x``, ``None`` where that has no linear predictor.
+        """Return the linear predictor that the program is proved to have on ``x``, ``None`` where it has none.
 
         It is kept for the next time, unless it is large, and then held against the program at one point.
         """

@@ -16,7 +16,7 @@ import guides
 import zoo
 from benchmarks.contenders import Arrays
 from experiments import Moment
-from guides.family import own_start
+from guides.families.family import own_start
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.model import Model

@@ -10,7 +10,7 @@ from torch import Tensor
 from experiments.runtime.seeds import Stream
 from zoo.data import Data, reference, take
 from zoo.errors import ZooError
-from zoo.program import seeded
+from zoo.program.run import seeded
 
 
 @dataclass(frozen=True)

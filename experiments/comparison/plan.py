@@ -27,12 +27,12 @@ from experiments.log_evidence.result import Evidence
 from experiments.runtime.seeds import Stream
 from guides.construct import build
 from guides.guide import AnyGuide, BaseGuide, Guide, paired
-from guides.program import as_guide
+from guides.pyro_guide.guide import as_guide
 from guides.registry import GuideSpec, default_guides, parse
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program import Program
+from zoo.program.run import Program
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from experiments.runtime.seeds import Stream
 from guides.guide import AnyGuide
 from zoo.data import Data
 from zoo.model import Model
-from zoo.program import Program
+from zoo.program.run import Program
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from experiments.log_evidence.log_weights import log_joint
 from guides.guide import AnyGuide, BaseGuide
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
-from zoo.latents import Latents, Site
 from zoo.model import Model
-from zoo.program import Program, seeded
+from zoo.program.latents import Latents, Site
+from zoo.program.run import Program, seeded
 
 if TYPE_CHECKING:
     from xarray import DataTree

@@ -17,7 +17,7 @@ from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import Interrupted, ZooWarning
 from zoo.model import Model
-from zoo.program import generators, set_generators
+from zoo.program.run import generators, set_generators
 
 if TYPE_CHECKING:
     from experiments.fits.result import Fit

@@ -17,13 +17,13 @@ from experiments.log_evidence.log_weights import log_joint, scored
 from experiments.runtime.memory import chunks, work
 from experiments.runtime.seeds import Stream
 from guides.amortisation import Free
-from guides.family import Normal
+from guides.families.family import Normal
 from guides.guide import BaseGuide, Guide
 from guides.registry import FAMILIES, parse
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program import evaluating, seeded
+from zoo.program.run import evaluating, seeded
 from zoo.registry import load
 
 if TYPE_CHECKING:

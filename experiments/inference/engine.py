@@ -12,12 +12,12 @@ from experiments.log_evidence.log_weights import scored
 from experiments.runtime.memory import work
 from guides.guide import BaseGuide
 from zoo.data import Data
-from zoo.enumerated import Enumerated, expect
+from zoo.distributions.enumerated import Enumerated, expect
 from zoo.errors import ZooError
-from zoo.faults import fault, finite_gradient
 from zoo.model import Model
-from zoo.program import evaluating, seeded
-from zoo.tolerance import tolerant
+from zoo.program.faults import fault, finite_gradient
+from zoo.program.run import evaluating, seeded
+from zoo.program.tolerance import tolerant
 
 
 def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Parameter]:

@@ -28,12 +28,12 @@ from experiments.runtime.processes import ALONE, Processes
 from experiments.runtime.threads import keep_memory, threads_for
 from guides.construct import build
 from guides.guide import AnyGuide, BaseGuide, Guide, paired
-from guides.program import as_guide
-from zoo.bare import as_model
+from guides.pyro_guide.guide import as_guide
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
-from zoo.program import Program, seeded
+from zoo.program.bare import as_model
+from zoo.program.run import Program, seeded
 
 
 def fit(
@@ -60,8 +60,8 @@ def fit(
             there, and ends with the bits that it would have ended with; one that is done is not fitted again.
         name: what to call the fit in callbacks, and in a journal of several.
         pure: whether runs of the program and the guide do the same operations each time, whatever else Python knows, so that
-            svi may record and repeat them, see :mod:`zoo.recording`. ``None``: registered models and families are, others as
-            they declare, and a bare function where its code proves it.
+            svi may record and repeat them, see :mod:`zoo.program.recording`. ``None``: registered models and families are,
+            others as they declare, and a bare function where its code proves it.
         start: where a guide with its own φ for each unit begins: ``contained``, at a quick fit of a family that its own
             contains (where θ moves, of one unit only); ``own``, as it is; or a fitted guide of such a family. ``None``:
             ``contained`` for a guide that is named, ``own`` for one that is built. It never ends below where it so began.

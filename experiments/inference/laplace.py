@@ -12,7 +12,7 @@ from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
 from experiments.optimisers.lbfgs import ascend
 from guides.amortisation import Free
-from guides.family import Normal
+from guides.families.family import Normal
 from guides.guide import Guide
 
 #: Nats per unit by which 20 iterations raise log p(x, z) at a mode, at most.

@@ -18,8 +18,8 @@ from experiments.runtime.memory import work
 from experiments.runtime.processes import ALONE, Processes
 from guides.guide import BaseGuide
 from zoo.data import Data
-from zoo.latents import Latents
 from zoo.model import Model
+from zoo.program.latents import Latents
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from experiments.runtime.memory import affordable, chunks, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.annealing import MANY, Ends, checked_draws, pilot, proposal, take_draws
 from guides.guide import BaseGuide, paired
-from guides.whole import Prior
+from guides.model_based import Prior
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
-from zoo.program import Program, evaluating, seeded
+from zoo.program.run import Program, evaluating, seeded
 
 METHODS = ("importance", "annealed")
 #: Limits are close enough at this many nats, plus so many per unit.

@@ -15,7 +15,7 @@ from guides.guide import BaseGuide, paired
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
-from zoo.program import Program, evaluating
+from zoo.program.run import Program, evaluating
 
 
 def evidence(

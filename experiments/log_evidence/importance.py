@@ -14,7 +14,7 @@ from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
 from zoo.errors import ZooError, check_number
 from zoo.model import Model
-from zoo.program import evaluating, seeded
+from zoo.program.run import evaluating, seeded
 
 #: Draws that each unit begins with: fewer can't tell how unequal its weights are.
 FIRST = 128

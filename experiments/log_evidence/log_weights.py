@@ -15,11 +15,11 @@ from torch.distributions import Distribution
 from experiments.runtime.memory import affordable, chunks, work
 from guides.guide import BaseGuide
 from zoo.data import Data, reference
-from zoo.enumerated import Enumerated, expect
+from zoo.distributions.enumerated import Enumerated, expect
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
-from zoo.program import evaluating, seeded
-from zoo.tolerance import tolerant
+from zoo.program.run import evaluating, seeded
+from zoo.program.tolerance import tolerant
 
 #: Two-sided 95% of a standard normal.
 Z95 = 1.959963984540054

@@ -12,7 +12,7 @@ from experiments.log_evidence.importance import importance
 from experiments.log_evidence.log_weights import Z95, log_weights
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.memory import work
-from guides.whole import Prior
+from guides.model_based import Prior
 from zoo.errors import ZooWarning
 
 #: The importance-weighted bound is averaged over this many independent groups of draws.

@@ -17,7 +17,7 @@ from experiments.runtime.memory import chunks, work
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program import seeded
+from zoo.program.run import seeded
 
 #: Nodes per dimension, by dimension; and of the grids by which the mean and the covariance of an integrand are found.
 NODES, ROUGH = {1: 401, 2: 121}, {1: 101, 2: 41}

@@ -15,11 +15,11 @@ from experiments.runtime.memory import affordable, work
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
 from zoo.data import Data, in_double, reference
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program import seeded
-from zoo.tolerance import FAILURES, refuse
+from zoo.program.run import seeded
+from zoo.program.tolerance import FAILURES, refuse
 
 #: Draws that are looked at, at most and at least.
 DRAWS, FEWEST = 4096, 32

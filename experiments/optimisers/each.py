@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.optimisers.lbfgs import Ascent, Tape
 from zoo.errors import ZooError
-from zoo.vectorise import LinAlgError
+from zoo.program.vectorise import LinAlgError
 
 #: Steps that a unit's curvature is read from, fewer where that would take more numbers than this.
 MEMORY, MOST = 10, 2**26

@@ -14,7 +14,7 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 
 from experiments.runtime.processes import ALONE, Processes
-from zoo.vectorise import LinAlgError
+from zoo.program.vectorise import LinAlgError
 
 #: Iterations over which the rise is measured.
 WINDOW = 20

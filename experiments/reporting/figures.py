@@ -19,7 +19,7 @@ from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program import seeded
+from zoo.program.run import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

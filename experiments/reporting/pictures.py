@@ -15,12 +15,12 @@ from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
 from zoo.data import as_rows
 from zoo.errors import ZooError
-from zoo.flows import Composition, compose, layer_log_density
 from zoo.model import Model
 from zoo.models.flow import Flow
 from zoo.models.vae import VAE
-from zoo.priors import FlowOfNormals
-from zoo.program import seeded
+from zoo.nn.flows import Composition, compose, layer_log_density
+from zoo.nn.priors import FlowOfNormals
+from zoo.program.run import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ import torch.distributed as group
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.program import seeded
+from zoo.program.run import seeded
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from experiments.runtime.memory import affordable, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.hmc import Kernel, State, Target, adapt, between, learnt_scale, rhat, run, transition
 from guides.guide import BaseGuide, paired
-from guides.whole import Prior
+from guides.model_based import Prior
 from zoo.data import Data
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program import Program, seeded
+from zoo.program.run import Program, seeded
 
 #: Draws of the guide from which the metric is taken.
 SCALE_DRAWS = 64

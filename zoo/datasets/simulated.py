@@ -12,7 +12,7 @@ from zoo.datasets.kinds import Dataset
 
 if TYPE_CHECKING:
     from zoo.model import Model
-    from zoo.program import Program
+    from zoo.program.run import Program
 
 
 def sample(model: Model | Program, x: Data, seed: int | None = 0) -> Dataset:
@@ -35,7 +35,7 @@ def sample(model: Model | Program, x: Data, seed: int | None = 0) -> Dataset:
     >>> drawn.name, drawn.x.shape, drawn.latents.shape
     ('sample:ppca', torch.Size([178, 13]), torch.Size([1, 178, 2]))
     """
-    from zoo.bare import as_model
+    from zoo.program.bare import as_model
 
     model = as_model(model)
     latent, fresh = model.simulate(x, seed)
@@ -47,7 +47,7 @@ def sample(model: Model | Program, x: Data, seed: int | None = 0) -> Dataset:
 def sample_registered(name: str, base: Dataset, seed: int) -> Dataset:
     """Draw data from the registered model ``name``, built on ``base`` with its own options."""
     from zoo.construct import build
-    from zoo.program import seeded
+    from zoo.program.run import seeded
 
     with seeded(seed):
         x = base.x if base.view is None or not isinstance(base.x, torch.Tensor) else base.view(base.x)

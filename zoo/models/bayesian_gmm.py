@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from zoo.data import Data, check_positive, check_table
+from zoo.distributions.normal_mixture import NormalMixture
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.models.gmm import check_components, cluster
-from zoo.normal_mixture import NormalMixture
-from zoo.quadratic import Moments
+from zoo.structure.quadratic import Moments
 
 
 class BayesianGMM(Model):

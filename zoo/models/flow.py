@@ -10,8 +10,8 @@ from torch import Tensor
 
 from zoo.data import Data, check_table
 from zoo.errors import ZooError
-from zoo.flows import Composition, FlowDistribution, build_flow, compose, layer_log_density, standardise
 from zoo.model import Model
+from zoo.nn.flows import Composition, FlowDistribution, build_flow, compose, layer_log_density, standardise
 
 
 class Flow(Model):

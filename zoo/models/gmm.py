@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from zoo.data import Data, as_rows, check_table, some
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.model import Model
-from zoo.quadratic import Moments
+from zoo.structure.quadratic import Moments
 
 #: The smallest eigenvalue of a component's covariance, in units of the columns' variances.
 FLOOR = 1e-6

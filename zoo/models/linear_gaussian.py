@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from zoo.data import Data, as_rows, check_table
+from zoo.distributions.low_rank_normal import LowRankNormal
 from zoo.errors import ZooError, ZooWarning, chosen
-from zoo.low_rank_normal import LowRankNormal
 from zoo.model import Model
-from zoo.quadratic import Frame, power_sums
+from zoo.structure.quadratic import Frame, power_sums
 
 #: The smallest noise variance, in units of the column's variance.
 FLOOR = 1e-9

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from zoo.data import Data, check_magnitude, check_mapping, check_positive, check_table
+from zoo.distributions.normal_inverse_gamma import NormalInverseGamma
 from zoo.errors import ZooError
-from zoo.likelihoods import BernoulliLogits
 from zoo.model import Model
-from zoo.normal_inverse_gamma import NormalInverseGamma
-from zoo.vectorise import LinAlgError
+from zoo.nn.likelihoods import BernoulliLogits
+from zoo.program.vectorise import LinAlgError
 
 #: Newton's steps to a mode, and halvings of each, at most; and nats from the mode that are near enough to start a fit.
 NEWTON, HALVINGS, NEAR = 50, 10, 0.01

@@ -14,11 +14,11 @@ from torch.distributions import Distribution
 
 from zoo.data import Data, as_rows, check_finite, check_magnitude
 from zoo.errors import ZooError, chosen
-from zoo.likelihoods import LIKELIHOODS, Normal
 from zoo.model import Model
 from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior, regress
-from zoo.networks import Apart, check_hidden, check_shapes, network_kind
-from zoo.priors import PRIORS, Mixture
+from zoo.nn.likelihoods import LIKELIHOODS, Normal
+from zoo.nn.networks import Apart, check_hidden, check_shapes, network_kind
+from zoo.nn.priors import PRIORS, Mixture
 
 
 class VAE(Model):

@@ -19,10 +19,10 @@ from experiments.inference.options import EMOptions
 from experiments.optimisers.anderson import Anderson
 from experiments.optimisers.lbfgs import assign, flat
 from guides.guide import BaseGuide
-from guides.whole import Exact
+from guides.model_based import Exact
 from zoo.errors import ZooError, ZooWarning
-from zoo.latents import Latents
 from zoo.model import Model
+from zoo.program.latents import Latents
 
 #: EM has converged where an iteration raises log p(x | θ) by less, in nats per unit.
 TOLERANCE = 1e-9

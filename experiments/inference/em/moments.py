@@ -13,12 +13,12 @@ from torch.distributions import Distribution
 from experiments.inference.em.expectation import Expectation, Rows, Terms, e_step, m_step
 from experiments.runtime.processes import ALONE, Processes
 from zoo.data import Data, reference, take
-from zoo.enumerated import Enumerated
-from zoo.latents import Latents
+from zoo.distributions.enumerated import Enumerated
 from zoo.model import Model
 from zoo.models.linear_gaussian import covariances
-from zoo.probe import Probe
-from zoo.quadratic import ROWS, Frame, power_sums, responsibilities
+from zoo.program.latents import Latents
+from zoo.structure.probe import Probe
+from zoo.structure.quadratic import ROWS, Frame, power_sums, responsibilities
 
 #: Rows on which polynomials are held against the program, and what they may differ by, relative to 1 + |log p(x, z)|.
 CHECKED, TOLERANCE = 64, 1e-9

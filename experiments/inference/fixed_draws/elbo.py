@@ -24,12 +24,12 @@ from experiments.optimisers.newton import Mode, find_mode
 from experiments.runtime.memory import work
 from experiments.samplers.quasi_random import normal_noise
 from guides.amortisation import Free
-from guides.family import Normal, NormalBase, Phi, Start
+from guides.families.family import Normal, NormalBase, Phi, Start
 from guides.guide import Guide
 from zoo.data import Data, in_double, take
-from zoo.latents import Latents
 from zoo.model import Model
-from zoo.vectorise import FORBIDDEN, LinAlgError
+from zoo.program.latents import Latents
+from zoo.program.vectorise import FORBIDDEN, LinAlgError
 
 #: Numbers that a draw's density touches for it to be worth while to look for a linear predictor.
 WORTH = 2**10

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.inference.fixed_draws.parts import Parts, slices
-from guides.family import NormalBase, Phi
+from guides.families.family import NormalBase, Phi
 from zoo.data import Data, take
 from zoo.model import Model
 

@@ -23,14 +23,14 @@ from experiments.optimisers.lbfgs import Tape, ascend
 from experiments.runtime.memory import affordable, work
 from experiments.samplers.quasi_random import power_of_two
 from guides.amortisation import Free
-from guides.family import NormalBase
+from guides.families.family import NormalBase
 from guides.guide import BaseGuide, Guide
 from zoo.data import Data
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooWarning
-from zoo.latents import Latents
 from zoo.model import Model
-from zoo.vectorise import LinAlgError
+from zoo.program.latents import Latents
+from zoo.program.vectorise import LinAlgError
 
 #: When an ascent has settled: nats per unit that so many iterations must raise the ELBO by. Rough while draws may still be
 #: doubled; then fine, for one unit and for many, whose hardest one holds up all the others.
@@ -50,8 +50,9 @@ class FixedDraws(Method[FixedDrawsOptions]):
 
     An objective on few draws flatters φ, which learns the draws. To first order it stands as far above the best ELBO as φ's own
     ELBO lies below it, so φ falls short by half of what it loses on fresh noise: draws are doubled until that is under
-    :data:`TOLERANCE` nats per unit. Where a program is proved to have a linear predictor, see :mod:`zoo.predictor`, the
-    likelihood takes no draws at all, and natural steps go all of the way. Discrete guides are summed exactly: no doubling.
+    :data:`TOLERANCE` nats per unit. Where a program is proved to have a linear predictor, see
+    :mod:`zoo.structure.linear_predictor`, the likelihood takes no draws at all, and natural steps go all of the way. Discrete
+    guides are summed exactly: no doubling.
     """
 
     name = "fixed_draws"

@@ -13,8 +13,8 @@ from experiments.optimisers.anderson import Anderson
 from experiments.optimisers.each import Objective, Report, State, of, recorded
 from experiments.optimisers.lbfgs import Tape
 from guides.amortisation import Free
-from guides.family import Family, Normal, Phi
-from guides.natural import Curvature
+from guides.families.family import Family, Normal, Phi
+from guides.families.natural import Curvature
 
 #: A step shorter than this is none: the unit is left to an ascent that searches along its gradient.
 SHORTEST = 2.0**-6
@@ -34,9 +34,9 @@ def climb_naturally(
 ) -> int:
     """Move the units' φ by natural-gradient steps; return how many iterations were taken.
 
-    A whole step is Newton's, see :mod:`guides.natural`, and taken first. A unit that does not rise stays, and tries half the
-    step next; one that rises by less than ``rise`` nats is near enough. Not so on a saddle, off which steps of the mean grow:
-    there an ascent by gradients would rather widen q, to where it lies across two modes.
+    A whole step is Newton's, see :mod:`guides.families.natural`, and taken first. A unit that does not rise stays, and tries
+    half the step next; one that rises by less than ``rise`` nats is near enough. Not so on a saddle, off which steps of the
+    mean grow: there an ascent by gradients would rather widen q, to where it lies across two modes.
 
     Args:
         objective: (φ as rows (k, size), units (k,)) → the units' ELBOs (k,), a number to report (k,), and the mean of ∇ log p

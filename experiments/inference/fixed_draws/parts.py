@@ -9,8 +9,8 @@ from functools import cached_property
 
 from experiments.runtime.memory import work
 from zoo.data import Data
-from zoo.latents import Latents
 from zoo.model import Model
+from zoo.program.latents import Latents
 
 #: Numbers that the largest site of one unit may have, in all draws that are evaluated at once: more do not stay in the cache,
 #: fewer are gone before threads have shared them. And how few draws are, at least.

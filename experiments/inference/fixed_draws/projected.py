@@ -19,10 +19,10 @@ from torch import Tensor
 
 from experiments.inference.fixed_draws.means import cross
 from experiments.inference.fixed_draws.parts import slices
-from guides.family import Normal, Phi
+from guides.families.family import Normal, Phi
 from zoo.data import Data
 from zoo.model import Model
-from zoo.predictor import Predictor
+from zoo.structure.linear_predictor import Predictor
 
 #: Nodes of an observation's integral: so few, but as many more as make so many numbers in all. And of one that these few don't
 #: do, at least and at most.

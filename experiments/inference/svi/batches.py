@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from experiments.log_evidence.log_weights import scored
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program import evaluating, seeded
+from zoo.program.run import evaluating, seeded
 
 #: Units a step where nobody says.
 BATCH = 256

@@ -26,11 +26,11 @@ from experiments.log_evidence.log_weights import scored
 from experiments.runtime.threads import quick_products
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, some, take, tensors
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
-from zoo.latents import Latents
-from zoo.program import generators, seeded, set_generators
-from zoo.vectorise import LinAlgError
+from zoo.program.latents import Latents
+from zoo.program.run import generators, seeded, set_generators
+from zoo.program.vectorise import LinAlgError
 
 #: Blocks into which a run is divided: at the end of each its state is judged. And steps of one in a run without a given end.
 BLOCKS, BLOCK = 50, 100
@@ -64,9 +64,9 @@ class SVI(Method[SVIOptions]):
     :data:`TOLERANCE` nats per unit, or, with a ``validation`` share, where ``patience`` blocks of 100 steps raised the held-out
     ELBO by no more than a quarter of that.
 
-    Steps of pure programs and guides are recorded, see :mod:`zoo.recording`; where recorded results are found to differ from
-    Python's, the run goes back to the last step that was compared and on by Python. Of several processes each takes its share
-    of a minibatch: their gradients are added up.
+    Steps of pure programs and guides are recorded, see :mod:`zoo.program.recording`; where recorded results are found to differ
+    from Python's, the run goes back to the last step that was compared and on by Python. Of several processes each takes its
+    share of a minibatch: their gradients are added up.
 
     Source: Kucukelbir et al. (2017), Automatic differentiation variational inference, https://arxiv.org/abs/1603.00788;
     Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980; means of where the steps lead, and rates that fall once these

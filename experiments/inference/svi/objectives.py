@@ -16,10 +16,10 @@ from experiments.log_evidence.log_weights import scored
 from experiments.runtime.processes import ALONE, Processes
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
-from zoo.enumerated import Enumerated, expect
+from zoo.distributions.enumerated import Enumerated, expect
 from zoo.errors import ZooError, chosen, nearest
 from zoo.model import Model
-from zoo.program import generators, replaying
+from zoo.program.run import generators, replaying
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ZooError
-from zoo.program import generators, set_generators
-from zoo.recording import Function, Recording, alike, check_compiler, signature
-from zoo.settings import Settings
+from zoo.program.recording.record import Function, Recording, alike, check_compiler, signature
+from zoo.program.recording.settings import Settings
+from zoo.program.run import generators, set_generators
 
 #: Calls by Python, and seconds of processor time that they take, before operations are recorded: to capture those of a call
 #: takes a hundred times as long as the call, and a second to import.

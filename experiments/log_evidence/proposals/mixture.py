@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.distributions import Distribution, StudentT, constraints
 
 from guides.guide import BaseGuide
-from guides.program import ProgramGuide
-from guides.whole import Prior
+from guides.model_based import Prior
+from guides.pyro_guide.guide import ProgramGuide
 from zoo.data import Data
-from zoo.enumerated import Enumerated
+from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.log_evidence.log_weights import log_joint
 from experiments.runtime.memory import chunks, work
-from guides.family import Start
+from guides.families.family import Start
 from zoo.data import Data
 from zoo.model import Model
 

@@ -18,7 +18,7 @@ from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
-from zoo.program import seeded
+from zoo.program.run import seeded
 
 #: A mode of at least this share of the mass is worth a remark.
 NOTED = 0.01

@@ -14,10 +14,10 @@ from experiments.log_evidence.log_weights import log_joint
 from experiments.optimisers.each import ascend_each
 from experiments.runtime.memory import affordable, chunks, work
 from zoo.data import Data, reference
+from zoo.distributions.normal_mixture import NormalMixture
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.normal_mixture import NormalMixture
-from zoo.vectorise import FORBIDDEN, LinAlgError
+from zoo.program.vectorise import FORBIDDEN, LinAlgError
 
 #: Restarts from the prior: first, and at most, where modes still turn up that were met once.
 FIRST, MOST = 32, 256

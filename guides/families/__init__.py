@@ -1,0 +1,1 @@
+"""Families of distributions, without networks: φ, and what q is made of it."""

@@ -1,0 +1,1 @@
+"""Any Pyro guide as one of ours."""

@@ -1,0 +1,1 @@
+"""Networks, flows, priors and likelihoods."""

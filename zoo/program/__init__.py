@@ -1,0 +1,1 @@
+"""A Pyro program: run for one draw or many, its latents laid out, its faults named."""

@@ -1,0 +1,94 @@
+"""A bare Pyro program as a model."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.program.params import LocalParams
+from zoo.program.run import Program
+
+if TYPE_CHECKING:
+    from zoo.program.recording.purity import Purity
+
+
+class FunctionModel(Model):
+    """A bare Pyro program as a model. Its ``pyro.param`` statements become this module's parameters.
+
+    A module stays what it was: the names of its sites and parameters are its own, it may have run before, and any number of
+    models may hold it. Its parameters are θ, which fits move in place; fits leave it in evaluation mode.
+    """
+
+    caches = (*Model.caches, "_proof")
+
+    def __init__(self, program: Program, pure: bool | None = None):
+        super().__init__()
+        if pure is not None:
+            self.pure = pure
+        self._proof: Purity | None = None
+        if isinstance(program, nn.Module):
+            self._modules["module"] = program  # PyroModule's own way would rename its sites, and refuse one that has run
+        else:
+            self._function = program
+
+    @property
+    def program(self) -> Program:
+        """The bare program."""
+        program: Any = self._modules.get("module")  # not as an attribute, on whose reading Pyro takes a module over
+        return program if program is not None else self._function
+
+    def purity(self) -> str:
+        if "pure" in vars(self):
+            return super().purity()
+        if isinstance(self.program, nn.Module):
+            return "" if getattr(self.program, "pure", False) else f"{self.label} does not declare pure = True"
+        from zoo.program.recording.purity import purity  # reads what all of torch is called, which takes a while
+
+        self._proof = purity(self.program)
+        return self._proof.reason
+
+    def unchanged(self) -> bool:
+        return self._proof is None or self._proof.holds()
+
+    def forward(self, x: Data) -> Any:
+        with LocalParams(self):  # stock Pyro, too, must run the program with this model's θ
+            return self.program(x)
+
+    @property
+    def label(self) -> str:
+        return getattr(self.program, "__name__", type(self.program).__name__)
+
+
+def as_model(program: Model | Program, pure: bool | None = None) -> Model:
+    """Return ``program`` as a :class:`Model`: itself, or a bare Pyro program of one argument wrapped.
+
+    A ``PyroModule`` is not changed by this, and can be wrapped any number of times; see :class:`FunctionModel`.
+
+    Args:
+        program: a model, or a Pyro program of x: a function, a module, or another callable.
+        pure: declare that the program does the same tensor operations in every run, whatever else Python knows, so that fits
+            may record them; ``None``: as it says of itself by an attribute ``pure``, or, of a function, as its code proves.
+
+    Raises:
+        ZooError: if it is not callable with exactly one argument.
+    """
+    if isinstance(program, Model):
+        if pure is not None:
+            program.pure = pure
+        return program
+    if not callable(program):
+        raise ZooError(f"expected a Pyro program or a zoo.Model; got {type(program).__name__}; pass a function of x")
+    if not isinstance(program, nn.Module):
+        try:
+            inspect.signature(program).bind(None)
+        except TypeError:
+            name = getattr(program, "__name__", "the program")
+            raise ZooError(
+                f"expected a program of one argument, x; got {name}{inspect.signature(program)}; "
+                "put covariates and observations in one mapping") from None
+    return FunctionModel(program, pure)

@@ -1,0 +1,228 @@
+"""What a program's latents are and which plate owns them, found by running it once; and what it may not be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Container
+from contextlib import suppress
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.data import Data, place, tensors
+from zoo.errors import ZooError, ZooWarning
+from zoo.program.latents import (
+    Latents,
+    Packing,
+    Site,
+    is_deterministic,
+    is_discrete,
+    is_observation,
+    support_values,
+    unit_frame,
+)
+from zoo.program.masks import counting, filled
+from zoo.program.run import Program, run
+from zoo.program.vectorise import LinAlgError
+
+#: Letters of a support that an error shows.
+SHOWN = 80
+#: Nats by which rounding may move a site's log-likelihood before a warning says so, and before it is refused.
+ROUGH, LOST = 0.05, 1.0
+
+
+def layout(program: Program, x: Data, label: str, observed: Container[str] = ()) -> Latents:
+    """Run ``program`` once from its prior and return what its latents are and which plate owns them.
+
+    Sites that are ``observed`` in other data count as such here, too: rows to predict have no observations.
+
+    Raises:
+        ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
+            infinite support, latents that can't be drawn or mapped, an entry of x that is missing, an observation
+            outside its distribution's support, or a program that fails on x. ``label`` is how it calls the program.
+    """
+    try:
+        return _layout(program, x, observed)
+    except KeyError as error:
+        raise ZooError(f"expected every entry of x that {label} reads; got none for {error}; add it") from error
+    except NotImplementedError as error:
+        raise ZooError(
+            f"expected latents that can be drawn from their prior and mapped to the reals in {label}; got one that can't: "
+            f"{str(error).splitlines()[0]}; use another distribution") from error
+    except ZooError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(f"{name} {value.dtype} {tuple(value.shape)}" for name, value in tensors(x).items())
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ZooError(
+            f"expected data that the program of {label} runs on; got {shapes}: {first[:160]}; pass data like that it was "
+            "built on, or mend the program") from error
+
+
+def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
+    traced = first_run(program, x).values()
+    sites = [site for site in traced if not is_deterministic(site)]
+    latent = [site for site in sites if not site["is_observed"] and site["name"] not in known]
+    observed = [site for site in sites if site["is_observed"] or site["name"] in known]
+    check_structure(latent, observed, len(sites) < len(traced))
+    for site in sites:
+        check_shape(site)
+    check_supports(program, x, observed)
+    for site in observed:
+        check_rounding(site)
+    unit = unit_plate(sites)
+    frame = unit_frame(sites[0], unit)
+    return Latents(
+        tuple(describe(site, unit, True) for site in latent), tuple(describe(site, unit, False) for site in observed), unit,
+        int(frame.size) if frame else 1, any(not site["is_observed"] for site in observed))
+
+
+def first_run(program: Program, x: Data, attempts: int = 8) -> dict[str, Any]:
+    """Run ``program`` from its prior, again where its arithmetic fails at a draw: another one may do."""
+    for _ in range(attempts - 1):
+        with suppress(LinAlgError, ArithmeticError, ValueError):
+            return run(program, x)
+    return run(program, x)
+
+
+def describe(site: Any, unit: str | None, latent: bool) -> Site:
+    """Return what is kept of a traced site."""
+    plates: list[str | None] = [None] * len(site["fn"].batch_shape)
+    for frame in site["cond_indep_stack"]:
+        if frame.vectorized:
+            plates[frame.dim] = frame.name
+    size, values = 0, None
+    if latent:
+        size = Packing.of(site, unit).size
+        values = support_values(site) if is_discrete(site) else None
+    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values)
+
+
+def unit_plate(sites: list[Any]) -> str | None:
+    """Return the outermost vectorised plate that holds every one of ``sites``."""
+    for frame in sites[0]["cond_indep_stack"]:
+        if frame.vectorized and all(frame in site["cond_indep_stack"] for site in sites):
+            return str(frame.name)
+    return None
+
+
+def check_structure(latent: list[Any], observed: list[Any], deterministic: bool) -> None:
+    """Raise unless there are latent and observed sites, whole plates, and latents of one kind.
+
+    Latents may all be functions of x, ``deterministic`` sites: then a unit's vector is empty and its posterior a point.
+    """
+    if not latent and not deterministic:
+        raise ZooError("expected a program with latent sites; got none; give one pyro.sample no obs=")
+    if not observed:
+        raise ZooError("expected a program with observed sites; got none; pass the data as obs=")
+    for site in [*latent, *observed]:
+        for frame in site["cond_indep_stack"]:
+            if frame.full_size is not None and frame.full_size != frame.size:
+                raise ZooError(
+                    f"expected plate '{frame.name}' to hold all its rows; got {frame.size} of {frame.full_size}; "
+                    "drop subsample_size: fit(method='svi', batch_size=...) makes the minibatches")
+    discrete = [site["name"] for site in latent if is_discrete(site)]
+    continuous = [site["name"] for site in latent if not is_discrete(site)]
+    if discrete and continuous:
+        raise ZooError(
+            f"expected all latents continuous or all discrete; got discrete '{discrete[0]}' beside continuous "
+            f"'{continuous[0]}'; marginalise '{discrete[0]}', e.g. with MixtureSameFamily")
+
+
+def check_shape(site: Any) -> None:
+    """Raise where a site in plates has log-probabilities along a dimension that no plate declares.
+
+    It nearly always comes from broadcasting (rows,) against (rows, 1), and would be summed into a wrong number.
+    """
+    frames = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
+    shape = tuple(site["log_prob"].shape)
+    extra = [dim for dim in range(-len(shape), 0) if shape[dim] != frames.get(dim, 1)]
+    if frames and extra:
+        raise ZooError(
+            f"expected log-probabilities of site '{site['name']}' along its plates alone; got shape {shape} with plates "
+            f"{', '.join(f.name for f in site['cond_indep_stack'])} of {list(frames.values())}; reshape x, or use .to_event")
+
+
+def check_supports(program: Program, x: Data, observed: list[Any], attempts: int = 8) -> None:
+    """Raise unless no observation is NaN and, at some draw of the prior, all lie in their distributions' supports.
+
+    A support may depend on the latents, so one draw that excludes the data proves nothing. ``observed`` are the sites of one.
+    Values that a mask leaves out are not looked at.
+    """
+    for site in observed:
+        refuse_nan(site)
+    for attempt in range(attempts):
+        outside = [site for site in observed if not bool(inside_support(site).all())]
+        if not outside:
+            return
+        if attempt == attempts - 1:
+            refuse_outside(outside[0])
+        sites = run(program, x, density=False).values()
+        observed = [site for site in sites if is_observation(site)]
+
+
+def refuse_nan(site: Any) -> None:
+    """Raise where an observation that no mask leaves out is NaN, with how many there are and the first one's row."""
+    value = site["value"]
+    nan = value.isnan()
+    counts = counting(site) if bool(nan.any()) else None
+    nan = nan if counts is None else nan & counts
+    if bool(nan.any()):
+        raise ZooError(
+            f"expected observations that are numbers at site '{site['name']}'; got {int(nan.sum())} NaN"
+            f"{place(nan, ', the first at ')}; drop or fill them, or mask them with obs_mask= or poutine.mask")
+
+
+def inside_support(site: Any) -> Tensor:
+    """Return which events of an observed site lie in its support; masked ones count as inside."""
+    try:
+        return torch.as_tensor(site["fn"].support.check(filled(site)))
+    except NotImplementedError:
+        return torch.ones((), dtype=torch.bool)
+
+
+def check_rounding(site: Any) -> None:
+    """Warn, or raise, where the log-factorials of large counts round a site's log-likelihood by many nats.
+
+    log n! of n = 20 million is 3 · 10⁸, which float32 knows to 16 nats; what is left once such terms have cancelled may be 10.
+    """
+    value, fn = site["value"], site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if not counts(fn):
+        return
+    total = torch.as_tensor(getattr(fn, "total_count", 0), device=value.device)
+    largest = torch.maximum(value.detach().abs().double(), total.detach().double())
+    each = torch.lgamma(1 + (largest.flatten(-fn.event_dim).amax(-1) if fn.event_dim else largest))
+    if isinstance(site["mask"], Tensor):
+        each = each * site["mask"]
+    kinds = [part.dtype for part in (site["log_prob"], total) if part.is_floating_point()]
+    error = 0.5 * max(torch.finfo(kind).eps for kind in kinds) * float(each.norm())
+    if error > ROUGH:
+        text = (
+            f"counts up to {float(largest.max()):.3g} at site '{site['name']}' ({type(fn).__name__}) in "
+            f"{kinds[0]}, which rounds their log-likelihood by about {error:.2g} nats; pass the data in float64, and make the "
+            "program's tensors so")
+        if error > LOST:
+            raise ZooError(f"expected a log-likelihood known to {LOST:g} nat; got {text}")
+        warnings.warn(ZooWarning(text), stacklevel=2)
+
+
+def counts(fn: Any) -> bool:
+    """Return whether a distribution is one of counts."""
+    try:
+        return bool(fn.support.is_discrete)
+    except NotImplementedError:
+        return False
+
+
+def refuse_outside(site: Any) -> None:
+    """Raise for the first observation outside its site's support."""
+    valid = inside_support(site)
+    first = (~valid).nonzero()[0].tolist()
+    support = shorten(str(site["fn"].support), SHOWN, placeholder=" …")  # bounds of each row would fill the screen
+    raise ZooError(
+        f"expected observations at site '{site['name']}' in the support {support} of "
+        f"{type(site['fn']).__name__}; got {int((~valid).sum())} outside it, the first at {first}; check the data")

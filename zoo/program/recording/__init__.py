@@ -1,0 +1,1 @@
+"""Runs of pure programs, recorded and repeated; what makes a program pure."""

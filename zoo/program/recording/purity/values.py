@@ -1,0 +1,103 @@
+"""What reading a function's code knows of a value: where it came from, and what may be done with it.
+
+A value that the call itself made may be changed; what torch or Pyro returned may be called and entered; of anything else,
+arguments and items among them, only attributes that are known to be free of effects may be read.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection
+from functools import partial
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, Protocol
+
+from zoo.program.recording.purity.names import ATTRIBUTES, CHANGING, COPYING, FRESH, VIEWING, known
+
+Values = frozenset[Any]  # all that may stand in one place: the marks below; modules, functions, classes; inner functions' code
+NULL, VALUE, OWN, MADE, COPIER = "null", "value", "own", "made", "copier"  # MADE: by torch or Pyro. COPIER: it returns OWN
+ANY, MINE = frozenset({VALUE}), frozenset({OWN})  # OWN: the call made it, or it can't be changed
+_WRITES = {"out", "inplace"}  # arguments by which a function of torch's changes a tensor that it is given
+_COMPREHENSIONS = {"<listcomp>", "<setcomp>", "<dictcomp>"}
+
+
+class Doubt(Exception):
+    """The function is not proved pure; the text says why."""
+
+
+class Outside(Protocol):
+    """What is known of names from outside."""
+
+    def name(self, function: FunctionType, name: str) -> Values:
+        """Return what is known of a global or built-in name, or doubt."""
+
+    def cell(self, function: FunctionType, name: str) -> Values:
+        """Return what is known of a closure's variable, or doubt."""
+
+    def member(self, module: ModuleType, name: str) -> Values:
+        """Return what is known of a module's attribute, or doubt."""
+
+    def method(self, name: str) -> None:
+        """Watch the tensor method ``name``, or doubt."""
+
+
+def attribute(outside: Outside, receiver: Values, name: str) -> Values:
+    """Return what is known of the attribute ``name`` of whatever ``receiver`` may be."""
+    found: Values = frozenset()
+    for one in receiver:
+        if isinstance(one, ModuleType):
+            found |= outside.member(one, name)
+        elif one not in (VALUE, OWN, MADE):
+            raise Doubt(f"it reads the attribute `{name}` of a function or a class")
+        elif name in CHANGING and one != OWN:
+            raise Doubt(f"it calls `{name}`, which may change something that it did not make")
+        elif name not in CHANGING and name not in ATTRIBUTES:
+            raise Doubt(f"it reads the attribute `{name}`, whose effects are not known")
+        else:
+            outside.method(name)
+            own = name in COPYING or (one == OWN and (name in VIEWING or name.endswith("_")))
+            found |= {COPIER if own else MADE}
+    return found
+
+
+def writes_at(value: Any) -> int | None:
+    """Return the first place of an argument ``inplace`` or ``out`` of a function of torch's, or none.
+
+    >>> import torch
+    >>> writes_at(torch.nn.functional.relu), writes_at(torch.exp)  # torch.exp takes `out` by keyword alone
+    (1, None)
+    """
+    if isinstance(value, partial):
+        return writes_at(value.func)
+    if not isinstance(value, FunctionType) or not known(value):
+        return None
+    return next((k for k, name in enumerate(inspect.signature(value).parameters) if name in _WRITES), None)
+
+
+def check_kept(values: Collection[Values]) -> None:
+    """Doubt a function that can work in place where others might call it with what the reader does not see."""
+    for one in (one for value in values for one in value):
+        if writes_at(one) is not None:
+            raise Doubt("it passes on a function that can work in place")
+
+
+def result(callee: Values, positional: int, names: Collection[str]) -> Values:
+    """Return what a call of whatever ``callee`` may be comes to, or doubt it."""
+    return frozenset(_called(one, positional, names) for one in callee)
+
+
+def _called(one: Any, positional: int, names: Collection[str]) -> str:
+    if isinstance(one, partial):
+        return _called(one.func, positional + len(one.args), {*names, *one.keywords})
+    listed, place = known(one), writes_at(one)
+    if _WRITES & {*names} and (one in (MADE, COPIER) or (listed and not isinstance(one, type))):
+        raise Doubt("it calls with `out` or `inplace`, or with keywords that may hold them")
+    if place is not None and positional > place:
+        raise Doubt(f"it may call `{one.__name__}` in place")
+    if isinstance(one, CodeType | FunctionType) and not listed:
+        return OWN if isinstance(one, CodeType) and one.co_name in _COMPREHENSIONS else VALUE
+    if not listed and one not in (MADE, COPIER):
+        raise Doubt("it calls a value that reading can't follow")
+    if id(one) in FRESH or one == COPIER:
+        return OWN
+    return VALUE if listed and one.__module__ == "builtins" else MADE

@@ -1,0 +1,217 @@
+"""Running a Pyro program: at a point, and from its prior.
+
+Nothing here touches Pyro's global state for longer than the run: validation and the parameter store are set in
+:func:`isolated` and restored.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Unit
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.program.latents import Collected, Substitute, is_awaited, is_deterministic, is_observation, unit_frame
+from zoo.program.masks import standing_in
+
+Program = Callable[[Data], Any]
+
+
+@contextmanager
+def isolated(params: Messenger) -> Iterator[None]:
+    """Run programs with their own parameters and without validation, which vmap can't run; restore both after.
+
+    PyroModules write their parameters to the global store as they run. An empty store takes that and is thrown away: the
+    module holds them anyway. ``params`` serves the ``pyro.param`` statements of bare functions. Handlers around the
+    caller (a guide of ours asks its model while stock Pyro traces it) see nothing.
+    """
+    with pyro.validation_enabled(False), _empty_store(), poutine.block(), params:
+        yield
+
+
+@contextmanager
+def unregistered() -> Iterator[None]:
+    """Keep Pyro from warning that parameters held fixed are not in its store: none of ours are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was not registered in the param store because requires_grad=False")
+        yield
+
+
+@contextmanager
+def _empty_store() -> Iterator[None]:
+    """Swap an empty parameter store in.
+
+    Pyro's own ``scope()`` would do, but it strips the parameters outside of the attribute by which SVI finds them.
+    """
+    store: Any = pyro.get_param_store()
+    names = ("_params", "_constraints", "_param_to_name")
+    before = {name: getattr(store, name) for name in names}
+    try:
+        for name in names:
+            setattr(store, name, {})
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(store, name, value)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Run with torch's generators at ``seed`` and put them back as they were; ``None`` uses them as they are.
+
+    >>> before = torch.get_rng_state()
+    >>> with seeded(3): _ = torch.rand(2)
+    >>> bool((torch.get_rng_state() == before).all())
+    True
+    """
+    if seed is None:
+        yield
+        return
+    if not torch.cuda.is_initialized():
+        # torch.manual_seed also seeds devices that are not there, which takes longer than a small fit's steps.
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(before)
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def generators() -> tuple[Tensor, list[Tensor]]:
+    """Return the states of torch's generators, for :func:`replaying`."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+@contextmanager
+def replaying(states: tuple[Tensor, list[Tensor]]) -> Iterator[None]:
+    """Draw again what was drawn from ``states`` on, and put the generators back after."""
+    with seeded(0):
+        set_generators(*states)
+        yield
+
+
+def set_generators(cpu: Tensor, cuda: list[Tensor]) -> None:
+    """Put torch's generators to the states that :func:`generators` returned."""
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Run with ``modules`` in evaluation mode, and put each part's mode back after: nothing that drops out or adapts does."""
+    before = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, flag in before:
+            part.training = flag
+
+
+class Unobserve(Messenger):
+    """Draw the observed sites afresh, marked ``was_observed``.
+
+    Unlike Pyro's own ``uncondition`` it leaves deterministic sites alone (redrawn in a plate, they would grow a dimension)
+    and factors, which are no observations. Sites ``observed`` in other data are marked, too, where they are not in these.
+    """
+
+    def __init__(self, observed: Container[str] = ()):
+        super().__init__()
+        self.observed = observed
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_awaited(msg, self.observed):
+            return
+        if msg["is_observed"] and not is_deterministic(msg) and not isinstance(msg["fn"], Unit):
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+            msg["infer"] = {**msg["infer"], "was_observed": True}
+
+
+def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:
+    """Run ``program`` under ``handlers``; return its sample sites by name, with their log-probabilities (``density``)."""
+    with ExitStack() as stack:
+        tracer = stack.enter_context(poutine.trace())
+        for handler in handlers:
+            stack.enter_context(handler)
+        program(x)
+    if density:
+        with standing_in(s for s in tracer.trace.nodes.values() if s["type"] == "sample" and is_observation(s)):
+            tracer.trace.compute_log_prob()
+    return {
+        name: site for name, site in tracer.trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    }
+
+
+def draw_afresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Run ``program`` with nothing observed; return the latent values and the fresh observations, by site."""
+    sites = run(program, x, Unobserve(), *handlers, density=False)
+    fresh = {k: s for k, s in sites.items() if not is_deterministic(s) and not s["is_observed"]}
+    observed = {k: s["value"] for k, s in fresh.items() if s["infer"].get("was_observed", False)}
+    return {k: s["value"] for k, s in fresh.items() if k not in observed}, observed
+
+
+def log_terms(program: Program, x: Data, z: Tensor, unit: str | None) -> tuple[Tensor, Tensor]:
+    """Return log p(z) with its Jacobian, and log p(x | z), for one draw z (units, d): each (units,)."""
+    substitute = Substitute(z, unit)
+    sites = run(program, x, substitute)
+    if substitute.taken != z.shape[1]:
+        raise ZooError(
+            f"expected {substitute.taken} coordinates per unit; got {z.shape[1]}; rebuild the guide for this x")
+    likelihood = z.new_zeros(z.shape[0])
+    for site in sites.values():
+        if site["is_observed"] and not is_deterministic(site):
+            likelihood = likelihood + by_unit(site["log_prob"], site, unit)
+    return prior_of(sites, substitute), likelihood
+
+
+def log_prior(program: Program, x: Data, z: Tensor, unit: str | None, last: str) -> Tensor:
+    """Return log p(z) with its Jacobian, (units,), for one draw z (units, d). The program is left after its ``last`` latent."""
+    substitute = Substitute(z, unit, last)
+
+    def begin(x: Data) -> None:
+        with suppress(Collected):
+            program(x)
+
+    return prior_of(run(begin, x, substitute), substitute)
+
+
+def prior_of(sites: Mapping[str, Any], substitute: Substitute) -> Tensor:
+    """Return the sum of a run's latent log-probabilities by unit, (units,): log p(z) with its Jacobian."""
+    prior = substitute.z.new_zeros(len(substitute.z))
+    for name, site in sites.items():
+        if not site["is_observed"] and not is_deterministic(site):
+            prior = prior + by_unit(latent_log_prob(name, site, substitute), site, substitute.unit)
+    return prior
+
+
+def latent_log_prob(name: str, site: Any, substitute: Substitute) -> Tensor:
+    """Return a latent site's log-probability in unconstrained coordinates, see :class:`zoo.program.latents.Substitute`."""
+    log_prob: Tensor = site["log_prob"]
+    return log_prob + substitute.volume[name] if name in substitute.volume else log_prob
+
+
+def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
+    """Sum a site's log-probabilities over every dimension but the unit plate's: (units,)."""
+    frame = unit_frame(site, unit)
+    if frame is None:
+        return log_prob.sum().reshape(1)
+    shape = [1] * max(0, -frame.dim - log_prob.ndim) + list(log_prob.shape)
+    shape[frame.dim] = frame.size
+    return log_prob.expand(shape).movedim(frame.dim, 0).reshape(frame.size, -1).sum(1)
