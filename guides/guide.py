@@ -16,11 +16,11 @@ from torch.distributions import Distribution
 
 from guides.amortisation import Amortisation
 from guides.families.family import Family, Phi
+from zoo.bare import FunctionModel, as_model
 from zoo.data import Data
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program.bare import FunctionModel, as_model
 from zoo.program.latents import Site
 from zoo.program.run import Program
 

@@ -53,7 +53,7 @@ def _hdf5(folder: Path) -> Any:
 
 @pytest.mark.parametrize("make", [_npy, _memmap, _parquet, _dask, _zarr, _hdf5])
 def test_all_sources_give_the_same_rows(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.spool.BLOCK", 301)  # so that there are many blocks
+    monkeypatch.setattr("zoo.datasets.spool.BLOCK", 301)  # so that there are many blocks
     x = zoo.mapped(make(tmp_path))
     assert torch.equal(x, torch.from_numpy(ROWS))
 

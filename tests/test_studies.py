@@ -141,7 +141,7 @@ def test_studies_run_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_claim_that_does_not_hold_exits_with_3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import experiments.studies.em_coordinate_ascent as study
+    import experiments.studies.claims.em_coordinate_ascent as study
 
     monkeypatch.setattr(study, "MAXIMUM", -1000.0)
     assert command(["study", "em-coordinate-ascent", "--quick", "--out", str(tmp_path)]) == 3
@@ -151,7 +151,7 @@ def test_a_claim_that_does_not_hold_exits_with_3(
 
 
 def test_a_study_that_breaks_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import experiments.studies.em_coordinate_ascent as study
+    import experiments.studies.claims.em_coordinate_ascent as study
 
     def broken(quick: bool, seed: int) -> Findings:
         raise RuntimeError("no\nnumbers")

@@ -18,24 +18,24 @@ from zoo.errors import ZooError, ZooWarning
 from zoo.registry import DATASETS, MODELS, lazy
 
 if TYPE_CHECKING:
+    from zoo.bare import as_model
     from zoo.construct import build
     from zoo.datasets import Dataset, dataset
+    from zoo.datasets.spool import mapped
     from zoo.distributions.enumerated import Enumerated
     from zoo.model import Model
-    from zoo.program.bare import as_model
     from zoo.program.latents import Latents
     from zoo.program.run import seeded
-    from zoo.spool import mapped
 
 _LAZY = {
     "Dataset": "zoo.datasets:Dataset",
     "Enumerated": "zoo.distributions.enumerated:Enumerated",
     "Latents": "zoo.program.latents:Latents",
     "Model": "zoo.model:Model",
-    "as_model": "zoo.program.bare:as_model",
+    "as_model": "zoo.bare:as_model",
     "build": "zoo.construct:build",
     "dataset": "zoo.datasets:dataset",
-    "mapped": "zoo.spool:mapped",
+    "mapped": "zoo.datasets.spool:mapped",
     "seeded": "zoo.program.run:seeded",
 }
 

@@ -29,10 +29,10 @@ from experiments.runtime.threads import keep_memory, threads_for
 from guides.construct import build
 from guides.guide import AnyGuide, BaseGuide, Guide, paired
 from guides.pyro_guide.guide import as_guide
+from zoo.bare import as_model
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
-from zoo.program.bare import as_model
 from zoo.program.run import Program, seeded
 
 

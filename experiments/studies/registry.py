@@ -18,26 +18,26 @@ class StudyEntry:
 
 STUDIES: Mapping[str, StudyEntry] = {
     "change-of-variables": StudyEntry(
-        "experiments.studies.change_of_variables", "p(x) = p(f(x)) |det ∂f/∂x|, for a trained flow", 19),
+        "experiments.studies.claims.change_of_variables", "p(x) = p(f(x)) |det ∂f/∂x|, for a trained flow", 19),
     "composition": StudyEntry(
-        "experiments.studies.composition", "the log-determinants of a flow's layers add up to that of the whole", 22),
+        "experiments.studies.claims.composition", "the log-determinants of a flow's layers add up to that of the whole", 22),
     "marginal-likelihood": StudyEntry(
-        "experiments.studies.marginal_likelihood", "p(x | θ) = Σ_k π_k N(x | μ_k, Σ_k) is how often a mixture draws x", 4),
+        "experiments.studies.claims.marginal_likelihood", "p(x | θ) = Σ_k π_k N(x | μ_k, Σ_k) is how often a mixture draws x", 4),
     "naive-monte-carlo": StudyEntry(
-        "experiments.studies.naive_monte_carlo", "draws from the prior fail as exp KL(posterior‖prior) grows", 28),
+        "experiments.studies.claims.naive_monte_carlo", "draws from the prior fail as exp KL(posterior‖prior) grows", 28),
     "posterior": StudyEntry(
-        "experiments.studies.posterior", "Bayes' rule, by enumeration and in closed form, is what long Markov chains find", 28),
-    "elbo": StudyEntry("experiments.studies.elbo", "ELBO ≤ log p, and what lacks is KL(q‖posterior)", 8),
+        "experiments.studies.claims.posterior", "Bayes' rule, by enumeration and in closed form, is what long Markov chains find", 28),
+    "elbo": StudyEntry("experiments.studies.claims.elbo", "ELBO ≤ log p, and what lacks is KL(q‖posterior)", 8),
     "decomposition": StudyEntry(
-        "experiments.studies.decomposition", "log p = reconstruction − KL(q‖prior) + KL(q‖posterior), all along a fit", 34),
+        "experiments.studies.claims.decomposition", "log p = reconstruction − KL(q‖prior) + KL(q‖posterior), all along a fit", 34),
     "em-coordinate-ascent": StudyEntry(
-        "experiments.studies.em_coordinate_ascent", "EM climbs one ELBO, in q and θ by turns", 1),
+        "experiments.studies.claims.em_coordinate_ascent", "EM climbs one ELBO, in q and θ by turns", 1),
     "em-parameter-space": StudyEntry(
-        "experiments.studies.em_parameter_space", "each bound touches log p(x | θ) where it was made; its top lies higher", 7),
+        "experiments.studies.claims.em_parameter_space", "each bound touches log p(x | θ) where it was made; its top lies higher", 7),
     "em-versus-svi": StudyEntry(
-        "experiments.studies.em_versus_svi", "EM, SVI and fixed draws climb one ELBO, as far as their guides allow", 18),
+        "experiments.studies.claims.em_versus_svi", "EM, SVI and fixed draws climb one ELBO, as far as their guides allow", 18),
     "guide-families": StudyEntry(
-        "experiments.studies.guide_families", "a gap is what the family lacks plus what the encoder lacks", 55),
+        "experiments.studies.claims.guide_families", "a gap is what the family lacks plus what the encoder lacks", 55),
     "collapse": StudyEntry(
-        "experiments.studies.collapse", "a decoder that needs no latents gets none, unless the KL term is warmed up", 29),
+        "experiments.studies.claims.collapse", "a decoder that needs no latents gets none, unless the KL term is warmed up", 29),
 }

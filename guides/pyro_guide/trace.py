@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.overrides import TorchFunctionMode
 
+from zoo.bare import FunctionModel
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.angles import wound
-from zoo.program.bare import FunctionModel
 from zoo.program.latents import Latents, is_discrete
 from zoo.program.params import LocalParams
 from zoo.program.run import Program

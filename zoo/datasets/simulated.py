@@ -35,7 +35,7 @@ def sample(model: Model | Program, x: Data, seed: int | None = 0) -> Dataset:
     >>> drawn.name, drawn.x.shape, drawn.latents.shape
     ('sample:ppca', torch.Size([178, 13]), torch.Size([1, 178, 2]))
     """
-    from zoo.program.bare import as_model
+    from zoo.bare import as_model
 
     model = as_model(model)
     latent, fresh = model.simulate(x, seed)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from zoo.data import Data, place
-from zoo.model import Model
 from zoo.program.masks import filled
 from zoo.program.tolerance import FAILURES, refuse
+
+if TYPE_CHECKING:
+    from zoo.model import Model
 
 
 def fault(model: Model, x: Data, z: Tensor, parameters: Sequence[Tensor] = ()) -> str:

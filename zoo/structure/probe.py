@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from zoo.model import Model
 from zoo.structure.quadratic import Frame
+
+if TYPE_CHECKING:
+    from zoo.model import Model
 
 #: Columns from which on gradients tell a program's polynomials sooner than densities do. Measured on mixtures of eight: twice
 #: as late at four columns, as soon at 18, three times as soon at 32, nine times at 64.

@@ -1,0 +1,1 @@
+"""The claims of the theory, one study each."""
