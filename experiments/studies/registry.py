@@ -27,8 +27,8 @@ STUDIES: Mapping[str, StudyEntry] = {
     "naive-monte-carlo": StudyEntry(
         "experiments.studies.claims.naive_monte_carlo", "draws from the prior fail as exp KL(posterior‖prior) grows", 28),
     "posterior": StudyEntry(
-        "experiments.studies.claims.posterior", "Bayes' rule, by enumeration and in closed form, is what long Markov chains find",
-        28),
+        "experiments.studies.claims.posterior",
+        "Bayes' rule, by enumeration and in closed form, is what long Markov chains find", 28),
     "elbo": StudyEntry("experiments.studies.claims.elbo", "ELBO ≤ log p, and what lacks is KL(q‖posterior)", 8),
     "decomposition": StudyEntry(
         "experiments.studies.claims.decomposition", "log p = reconstruction − KL(q‖prior) + KL(q‖posterior), all along a fit",
@@ -36,8 +36,8 @@ STUDIES: Mapping[str, StudyEntry] = {
     "em-coordinate-ascent": StudyEntry(
         "experiments.studies.claims.em_coordinate_ascent", "EM climbs one ELBO, in q and θ by turns", 1),
     "em-parameter-space": StudyEntry(
-        "experiments.studies.claims.em_parameter_space", "each bound touches log p(x | θ) where it was made; its top lies higher",
-        7),
+        "experiments.studies.claims.em_parameter_space",
+        "each bound touches log p(x | θ) where it was made; its top lies higher", 7),
     "em-versus-svi": StudyEntry(
         "experiments.studies.claims.em_versus_svi", "EM, SVI and fixed draws climb one ELBO, as far as their guides allow", 18),
     "guide-families": StudyEntry(
