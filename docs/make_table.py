@@ -10,7 +10,7 @@ from rich.terminal_theme import MONOKAI
 
 import experiments
 import zoo
-from experiments.comparison.compare import text as render
+from experiments.comparison import text
 
 #: A plain frame in the system's own monospaced font: rich's own asks a font server.
 FRAME = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
@@ -32,7 +32,7 @@ def main() -> None:
     table = experiments.compare(model, x, ["prior", "mean_field", "low_rank", "full_rank"], data="eight_schools")
     console = Console(record=True, width=140, force_terminal=True, highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print("$ zoo compare eight_schools -g prior -g mean_field -g low_rank -g full_rank", markup=False)
-    render.comparison(table, console)
+    text.comparison(table, console)
     svg = console.export_svg(title="", theme=MONOKAI, code_format=FRAME, unique_id="table")
     svg = re.sub(r"[ \t]+\n", "\n", svg)
     (Path(__file__).parent / "compare.svg").write_text(svg)

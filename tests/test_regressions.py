@@ -232,13 +232,13 @@ def test_a_narrow_terminal_loses_no_number() -> None:
 
     from rich.console import Console
 
-    from experiments.comparison.compare import text as render
+    from experiments.comparison import text
 
     x = zoo.dataset("eight_schools").x
     table = experiments.compare(zoo.build("eight_schools", x), x, ["mean_field"], draws=200)
     out = io.StringIO()
-    render.comparison(table, Console(file=out, width=50, force_terminal=True, color_system=None, highlight=False))
-    assert render.number(table.rows[0].evaluation.elbo.value, table.rows[0].evaluation.elbo.se) in out.getvalue()
+    text.comparison(table, Console(file=out, width=50, force_terminal=True, color_system=None, highlight=False))
+    assert text.number(table.rows[0].evaluation.elbo.value, table.rows[0].evaluation.elbo.se) in out.getvalue()
     assert not any(line.rstrip().endswith("…") for line in out.getvalue().splitlines())
 
 

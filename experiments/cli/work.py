@@ -94,9 +94,9 @@ def report(table: Comparison, as_json: bool) -> None:
     """Print a table, as JSON or for people."""
     if as_json:
         return print_json(table.to_dict())
-    from experiments.comparison.compare import text as render
+    from experiments.comparison import text
 
-    render.comparison(table, render.console())
+    text.comparison(table, text.console())
 
 
 def print_json(value: Any) -> None:

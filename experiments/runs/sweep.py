@@ -38,7 +38,7 @@ class SweepOptions:
 
     Attributes:
         jobs: processes at a time; 0: one a core.
-        interval, report, force: as of :class:`experiments.runs.run.How`.
+        interval, report, force: as of :class:`experiments.runs.run.RunOptions`.
         stop: set by whoever wants the sweep to stop.
         told: given the name and the state of each run as it ends.
     """
