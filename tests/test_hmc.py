@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import zoo
-from experiments.log_evidence import log_weights as weights
 from experiments.samplers.hmc import Kernel, Target, adapt, leapfrog, rhat, run, transition
 
 SE = 5
@@ -96,7 +95,7 @@ def test_hmc_does_not_depend_on_how_chains_are_chunked(monkeypatch: pytest.Monke
     target, p = normal_target(2, 3)
     kernel, ends = Kernel.first(p.stddev, leapfrogs=2), []
     for chunk in (2**23, 1):
-        monkeypatch.setattr(weights, "CHUNK", chunk)
+        monkeypatch.setattr("experiments.runtime.memory.CHUNK", chunk)
         with zoo.seeded(5):
             start = target.at(p.sample((6,)))
             ends.append(run(Target(target.terms, each=1), start, kernel, 3)[0].z)

@@ -50,7 +50,7 @@ class Options:
     def __post_init__(self) -> None:
         for known in dataclasses.fields(self):
             value, least = getattr(self, known.name), known.metadata["least"]
-            if least is not None and value is not None:
+            if least is not None and (value is not None or known.default is not None):
                 mend = "mend it" if known.default is not None else "leave it out for the default"
                 check_number(known.name, value, whole=known.metadata["whole"], least=least, mend=mend)
 

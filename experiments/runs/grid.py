@@ -11,8 +11,8 @@ from typing import Any
 
 import tomli_w
 
-from experiments.runtime.toml import read_toml
 from experiments.runs.spec import Spec, complete, keys
+from experiments.runtime.toml import read_toml
 from zoo.errors import ZooError, nearest
 from zoo.registry import MODELS
 

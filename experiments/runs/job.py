@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.fits.callbacks import Callback
 from experiments.comparison.compare import fit_one, settle
-from experiments.comparison.plan import Contested, alone, contested
-from experiments.inference.fit import fit_seeds, one_view
 from experiments.comparison.holdout import partition
-from experiments.fits.journal import Journal
-from experiments.runs.spec import Spec, fitting_options, kind_of
+from experiments.comparison.plan import Contested, alone, contested
 from experiments.comparison.table import Comparison
+from experiments.fits.callbacks import Callback
+from experiments.fits.journal import Journal
+from experiments.inference.fit import fit_seeds, one_view
+from experiments.runs.spec import Spec, fitting_options, kind_of
 from zoo.construct import build
 from zoo.datasets import Dataset, dataset
 from zoo.model import Model

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.plan import Contested
-from experiments.inference.saved import data_digest
-from experiments.fits.result import Fit
-from experiments.runtime.toml import read_toml
-from experiments.runs.job import Job, prepare
 from experiments.fits.journal import Journal
+from experiments.fits.result import Fit
+from experiments.inference.saved import data_digest
 from experiments.reporting.record import read_comparison, state_of
 from experiments.runs.grid import spec_of
+from experiments.runs.job import Job, prepare
 from experiments.runs.spec import Spec
+from experiments.runtime.toml import read_toml
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError

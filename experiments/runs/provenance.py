@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from experiments.runtime.files import digest
 from experiments.inference.saved import data_digest
+from experiments.runtime.files import digest
 from zoo.datasets import Dataset
 
 #: What is recorded of what a run stands on, by the name that people know and the name it is installed under.

@@ -14,18 +14,17 @@ from typing import Any
 
 import torch
 
-from experiments.fits.callbacks import Callback
-from experiments.runtime.files import directory, locked, whole
-from experiments.runs.grid import read_grid, write_toml
-from experiments.runs.job import Job, prepare
-from experiments.fits.journal import INTERVAL, Journal, Stop, slug
-from experiments.reporting.record import read, settle
-from experiments.runs.grid import spec_of
-from experiments.reporting.results import write_results
-from experiments.runs.spec import Spec
-from experiments.runs.provenance import changes, surroundings
 from experiments.comparison.table import Comparison
+from experiments.fits.callbacks import Callback
+from experiments.fits.journal import INTERVAL, Journal, Stop, slug
 from experiments.fits.trackers import Metrics
+from experiments.reporting.record import read, settle
+from experiments.reporting.results import write_results
+from experiments.runs.grid import read_grid, spec_of, write_toml
+from experiments.runs.job import Job, prepare
+from experiments.runs.provenance import changes, surroundings
+from experiments.runs.spec import Spec
+from experiments.runtime.files import directory, locked, whole
 from zoo.errors import Interrupted, ZooError, ZooWarning
 
 #: Where runs go that are not told where.

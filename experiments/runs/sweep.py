@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from experiments.runtime.files import directory, locked, whole
-from experiments.runs.grid import Grid, write_toml
+from experiments.comparison.table import flat
 from experiments.fits.journal import INTERVAL, Stop, slug
 from experiments.reporting.output import remarks
 from experiments.reporting.record import Record, read, settle, state_of
+from experiments.runs.grid import Grid, write_toml
 from experiments.runs.spec import Spec
-from experiments.comparison.table import flat
+from experiments.runtime.files import directory, locked, whole
 from zoo.errors import Interrupted, ZooError
 
 #: How often a sweep looks whether it was asked to stop, in seconds.

@@ -1,0 +1,1 @@
+"""Runs that survive: specs, grids, records, sweeps."""
