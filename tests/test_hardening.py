@@ -262,10 +262,11 @@ def test_what_is_no_tensor_is_named() -> None:
 
 @pytest.mark.parametrize(("options", "text"), [
     ({"learning_rate": "0.1"}, "expected learning_rate as a number; got '0.1'"),
-    ({"batch_size": 2.5}, "expected batch_size as a whole number from 1; got 2.5"), ({"clip": "a"}, "expected clip as a
-    number"), ({"warm_up": float("nan")}, "expected warm_up as a whole number"), ({"patience": None}, "expected patience as a
-    whole"), ({"validation": "a tenth"}, "expected validation as a number"), ({"objective": None}, "expected objective as
-    text"), ({"view": 3}, "expected view as a function"), ({"steps": True}, "expected steps as a whole number")])
+    ({"batch_size": 2.5}, "expected batch_size as a whole number from 1; got 2.5"),
+    ({"clip": "a"}, "expected clip as a number"),
+    ({"warm_up": float("nan")}, "expected warm_up as a whole number"), ({"patience": None}, "expected patience as a whole"),
+    ({"validation": "a tenth"}, "expected validation as a number"), ({"objective": None}, "expected objective as text"),
+    ({"view": 3}, "expected view as a function"), ({"steps": True}, "expected steps as a whole number")])
 def test_options_of_the_wrong_type_are_named(options: dict[str, Any], text: str) -> None:
     with pytest.raises(zoo.ZooError, match=text):
         experiments.fit(zoo.build("linear_vae", WINE), "mean_field:encoder", WINE, **options)
