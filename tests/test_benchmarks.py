@@ -232,6 +232,18 @@ def test_the_choice_that_gets_there_soonest_is_found() -> None:
     assert given[2][-1] <= given[1][-1] + 2  # cut off once it can't win
 
 
+@pytest.mark.parametrize("family", ["mean_field", "full_rank"])
+def test_a_fit_that_is_timed_again_ends_where_its_trace_was(family: str) -> None:
+    """Traces begin at a contained family's fit, so what is timed must do that, too."""
+    from benchmarks.sides import zoo_elbo
+
+    arrays = {"data.y": np.array([0.5, -1.0]), "data.sigma": np.array([1.0, 2.0])}
+    _, (loc, factor) = zoo_elbo.trace(arrays, "eight_schools", family)[2]
+    again = zoo_elbo.reach(arrays, "eight_schools", family, step=3, given=True)
+    np.testing.assert_array_equal(again[0], loc)
+    np.testing.assert_array_equal(again[1], factor)
+
+
 def test_a_target_that_none_reaches_is_told() -> None:
     found = seek([(1.0, 0, 1)], lambda _, at: ((s, s, -9.0) for s in at), lambda state, *draws: state, -5.0, 20, 1000.0)
     assert (found.reached, found.steps) == (False, 20)

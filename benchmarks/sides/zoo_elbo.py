@@ -38,7 +38,7 @@ def run(arrays: Arrays, model: str, family: str, **options: Any) -> Normal:
 
 
 def reach(arrays: Arrays, model: str, family: str, step: int, given: bool) -> Normal:
-    """Fit a guide from its start until ``step`` steps are taken; return it.
+    """Fit a guide from its start until ``step`` steps are taken, after those of a contained family's fit; return it.
 
     The first call builds the model and the guide and writes the program's operations down; later ones go on with these, as a
     second fit of a model does. Where a start is not ``given`` to all contenders, the model finds its own each time.
@@ -50,7 +50,7 @@ def reach(arrays: Arrays, model: str, family: str, step: int, given: bool) -> No
         with torch.no_grad():
             built.guide.get_parameter("amortisation.phi.loc").copy_(loc)
     with suppress(Reached):
-        experiments.fit(built.model, built.guide, built.x, progress=False, callbacks=[Until(step)])
+        experiments.fit(built.model, built.guide, built.x, progress=False, callbacks=[Until(step)], start="contained")
     return normal(built.guide, built.x)
 
 
