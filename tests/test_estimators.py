@@ -85,6 +85,17 @@ def test_one_that_does_not_settle_is_told_of_and_the_next_is_asked(monkeypatch: 
     assert found.kind == "quadrature"
 
 
+class Broken(Known):
+    def run(self, question: Question) -> experiments.Evidence:
+        raise NotImplementedError("a fault of the program, not an unknown evidence")
+
+
+def test_what_a_program_does_not_implement_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_first(monkeypatch, "Broken")
+    with pytest.raises(NotImplementedError, match="a fault of the program"):
+        experiments.evidence(zoo.as_model(one_mean), X)
+
+
 def test_the_order_of_trust() -> None:
     schools = zoo.dataset("eight_schools").x
     model = zoo.build("eight_schools", schools)

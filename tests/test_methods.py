@@ -147,6 +147,12 @@ def test_wrong_options_are_refused_in_one_line(given: dict[str, Any], said: str)
         experiments.fit(zoo.build("gmm", x), "exact", x, **given)
 
 
+def test_a_comparison_says_which_options_no_fit_has() -> None:
+    x = zoo.dataset("eight_schools").x
+    with pytest.warns(zoo.ZooWarning, match="no fit of this comparison has clip: they are by fixed_draws"):
+        experiments.compare(zoo.build("eight_schools", x), x, ["mean_field"], clip=1.0, draws=64)
+
+
 def test_the_page_of_methods_is_that_of_the_registry() -> None:
     found = importlib.util.spec_from_file_location("make_methods", ROOT / "docs" / "make_methods.py")
     assert found is not None

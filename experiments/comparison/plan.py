@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from experiments.inference.containment import contained_families, sibling
 from experiments.inference.engine import held
 from experiments.inference.fit import fit, one_view
 from experiments.inference.options import names
-from experiments.inference.registry import check_options, default_method, entry
+from experiments.inference.registry import METHODS, check_options, default_method, entry
 from experiments.log_evidence.evidence import evidence
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
@@ -30,7 +31,7 @@ from guides.guide import AnyGuide, BaseGuide, Guide, paired
 from guides.pyro_guide.guide import as_guide
 from guides.registry import GuideSpec, default_guides, parse
 from zoo.data import Data
-from zoo.errors import ZooError
+from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.run import Program
 
@@ -85,7 +86,19 @@ def contested(
     if simulate:
         contest, exact = contest.simulated()
     fits = [contest.fit_own(g) for g in asked] if train_model else contest.fit_all(asked)
+    _tell_unused(options, [*fits, *([theta] if theta is not None else [])])
     return Contested(contest, theta, fits, exact, train_model, simulate)
+
+
+def _tell_unused(options: Mapping[str, Any], fits: Sequence[Fit]) -> None:
+    """Warn of options that were given and that no fit's method has."""
+    known = {name for done in fits if done.method in METHODS for name in names(METHODS[done.method].options)} | {"steps"}
+    unused = [name for name, value in options.items() if name not in known and value not in (None, False)]
+    if unused:
+        methods = ", ".join(dict.fromkeys(done.method for done in fits))
+        warnings.warn(ZooWarning(
+            f"no fit of this comparison has {', '.join(unused)}: they are by {methods}; leave it out, or name another method"),
+            stacklevel=3)
 
 
 def alone(done: Fit, x: Data, seed: int) -> Contested:

@@ -42,6 +42,10 @@ class Unsettled(ZooError):
     """An estimator came to no number that can be trusted."""
 
 
+class Unknown(ZooError):
+    """A model does not know of itself what an estimator takes."""
+
+
 class Estimator(abc.ABC):
     """One way to log p(x | θ). Its entry in :mod:`experiments.log_evidence.registry` says what it is worth."""
 
@@ -54,7 +58,7 @@ class Estimator(abc.ABC):
         """Answer.
 
         Raises:
-            NotImplementedError: the model does not know what it takes. The next estimator is then asked.
+            Unknown: the model does not know what it takes. The next estimator is then asked.
             Unsettled: no number that can be trusted came out. The next one is then asked, too, and a warning says why.
             ZooError: the question itself is wrong.
         """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from experiments.log_evidence.estimator import Question, Unsettled
+from experiments.log_evidence.estimator import Question, Unknown, Unsettled
 from experiments.log_evidence.registry import ESTIMATORS
 from experiments.log_evidence.resolution import Resolution
 from experiments.log_evidence.result import Evidence
@@ -71,7 +71,7 @@ def _first(question: Question) -> Evidence:
             continue
         try:
             return estimator.run(question)
-        except NotImplementedError:
+        except Unknown:
             continue
         except Unsettled as error:
             reason = str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from experiments.log_evidence.estimator import Estimator, Question
+from experiments.log_evidence.estimator import Estimator, Question, Unknown
 from experiments.log_evidence.result import Evidence
 
 
@@ -15,7 +15,10 @@ class Exact(Estimator):
         return ""
 
     def run(self, question: Question) -> Evidence:
-        with torch.no_grad():
-            units = question.model.log_evidence(question.x)
+        try:
+            with torch.no_grad():
+                units = question.model.log_evidence(question.x)
+        except NotImplementedError as error:
+            raise Unknown(str(error)) from error
         total = float(units.sum())
         return Evidence("exact", total, 0.0, total, total, units)
