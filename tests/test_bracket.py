@@ -16,7 +16,7 @@ import experiments
 import guides
 import zoo
 from experiments.log_evidence.bracket import Bracket, annealed_bracket, bracket, expected_width, importance_bracket, sandwich
-from experiments.samplers.annealing import Annealing, Ends, more_draws, pilot, posterior_draws, schedule
+from experiments.samplers.annealing import Annealing, Endpoints, more_draws, pilot, posterior_draws, schedule
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.model import Model
@@ -79,7 +79,7 @@ def annealed() -> tuple[Annealing, Tensor, Tensor, Tensor]:
     model, x = linear()
     fresh, exact = simulated(model, x[torch.arange(2000) % len(x)], seed=11)
     with zoo.seeded(12):
-        path = pilot(Ends.of(model, Diagonal(model, 0.5, 0.7), fresh))[0].refined(32)
+        path = pilot(Endpoints.of(model, Diagonal(model, 0.5, 0.7), fresh))[0].refined(32)
         forward, reverse = path.forward(16), path.reverse(exact)
     return path, forward, reverse, model.log_evidence(fresh)
 
@@ -142,7 +142,7 @@ def test_one_temperature_is_importance_sampling() -> None:
     guide, ends = Diagonal(model, 0.2), None
     fresh, exact = simulated(model, x[:20], seed=15)
     with zoo.seeded(16):
-        ends = Ends.of(model, guide, fresh)
+        ends = Endpoints.of(model, guide, fresh)
         path = pilot(ends)[0].refined(1)
         plain = model.log_joint(fresh, exact) - guide.posterior(fresh).log_prob(exact)
         torch.testing.assert_close(path.reverse(exact), plain)
@@ -155,7 +155,7 @@ def test_the_expected_width_is_the_width() -> None:
     model, x = linear()
     fresh, exact = simulated(model, x, seed=17)
     with zoo.seeded(18):
-        path, forward = pilot(Ends.of(model, Diagonal(model, 1.0, 0.5), fresh), temperatures=8)
+        path, forward = pilot(Endpoints.of(model, Diagonal(model, 1.0, 0.5), fresh), temperatures=8)
         expected = expected_width(forward, path.reverse(exact), 8.0, 16)
         path = path.refined(64)
         found = sandwich(path.forward(16), path.reverse(exact))

@@ -16,7 +16,7 @@ from torch import Tensor
 import experiments
 import zoo
 from experiments.fits.journal import Journal
-from experiments.inference.fixed_draws.elbo import Held
+from experiments.inference.fixed_draws.elbo import FixedDrawsELBO
 from experiments.inference.svi.method import _Run
 from experiments.inference.svi.stopping import TOLERANCE, rises
 from experiments.optimisers.lbfgs import ascend
@@ -296,7 +296,7 @@ def test_a_fit_that_float32_stops_short_goes_on_in_float64() -> None:
 
 
 def test_a_program_that_runs_in_float32_alone_is_said_to_limit_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Held, "doubled", lambda self: None)
+    monkeypatch.setattr(FixedDrawsELBO, "doubled", lambda self: None)
     program, x = decay(3e5, 1.0)
     fit = experiments.fit(program, "full_rank", x)
     assert not fit.converged

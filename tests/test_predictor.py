@@ -21,9 +21,9 @@ import experiments
 import guides
 import zoo
 from experiments.inference.fixed_draws import elbo, natural, projected
-from experiments.inference.fixed_draws.means import Drawn
+from experiments.inference.fixed_draws.means import MonteCarlo
 from experiments.inference.fixed_draws.parts import Parts
-from experiments.inference.fixed_draws.projected import Projected
+from experiments.inference.fixed_draws.projected import GaussHermite
 from experiments.samplers.quasi_random import normal_noise
 from guides.families.family import Normal
 from tests.cases import case
@@ -207,7 +207,7 @@ def test_one_that_is_large_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model._predictor is None
 
 
-def pair(family: str, model: zoo.Model, x: Any) -> tuple[Projected, dict[str, Tensor], Tensor]:
+def pair(family: str, model: zoo.Model, x: Any) -> tuple[GaussHermite, dict[str, Tensor], Tensor]:
     """Return means by projection, φ of a normal that is neither narrow nor at the best place, and noise."""
     guide = guides.build(family, model, x)
     assert isinstance(guide, guides.Guide)
@@ -220,7 +220,7 @@ def pair(family: str, model: zoo.Model, x: Any) -> tuple[Projected, dict[str, Te
     found = model.linear_predictor(x)
     assert found is not None
     noise = normal_noise(64, guide.family.noise_size(phi), 0, phi["loc"])
-    return Projected(model, guide.family, x, found), phi, noise
+    return GaussHermite(model, guide.family, x, found), phi, noise
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -231,7 +231,7 @@ def test_means_are_those_that_draws_tell(name: str, family: str) -> None:
     means, phi, noise = pair(family, model, x)
     one = torch.zeros(1, dtype=torch.long)
     ours = torch.cat([part.flatten() for part in means.natural(phi, noise, one)])
-    drawn = Drawn(model, means.family, x, Parts(model, x))
+    drawn = MonteCarlo(model, means.family, x, Parts(model, x))
     sets = [normal_noise(512, noise.shape[2], seed, noise) for seed in range(1, 25)]
     theirs = torch.stack([torch.cat([part.flatten() for part in drawn.natural(phi, each, one)]) for each in sets])
     error = theirs.std(0) / math.sqrt(len(sets))

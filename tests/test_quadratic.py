@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 import experiments
 import zoo
 from experiments.inference.em.expectation import Expectation, Rows
-from experiments.inference.em.moments import Polynomials, expectation
+from experiments.inference.em.moments import QuadraticStatistics, expectation
 from zoo.data import Data
 from zoo.models.gmm import GMM
 from zoo.structure.probe import Probe
@@ -91,7 +91,7 @@ def test_wide_rows_are_fitted_as_the_program_does() -> None:
     model = zoo.build("gmm", x, components=2)
     rows = copy.deepcopy(model)
     one, other = expectation(model, x), Rows(rows, x, rows.latents(x), len(x))
-    assert isinstance(one, Polynomials)
+    assert isinstance(one, QuadraticStatistics)
     for step in range(3):
         assert one.expect() == pytest.approx(other.expect(), rel=1e-11), step
         one.maximise()
@@ -139,7 +139,7 @@ def test_terms_are_those_of_the_program_between_the_steps() -> None:
     model = zoo.build("gmm", x, components=3)
     latents = model.latents(x)
     ways: list[Expectation] = [
-        Rows(copy.deepcopy(model), x, latents, len(x)), Polynomials(copy.deepcopy(model), x, frame_of(x), latents)]
+        Rows(copy.deepcopy(model), x, latents, len(x)), QuadraticStatistics(copy.deepcopy(model), x, frame_of(x), latents)]
     for way in ways:
         way.expect()
         way.maximise()
@@ -171,7 +171,7 @@ def test_a_density_that_is_no_polynomial_goes_by_the_program() -> None:
         model = Skewed(x, 3)
     before = float(model.log_evidence(x).sum().detach())
     work = expectation(model, x)
-    assert isinstance(work, Polynomials)
+    assert isinstance(work, QuadraticStatistics)
     assert work.expect() == pytest.approx(before, rel=1e-12)
     assert work.rows is not None
 
@@ -190,7 +190,7 @@ def test_a_program_without_gradients_in_x_goes_by_the_rows(monkeypatch: pytest.M
         model = Left(x, 3)
     own, rows = expectation(model, x), Rows(copy.deepcopy(model), x, model.latents(x), len(x))
     assert own.expect() == pytest.approx(rows.expect(), rel=1e-12)
-    assert isinstance(own, Polynomials)
+    assert isinstance(own, QuadraticStatistics)
     assert own.rows is not None
 
 

@@ -96,8 +96,8 @@ def summary(
 
     job = prepare(spec)
     said(job)
-    done = job.contested()
-    print_summary(done.fits[0], done.contest.x, job.data, draws or 4000, seed, as_json)
+    done = job.fit_comparison()
+    print_summary(done.fits[0], done.plan.x, job.data, draws or 4000, seed, as_json)
 
 
 def _one(guides: list[str] | None, model: str) -> tuple[str, ...]:

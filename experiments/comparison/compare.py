@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from experiments.comparison.plan import Contested, alone, contested
+from experiments.comparison.plan import FittedComparison, alone, fit_comparison
 from experiments.comparison.table import Comparison, Row
 from experiments.diagnostics.evaluation import summarise
 from experiments.fits.callbacks import Callback
@@ -67,23 +67,23 @@ def compare(
     >>> table.evidence.kind, round(table.evidence.value, 2)
     ('exact', -1130.26)
     """
-    done = contested(
+    done = fit_comparison(
         model, x, guides, seed=seed, method=method, train_with=train_with, train_model=train_model, holdout=holdout,
         view=view, simulate=simulate, progress=progress, callbacks=callbacks, journal=journal,
         pure=pure, **options)
     return settle(done, draws=draws, data=data)
 
 
-def settle(done: Contested, draws: int | None = None, data: str = "data") -> Comparison:
+def settle(done: FittedComparison, draws: int | None = None, data: str = "data") -> Comparison:
     """Evaluate what was fitted: the rest of :func:`compare`."""
-    contest, fits = done.contest, done.fits
-    weights = [log_weights(f.model, f.guide, contest.x, draws, contest.seed + Stream.EVALUATION) for f in fits]
-    found = _judged(contest.evidence(fits, weights, done.exact, done.own_theta), weights, done.own_theta)
+    plan, fits = done.plan, done.fits
+    weights = [log_weights(f.model, f.guide, plan.x, draws, plan.seed + Stream.EVALUATION) for f in fits]
+    found = _judged(plan.evidence(fits, weights, done.exact, done.own_theta), weights, done.own_theta)
     rows = tuple(
-        Row(f, summarise(weight, f.guide.text, known), contest.split(f, weight, known, fits, weights) if done.splits else None)
+        Row(f, summarise(weight, f.guide.text, known), plan.split(f, weight, known, fits, weights) if done.splits else None)
         for f, weight, known in zip(fits, weights, found, strict=True))
     return Comparison(
-        fits[0].model, contest.x, data, len(contest.units.index), contest.seed, found[0], rows, done.theta, contest.units,
+        fits[0].model, plan.x, data, len(plan.units.index), plan.seed, found[0], rows, done.theta, plan.units,
         done.own_theta, done.simulated)
 
 

@@ -37,13 +37,13 @@ from zoo.program.run import Program
 
 
 @dataclass(frozen=True)
-class Contested:
+class FittedComparison:
     """What a comparison has fitted: θ, where it has one for all, and the guides, in the order asked.
 
     ``exact``: of simulated data, the latents that it was drawn with, (1, units, d).
     """
 
-    contest: Contest
+    plan: ComparisonPlan
     theta: Fit | None
     fits: list[Fit]
     exact: Tensor | None
@@ -53,13 +53,13 @@ class Contested:
     splits: bool = True
 
 
-def contested(
+def fit_comparison(
     model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
     method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
     view: Callable[[Tensor], Tensor] | None = None, simulate: bool = False,
     progress: bool | None = None, callbacks: Sequence[Callback] = (), journal: Journal | None = None,
     pure: bool | None = None, **options: Any,
-) -> Contested:
+) -> FittedComparison:
     """Do the fits of :func:`compare`, whose arguments these are; nothing is evaluated yet."""
     asked: Any = [guides] if isinstance(guides, str | BaseGuide) or callable(guides) else guides
     check_options(options)
@@ -80,14 +80,14 @@ def contested(
             "guides as written, e.g. 'mean_field', or holdout=0")
     units = partition(x, model.latents(shown).units, holdout, seed)
     how = {"progress": progress, "callbacks": callbacks, "journal": journal, "pure": pure}
-    contest = Contest(model, units, view, seed, method, how, options)
-    theta = None if train_model else contest.fit_theta(asked, train_with)
+    plan = ComparisonPlan(model, units, view, seed, method, how, options)
+    theta = None if train_model else plan.fit_theta(asked, train_with)
     exact = None
     if simulate:
-        contest, exact = contest.simulated()
-    fits = [contest.fit_own(g) for g in asked] if train_model else contest.fit_all(asked)
+        contest, exact = plan.simulated()
+    fits = [plan.fit_own(g) for g in asked] if train_model else plan.fit_all(asked)
     _tell_unused(options, [*fits, *([theta] if theta is not None else [])])
-    return Contested(contest, theta, fits, exact, train_model, simulate)
+    return FittedComparison(plan, theta, fits, exact, train_model, simulate)
 
 
 def _tell_unused(options: Mapping[str, Any], fits: Sequence[Fit]) -> None:
@@ -101,15 +101,15 @@ def _tell_unused(options: Mapping[str, Any], fits: Sequence[Fit]) -> None:
             stacklevel=3)
 
 
-def alone(done: Fit, x: Data, seed: int) -> Contested:
-    """Return a pair that was fitted together as a contest of one, on ``x``."""
+def alone(done: Fit, x: Data, seed: int) -> FittedComparison:
+    """Return a pair that was fitted together as a comparison of one, on ``x``."""
     theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
     units = partition(x, done.model.latents(x).units, 0.0)
-    return Contested(Contest(done.model, units, None, seed, None), theta, [done], None, splits=False)
+    return FittedComparison(ComparisonPlan(done.model, units, None, seed, None), theta, [done], None, splits=False)
 
 
 @dataclass(frozen=True)
-class Contest:
+class ComparisonPlan:
     """What all fits of one comparison have in common."""
 
     model: Model
@@ -132,8 +132,8 @@ class Contest:
         """The units on which θ and encoders are fitted, one view of them."""
         return one_view(self.units.train, self.view, self.seed)
 
-    def simulated(self) -> tuple[Contest, Tensor]:
-        """Return the contest on data drawn from the model at its θ, and the latents it came from: exact posterior draws."""
+    def simulated(self) -> tuple[ComparisonPlan, Tensor]:
+        """Return the plan on data drawn from the model at its θ, and the latents it came from: exact posterior draws."""
         latent, fresh = self.model.simulate(self.x, seed=self.seed + Stream.SIMULATION)
         exact = self.model.unconstrain(fresh, {name: value[None] for name, value in latent.items()})
         units = replace(self.units, held=fresh, train=self.train if self.units.share else fresh)

@@ -35,7 +35,7 @@ def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Para
     return found
 
 
-def moved(model: Model, guide: BaseGuide, train_model: bool) -> list[Tensor]:
+def state_tensors(model: Model, guide: BaseGuide, train_model: bool) -> list[Tensor]:
     """Return all that a fit moves: parameters, and buffers such as batch normalisation's running statistics."""
     return [*trainable(model, guide, train_model), *guide.buffers(), *(model.buffers() if train_model else ())]
 

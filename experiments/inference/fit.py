@@ -19,7 +19,7 @@ from experiments.fits.journal import Journal
 from experiments.fits.progress import bars
 from experiments.fits.result import Fit, Outcome
 from experiments.inference.containment import Floor, quick_family, sibling
-from experiments.inference.engine import held, moved
+from experiments.inference.engine import held, state_tensors
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
 from experiments.inference.registry import METHODS, build_method, check_options, choose, default_method
@@ -161,7 +161,7 @@ def _floor(
         inside, seconds = done.guide, done.seconds
     if not isinstance(guide, Guide) or not isinstance(inside, Guide):
         return None, 0.0
-    return Floor.under(model, guide, inside, x, moved(model, guide, problem.train_model), problem.seed), seconds
+    return Floor.under(model, guide, inside, x, state_tensors(model, guide, problem.train_model), problem.seed), seconds
 
 
 def _joined(first: Fit, second: Fit) -> Fit:

@@ -13,7 +13,7 @@ import torch
 from experiments.fits.callbacks import rows_of
 from experiments.fits.journal import Journal, State, alike, check_finite, fitting
 from experiments.fits.result import Iteration, States
-from experiments.inference.engine import moved
+from experiments.inference.engine import state_tensors
 from experiments.inference.method import Problem
 from experiments.inference.options import Options
 from experiments.runtime.files import digest, whole
@@ -68,7 +68,7 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
         check_finite([*model.parameters(), *guide.parameters()])
         states = None
         if state.values["best_step"] is not None:
-            tensors = tuple(moved(model, guide, train_model))
+            tensors = tuple(state_tensors(model, guide, train_model))
             best, last = (tuple(alike(state.numbered(name), tensors)) for name in ("best", "last"))
             states = States(tensors, best, last, int(state.values["best_step"]))
         values = {name: state.values[name] for name in _PLAIN}

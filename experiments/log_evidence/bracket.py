@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments.log_evidence.log_weights import log_joint, log_weights
 from experiments.runtime.memory import affordable, chunks, work
 from experiments.runtime.seeds import Stream
-from experiments.samplers.annealing import MANY, Ends, checked_draws, pilot, proposal, take_draws
+from experiments.samplers.annealing import MANY, Endpoints, checked_draws, pilot, proposal, take_draws
 from guides.guide import BaseGuide, paired
 from guides.model_based import Prior
 from zoo.data import Data
@@ -281,7 +281,7 @@ def _annealed(
     units = exact.shape[1]
     chains = affordable(model, min(256, max(16, 4096 // units)), 16) if chains is None else chains
     with seeded(seed + Stream.PILOT):
-        path, forward = pilot(Ends.of(model, guide, x), chains=8 if model.draw_by_draw else None)
+        path, forward = pilot(Endpoints.of(model, guide, x), chains=8 if model.draw_by_draw else None)
         most = min(affordable(model, LADDER[-1], LADDER[1]), BUDGET // (chains * _cost(model, x, units, exact.shape[2])))
         reverse = path.reverse(exact)
         tried = [t for t in LADDER if t <= max(most, LADDER[0])] if temperatures is None else [temperatures]

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.comparison.compare import fit_one, settle
 from experiments.comparison.holdout import partition
-from experiments.comparison.plan import Contested, alone, contested
+from experiments.comparison.plan import FittedComparison, alone, fit_comparison
 from experiments.comparison.table import Comparison
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
@@ -38,27 +38,27 @@ class Job:
         """
         how: dict[str, Any] = {"journal": journal, "callbacks": callbacks, "progress": show}
         if self.spec.command == "compare":
-            return settle(self.contested(**how), draws=self.spec.draws, data=self.data.name)
+            return settle(self.fit_comparison(**how), draws=self.spec.draws, data=self.data.name)
         return fit_one(
             self.model, self.data.x, self.spec.guides[0], seed=self.spec.seed, seeds=self.spec.seeds, draws=self.spec.draws,
             data=self.data.name, options={**self._fitting, **how})
 
-    def contested(self, **how: Any) -> Contested:
+    def fit_comparison(self, **how: Any) -> FittedComparison:
         """Do the fits of a comparison, and nothing else."""
         spec = self.spec
-        return contested(
+        return fit_comparison(
             self.model, self.data.x, spec.guides, seed=spec.seed, method=spec.method, train_with=spec.train_with,
             train_model=spec.train_model, holdout=self.holdout, view=self.data.view, simulate=spec.simulate,
             **fitting_options(spec), **how)
 
-    def fitted(self, journal: Journal, callbacks: Sequence[Callback] = ()) -> Contested:
-        """Do the fits that the journal lacks, and return all of them; a pair that is fitted by itself as a contest of one.
+    def fitted(self, journal: Journal, callbacks: Sequence[Callback] = ()) -> FittedComparison:
+        """Do the fits that the journal lacks, and return all of them; a pair that is fitted by itself as a plan of one.
 
         Raises:
             ZooError: any error of ``fit``; a fit that is not done in a sealed journal.
         """
         if self.spec.command == "compare":
-            return self.contested(journal=journal, callbacks=callbacks)
+            return self.fit_comparison(journal=journal, callbacks=callbacks)
         spec = self.spec
         done = fit_seeds(
             self.model, spec.guides[0], self.data.x, seeds=range(spec.seed, spec.seed + spec.seeds), journal=journal,

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.plan import Contested
+from experiments.comparison.plan import FittedComparison
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
 from experiments.inference.saved import data_digest
@@ -39,7 +39,7 @@ class Loaded:
     spec: Spec
     comparison: dict[str, Any]
     job: Job = field(repr=False)
-    fitted: Contested = field(repr=False)
+    fitted: FittedComparison = field(repr=False)
 
     @property
     def fits(self) -> list[Fit]:
@@ -75,7 +75,7 @@ class Loaded:
     @property
     def x(self) -> Data:
         """The data on which the guides were compared."""
-        return self.fitted.contest.x
+        return self.fitted.plan.x
 
     @cached_property
     def posterior(self) -> DataTree:

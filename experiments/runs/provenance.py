@@ -24,7 +24,7 @@ PACKAGES: Mapping[str, str] = {
 SOURCES = ("zoo", "guides", "experiments")
 
 
-def surroundings(data: Dataset) -> dict[str, Any]:
+def provenance(data: Dataset) -> dict[str, Any]:
     """Return the ``record`` of a run: when and with what it is begun, as plain values."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"), "data_name": data.name,

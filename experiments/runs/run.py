@@ -22,7 +22,7 @@ from experiments.reporting.record import read, settle
 from experiments.reporting.results import write_results
 from experiments.runs.grid import read_grid, spec_of, write_toml
 from experiments.runs.job import Job, prepare
-from experiments.runs.provenance import changes, surroundings
+from experiments.runs.provenance import changes, provenance
 from experiments.runs.spec import Spec
 from experiments.runtime.files import directory, locked, whole
 from zoo.errors import Interrupted, ZooError, ZooWarning
@@ -123,8 +123,8 @@ def resume(path: str | Path, how: RunOptions | None = None) -> Comparison:
 
 
 def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
-    """Write down what is begun, or check that it is what was begun there before; return the record of its surroundings."""
-    now = surroundings(job.data)
+    """Write down what is begun, or check that it is what was begun there before; return the record of its provenance."""
+    now = provenance(job.data)
     file = path / "spec.toml"
     spec = job.spec.model_copy(update={"data": absolute(job.spec.data)})
     if not file.exists():

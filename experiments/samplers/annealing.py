@@ -35,7 +35,7 @@ SETTLE, ADAPT = 8, 60
 
 
 @dataclass(frozen=True)
-class Ends:
+class Endpoints:
     """The two ends of the path: the guide q(z | x) and the joint p(x, z | θ).
 
     Attributes:
@@ -47,7 +47,7 @@ class Ends:
     target: Target
 
     @classmethod
-    def of(cls, model: Model, guide: BaseGuide, x: Data) -> Ends:
+    def of(cls, model: Model, guide: BaseGuide, x: Data) -> Endpoints:
         """Take the guide's distribution on ``x`` as it is now.
 
         Raises:
@@ -136,7 +136,7 @@ class Annealing:
     Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo, https://arxiv.org/abs/1511.02543
     """
 
-    ends: Ends
+    ends: Endpoints
     betas: Tensor
     steps: Tensor
     scales: tuple[Tensor, Tensor]
@@ -174,7 +174,7 @@ class Annealing:
         return replace(self, betas=betas, steps=steps)
 
 
-def pilot(ends: Ends, temperatures: int = 32, chains: int | None = None) -> tuple[Annealing, Tensor]:
+def pilot(ends: Endpoints, temperatures: int = 32, chains: int | None = None) -> tuple[Annealing, Tensor]:
     """Anneal pilot chains while adapting the step size of each temperature and unit; the chains are thrown away.
 
     Few units also get a full covariance for a metric, from the guide's draws and from chains at the joint. Uses torch's
@@ -238,7 +238,7 @@ def posterior_draws(
     torch.Size([4, 20, 2])
     """
     with seeded(seed + Stream.CHAINS):
-        ends = Ends.of(model := paired(model, guide), guide, x)
+        ends = Endpoints.of(model := paired(model, guide), guide, x)
         chains = chains or (affordable(model, STATES, 8) if ends.few else 4)
         iterations = iterations or (affordable(model, 100, 40) if ends.few else affordable(model, 50, 40))
         far = 0 if isinstance(guide, Prior) else int(FROM_PRIOR * chains)
@@ -274,7 +274,7 @@ def more_draws(
     is again an exact draw. They depend on each other, the less the more ``iterations``.
     """
     with seeded(seed + Stream.MORE_DRAWS):
-        ends = Ends.of(paired(model, guide), guide, x)
+        ends = Endpoints.of(paired(model, guide), guide, x)
         kernel = ends.adapted(chains, ADAPT)[1]
         return run(ends.joint, ends.joint.at(exact[:1].repeat(chains, 1, 1)), kernel, iterations)[0].z
 

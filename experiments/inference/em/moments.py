@@ -26,7 +26,7 @@ CHECKED, TOLERANCE = 64, 1e-9
 EMPTY = 1e-8
 
 
-class Stand(Expectation):
+class RepresentativeRows(Expectation):
     """By a few rows that stand for all, where x and z are jointly normal.
 
     Every total that EM asks for is then a polynomial of degree two in the row: rows with the data's mean and covariance have
@@ -65,7 +65,7 @@ class Stand(Expectation):
         return self.x, _spread(self.q)
 
 
-class Polynomials(Expectation):
+class QuadraticStatistics(Expectation):
     """By the polynomials that a quadratic model's density is of at each value of z: one pass of matrix products an iteration.
 
     Where they turn out not to be what the program says (a subclass with another density, a covariance so thin that the
@@ -144,10 +144,10 @@ def expectation(model: Model, x: Data, processes: Processes = ALONE) -> Expectat
         origin = x[0].double()
         frame = Frame.of(processes.total(power_sums(x[processes.share(len(x))], origin)), origin)
         if latents.discrete:
-            return Polynomials(_double(model), x, frame, latents, processes)
+            return QuadraticStatistics(_double(model), x, frame, latents, processes)
         rows = frame.rows()
         if len(rows) < len(x):
-            return Stand(_double(model), rows, len(x) / len(rows))
+            return RepresentativeRows(_double(model), rows, len(x) / len(rows))
     if processes.count == 1:
         return Rows(model, x, latents, latents.units)
     index = torch.arange(latents.units, device=reference(x).device)[processes.share(latents.units)]

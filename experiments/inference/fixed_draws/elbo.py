@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from experiments.inference.engine import check_start
-from experiments.inference.fixed_draws.means import Drawn, Means
+from experiments.inference.fixed_draws.means import Means, MonteCarlo
 from experiments.inference.fixed_draws.natural import Chart, climb_accelerated, climb_naturally, near
 from experiments.inference.fixed_draws.parts import Parts, slices
-from experiments.inference.fixed_draws.projected import Projected
+from experiments.inference.fixed_draws.projected import GaussHermite
 from experiments.optimisers.each import PROMISED, Objective, ascend_each, recorded
 from experiments.optimisers.lbfgs import Ascent, Tape, ascend
 from experiments.optimisers.newton import Mode, find_mode
@@ -54,7 +54,7 @@ class Count(Protocol):
 
 
 @dataclass
-class Held:
+class FixedDrawsELBO:
     """The ELBO of a pair as a function of its parameters, on noise that is held."""
 
     model: Model
@@ -98,8 +98,8 @@ class Held:
         if isinstance(self.family, Normal) and self.latents.units == 1 and work(self.x, 1, self.size) >= WORTH:
             predictor = self.model.linear_predictor(self.x)
             if predictor is not None:
-                return Projected(self.model, self.family, self.x, predictor)
-        return Drawn(self.model, self.family, self.x, self.parts)
+                return GaussHermite(self.model, self.family, self.x, predictor)
+        return MonteCarlo(self.model, self.family, self.x, self.parts)
 
     def elbo(self, noise: Tensor) -> Iterator[Tensor]:
         """Yield terms that add up to the ELBO, each with a graph of its own."""
@@ -138,7 +138,7 @@ class Held:
     @property
     def exact(self) -> bool:
         """Whether the one unit's own normal can be found by natural steps alone, on a likelihood that no draws make noisy."""
-        return self.own is not None and isinstance(self.means, Projected) and self.means.family.complete
+        return self.own is not None and isinstance(self.means, GaussHermite) and self.means.family.complete
 
     def climb_accelerated(self, noise: Tensor, steps: int, rise: float) -> tuple[int, float | None]:
         """Climb by extrapolated natural steps to their end, which gain ``rise`` nats no more; only where means are ``exact``.
@@ -279,13 +279,14 @@ class Held:
         self.count.reconstruction, self.count.kl = reconstruction, reconstruction - value
         self.count(value, norm)
 
-    def doubled(self) -> Held | None:
+    def doubled(self) -> FixedDrawsELBO | None:
         """Return a copy of the pair in float64; ``None`` where the program does not run in it."""
         model, guide = copy.deepcopy((self.model, self.guide))
         model, guide, x = model.double(), guide.double(), in_double(self.x)
         places = {id(p): i for i, p in enumerate([*self.guide.parameters(), *self.model.parameters()])}
         copies = [*guide.parameters(), *model.parameters()]
-        held = Held(model, guide, self.family, x, [copies[places[id(p)]] for p in self.parameters], self.seed, self.count)
+        own = [copies[places[id(p)]] for p in self.parameters]
+        held = FixedDrawsELBO(model, guide, self.family, x, own, self.seed, self.count)
         with torch.no_grad(), suppress(*FORBIDDEN, LinAlgError):
             z = self.family.transform(guide.phi(x), held.noise(2 * held.size, 0)[:2])
             if model.log_joint(x, z).dtype == torch.float64:

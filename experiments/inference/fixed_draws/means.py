@@ -31,7 +31,7 @@ class Means(Protocol):
 
 
 @dataclass
-class Drawn:
+class MonteCarlo:
     """Means over draws of z, whatever the model."""
 
     model: Model

@@ -15,7 +15,7 @@ from experiments.fits.callbacks import Watch
 from experiments.fits.journal import State
 from experiments.fits.result import Outcome
 from experiments.inference.engine import check_start, trainable
-from experiments.inference.fixed_draws.elbo import Held
+from experiments.inference.fixed_draws.elbo import FixedDrawsELBO
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import FixedDrawsOptions
 from experiments.inference.svi.objectives import enumerated_terms
@@ -35,20 +35,20 @@ from zoo.program.vectorise import LinAlgError
 #: When an ascent has settled: nats per unit that so many iterations must raise the ELBO by. Rough while draws may still be
 #: doubled; then fine, for one unit and for many, whose hardest one holds up all the others.
 ROUGH, FINE = (1e-3, 5), ((1e-6, 20), (1e-7, 10))
-#: A climb has also settled where it rises by less than this share of what held draws flatter it by: of one unit, and of many.
+#: A climb has also settled where it rises by less than this share of the held draws' optimism: of one unit, and of many.
 SETTLED = (0.02, 1e-3)
 #: Nats per unit that φ may fall short of the best by.
 TOLERANCE = 0.01
 #: Draws that are held, at least: of one unit, and of each of many.
 FEWEST = (64, 16)
-#: Fresh draws that judge what few held ones flatter by, at least.
+#: Fresh draws that tell the optimism of few held ones, at least.
 FRESH = 128
 
 
 class FixedDraws(Method[FixedDrawsOptions]):
     """The ELBO on held noise, maximised by L-BFGS; the draws are doubled, warm, until fresh noise agrees.
 
-    An objective on few draws flatters φ, which learns the draws. To first order it stands as far above the best ELBO as φ's own
+    With few held draws the optimum overfits them. To first order the objective stands as far above the best ELBO as φ's own
     ELBO lies below it, so φ falls short by half of what it loses on fresh noise: draws are doubled until that is under
     :data:`TOLERANCE` nats per unit. Where a program is proved to have a linear predictor, see
     :mod:`zoo.structure.linear_predictor`, the likelihood takes no draws at all, and natural steps go all of the way. Discrete
@@ -77,7 +77,7 @@ class FixedDraws(Method[FixedDrawsOptions]):
         watch.resume(count.load, drawing=False)
         if not isinstance(guide.family, NormalBase):
             return _discrete(model, guide, x, parameters, options.limit, count)
-        held = Held(model, guide, guide.family, x, parameters, problem.seed, count)
+        held = FixedDrawsELBO(model, guide, guide.family, x, parameters, problem.seed, count)
         try:
             done = _doubling(held, options.limit, options.draws)
             if done.converged or done.stopped:
@@ -102,7 +102,7 @@ def _deterministic(guide: Guide) -> bool:
     return isinstance(guide.family, NormalBase) or guide.family.finite_support
 
 
-def _in_double(held: Held, done: Outcome, options: FixedDrawsOptions) -> Outcome:
+def _in_double(held: FixedDrawsELBO, done: Outcome, options: FixedDrawsOptions) -> Outcome:
     """Go on in float64 where no step was seen to raise the ELBO, though its slope promises more; say so where that fails."""
     wide = held.parameters[0].dtype == torch.float64
     double = None if wide else held.doubled()
@@ -125,7 +125,7 @@ def _in_double(held: Held, done: Outcome, options: FixedDrawsOptions) -> Outcome
     return again
 
 
-def _too_coarse(held: Held, done: Outcome) -> Outcome:
+def _too_coarse(held: FixedDrawsELBO, done: Outcome) -> Outcome:
     """Say that more steps would not help where numbers of this type round the ELBO by more than the tolerance."""
     kind = held.parameters[0].dtype
     rounded = torch.finfo(kind).eps * abs(done.bound)
@@ -223,10 +223,10 @@ def _solve(model: Model, guide: Guide, x: Data) -> bool:
     return solution is not None
 
 
-def _doubling(held: Held, steps: int, draws: int | None) -> Outcome:
+def _doubling(held: FixedDrawsELBO, steps: int, draws: int | None) -> Outcome:
     latents, size = held.latents, held.size
     number, most = _draws_at_start(held, draws), held.parts.most_draws
-    enough = 2 * TOLERANCE * latents.units  # of flattery: twice what φ falls short by
+    enough = 2 * TOLERANCE * latents.units  # of optimism: twice what φ falls short by
     taken, value = _naturally(held, number, steps)
     if value is not None:
         return Outcome(taken, value, True)
@@ -239,23 +239,23 @@ def _doubling(held: Held, steps: int, draws: int | None) -> Outcome:
             taken += done.iterations
         if done.value - fresh <= enough or draws is not None or taken >= steps or 2 * number > max(most, 2 * size):
             break
-        # Flattery falls as one over the draws: as many as that asks for, up to eight times.
+        # Optimism falls as one over the draws: as many as that asks for, up to eight times.
         wanted = power_of_two(math.ceil(number * min(8.0, max(2.0, (done.value - fresh) / enough))))
         number = min(wanted, max(2 * number, 2 ** int(math.log2(max(most, 2 * size)))))
-    flattery = done.value - fresh
-    # Noise may hide a small flattery, but not excuse one that can't be told: half a nat per unit is the most.
-    agrees = flattery <= enough or flattery <= min(enough + 2 * held.noise_error(other()), 0.5 * latents.units)
-    # What a number of this size is rounded by is no flattery; and more draws may yet come where the steps were cut off.
-    if not agrees and taken < steps and flattery > torch.finfo(held.parameters[0].dtype).eps * abs(fresh):
+    optimism = done.value - fresh
+    # Noise may hide a small optimism, but not excuse one that can't be told: half a nat per unit is the most.
+    agrees = optimism <= enough or optimism <= min(enough + 2 * held.noise_error(other()), 0.5 * latents.units)
+    # What a number of this size is rounded by is no optimism; and more draws may yet come where the steps were cut off.
+    if not agrees and taken < steps and optimism > torch.finfo(held.parameters[0].dtype).eps * abs(fresh):
         warnings.warn(ZooWarning(
-            f"fixed draws of '{held.guide.text}' flatter it by {flattery / latents.units:.2g} nats per unit at {number} draws; "
+            f"fixed draws of '{held.guide.text}' flatter it by {optimism / latents.units:.2g} nats per unit at {number} draws; "
             "pass more draws=, or use method svi"), stacklevel=4)
         return Outcome(taken, fresh, False, (
             f"not converged: {number} fixed draws flatter the ELBO; pass more draws=, or use method svi"))
     return Outcome(taken, fresh, done.converged and agrees)
 
 
-def _naturally(held: Held, number: int, steps: int) -> tuple[int, float | None]:
+def _naturally(held: FixedDrawsELBO, number: int, steps: int) -> tuple[int, float | None]:
     """Take natural steps, by far the most of the way; return how many, and the ELBO if they went all of it."""
     few = held.noise(_draws_of_natural_steps(held, number), 0)
     if held.exact:
@@ -265,14 +265,14 @@ def _naturally(held: Held, number: int, steps: int) -> tuple[int, float | None]:
     return held.climb_naturally(few, steps), None
 
 
-def _fine(units: int, flattery: float) -> tuple[float, int]:
-    """Return when the last ascent has settled. Held draws flatter φ by far more than the last digits of a climb."""
+def _fine(units: int, optimism: float) -> tuple[float, int]:
+    """Return when the last ascent has settled: a few draws overfit by far more than the last digits of a climb."""
     rise, window = FINE[units > 1]
-    enough = SETTLED[units > 1] * abs(flattery) / units
+    enough = SETTLED[units > 1] * abs(optimism) / units
     return (enough, ROUGH[1]) if enough > rise else (rise, window)
 
 
-def _draws_at_start(held: Held, draws: int | None) -> int:
+def _draws_at_start(held: FixedDrawsELBO, draws: int | None) -> int:
     """Return how many draws to begin with: as asked, else few, but more where small data affords them."""
     if draws is not None:
         return draws + draws % 2  # antithetic: they come in pairs
@@ -282,20 +282,20 @@ def _draws_at_start(held: Held, draws: int | None) -> int:
     return power_of_two(max(FEWEST[False], 4 * held.size, min(512, 2**13 // work(held.x, 1, latents.size))))
 
 
-def _draws_of_natural_steps(held: Held, number: int) -> int:
+def _draws_of_natural_steps(held: FixedDrawsELBO, number: int) -> int:
     """Return how many draws natural steps go by, by far the most of the way: few, but ``number`` where that costs no more."""
     many = held.latents.units > 1
     few = power_of_two(max(FEWEST[many], 2 * held.size))
     return number if _cheap(held, number) else min(few, number)
 
 
-def _cheap(held: Held, number: int) -> bool:
+def _cheap(held: FixedDrawsELBO, number: int) -> bool:
     """Return whether so many draws of one unit cost no more than the calls that it takes to evaluate them."""
     return held.latents.units == 1 and number * work(held.x, 1, held.latents.size) < 2**14
 
 
-def _draws_that_judge(held: Held, number: int) -> int:
-    """Return how many fresh draws judge what ``number`` held ones flatter by.
+def _draws_that_judge(held: FixedDrawsELBO, number: int) -> int:
+    """Return how many fresh draws tell the optimism of ``number`` held ones.
 
     One unit's weights may have a long tail, which few draws miss and φ then ignores: more where small data affords them.
     """

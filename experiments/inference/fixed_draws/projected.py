@@ -43,7 +43,7 @@ class Expected:
 
 
 @dataclass
-class Projected:
+class GaussHermite:
     """:class:`experiments.inference.fixed_draws.means.Means` of the one unit of a model with a linear predictor."""
 
     model: Model

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments.fits.callbacks import Watch
 from experiments.fits.journal import State, alike, check_finite
 from experiments.fits.result import Outcome, States
-from experiments.inference.engine import check_start, moved, non_finite_site, trainable
+from experiments.inference.engine import check_start, non_finite_site, state_tensors, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.svi.adam import moments, put_back
 from experiments.inference.svi.batches import BATCH, batch_size, check_batch, check_normalisation, default_draws, hold_out
@@ -146,7 +146,7 @@ class _Run:
                 "pass more, or leave the objective out")
         self.label = training.bound.label(self.draws)
         self.parameters = trainable(model, guide, train_model)
-        self.tensors = moved(model, guide, train_model)
+        self.tensors = state_tensors(model, guide, train_model)
         reason = model.purity() or guide.purity() if problem.pure is None else "" if problem.pure else "pure=False"
         if training.compile:
             check_compiled(reason)
