@@ -36,7 +36,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     from guides.amortisation import Free
     from guides.families.family import Start
     from guides.guide import Guide
-    from zoo.data import FEW, some
+    from zoo.data import FEW, subsample_rows
     from zoo.program.run import seeded
 
     spec = parse(text)
@@ -58,7 +58,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
         raise ZooError(f"expected arguments that '{text}' takes; got others: {error}; 'zoo list' shows guides") from error
     # A guide that serves units it has not seen is as well started on some of very many, and all of them alike.
     shared = make_part.new_units and facts.units == "rows"
-    seen, few = (some(x), some(x, FEW, beyond=FEW)) if shared else (x, x)
+    seen, few = (subsample_rows(x), subsample_rows(x, FEW, beyond=FEW)) if shared else (x, x)
     units = model.latents(seen).units
     if few is not seen:
         model.adopt(few, len(few))

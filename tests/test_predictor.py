@@ -246,13 +246,13 @@ def test_a_pull_has_the_gradient_of_the_means(family: str) -> None:
     one = torch.zeros(1, dtype=torch.long)
     for name, start in phi.items():
         leaf = start.clone().requires_grad_()
-        *_, pull = means.pull({**phi, name: leaf}, noise, one)
+        *_, pull = means.surrogate({**phi, name: leaf}, noise, one)
         [gradient] = torch.autograd.grad(pull, [leaf])
         for i in range(leaf.numel()):
             step = torch.zeros(leaf.numel()).double()
             step[i] = 1e-5
             ends = [
-                sum(float(part) for part in means.pull({**phi, name: start + sign * step.view_as(leaf)}, noise, one)[:2])
+                sum(float(part) for part in means.surrogate({**phi, name: start + sign * step.view_as(leaf)}, noise, one)[:2])
                 for sign in (1, -1)]
             assert float(gradient.flatten()[i]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-5)
 

@@ -50,10 +50,10 @@ def take(x: Data, index: Tensor, units: int) -> Data:
 MANY, FEW = 2**15, 2**10
 
 
-def some(x: Data, count: int = MANY, beyond: int = MANY) -> Data:
+def subsample_rows(x: Data, count: int = MANY, beyond: int = MANY) -> Data:
     """Return ``x``, or of a table of more than ``beyond`` rows only ``count``, evenly spaced: a view that copies nothing.
 
-    >>> some(torch.zeros(1_000_000, 2)).shape
+    >>> subsample_rows(torch.zeros(1_000_000, 2)).shape
     torch.Size([32768, 2])
     """
     return x[:: len(x) // count][:count] if isinstance(x, Tensor) and x.ndim == 2 and len(x) > beyond else x

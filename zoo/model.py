@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo.data import FEW, Data, Identity, put_back, reference, some
+from zoo.data import FEW, Data, Identity, put_back, reference, subsample_rows
 from zoo.distributions.empty import Empty
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
@@ -146,7 +146,7 @@ class Model(PyroModule):
             if known is not None and known[0] == key:
                 return known[1]
         with seeded(0), self._isolated():
-            few = some(x, FEW)
+            few = subsample_rows(x, FEW)
             if few is not x and bool(reference(x).isnan().any()):
                 few = x  # which row has a number missing, all of them must be asked
             found = layout(self, few, self.label, self._observed)

@@ -39,22 +39,22 @@ class State:
 
     point: Tensor
     loss: Tensor
-    told: Tensor
+    reconstruction: Tensor
     gradient: Tensor
 
     def at(self, units: Tensor) -> State:
         """Return the state of some units, in their order."""
-        return State(of(self.point, units), of(self.loss, units), of(self.told, units), of(self.gradient, units))
+        return State(of(self.point, units), of(self.loss, units), of(self.reconstruction, units), of(self.gradient, units))
 
     def copy(self) -> State:
-        return State(self.point.clone(), self.loss.clone(), self.told.clone(), self.gradient.clone())
+        return State(self.point.clone(), self.loss.clone(), self.reconstruction.clone(), self.gradient.clone())
 
     def put(self, units: Tensor, new: State) -> None:
         """Set the state of some units; that of all is ``new``'s own."""
         if len(units) == len(self.point):
-            self.point, self.loss, self.told, self.gradient = new.point, new.loss, new.told, new.gradient
+            self.point, self.loss, self.reconstruction, self.gradient = new.point, new.loss, new.reconstruction, new.gradient
             return
-        self.point[units], self.loss[units], self.told[units] = new.point, new.loss, new.told
+        self.point[units], self.loss[units], self.reconstruction[units] = new.point, new.loss, new.reconstruction
         self.gradient[units] = new.gradient
 
 
@@ -81,7 +81,7 @@ def recorded(objective: Objective, tape: Tape | None) -> Callable[[Tensor, Tenso
         def ask() -> np.ndarray:
             nonlocal width
             try:
-                value, told, gradient = objective(at, units)
+                value, reconstruction, gradient = objective(at, units)
             except LinAlgError as error:
                 if not width:
                     raise ZooError(
@@ -89,7 +89,7 @@ def recorded(objective: Objective, tape: Tape | None) -> Callable[[Tensor, Tenso
                         "add to the covariance's diagonal, or use float64 data") from error
                 return np.full(len(at) * width, np.nan)
             width = 2 + gradient.shape[1]
-            return torch.cat([torch.stack([value, told], 1), gradient], 1).cpu().numpy().ravel()
+            return torch.cat([torch.stack([value, reconstruction], 1), gradient], 1).cpu().numpy().ravel()
 
         # In NumPy: of few units, what is worked out here takes as long as it takes to call.
         found = (ask() if tape is None else tape.answer(ask)).reshape(len(at), -1)
@@ -174,7 +174,7 @@ def ascend_each(
         missing[active] = torch.where(stuck, promised, 0.0)
         active = active[calm[active] < CALM]
         if report is not None:
-            report(-float(state.loss.sum()), float(state.gradient.norm()), float(state.told.sum()), state.point)
+            report(-float(state.loss.sum()), float(state.gradient.norm()), float(state.reconstruction.sum()), state.point)
     most = float(missing.max())
     return state.point, Ascent(-float(state.loss.sum()), taken, not len(active) and most <= PROMISED, most)
 

@@ -158,7 +158,7 @@ class Normal(NormalBase):
         raise NotImplementedError(f"{type(self).__name__} does not hold normals of any covariance")
 
     @abc.abstractmethod
-    def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
+    def from_preconditioned(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
         """Return the φ at coordinates ``y`` (units, size) about ``phi``, in which the ELBO curves alike in all directions.
 
         ``root`` is that of the curvature. Of y, the mean's coordinates come first.

@@ -58,7 +58,7 @@ class MeanField(Normal):
             "loc": phi["loc"] + scale * curvature.solve(scale * slope, length),
             "log_scale": phi["log_scale"] - 0.5 * precision.log()}
 
-    def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
+    def from_preconditioned(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
         loc, log_scale = y.tensor_split(2, 1)
         return {
             "loc": phi["loc"] + phi["log_scale"].exp() * (root @ loc[..., None])[..., 0],
@@ -121,7 +121,7 @@ class FullRank(Normal):
             "loc": phi["loc"] + (factor @ curvature.solve(white, length)[..., None])[..., 0],
             "tril": self._entries(factor @ curvature.scale_tril(length))}
 
-    def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
+    def from_preconditioned(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
         factor = self.scale_tril(phi)
         loc, tril = y.split([phi["loc"].shape[-1], phi["tril"].shape[-1]], 1)
         places, diagonal = _triangle(factor.shape[-1], factor.device)
@@ -236,6 +236,7 @@ class LowRank(Normal):
     def natural_step(self, phi: Phi, slope: Tensor, curvature: Curvature, length: Tensor) -> Phi:
         return {**MeanField().natural_step(phi, slope, curvature, length), "loadings": phi["loadings"]}
 
-    def near(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
+    def from_preconditioned(self, phi: Phi, root: Tensor, y: Tensor) -> Phi:
         own, loadings = y.tensor_split([2 * phi["loc"].shape[-1]], 1)
-        return {**MeanField().near(phi, root, own), "loadings": phi["loadings"] + loadings.reshape(phi["loadings"].shape)}
+        steps = loadings.reshape(phi["loadings"].shape)
+        return {**MeanField().from_preconditioned(phi, root, own), "loadings": phi["loadings"] + steps}

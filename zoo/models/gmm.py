@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from zoo.data import Data, as_rows, check_table, some
+from zoo.data import Data, as_rows, check_table, subsample_rows
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.model import Model
@@ -109,7 +109,7 @@ class GMM(Model):
         super().__init__()
         structure = chosen(COVARIANCES, covariance, "covariance")
         x = check_table(x, self.label)
-        rows = as_rows(some(x))
+        rows = as_rows(subsample_rows(x))
         labels = cluster(rows, components)
         self.components, self.covariance = components, structure
         self._name = covariance

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from experiments.inference.engine import check_start
 from experiments.inference.fixed_draws.means import Means, MonteCarlo
-from experiments.inference.fixed_draws.natural import Chart, climb_accelerated, climb_naturally, near
+from experiments.inference.fixed_draws.natural import Chart, climb_accelerated, climb_naturally, from_preconditioned
 from experiments.inference.fixed_draws.parts import Parts, slices
 from experiments.inference.fixed_draws.projected import GaussHermite
 from experiments.optimisers.each import PROMISED, Objective, ascend_each, recorded
@@ -212,8 +212,8 @@ class FixedDrawsELBO:
         """Climb in the coordinates that suit the curvature where φ is."""
         chart = Chart.of(self._natural(noise), self.family, own, self.count.tape)
 
-        def report(value: float, norm: float, told: float, point: Tensor) -> None:
-            self._report(value, norm, told, chart.rows(point))
+        def report(value: float, norm: float, reconstruction: float, point: Tensor) -> None:
+            self._report(value, norm, reconstruction, chart.rows(point))
 
         check = partial(check_start, self.model, self.guide, self.x)
         objective = partial(self._in_chart, chart, noise)
@@ -224,10 +224,11 @@ class FixedDrawsELBO:
     def _in_chart(self, chart: Chart, noise: Tensor, point: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the ELBOs of units ``index`` (k,) on ``noise``, reconstructions, and the slopes in a chart's coordinates."""
         y = point.detach().requires_grad_()
-        phi = _like(near(self.family, chart.own, chart.start[index], y, *(root[index] for root in chart.roots)), noise)
+        roots = (root[index] for root in chart.roots)
+        phi = _like(from_preconditioned(self.family, chart.own, chart.start[index], y, *roots), noise)
         entropy = self.family.distribution(phi).entropy()
-        prior, likelihood, pull = self.means.pull(phi, noise, index)
-        [slope] = torch.autograd.grad(entropy.sum() + pull, [y])
+        prior, likelihood, surrogate = self.means.surrogate(phi, noise, index)
+        [slope] = torch.autograd.grad(entropy.sum() + surrogate, [y])
         return (likelihood + prior + entropy.detach()).double(), likelihood.double(), slope
 
     def _promised(self, own: Free, noise: Tensor) -> float:

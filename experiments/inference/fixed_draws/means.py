@@ -17,7 +17,7 @@ from zoo.model import Model
 class Means(Protocol):
     """E_q[log p(z)] and E_q[log p(x | z)] of units, as held noise (draws, 1, size) tells them."""
 
-    def pull(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def surrogate(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return both means of units ``index`` (k,), (k,) each without a graph, and a number whose gradient in φ is theirs."""
         ...
 
@@ -41,7 +41,7 @@ class MonteCarlo:
     #: Of one unit, the last draws and their densities.
     last: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
 
-    def pull(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def surrogate(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z = self.family.transform(phi, noise)
         prior, likelihood, slope = self._density(z.detach(), index)
         # What z gains by its gradient is what the means do.

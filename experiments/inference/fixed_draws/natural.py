@@ -71,7 +71,7 @@ def climb_naturally(
         taken += 1
         if report is not None:
             norm = float(state.gradient[:, : _size(state)].norm())
-            report(-float(state.loss.sum()), norm, float(state.told.sum()), state.point)
+            report(-float(state.loss.sum()), norm, float(state.reconstruction.sum()), state.point)
     own.set(state.point)
     return taken
 
@@ -104,7 +104,7 @@ def climb_accelerated(
             break
         calm = calm + 1 if float(state.loss - after.loss) < rise else 0
         state, taken = after, taken + 1
-        report(-float(state.loss), float(state.gradient[:, : _size(state)].norm()), float(state.told), state.point)
+        report(-float(state.loss), float(state.gradient[:, : _size(state)].norm()), float(state.reconstruction), state.point)
     own.set(state.point)
     return taken, -float(state.loss) if calm == CALM else None
 
@@ -156,13 +156,13 @@ class Chart:
 
     def rows(self, y: Tensor) -> Tensor:
         """Return φ of all units at their coordinates, as rows (units, size)."""
-        return self.own.rows(near(self.family, self.own, self.start, y, *self.roots))
+        return self.own.rows(from_preconditioned(self.family, self.own, self.start, y, *self.roots))
 
 
-def near(family: Family, own: Free, start: Tensor, y: Tensor, *roots: Tensor) -> Phi:
+def from_preconditioned(family: Family, own: Free, start: Tensor, y: Tensor, *roots: Tensor) -> Phi:
     """Return φ of units at their coordinates ``y`` (k, size) about ``start``, as of :class:`Chart`."""
     if roots and isinstance(family, Normal):
-        return family.near(own.unflat(start), roots[0], y)
+        return family.from_preconditioned(own.unflat(start), roots[0], y)
     return own.unflat(start + y)
 
 

@@ -51,14 +51,14 @@ class GaussHermite:
     x: Data
     predictor: Predictor
 
-    def pull(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def surrogate(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, eta = self.family.transform(phi, noise), self._at(phi["loc"])
         spread = self.family.project(phi, self.predictor.matrix)
         prior, slope = self.model.log_prior_and_slope(self.x, z.detach())
         found = self._expected(eta.detach(), spread.detach(), nodes(noise))
         # Stein's identity: half the second derivative is what a mean gains by a larger variance.
-        pull = (z * slope).sum() / len(z) + found.first @ eta + 0.5 * found.second @ spread.square().sum(1)
-        return prior.mean(0), found.value.sum()[None], pull
+        surrogate = (z * slope).sum() / len(z) + found.first @ eta + 0.5 * found.second @ spread.square().sum(1)
+        return prior.mean(0), found.value.sum()[None], surrogate
 
     def natural(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         prior, slope = self.model.log_prior_and_slope(self.x, self.family.transform(phi, noise))

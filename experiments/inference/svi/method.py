@@ -25,7 +25,7 @@ from experiments.inference.svi.stopping import EVERY, TOLERANCE, Windows, closin
 from experiments.log_evidence.log_weights import scored
 from experiments.runtime.threads import quick_products
 from guides.guide import BaseGuide
-from zoo.data import Data, reference, some, take, tensors
+from zoo.data import Data, reference, subsample_rows, take, tensors
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning
 from zoo.program.latents import Latents
@@ -158,7 +158,7 @@ class _Run:
         #: The last state of which recorded results are known to be Python's: how many comparisons there had been, and the step.
         self.safe: tuple[int, int, State, tuple[Tensor, list[Tensor]]] | None = None
         self.remarks: list[str] = []
-        check_start(model, guide, self._view(some(self.x) if guide.new_units and self.size < self.units else self.x))
+        check_start(model, guide, self._view(subsample_rows(self.x) if guide.new_units and self.size < self.units else self.x))
         if self.size == 1:
             first = None if self.units == 1 else torch.zeros(1, dtype=torch.long, device=reference(self.x).device)
             one = self.x if first is None else take(self.x, first, self.units)
