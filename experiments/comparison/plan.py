@@ -84,7 +84,7 @@ def fit_comparison(
     theta = None if train_model else plan.fit_theta(asked, train_with)
     exact = None
     if simulate:
-        contest, exact = plan.simulated()
+        plan, exact = plan.simulated()
     fits = [plan.fit_own(g) for g in asked] if train_model else plan.fit_all(asked)
     _tell_unused(options, [*fits, *([theta] if theta is not None else [])])
     return FittedComparison(plan, theta, fits, exact, train_model, simulate)
