@@ -299,7 +299,7 @@ def test_a_summary_is_of_all_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def said(job: Job, **named: Any) -> None:
         raise zoo.ZooError(f"{len(job.data.x)} rows, {job.holdout} held out")
 
-    monkeypatch.setattr(Job, "contested", said)
+    monkeypatch.setattr(Job, "fit_comparison", said)
     assert run(["summary", "flow_prior", "--data", "iris", "-g", "mean_field:encoder"]) == 2
     assert "150 rows, 0.0 held out" in capsys.readouterr().err
 
