@@ -61,7 +61,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     seen, few = (subsample_rows(x), subsample_rows(x, FEW, beyond=FEW)) if shared else (x, x)
     units = model.latents(seen).units
     if few is not seen:
-        model.adopt(few, len(few))
+        model.runner.adopt(few, len(few))
     with seeded(seed):
         family = make_family(*spec.family_arguments[0], **spec.family_arguments[1])
         initial = family.initial(Start.of(model, few))

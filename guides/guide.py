@@ -21,6 +21,7 @@ from zoo.data import Data
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program.coordinates import volumes
 from zoo.program.latents import Site
 from zoo.program.run import Program
 
@@ -80,7 +81,7 @@ class BaseGuide(PyroModule):
         z = pyro.sample("_z", q.to_event(1), infer={"is_auxiliary": True})
         with poutine.block():
             values = self.model.constrain(x, z[None])
-            volume = self.model.volume(x, z)
+            volume = volumes(self.model.runner, x, z)
         plates: dict[str, pyro.plate] = {}
         for site in latents.sites:
             log_density = -volume[site.name] if site.name in volume else 0.0

@@ -17,6 +17,7 @@ from zoo.data import Data, reference
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooWarning
 from zoo.model import Model
+from zoo.program.drawing import prior_draws
 from zoo.program.run import seeded
 
 #: Runs of a program that tell how many fail, where nothing was drawn.
@@ -72,7 +73,7 @@ class PriorDistribution(dist.TorchDistribution):
         super().__init__(torch.Size([latents.units]), torch.Size([latents.size]), validate_args=False)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        draws, runs = self.model.prior_draws(self.x, math.prod(sample_shape))
+        draws, runs = prior_draws(self.model.runner, self.x, math.prod(sample_shape))
         if self._log_share is None and (runs >= RUNS or runs == len(draws) > 0):
             self._log_share = math.log(len(draws) / runs)
             self.tell(runs - len(draws), runs)

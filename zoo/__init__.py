@@ -4,6 +4,7 @@
   that are registered.
 - ``dataset`` loads a ``Dataset``: ``DATASETS`` lists them.
 - ``Latents`` says how z is laid out, ``Enumerated`` is a posterior over a finite support.
+- ``linear_predictor`` finds the number through which each observation hangs on the latents, where there is one.
 - ``seeded`` draws by a seed and puts torch's generator back, ``mapped`` keeps data on disk.
 - ``ZooError`` and ``ZooWarning`` are one line each: what was expected, what came, what to do.
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.model import Model
     from zoo.program.latents import Latents
     from zoo.program.run import seeded
+    from zoo.structure.linear_predictor import linear_predictor
 
 _LAZY = {
     "Dataset": "zoo.datasets:Dataset",
@@ -35,13 +37,14 @@ _LAZY = {
     "as_model": "zoo.bare:as_model",
     "build": "zoo.construct:build",
     "dataset": "zoo.datasets:dataset",
+    "linear_predictor": "zoo.structure.linear_predictor:linear_predictor",
     "mapped": "zoo.datasets.spool:mapped",
     "seeded": "zoo.program.run:seeded",
 }
 
 __all__ = [
     "DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
-    "dataset", "mapped", "seeded",
+    "dataset", "linear_predictor", "mapped", "seeded",
 ]
 
 

@@ -42,6 +42,9 @@ class FunctionModel(Model):
         program: Any = self._modules.get("module")  # not as an attribute, on whose reading Pyro takes a module over
         return program if program is not None else self._function
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_proof": None}  # it holds on to what the program loads
+
     def purity(self) -> str:
         if "pure" in vars(self):
             return super().purity()

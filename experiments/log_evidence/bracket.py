@@ -281,7 +281,7 @@ def _annealed(
     units = exact.shape[1]
     chains = affordable(model, min(256, max(16, 4096 // units)), 16) if chains is None else chains
     with seeded(seed + Stream.PILOT):
-        path, forward = pilot(Endpoints.of(model, guide, x), chains=8 if model.draw_by_draw else None)
+        path, forward = pilot(Endpoints.of(model, guide, x), chains=None if model.runner.draws.vectorised else 8)
         most = min(affordable(model, LADDER[-1], LADDER[1]), BUDGET // (chains * _cost(model, x, units, exact.shape[2])))
         reverse = path.reverse(exact)
         tried = [t for t in LADDER if t <= max(most, LADDER[0])] if temperatures is None else [temperatures]

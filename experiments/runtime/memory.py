@@ -16,7 +16,7 @@ def affordable(model: Model, number: int, least: int) -> int:
 
     Of one that is run draw by draw, which takes milliseconds each, a :data:`FEWER`-th, and ``least`` at least.
     """
-    return min(number, max(least, number // FEWER)) if model.draw_by_draw else number
+    return number if model.runner.draws.vectorised else min(number, max(least, number // FEWER))
 
 
 def work(x: Data, units: int, size: int) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,14 +15,14 @@ from guides.guide import BaseGuide
 from guides.pyro_guide import trace
 from zoo.data import Data, Identity, reference, take
 from zoo.distributions.enumerated import Enumerated
-from zoo.errors import ZooError, ZooWarning
+from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.angles import centre, with_one_turn
 from zoo.program.latents import Pack, Packing, Substitute, is_deterministic, sum_right
 from zoo.program.layout import first_run
 from zoo.program.params import LocalParams
 from zoo.program.run import Program, by_unit, isolated, run, seeded
-from zoo.program.vectorise import FORBIDDEN, OTHER, loop
+from zoo.program.vectorise import FORBIDDEN, OverDraws
 
 
 def as_guide(model: Model, guide: BaseGuide | str | Program | type[AutoGuide], x: Data) -> BaseGuide | str:
@@ -99,7 +98,7 @@ class ProgramGuide(BaseGuide):
 
     program: Any
     pure = False
-    caches = ("_checked", "_vectorised")
+    caches = ("_checked", "_draws")
 
     def __init__(self, model: Model, program: Program, x: Data):
         super().__init__(model, getattr(program, "__name__", type(program).__name__))
@@ -110,7 +109,7 @@ class ProgramGuide(BaseGuide):
         self.__dict__["program"], self.__dict__["_checked"] = program, None
         if isinstance(program, nn.Module):
             self._modules["module"] = program  # PyroModule's own way would rename its parameters, and refuse used ones
-        self._vectorised = True
+        self._draws = OverDraws(self, quiet=True)
         with seeded(0), torch.no_grad(), isolated(LocalParams(model)):
             found = first_run(model, x)
         self._angles = {site.name for site in self.latents.sites if centre(found[site.name]["fn"]) is not None}
@@ -127,6 +126,11 @@ class ProgramGuide(BaseGuide):
                 self._check_supports(x)
                 self._check_draws(x)
         self.eval()
+
+    @property
+    def label(self) -> str:
+        """What warnings call the guide."""
+        return f"'{self.text}'"
 
     def forward(self, x: Data) -> Any:
         with trace.Params(self):  # stock Pyro, too, must run the program with this guide's φ
@@ -154,7 +158,7 @@ class ProgramGuide(BaseGuide):
             return self._place(x, sites, units)
 
         zeros = torch.zeros(draws, device=reference(x).device)
-        z, log_q = self._over_draws(one, zeros, self.model.latents(x).awaited)
+        z, log_q = self._draws(one, zeros, self.model.latents(x).awaited)
         return z.to(reference(x).dtype), log_q
 
     def log_q(self, x: Data, z: Tensor) -> Tensor:
@@ -170,7 +174,7 @@ class ProgramGuide(BaseGuide):
             return self._sum(sites, model, row.shape[0]) + volume
 
         try:
-            log_q: Tensor = self._over_draws(one, z, self.model.latents(x).awaited)
+            log_q: Tensor = self._draws(one, z, self.model.latents(x).awaited)
         except (KeyError, NotImplementedError) as error:  # of flows without an inverse
             raise ZooError(
                 f"expected a guide whose log-density is known at any z; got '{self.text}', which can't be inverted: {error}; "
@@ -209,7 +213,7 @@ class ProgramGuide(BaseGuide):
         """Return one draw's z (units, d) and log q(z | x) (units,) from the program's trace."""
         unit, volume, parts = self.latents.unit, torch.zeros(()), []
         values, known = self._values(sites), trace.unpack(self._auxiliary, sites)
-        model = self._run_model(x, Pack(values, unit, observed=self.model._observed))
+        model = self._run_model(x, Pack(values, unit, observed=self.model.runner.observed))
         for name, value in values.items():
             packing = Packing.of(model[name], unit)
             assert packing.transform is not None, "discrete latents are enumerated"
@@ -221,7 +225,7 @@ class ProgramGuide(BaseGuide):
 
     def _at(self, x: Data, row: Tensor, text: str | None) -> tuple[dict[str, Any], dict[str, Any], Substitute]:
         """Return the traces of the program, without densities where ``text`` is ``None``, and of the model at z (units, d)."""
-        substitute = Substitute(row, self.latents.unit, observed=self.model._observed)
+        substitute = Substitute(row, self.latents.unit, observed=self.model.runner.observed)
         model = self._run_model(x, substitute)
         fixed = trace.Fixed(self._values(model), substitute.unconstrained, self._auxiliary, text)
         return self._run(x, fixed, density=text is not None), model, substitute
@@ -270,8 +274,8 @@ class ProgramGuide(BaseGuide):
         """Fall back to a loop where vmap gives all draws one value: samplers that don't use torch's generator."""
         z, _ = self.draw(x, self.latents.units, 2)
         same = (z[0] == z[1]).split([site.size for site in self.latents.sites], 1)
-        if self._vectorised and any(bool(part.all()) for part in same):
-            self._loop("it would draw the same value in every draw")
+        if self._draws.vectorised and any(bool(part.all()) for part in same):
+            self._draws.give_up("it would draw the same value in every draw")
 
     def _runs_on_some(self, x: Data) -> bool:
         """Return whether the program, run on half of the rows, draws the latents of these alone."""
@@ -285,20 +289,3 @@ class ProgramGuide(BaseGuide):
         axes = {site: site.plates.index(latents.unit) for site in latents.sites}
         expected = {site.name: (*site.shape[:i], some, *site.shape[i + 1:]) for site, i in axes.items()}
         return all(value.shape == expected[name] for name, value in self._values(sites).items())
-
-    def _over_draws(self, one: Callable[[Tensor], Any], rows: Tensor, drawing: bool = False) -> Any:
-        if self._vectorised and not drawing:  # observations that the model draws need a sampler that vmap knows
-            try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "There is a performance drop")  # torch does that operation in a loop
-                    return torch.func.vmap(one, randomness="different")(rows)
-            except OTHER:
-                raise
-            except FORBIDDEN as error:
-                self._loop(str(error).splitlines()[0][:120])
-        return loop(one, rows)
-
-    def _loop(self, reason: str) -> None:
-        self._vectorised = False
-        warnings.warn(ZooWarning(
-            f"'{self.text}' can't run under vmap and will be run draw by draw, which is slower: {reason}"), stacklevel=4)

@@ -18,7 +18,7 @@ from tests import ROOT
 
 PUBLIC = {
     zoo: ["DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
-          "dataset", "mapped", "seeded"],
+          "dataset", "linear_predictor", "mapped", "seeded"],
     guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free",
              "Guide", "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide",
              "build", "default_guides", "fitting_guides", "parse"],

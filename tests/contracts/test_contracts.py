@@ -34,7 +34,7 @@ def test_program_runs_under_vmap_and_agrees_with_a_loop(name: str) -> None:
     model, x = case(name)
     z = model.sample_prior(x, 3)
     batched = model.log_joint(x, z)
-    assert model._vectorised, "a registered program must run under vmap"
+    assert model.runner.draws.vectorised, "a registered program must run under vmap"
     single = torch.cat([model.log_joint(x, row[None]) for row in z])
     torch.testing.assert_close(batched, single, rtol=1e-10, atol=1e-8)
 

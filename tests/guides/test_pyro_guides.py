@@ -325,7 +325,7 @@ def test_draws_are_independent_and_of_their_distribution(fn: Callable[[], Any], 
         wrapped = wrap(model, guide, x)
         with zoo.seeded(2):
             z, _ = wrapped.draw(x, 1, 4000)
-    assert wrapped._vectorised is vectorised
+    assert wrapped._draws.vectorised is vectorised
     with zoo.seeded(3):
         reference = fn().sample((100_000,)).double()
     quartiles = torch.quantile(reference, torch.tensor([0.25, 0.5, 0.75]).double())

@@ -13,6 +13,7 @@ from torch import Tensor
 import experiments
 import zoo
 import zoo.model
+from zoo.program import runner
 from zoo.program.layout import layout
 
 
@@ -40,7 +41,7 @@ def test_a_minibatch_is_not_laid_out_anew(monkeypatch: pytest.MonkeyPatch) -> No
         runs.append(len(data))
         return layout(program, data, *rest)
 
-    monkeypatch.setattr(zoo.model, "layout", counted)
+    monkeypatch.setattr(runner, "layout", counted)
     experiments.fit(model, "exact", x, method="svi", steps=20, batch_size=50, progress=False)
     assert len(runs) <= 3, "the data, the first batch that is checked, and the data again"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from zoo.data import Data, as_rows, check_table
+from zoo.distributions.covariances import covariances
 from zoo.distributions.low_rank_normal import LowRankNormal
 from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.model import Model
@@ -216,9 +217,3 @@ class FactorAnalysis(LinearGaussian):
 
     def average(self, residual: Tensor) -> Tensor:
         return residual
-
-
-def covariances(q: Distribution) -> Tensor:
-    """Return the covariance of each unit under ``q``, (units, d, d): diagonal where q says only its variance."""
-    full: Tensor | None = getattr(q, "covariance_matrix", None)
-    return torch.diag_embed(q.variance) if full is None else full

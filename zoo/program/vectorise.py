@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, ZooWarning
 
 #: What a program does that vmap can't follow, and what goes wrong for other reasons and would in a loop too.
 FORBIDDEN = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
@@ -25,7 +26,7 @@ _CAPTURING: ContextVar[bool] = ContextVar("capturing", default=False)
 
 @contextmanager
 def capturing() -> Iterator[None]:
-    """Let :func:`over_draws` raise where vmap fails."""
+    """Let :class:`OverDraws` raise where vmap fails."""
     token = _CAPTURING.set(True)
     try:
         yield
@@ -33,24 +34,65 @@ def capturing() -> Iterator[None]:
         _CAPTURING.reset(token)
 
 
-def over_draws(one: Callable[[Any], Any], rows: Any, vectorised: bool = True) -> tuple[Any, str]:
-    """Map ``one`` over the first dimension of ``rows``; return the result, and at which site and why vmap failed if it did.
+class Labelled(Protocol):
+    """What has a name by which tables and errors call it."""
+
+    @property
+    def label(self) -> str: ...
+
+
+class OverDraws:
+    """Maps runs of one program over draws: by vmap, or one by one from the first time that vmap can't, with a warning.
 
     A single row is run as it is: vmap nearly doubles what small operations take. Rows that take more memory together than there
     is are run one by one, which says nothing of the program.
+
+    Args:
+        program: whose ``label`` the warning names.
+        quiet: leave out torch's own warnings of operations that it maps in a loop.
+
+    Attributes:
+        vectorised: whether vmap has been able to run the program so far.
     """
-    if not vectorised or count(rows) == 1:
-        return loop(one, rows), ""
-    try:
-        # A decoder that drops units out while it trains drops others for each draw.
-        return torch.func.vmap(one, randomness="different")(rows), ""
-    except (*OTHER, *FORBIDDEN) as error:
-        if out_of_memory(error):
-            return loop(one, rows), ""
-        if isinstance(error, OTHER) or _CAPTURING.get():
-            raise
-        reason = str(error).splitlines()[0][:120]
-        return loop(one, rows), f"at or after site '{last_site(one, rows)}': {reason}"
+
+    def __init__(self, program: Labelled, quiet: bool = False):
+        self.program, self.quiet, self.vectorised = program, quiet, True
+
+    def __call__(self, one: Callable[[Any], Any], rows: Any, drawing: bool = False) -> Any:
+        """Return ``one`` of each row of ``rows``, stacked.
+
+        Args:
+            one: a run of the program at one row.
+            rows: a tensor, or a dict of tensors, of as many rows.
+            drawing: the program draws observations, for which not every sampler runs under vmap: it is run row by row.
+        """
+        if not self.vectorised or drawing or count(rows) == 1:
+            return loop(one, rows)
+        try:
+            with _without_torchs_own() if self.quiet else nullcontext():
+                # A decoder that drops units out while it trains drops others for each draw.
+                return torch.func.vmap(one, randomness="different")(rows)
+        except (*OTHER, *FORBIDDEN) as error:
+            if out_of_memory(error):
+                return loop(one, rows)
+            if isinstance(error, OTHER) or _CAPTURING.get():
+                raise
+            result, reason = loop(one, rows), str(error).splitlines()[0][:120]
+            self.give_up(f"at or after site '{last_site(one, rows)}': {reason}")
+            return result
+
+    def give_up(self, reason: str) -> None:
+        """Run the program draw by draw from now on, and warn why."""
+        self.vectorised = False
+        warnings.warn(ZooWarning(
+            f"{self.program.label} can't run under vmap and will be run draw by draw, which is slower: {reason}"), stacklevel=5)
+
+
+@contextmanager
+def _without_torchs_own() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        yield
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -19,9 +19,10 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from zoo.data import Data, reference
+from zoo.data import Data, Identity, reference
 from zoo.program.latents import Substitute, is_deterministic
 from zoo.program.recording.record import alike
+from zoo.program.recording.settings import Settings
 from zoo.program.run import prior_of, run, seeded
 from zoo.structure.affine import Dependent, Following
 
@@ -36,6 +37,8 @@ LIKELIHOOD, PRIOR = "log p(x | z)", "log p(z)"
 GUARDS = 2
 #: Numbers that A's columns may have that are found in one run.
 AT_ONCE = 2**22
+#: Bytes of a matrix that a model may hold on to, and what its runner keeps the predictor under.
+KEPT, NAME = 2**26, "linear_predictor"
 #: What may go wrong where a program can't be followed, or a distribution is not made by its parameters' names.
 FAILURES = (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, KeyError)
 
@@ -82,6 +85,20 @@ class Predictor:
         return seen.keys() == self.checked.keys() and all(alike(value, self.checked[name]) for name, value in seen.items())
 
 
+def linear_predictor(model: Model, x: Data) -> Predictor | None:
+    """Return the linear predictor that ``model`` is proved to have on ``x``, ``None`` where it has none: see :func:`find`.
+
+    It is kept for the next time, unless it is large, and then held against the program at one point.
+    """
+    key = Identity.of(x)
+    before, settings, known = model.runner.kept.get(NAME) or (None, None, None)
+    if before != key or not (settings and settings.hold()) or (known is not None and not known.holds(model, x)):
+        known = find(model, x)
+        fits = known is None or known.matrix.nbytes <= KEPT
+        model.runner.kept[NAME] = (key, Settings([model]), known) if fits else None
+    return known
+
+
 def find(model: Model, x: Data) -> Predictor | None:
     """Return the linear predictor of ``model`` on ``x``; ``None`` where it has none.
 
@@ -123,7 +140,7 @@ def _proved(model: Model, x: Data) -> tuple[str, type] | None:
     def one(row: Tensor) -> Tensor:
         z = Dependent(row, affine=True)
         with Following() as following:
-            site = _observed_site(run(model._program, x, Substitute(z, None), density=False))
+            site = _observed_site(run(model.runner.program, x, Substitute(z, None), density=False))
             base = _base(site["fn"])
             moving = {name: value for name, value in _parameters(base).items() if isinstance(value, Dependent)}
             vars(base).update({name: value.value for name, value in moving.items()})
@@ -132,7 +149,7 @@ def _proved(model: Model, x: Data) -> tuple[str, type] | None:
             found.extend((name, type(base)) for name, value in moving.items() if value.affine)
         return row
 
-    model._over_draws(one, _points(model, x)[:1])
+    model.runner.over_draws(one, _points(model, x)[:1])
     return found[0] if found else None
 
 
@@ -192,10 +209,10 @@ def _value(model: Model, x: Data, z: Tensor) -> Tensor:
     values: list[Tensor] = []
 
     def one(row: Tensor) -> Tensor:
-        values.append(_observed_site(run(model._program, x, Substitute(row, None), density=False))["value"])
+        values.append(_observed_site(run(model.runner.program, x, Substitute(row, None), density=False))["value"])
         return row
 
-    model._over_draws(one, z[None])
+    model.runner.over_draws(one, z[None])
     return values[0]
 
 
@@ -205,12 +222,12 @@ def _seen(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
 
     def one(row: Tensor) -> dict[str, Tensor]:
         substitute = Substitute(row, None)
-        sites = run(model._program, x, substitute)
+        sites = run(model.runner.program, x, substitute)
         site = _observed_site(sites)
         parameters = {name: value.expand(shape).reshape(-1) for name, value in _parameters(_base(site["fn"])).items()}
         return {**parameters, LIKELIHOOD: site["log_prob"].sum(), PRIOR: prior_of(sites, substitute)[0]}
 
-    found: dict[str, Tensor] = model._over_draws(one, z)
+    found: dict[str, Tensor] = model.runner.over_draws(one, z)
     return found
 
 

@@ -16,9 +16,9 @@ from experiments.optimisers.lbfgs import ascend
 from experiments.runtime.processes import ALONE, Processes
 from experiments.samplers.quasi_random import normal_noise, power_of_two
 from zoo.data import Data, reference
+from zoo.distributions.covariances import covariances
 from zoo.distributions.enumerated import Enumerated, expect
 from zoo.model import Model
-from zoo.models.linear_gaussian import covariances
 from zoo.program.latents import Latents
 
 #: E_q[log p(z | θ)], E_q[log p(x | z, θ)] and the entropy of q, in nats, summed over units: the ELBO's three terms.

@@ -23,6 +23,7 @@ from guides.model_based import Exact
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.latents import Latents
+from zoo.structure.m_step import Bounded
 
 #: EM has converged where an iteration raises log p(x | θ) by less, in nats per unit.
 TOLERANCE = 1e-9
@@ -134,7 +135,8 @@ class _Run:
 
     def _move(self, point: Tensor) -> None:
         assign(self.parameters, point)
-        self.work.model.confine()
+        if isinstance(self.work.model, Bounded):
+            self.work.model.confine()
         self.work.moved()
 
     def outcome(self, steps: int, evidence: float, converged: bool, stopped: str = "") -> Outcome:

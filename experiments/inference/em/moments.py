@@ -13,10 +13,11 @@ from torch.distributions import Distribution
 from experiments.inference.em.expectation import Expectation, Rows, Terms, e_step, m_step
 from experiments.runtime.processes import ALONE, Processes
 from zoo.data import Data, reference, take
+from zoo.distributions.covariances import covariances
 from zoo.distributions.enumerated import Enumerated
 from zoo.model import Model
-from zoo.models.linear_gaussian import covariances
 from zoo.program.latents import Latents
+from zoo.structure.m_step import FromMoments
 from zoo.structure.probe import Probe
 from zoo.structure.quadratic import ROWS, Frame, power_sums, responsibilities
 
@@ -123,6 +124,7 @@ class QuadraticStatistics(Expectation):
 
     def maximise(self) -> None:
         if self.rows is None and float(self.sums[:, 0].min()) > EMPTY:
+            assert isinstance(self.model, FromMoments), "as _by_moments found"
             self.model.maximise_moments(self.frame.moments(self.sums))
         else:
             (self.rows or self._by_rows()).maximise()
@@ -157,8 +159,10 @@ def expectation(model: Model, x: Data, processes: Processes = ALONE) -> Expectat
 def _by_moments(model: Model) -> bool:
     """Return whether the model's M-step is known from moments: that of a subclass which has another one may not be."""
     classes = type(model).__mro__
+    if not isinstance(model, FromMoments):
+        return False
     steps = [next(i for i, c in enumerate(classes) if name in vars(c)) for name in ("maximise_moments", "maximise")]
-    return steps[0] <= steps[1] and classes[steps[0]] is not Model
+    return steps[0] <= steps[1]
 
 
 def _double(model: Model) -> Model:

@@ -30,6 +30,7 @@ from zoo.data import Data, in_double, take
 from zoo.model import Model
 from zoo.program.latents import Latents
 from zoo.program.vectorise import FORBIDDEN, LinAlgError
+from zoo.structure.linear_predictor import linear_predictor
 
 #: Numbers that a draw's density touches for it to be worth while to look for a linear predictor.
 WORTH = 2**10
@@ -96,7 +97,7 @@ class FixedDrawsELBO:
     def means(self) -> Means:
         """How the means under the units' own φ are found: of a linear predictor by one integral an observation."""
         if isinstance(self.family, Normal) and self.latents.units == 1 and work(self.x, 1, self.size) >= WORTH:
-            predictor = self.model.linear_predictor(self.x)
+            predictor = linear_predictor(self.model, self.x)
             if predictor is not None:
                 return GaussHermite(self.model, self.family, self.x, predictor)
         return MonteCarlo(self.model, self.family, self.x, self.parts)

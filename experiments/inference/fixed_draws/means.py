@@ -12,6 +12,7 @@ from experiments.inference.fixed_draws.parts import Parts, slices
 from guides.families.family import NormalBase, Phi
 from zoo.data import Data, take
 from zoo.model import Model
+from zoo.program.coordinates import log_terms_and_slope
 
 
 class Means(Protocol):
@@ -64,7 +65,7 @@ class MonteCarlo:
             parts = []
             for some in slices(len(index), self.parts.units_at_once(len(draws))):
                 x = self.x if some.stop - some.start == units else take(self.x, index[some], units)
-                parts.append(self.model.log_terms_and_slope(x, draws[:, some]))
+                parts.append(log_terms_and_slope(self.model, x, draws[:, some]))
             rows.append([_joined(each, 1) for each in zip(*parts, strict=True)])
         prior, likelihood, slope = (_joined(each, 0) for each in zip(*rows, strict=True))
         if units == 1:

@@ -22,6 +22,7 @@ from experiments.inference.fixed_draws.parts import slices
 from guides.families.family import Normal, Phi
 from zoo.data import Data
 from zoo.model import Model
+from zoo.program.coordinates import log_prior_and_slope
 from zoo.structure.linear_predictor import Predictor
 
 #: Nodes of an observation's integral: so few, but as many more as make so many numbers in all. And of one that these few don't
@@ -54,14 +55,14 @@ class GaussHermite:
     def surrogate(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, eta = self.family.transform(phi, noise), self._at(phi["loc"])
         spread = self.family.project(phi, self.predictor.matrix)
-        prior, slope = self.model.log_prior_and_slope(self.x, z.detach())
+        prior, slope = log_prior_and_slope(self.model.runner, self.x, z.detach())
         found = self._expected(eta.detach(), spread.detach(), nodes(noise))
         # Stein's identity: half the second derivative is what a mean gains by a larger variance.
         surrogate = (z * slope).sum() / len(z) + found.first @ eta + 0.5 * found.second @ spread.square().sum(1)
         return prior.mean(0), found.value.sum()[None], surrogate
 
     def natural(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        prior, slope = self.model.log_prior_and_slope(self.x, self.family.transform(phi, noise))
+        prior, slope = log_prior_and_slope(self.model.runner, self.x, self.family.transform(phi, noise))
         matrix = self.predictor.matrix
         spread = self.family.project(phi, matrix)
         found = self._expected(self._at(phi["loc"]), spread, nodes(noise))
@@ -70,7 +71,7 @@ class GaussHermite:
         return prior.mean(0), found.value.sum()[None], mean, cross(slope, noise) + curved
 
     def value(self, phi: Phi, noise: Tensor) -> float:
-        prior, _ = self.model.log_prior_and_slope(self.x, self.family.transform(phi, noise))
+        prior, _ = log_prior_and_slope(self.model.runner, self.x, self.family.transform(phi, noise))
         found = self._expected(self._at(phi["loc"]), self.family.project(phi, self.predictor.matrix), 2 * nodes(noise))
         return float(prior.mean() + found.value.sum())
 

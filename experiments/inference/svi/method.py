@@ -464,7 +464,7 @@ class _Run:
     def _bound(self, batch: Data, index: Tensor | None, step: int) -> Step:
         t = self.training
         if index is not None:
-            self.model.adopt(batch, len(index))
+            self.model.runner.adopt(batch, len(index))
         return stochastic_bound(
             self.model, self.guide, batch, index, self.units, self.draws, t.bound, t.estimator,
             self._kl_weight(step), self.processes)

@@ -15,6 +15,7 @@ import experiments
 import guides
 import zoo
 from experiments.inference.engine import frozen
+from experiments.inference.fixed_draws import elbo
 from experiments.log_evidence.log_weights import log_weights
 from experiments.optimisers.lbfgs import ascend
 from experiments.samplers.quasi_random import normal_noise
@@ -152,7 +153,6 @@ def test_fixed_draws_refuses_the_exact_guide_and_svi_the_prior() -> None:
 
 def test_fixed_draws_double_until_fresh_noise_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """31 dimensions, full rank: a few hundred draws flatter φ by over 0.01 nats, so they are doubled."""
-    from experiments.inference.fixed_draws import elbo
 
     used: list[int] = []
     original = normal_noise
@@ -162,7 +162,7 @@ def test_fixed_draws_double_until_fresh_noise_agrees(monkeypatch: pytest.MonkeyP
         return original(draws, *rest)
 
     monkeypatch.setattr(elbo, "normal_noise", counted)
-    monkeypatch.setattr(zoo.Model, "linear_predictor", lambda *_: None)  # whose integrals take no draws
+    monkeypatch.setattr(elbo, "linear_predictor", lambda *_: None)  # whose integrals take no draws
     x = zoo.dataset("breast_cancer", "binary", standardise=True).x
     model = zoo.build("logistic_regression", x)
     fit = experiments.fit(model, "full_rank", x, start="own")  # no quick fit, whose draws would count, too
@@ -337,7 +337,7 @@ def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
 
 
 def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.inference.fixed_draws import elbo, method, parts
+    from experiments.inference.fixed_draws import method, parts
 
     x, seen = zoo.dataset("eight_schools").x, []
     normal, log_terms = normal_noise, zoo.Model.log_terms

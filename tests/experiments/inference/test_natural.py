@@ -18,6 +18,7 @@ from experiments.inference.fixed_draws.natural import Chart, climb_naturally
 from experiments.samplers.quasi_random import normal_noise
 from guides.families.family import Normal
 from guides.families.natural import REACH, Curvature
+from zoo.program.coordinates import log_terms_and_slope
 
 FAMILIES = ("mean_field", "full_rank", "low_rank")
 
@@ -34,7 +35,7 @@ def statistics(model: Any, guide: Any, x: Tensor, draws: int = 64) -> Any:
 
     def evaluate(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         phi = guide.amortisation.unflat(rows)
-        prior, likelihood, slope = model.log_terms_and_slope(x[index], guide.family.transform(phi, noise).detach())
+        prior, likelihood, slope = log_terms_and_slope(model, x[index], guide.family.transform(phi, noise).detach())
         cross = torch.einsum("nui,nj->uij", slope, noise[:, 0, : slope.shape[2]]) / draws
         value = (prior + likelihood).mean(0) + guide.family.distribution(phi).entropy()
         return value, likelihood.mean(0), torch.cat([slope.mean(0), cross.flatten(1)], 1)

@@ -429,7 +429,7 @@ def test_a_program_that_is_run_draw_by_draw_takes_fewer_draws_and_its_interval_h
     model = zoo.as_model(level)
     guide = experiments.fit(model, "full_rank", x).guide
     found = bracket(model, guide, x)
-    assert model.draw_by_draw
+    assert not model.runner.draws.vectorised
     assert (found.kind, found.draws) == ("estimated", 1024)
     truth = dist.MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double() + 3).log_prob(x)
     assert surrounds(found, float(truth))

@@ -343,7 +343,7 @@ def test_draws_that_take_too_much_memory_go_one_by_one(monkeypatch: pytest.Monke
     assert asked == [37, 37]
     for name, value in model.constrain(x, z).items():
         torch.testing.assert_close(value, values[name], rtol=0, atol=1e-12)
-    assert model._vectorised
+    assert model.runner.draws.vectorised
 
 
 def scaled(x: Tensor) -> None:
@@ -388,7 +388,7 @@ def test_errors_of_the_program_itself_do_not_turn_vmap_off() -> None:
     model.latents(X)
     with pytest.raises(zoo.ZooError, match="coordinates"):
         model.log_joint(X, torch.zeros(2, 4, 3, dtype=torch.double))
-    assert model._vectorised
+    assert model.runner.draws.vectorised
 
 
 def sites_come_and_go(x: Tensor) -> None:

@@ -28,6 +28,7 @@ from experiments.samplers.quasi_random import normal_noise
 from guides.families.family import Normal
 from tests.contracts.cases import case
 from zoo.models.regression import design
+from zoo.structure.linear_predictor import linear_predictor
 
 FAMILIES = ("mean_field", "full_rank", "low_rank")
 ROWS, COLUMNS = 40, 3
@@ -74,7 +75,7 @@ OTHERS: dict[str, Callable[[Tensor], Any]] = {
 def test_a_predictor_is_found_where_one_parameter_is_affine(name: str) -> None:
     observe, parameter = FOUND[name]
     model, x = regression(observe)
-    found = model.linear_predictor(x)
+    found = linear_predictor(model, x)
     assert found is not None
     assert found.name == parameter
     z = torch.randn(5, 1, COLUMNS, generator=torch.Generator().manual_seed(2), dtype=torch.double)
@@ -99,12 +100,12 @@ def test_that_of_a_logistic_regression_is_its_design(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_programs_have_none(name: str) -> None:
     model, x = regression(OTHERS[name])
-    assert model.linear_predictor(x) is None
+    assert linear_predictor(model, x) is None
 
 
 def test_neither_have_programs_of_other_structure() -> None:
     for name in ("eight_schools", "linear_regression", "bayesian_gmm", "gmm", "ppca"):
-        assert case(name)[0].linear_predictor(case(name)[1]) is None, name
+        assert linear_predictor(*case(name)[:2]) is None, name
 
     def scaled(x: Tensor) -> None:
         slope = pyro.sample("slope", dist.Normal(torch.zeros(()).double(), 1.0))
@@ -118,7 +119,7 @@ def test_neither_have_programs_of_other_structure() -> None:
             pyro.sample("again", dist.Normal(slope, 1.0), obs=x)
 
     for program in (scaled, twice):
-        assert zoo.as_model(program).linear_predictor(torch.ones(4).double()) is None
+        assert linear_predictor(zoo.as_model(program), torch.ones(4).double()) is None
 
 
 def test_a_table_of_observations_has_one_too() -> None:
@@ -128,7 +129,7 @@ def test_a_table_of_observations_has_one_too() -> None:
             pyro.sample("x", dist.Normal(z[0] * torch.arange(3).double() + z[1], 1.0), obs=x)
 
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(3), dtype=torch.double)
-    found = zoo.as_model(program).linear_predictor(x)
+    found = linear_predictor(zoo.as_model(program), x)
     assert found is not None
     assert found.matrix.tolist() == [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]] * 4
 
@@ -143,15 +144,15 @@ def test_what_was_found_is_held_against_the_program(what: str) -> None:
             pyro.sample("x", dist.Normal(slope.sum() + known["shift"] + torch.arange(3.0).double(), known["noise"]), obs=x)
 
     model, x = zoo.as_model(program, pure=True), torch.zeros(3).double()
-    first = model.linear_predictor(x)
+    first = linear_predictor(model, x)
     assert first is not None
-    assert model.linear_predictor(x) is first
+    assert linear_predictor(model, x) is first
     known[what] = 2.0
     assert not first.holds(model, x)
-    second = model.linear_predictor(x)
+    second = linear_predictor(model, x)
     assert second is not None
     assert second.offset.tolist() == [known["shift"] + i for i in range(3)]
-    assert model.linear_predictor(x.clone()) is not second, "other data"
+    assert linear_predictor(model, x.clone()) is not second, "other data"
 
 
 def test_a_fit_after_a_change_is_that_of_a_fresh_model() -> None:
@@ -180,7 +181,7 @@ def test_a_changed_prior_is_seen_by_the_next_fit(large: bool, monkeypatch: pytes
         return fits.elbo
 
     if large:
-        monkeypatch.setattr(zoo.model, "KEPT", 100)
+        monkeypatch.setattr(zoo.structure.linear_predictor, "KEPT", 100)
     model, y = zoo.as_model(program), 4 * table.sum(1)
     monkeypatch.setattr(elbo, "WORTH", 1)
     before = [fit(model) for _ in range(3)]
@@ -193,18 +194,18 @@ def test_a_changed_prior_is_seen_by_the_next_fit(large: bool, monkeypatch: pytes
 def test_copies_hold_none() -> None:
     model, x = case("logistic_regression")
     model = copy.deepcopy(model)
-    predictor = model.linear_predictor(x)
+    predictor = linear_predictor(model, x)
     assert predictor is not None
     assert len(pickle.dumps(model)) < predictor.matrix.nbytes / 10
-    assert pickle.loads(pickle.dumps(model))._predictor is copy.deepcopy(model)._predictor is None
+    assert pickle.loads(pickle.dumps(model)).runner.kept == copy.deepcopy(model).runner.kept == {}
 
 
 def test_one_that_is_large_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = case("logistic_regression")
     model = copy.deepcopy(model)
-    monkeypatch.setattr(zoo.model, "KEPT", 1000)
-    assert model.linear_predictor(x) is not None
-    assert model._predictor is None
+    monkeypatch.setattr(zoo.structure.linear_predictor, "KEPT", 1000)
+    assert linear_predictor(model, x) is not None
+    assert model.runner.kept["linear_predictor"] is None
 
 
 def pair(family: str, model: zoo.Model, x: Any) -> tuple[GaussHermite, dict[str, Tensor], Tensor]:
@@ -217,7 +218,7 @@ def pair(family: str, model: zoo.Model, x: Any) -> tuple[GaussHermite, dict[str,
         name: (value + 0.3 * torch.randn(value.shape, generator=generator, dtype=torch.double)).detach()
         for name, value in guide.phi(x).items()}
     phi["loc"] = phi["loc"].clamp(-1, 1)
-    found = model.linear_predictor(x)
+    found = linear_predictor(model, x)
     assert found is not None
     noise = normal_noise(64, guide.family.noise_size(phi), 0, phi["loc"])
     return GaussHermite(model, guide.family, x, found), phi, noise
@@ -332,7 +333,7 @@ def test_a_fit_is_no_lower_than_by_draws(name: str, family: str, monkeypatch: py
     monkeypatch.setattr(elbo, "WORTH", 1)
     model, x = regression(FOUND[name][0], prior=dist.StudentT(4.0, torch.zeros(COLUMNS).double(), 0.3).to_event(1))
     ours = experiments.fit(model, family, x, method="fixed_draws", progress=False)
-    monkeypatch.setattr(zoo.Model, "linear_predictor", lambda *_: None)
+    monkeypatch.setattr(elbo, "linear_predictor", lambda *_: None)
     theirs = experiments.fit(model, family, x, method="fixed_draws", progress=False)
     assert ours.converged
     found = [experiments.evaluate(model, fit.guide, x, draws=4096, seed=1).elbo.value for fit in (ours, theirs)]
@@ -394,7 +395,7 @@ def test_a_wild_extrapolation_is_left_for_the_step_itself(monkeypatch: pytest.Mo
 
 def test_small_data_is_left_to_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """To look for a predictor would take longer than it saves."""
-    monkeypatch.setattr(zoo.Model, "linear_predictor", lambda *_: pytest.fail("it was looked for"))
+    monkeypatch.setattr(elbo, "linear_predictor", lambda *_: pytest.fail("it was looked for"))
     model, x = regression(FOUND["student"][0])
     assert experiments.fit(model, "full_rank", x, method="fixed_draws", progress=False).converged
 

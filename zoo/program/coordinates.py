@@ -1,0 +1,66 @@
+"""Coordinates of latents: from values to a unit's vector, the volume between them, and slopes of densities along them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zoo.data import Data, reference
+from zoo.program.latents import Collected, Pack, Substitute
+from zoo.program.run import log_prior, run
+from zoo.program.runner import Runner
+
+if TYPE_CHECKING:
+    from zoo.model import Model
+
+
+def coordinates(runner: Runner, x: Data, values: Mapping[str, Tensor]) -> Tensor:
+    """Return the coordinates of latent ``values``, (draws, units, d); see :meth:`zoo.Model.unconstrain`."""
+    unit, latents = runner.unit(x), runner.latents(x)
+    if not latents.size:
+        draws = len(next(iter(values.values()))) if values else 1
+        return runner.empty(x).expand(draws, -1, -1)
+
+    def one(row: Mapping[str, Tensor]) -> Tensor:
+        pack = Pack(row, unit, latents.sites[-1].name, runner.observed)
+        with suppress(Collected):
+            run(runner.program, x, pack, density=False)
+        return torch.cat(pack.parts, 1)
+
+    result: Tensor = runner.over_draws(one, dict(values))
+    return result.to(reference(x).dtype)
+
+
+def volumes(runner: Runner, x: Data, z: Tensor) -> dict[str, Tensor]:
+    """Return what each continuous latent site gains from its coordinates at one draw z (units, d), over its batch shape.
+
+    log|det ∂value/∂z|, and where a mask leaves a latent without a density a standard normal; see
+    :class:`zoo.program.latents.Substitute`.
+    """
+    substitute = Substitute(z, runner.unit(x), observed=runner.observed)
+    with runner.isolated():
+        run(runner.model, x, substitute, density=False)
+    return substitute.volume
+
+
+def log_terms_and_slope(model: Model, x: Data, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log p(z) and log p(x | z), (draws, units), and the gradient of their sum in z, all without a graph."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        prior, likelihood = model.log_terms(x, z)
+        [slope] = torch.autograd.grad((prior + likelihood).sum(), [z])
+    return prior.detach(), likelihood.detach(), slope
+
+
+def log_prior_and_slope(runner: Runner, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p(z) alone, (draws, units), and its gradient in z (draws, units, d), both without a graph."""
+    unit, last = runner.unit(x), runner.latents(x).sites[-1].name
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        prior: Tensor = runner.over_draws(lambda row: log_prior(runner.program, x, row, unit, last), z)
+        [slope] = torch.autograd.grad(prior.sum(), [z])
+    return prior.detach(), slope

@@ -1,0 +1,61 @@
+"""Draws from a program: of its prior, of observations given latents, and of both."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from zoo.data import Data, put_back, reference
+from zoo.errors import ZooError
+from zoo.program.latents import Collected, Pack, Substitute
+from zoo.program.masks import with_masked
+from zoo.program.run import Unobserve, draw_afresh, run, seeded
+from zoo.program.runner import Runner
+from zoo.program.tolerance import drawn
+
+
+def prior_draws(runner: Runner, x: Data, draws: int) -> tuple[Tensor, int]:
+    """Return ``draws`` of z from the prior, (draws, units, d), unconstrained, and how many runs of the program they took.
+
+    Where the program fails at what it drew it is run again.
+
+    Raises:
+        ZooError: other latent sites from draw to draw, or a program that fails at nearly every draw.
+    """
+    unit, sites, nothing = runner.unit(x), runner.latents(x).sites, runner.empty(x)
+
+    def draw() -> Tensor:
+        # What follows the last latent site, often a network and draws of the size of the data, is not wanted.
+        pack = Pack(None, unit, sites[-1].name if sites else "", runner.observed)
+        with suppress(Collected):
+            run(runner.model, x, Unobserve(), pack, density=False)
+        return torch.cat(pack.parts, 1) if pack.parts else nothing
+
+    with torch.no_grad(), runner.isolated():
+        rows, runs = drawn(draw, draws, f"a prior of {runner.model.label}")
+    if len({row.shape for row in rows}) > 1:
+        raise ZooError(
+            f"expected the same latent sites in every run of {runner.model.label}; got other ones from draw to draw; "
+            "sample all of them in every run and use what is needed")
+    return torch.stack(rows).to(reference(x).dtype), runs
+
+
+def predictions(runner: Runner, x: Data, z: Tensor) -> dict[str, Tensor]:
+    """Return observations drawn at each of z (draws, units, d): {site: (draws, *shape)}; see :meth:`zoo.Model.predict`."""
+    unit = runner.unit(x)
+    with torch.no_grad(), runner.isolated():
+        rows = [draw_afresh(runner.model, x, Substitute(row, unit, observed=runner.observed))[1] for row in z]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def simulation(runner: Runner, x: Data, seed: int | None) -> tuple[dict[str, Tensor], Data]:
+    """Return latents and observations drawn from the program, shaped like ``x``; see :meth:`zoo.Model.simulate`."""
+    model, observed = runner.model, {site.name for site in runner.latents(x).observed}
+    with seeded(seed), torch.no_grad(), runner.isolated():
+        [run_once], _ = drawn(lambda: run(model, x, density=False), 1, f"a prior of {model.label}")
+        sites = {k: s for k, s in run_once.items() if k in observed}
+        [(latent, fresh)], _ = drawn(lambda: draw_afresh(model, x, Unobserve(runner.observed)), 1, f"data of {model.label}")
+    kept = {k: with_masked(site, fresh[k]) for k, site in sites.items()}
+    return latent, put_back(x, {k: site["value"] for k, site in sites.items()}, kept)
