@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments.log_evidence.log_weights import log_joint, scored
-from experiments.runtime.memory import chunks, work
+from experiments.runtime.memory import PILOT, chunks, within, work
 from experiments.runtime.seeds import Stream
 from guides.amortisation import Free
 from guides.families.family import Normal
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 #: Latent dimensions up to which a normal with all its covariances is fitted quickly.
 QUICK = 128
-#: Draws that two states of a guide are compared on: at most, at least, and the numbers that their densities touch.
-MOST, LEAST, NUMBERS = 4096, 64, 2**24
+#: Draws that two states of a guide are compared on, at most and at least.
+MOST, LEAST = 4096, 64
 #: A guide whose fit ends this many nats, and standard errors, below where it began has not converged.
 NATS, ERRORS = 0.01, 3.0
 
@@ -124,7 +124,7 @@ class Floor:
         latents, found = self.model.latents(self.x), []
         each = work(self.x, latents.units, latents.size)
         with seeded(self.seed + Stream.CONTAINMENT), torch.no_grad(), evaluating(self.model, self.guide):
-            for count in chunks(max(LEAST, min(MOST, NUMBERS // each)), each):
+            for count in chunks(within(PILOT, each, LEAST, MOST), each):
                 z, log_q = scored(self.guide.posterior(self.x), count)
                 found.append((log_joint(self.model, self.x, z) - log_q).double().sum(1))
         return torch.cat(found).nan_to_num(nan=-math.inf, posinf=-math.inf)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.log_evidence.log_weights import scored
-from experiments.runtime.memory import work
+from experiments.runtime.memory import PILOT, within, work
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.distributions.enumerated import Enumerated, expect
@@ -40,8 +40,8 @@ def state_tensors(model: Model, guide: BaseGuide, train_model: bool) -> list[Ten
     return [*trainable(model, guide, train_model), *guide.buffers(), *(model.buffers() if train_model else ())]
 
 
-#: Draws at which a start is tried, and the numbers that those whose gradient is taken may touch.
-TRIED, DERIVED = 8, 2**24
+#: Draws at which a start is tried.
+TRIED = 8
 
 
 def check_start(model: Model, guide: BaseGuide, x: Data) -> None:
@@ -74,7 +74,7 @@ def check_start(model: Model, guide: BaseGuide, x: Data) -> None:
 
 def _finite_slope(model: Model, guide: BaseGuide, x: Data, z: Tensor, log_q: Tensor, enumerated: bool) -> bool:
     """Return whether the gradient of the ELBO at draws z (draws, units, d) is finite in z, φ and θ."""
-    few = len(z) if enumerated else max(1, min(len(z), DERIVED // work(x, z.shape[1], z.shape[2])))
+    few = len(z) if enumerated else within(PILOT, work(x, z.shape[1], z.shape[2]), most=len(z))
     z, log_q = z[:few], log_q[:few]
     z = z if z.requires_grad or enumerated else z.detach().requires_grad_()
     leaves: list[Tensor] = [p for p in [*guide.parameters(), *model.parameters()] if p.requires_grad and p.numel()]

@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from experiments.log_evidence.log_weights import log_joint, log_weights
-from experiments.runtime.memory import affordable, chunks, work
+from experiments.runtime.memory import BRACKET, CACHED, PILOT, affordable, chunks, within, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.annealing import MANY, Endpoints, checked_draws, pilot, proposal, take_draws
 from guides.guide import BaseGuide, paired
@@ -26,8 +26,6 @@ METHODS = ("importance", "annealed")
 GOAL, GOAL_PER_UNIT = 0.3, 0.04
 #: Temperatures that are tried, fewest first, where their number is not given.
 LADDER = (16, 32, 64, 128, 256)
-#: Numbers that the densities of one step at each of them may touch.
-BUDGET = 2**29
 #: P(a bound is wrong by more nats) ≤ 2.5%, whatever its distribution: Markov's inequality.
 MARKOV = math.log(40.0)
 
@@ -248,7 +246,7 @@ def _weights(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: i
     each = work(x, latents.units, latents.size)
     if draws is None:
         most = 2**10 if isinstance(guide, Prior) and not latents.discrete else 2**15  # its program is run draw by draw
-        draws = affordable(model, min(most, max(2**8, min(2**20 // latents.units, 2**24 // each))), 2**8)
+        draws = affordable(model, max(2**8, min(most, within(CACHED, latents.units), within(PILOT, each))), 2**8)
     if not latents.discrete:
         return log_weights(model, guide, x, draws, seed).log_weight
     parts = []
@@ -282,7 +280,8 @@ def _annealed(
     chains = affordable(model, min(256, max(16, 4096 // units)), 16) if chains is None else chains
     with seeded(seed + Stream.PILOT):
         path, forward = pilot(Endpoints.of(model, guide, x), chains=None if model.runner.draws.vectorised else 8)
-        most = min(affordable(model, LADDER[-1], LADDER[1]), BUDGET // (chains * _cost(model, x, units, exact.shape[2])))
+        each = chains * _cost(model, x, units, exact.shape[2])
+        most = within(BRACKET, each, 0, affordable(model, LADDER[-1], LADDER[1]))
         reverse = path.reverse(exact)
         tried = [t for t in LADDER if t <= max(most, LADDER[0])] if temperatures is None else [temperatures]
         for steps in tried:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.log_evidence.log_weights import log_joint, scored
-from experiments.runtime.memory import CHUNK, chunks, work
+from experiments.runtime.memory import CHUNK, chunks, within, work
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
 from zoo.errors import ZooError, check_number
@@ -121,7 +121,7 @@ def _sums(model: Model, guide: BaseGuide, x: Data, index: Tensor, units: int, co
     """Return log Σ w and log Σ w² over ``count`` fresh draws for the units ``index``."""
     width = max(1, work(x, units, model.latents(x).size) // units)
     ones, twos = [], []
-    for part in index.split(max(1, CHUNK // (width * count))):
+    for part in index.split(within(CHUNK, width * count)):
         whole = len(part) == units
         rows = x if whole else take(x, part, units)
         q = guide.posterior(rows, None if whole else part)

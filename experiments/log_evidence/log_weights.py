@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from experiments.runtime.memory import affordable, chunks, work
+from experiments.runtime.memory import CACHED, affordable, chunks, within, work
 from guides.guide import BaseGuide
 from zoo.data import Data, reference
 from zoo.distributions.enumerated import Enumerated, expect
@@ -288,4 +288,4 @@ def default_draws(units: int, size: int) -> int:
     >>> default_draws(1, 10), default_draws(1797, 64)
     (4096, 512)
     """
-    return int(min(4096, max(512, 2**20 // (units * max(1, size)) // 512 * 512)))
+    return within(CACHED, units * size, 512, 4096) // 512 * 512

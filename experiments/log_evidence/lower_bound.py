@@ -11,7 +11,7 @@ from experiments.log_evidence.estimator import Estimator, Question, no_guide
 from experiments.log_evidence.importance import importance
 from experiments.log_evidence.log_weights import Z95, log_weights
 from experiments.log_evidence.result import Evidence
-from experiments.runtime.memory import work
+from experiments.runtime.memory import PILOT, within, work
 from guides.model_based import Prior
 from zoo.errors import ZooWarning
 
@@ -53,8 +53,8 @@ def _grouped(question: Question) -> Evidence:
     model, x, guide, draws = question.model, question.x, question.guides[0], question.draws
     latents = model.latents(x)
     most = 256 if isinstance(guide, Prior) else 2048  # the prior is drawn by running the program, one by one
-    each = draws // GROUPS + 2 if draws is not None else int(
-        min(most, max(128, 2**25 // GROUPS // work(x, latents.units, latents.size))))
+    each = draws // GROUPS + 2 if draws is not None else within(
+        2 * PILOT // GROUPS, work(x, latents.units, latents.size), 128, most)
     groups = torch.stack([
         log_weights(model, guide, x, each, seed=question.seed + STRIDE * (group + 1)).importance_bound()
         for group in range(GROUPS)])

@@ -13,7 +13,7 @@ from experiments.log_evidence.estimator import Estimator, Question, Unsettled
 from experiments.log_evidence.log_weights import log_joint
 from experiments.log_evidence.proposals.modes import Modes, find_modes
 from experiments.log_evidence.result import Evidence
-from experiments.runtime.memory import chunks, work
+from experiments.runtime.memory import QUADRATURE, chunks, work
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
@@ -23,8 +23,6 @@ from zoo.program.run import seeded
 NODES, ROUGH = {1: 401, 2: 121}, {1: 101, 2: 41}
 #: Half-width of the grid, in posterior standard deviations.
 WIDTH = 10.0
-#: Numbers that a quadrature may touch: nodes × units × parameters. Beyond it, as with networks, a bracket is quicker.
-MAX_WORK = 2**28
 #: A quadrature whose grids differ by more than this many nats per unit is not trusted.
 MAX_ERROR = 1e-3
 
@@ -37,7 +35,7 @@ class Quadrature(Estimator):
         if latents.discrete or latents.size not in NODES:
             return f"expected 1 or 2 continuous latents per unit for quadrature; got {latents.size}; use a bracket"
         parameters = sum(p.numel() for p in model.parameters())
-        if NODES[latents.size] ** latents.size * latents.units * (latents.size + parameters) > MAX_WORK:
+        if NODES[latents.size] ** latents.size * latents.units * (latents.size + parameters) > QUADRATURE:
             return f"expected a density that is cheap for quadrature; got {parameters:,} parameters; use a bracket"
         return ""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.log_evidence.log_weights import log_joint, scored
 from experiments.log_evidence.proposals.mixture import EqualMixture, Tails, densities_known
-from experiments.runtime.memory import affordable, work
+from experiments.runtime.memory import GLANCE, affordable, within, work
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
 from zoo.data import Data, in_double, reference
@@ -50,7 +50,7 @@ class Resolution:
         latents = model.latents(x)
         if latents.discrete or not latents.size:
             return cls()
-        number = affordable(model, max(FEWEST, min(DRAWS, 2**22 // work(x, latents.units, latents.size))), FEWEST)
+        number = affordable(model, within(GLANCE, work(x, latents.units, latents.size), FEWEST, DRAWS), FEWEST)
         with seeded(seed + Stream.RESOLUTION), torch.no_grad():
             q = guide.posterior(x)
             if isinstance(q, Enumerated):

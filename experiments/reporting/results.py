@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.comparison.table import Comparison
 from experiments.reporting.output import best_row, labels, remark
 from experiments.runtime.files import replacing, whole, writing
+from experiments.runtime.memory import GLANCE, within
 from zoo.data import tensors
 from zoo.datasets import Dataset
 from zoo.errors import ZooError
@@ -20,8 +21,8 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from xarray import DataTree
 
-#: Draws of posterior.nc, and the numbers that they may come to: fewer draws of many units.
-DRAWS, NUMBERS = 500, 2**22
+#: Draws of posterior.nc, fewer of many units.
+DRAWS = 500
 #: Rows of the summary.
 ROWS = 60
 
@@ -51,9 +52,9 @@ def posterior_tree(table: Comparison, data: Dataset) -> DataTree:
     model, x = best.fit.model, table.x
     latents = model.latents(x)
     observed = sum(value.numel() for value in tensors(x).values())
-    draws = min(DRAWS, max(32, NUMBERS // max(1, latents.units * latents.size)))
+    draws = within(GLANCE, latents.units * latents.size, 32, DRAWS)
     groups = ["posterior", "sample_stats", "observed_data", "constant_data"]
-    if draws * observed <= NUMBERS:
+    if draws * observed <= GLANCE:
         groups += ["posterior_predictive", "log_likelihood"]
     tree = posterior(model, best.fit.guide, x, draws=draws, seed=table.seed, groups=groups, coords=labels(data))
     tree.attrs.update({"model": model.label, "data": table.data, "guide": best.fit.guide.text})

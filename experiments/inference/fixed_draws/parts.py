@@ -7,19 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from experiments.runtime.memory import work
+from experiments.runtime.memory import CACHED, FIT, PART, within, work
 from zoo.data import Data
 from zoo.model import Model
 from zoo.program.latents import Latents
 
-#: Numbers that the largest site of one unit may have, in all draws that are evaluated at once: more do not stay in the cache,
-#: fewer are gone before threads have shared them. And how few draws are, at least.
-AT_ONCE, FEWEST_AT_ONCE = 2**20, 32
-#: Numbers that all held draws may touch.
-MOST_WORK = 2**30
-#: Numbers that are worked on at once: more units go in parts. Beyond, memory is asked of the system and given back at every
-#: operation; measured, 300 posteriors of a decoder network took 2.5 to 3 times as long in one piece.
-PART = 2**19
+#: Draws of one unit that are evaluated at once, at least.
+FEWEST = 32
 
 
 @dataclass(frozen=True)
@@ -38,13 +32,13 @@ class Parts:
         if self.latents.units > 1:
             return self.most_draws  # units go in parts
         largest = max(math.prod(site.shape) for site in [*self.latents.sites, *self.latents.observed])
-        return max(FEWEST_AT_ONCE, 1 << (AT_ONCE // largest or 1).bit_length() - 1)
+        return max(FEWEST, 1 << within(CACHED, largest).bit_length() - 1)
 
     @cached_property
     def most_draws(self) -> int:
         """How many draws may be held: each unit's are made together, one unit's in parts."""
-        most = MOST_WORK if self.latents.units == 1 else MOST_WORK // 16
-        return max(64, most // work(self.x, self.latents.units, self.latents.size))
+        budget = FIT if self.latents.units == 1 else FIT // 16
+        return within(budget, work(self.x, self.latents.units, self.latents.size), 64)
 
     @cached_property
     def divisible(self) -> bool:
@@ -54,7 +48,7 @@ class Parts:
     def units_at_once(self, draws: int) -> int:
         """Return how many units are evaluated together."""
         units = self.latents.units
-        return max(1, PART * units // (draws * work(self.x, units, self.latents.size))) if self.divisible else units
+        return within(PART * units, draws * work(self.x, units, self.latents.size)) if self.divisible else units
 
 
 def slices(count: int, most: int) -> Iterator[slice]:

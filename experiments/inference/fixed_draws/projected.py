@@ -19,6 +19,7 @@ from torch import Tensor
 
 from experiments.inference.fixed_draws.means import cross
 from experiments.inference.fixed_draws.parts import slices
+from experiments.runtime.memory import CACHED, within
 from guides.families.family import Normal, Phi
 from zoo.data import Data
 from zoo.model import Model
@@ -30,8 +31,6 @@ from zoo.structure.linear_predictor import Predictor
 COARSE, CHEAP, FINE, MOST = 16, 2**15, 128, 512
 #: Nats by which coarse integrals may be off, together.
 CLOSE = 1e-3
-#: Numbers that are worked on at once.
-AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class GaussHermite:
         at, weights = (part.to(eta) for part in gauss_hermite(number))
         pairs = torch.stack([weights, weights * at])
         parts = []
-        for some in slices(len(eta), max(1, AT_ONCE // number)):
+        for some in slices(len(eta), within(CACHED, number)):
             with torch.enable_grad():
                 line = (eta[some] + at[:, None] * deviation[some]).requires_grad_()
                 which = rows[some] if isinstance(rows, Tensor) else some

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, StudentT, constraints
 
+from experiments.runtime.memory import GLANCE
 from guides.guide import BaseGuide
 from guides.model_based import Prior
 from guides.pyro_guide.guide import ProgramGuide
@@ -18,9 +19,6 @@ from zoo.data import Data
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
-
-#: Numbers of all units' covariances, at most: beyond, tails are those of independent latents.
-NUMBERS = 2**22
 
 
 class EqualMixture(dist.TorchDistribution):
@@ -93,7 +91,8 @@ class Tails(dist.TorchDistribution):
     def of(cls, z: Tensor) -> Tails:
         """Return those with the mean and the covariance of draws (draws, units, d); of many units, the variances alone."""
         loc, centred = z.mean(0), z - z.mean(0)
-        whole = z.shape[1] * z.shape[2] ** 2 <= NUMBERS and len(z) > 4 * z.shape[2]
+        # Of so many numbers that their covariances are not kept, tails are those of independent latents.
+        whole = z.shape[1] * z.shape[2] ** 2 <= GLANCE and len(z) > 4 * z.shape[2]
         if whole:
             found, failed = torch.linalg.cholesky_ex(torch.einsum("nui,nuj->uij", centred, centred) / len(z))
             if not bool(failed.any()):

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from experiments.log_evidence.log_weights import log_weights
 from experiments.log_evidence.proposals.mixture import MixtureGuide, Tails, densities_known
 from experiments.log_evidence.proposals.restarts import Restarts, search
-from experiments.runtime.memory import affordable, work
+from experiments.runtime.memory import PILOT, affordable, within, work
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
 from zoo.data import Data
@@ -25,7 +25,7 @@ NOTED = 0.01
 #: Weights with a k̂ above this are defended by a component with heavier tails; the median's, of several units.
 HEAVY = 0.25
 #: Draws that tell k̂, at most and at least.
-PILOT, FEWEST = 4096, 128
+MOST, FEWEST = 4096, 128
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
 def _tails(model: Model, guide: MixtureGuide, x: Data) -> list[Distribution]:
     """Return a component for the tails of ``guide``, if a pilot's weights have a large k̂. Uses torch's generator."""
     latents = model.latents(x)
-    draws = affordable(model, max(FEWEST, min(PILOT, 2**24 // work(x, latents.units, latents.size))), FEWEST)
+    draws = affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, MOST), FEWEST)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZooWarning)  # of draws that can't be evaluated: those of the bounds will be told of

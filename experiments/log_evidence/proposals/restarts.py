@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from experiments.log_evidence.log_weights import log_joint
 from experiments.optimisers.each import ascend_each
-from experiments.runtime.memory import affordable, chunks, work
+from experiments.runtime.memory import CLIMBS, affordable, chunks, within, work
 from zoo.data import Data, reference
 from zoo.distributions.normal_mixture import NormalMixture
 from zoo.errors import ZooError
@@ -23,8 +23,8 @@ from zoo.program.vectorise import FORBIDDEN, LinAlgError
 FIRST, MOST = 32, 256
 #: Draws of each guide that are followed, too, and from which a first bound on log p(x) is taken.
 GUIDE_DRAWS, LEVEL_DRAWS = 8, 256
-#: Latents beyond which no curvature is taken, iterations of a climb, and the numbers that all climbs may touch.
-MOST_LATENTS, ITERATIONS, BUDGET = 100, 100, 2**31
+#: Latents beyond which no curvature is taken, and iterations of a climb.
+MOST_LATENTS, ITERATIONS = 100, 100
 #: Of one latent: points of a scan, how far it goes (inverse hyperbolic sine of prior scales), and maxima that climbs start at.
 NODES, ASINH, MAXIMA = 2001, 12.0, 8
 #: A climb has settled, in nats. A top is one whose quadratic promises no more than the second.
@@ -118,7 +118,7 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         numbers; or where no climb came to a top that holds mass.
     """
     latents, each = model.latents(x), work(x, 1, model.latents(x).size)
-    starts = affordable(model, min(MOST, BUDGET // (ITERATIONS * each)), 8)
+    starts = affordable(model, within(CLIMBS, ITERATIONS * each, 0, MOST), 8)
     if latents.units > 1 or latents.discrete or not 0 < latents.size <= MOST_LATENTS or starts < 8:
         return None
     with torch.no_grad():

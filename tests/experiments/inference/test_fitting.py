@@ -352,12 +352,12 @@ def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.
 
     monkeypatch.setattr(method, "_draws_at_start", lambda *_: 64)
     at_once = fit()
-    monkeypatch.setattr(parts, "AT_ONCE", 1)
+    monkeypatch.setattr(parts, "CACHED", 1)
     monkeypatch.setattr(zoo.Model, "log_terms", watched)
     drawn = []
     monkeypatch.setattr(elbo, "normal_noise", lambda draws, *rest: drawn.append(draws) or normal(draws, *rest))
     in_rounds = fit()
-    assert max(seen) == parts.FEWEST_AT_ONCE
+    assert max(seen) == parts.FEWEST
     assert max(drawn) > 64
     assert in_rounds.converged
     assert in_rounds.elbo == pytest.approx(at_once.elbo, abs=1e-6)

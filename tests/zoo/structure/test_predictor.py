@@ -301,8 +301,8 @@ def test_rows_in_parts_come_to_the_same_and_rows_of_nothing_do_no_harm(monkeypat
     rows[4] = 0.0
     one = torch.zeros(1, dtype=torch.long)
     found = []
-    for at_once in (projected.AT_ONCE, 300):
-        monkeypatch.setattr(projected, "AT_ONCE", at_once)
+    for at_once in (projected.CACHED, 300):
+        monkeypatch.setattr(projected, "CACHED", at_once)
         means, phi, noise = pair("full_rank", zoo.as_model(program), torch.arange(ROWS).double())
         found.append(means.natural(phi, noise, one))
     for a, b in zip(*found, strict=True):
