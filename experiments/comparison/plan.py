@@ -13,7 +13,6 @@ from torch import Tensor
 
 from experiments.comparison.agreement import beside, most_even
 from experiments.comparison.gap_split import Split, fit_free, free_member, split
-from experiments.comparison.holdout import Partition, partition
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
@@ -25,6 +24,7 @@ from experiments.inference.registry import METHODS, check_options, default_metho
 from experiments.log_evidence.evidence import evidence
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.holdout import Partition, partition
 from experiments.runtime.seeds import Stream
 from guides.construct import build
 from guides.guide import AnyGuide, BaseGuide, Guide, paired

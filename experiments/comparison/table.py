@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
-from experiments.comparison.holdout import Partition
 from experiments.diagnostics.evaluation import Evaluation, Gap
 from experiments.fits.result import Fit
 from experiments.log_evidence.log_weights import Estimate
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.holdout import Partition
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError

@@ -12,6 +12,7 @@ from experiments.log_evidence.importance import importance
 from experiments.log_evidence.log_weights import Z95, log_weights
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.memory import PILOT, within, work
+from experiments.runtime.seeds import Stream
 from guides.model_based import Prior
 from zoo.errors import ZooWarning
 
@@ -19,8 +20,6 @@ from zoo.errors import ZooWarning
 GROUPS = 16
 #: Two-sided 95% of Student's t with GROUPS − 1 degrees of freedom.
 T95 = 2.131449545559323
-#: Between the seeds of two groups.
-STRIDE = 7919
 
 
 class LowerBound(Estimator):
@@ -56,7 +55,7 @@ def _grouped(question: Question) -> Evidence:
     each = draws // GROUPS + 2 if draws is not None else within(
         2 * PILOT // GROUPS, work(x, latents.units, latents.size), 128, most)
     groups = torch.stack([
-        log_weights(model, guide, x, each, seed=question.seed + STRIDE * (group + 1)).importance_bound()
+        log_weights(model, guide, x, each, seed=question.seed + Stream.GROUPS + group).importance_bound()
         for group in range(GROUPS)])
     units = groups.mean(0)
     total, se = float(units.sum()), float(groups.sum(1).std()) / math.sqrt(GROUPS)

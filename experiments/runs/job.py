@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.comparison.compare import fit_one, settle
-from experiments.comparison.holdout import partition
 from experiments.comparison.plan import FittedComparison, alone, fit_comparison
 from experiments.comparison.table import Comparison
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.inference.fit import fit_seeds, one_view
 from experiments.runs.spec import Spec, fitting_options, kind_of
+from experiments.runtime.holdout import partition
 from zoo.construct import build
 from zoo.datasets import Dataset, dataset
 from zoo.model import Model

@@ -21,3 +21,4 @@ class Stream(IntEnum):
     SIMULATION = 7 * _STEP  # its noise is what made the exact latents: no guide may be scored on it
     RESTARTS = 9 * _STEP
     RESOLUTION = 10 * _STEP
+    GROUPS = 11 * _STEP  # of a lower bound: one seed a group, from here on

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from experiments.log_evidence.log_weights import scored
+from experiments.runtime.holdout import partition
 from guides.guide import BaseGuide
-from zoo.data import Data, reference, take
+from zoo.data import Data, reference
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
@@ -35,15 +36,11 @@ def hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Dat
     if not share:
         return x, None, 0
     units = len(reference(x)) if isinstance(x, Tensor) else model.latents(x).units
-    held = round(share * units)
     if not guide.new_units:
         raise ZooError(
             f"expected a guide that can serve new units with validation; got '{guide.text}'; use an encoder, or leave it out")
-    if not 1 <= held < units:
-        raise ZooError(
-            f"expected a validation share that leaves units on both sides; got {share} of {units} units; change or drop it")
-    order = torch.randperm(units, device=reference(x).device)
-    return take(x, order[held:], units), take(x, order[:held], units), held
+    parts = partition(x, units, share, None, "validation", least=1, ordered=False)
+    return parts.train, parts.held, len(parts.index)
 
 
 def check_batch(model: Model, batch: Data, size: int) -> None:
