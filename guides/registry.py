@@ -33,11 +33,21 @@ class FamilyEntry:
 
 @dataclass(frozen=True)
 class AmortisationEntry:
-    """A map from x to a family's parameters, and the units it can serve."""
+    """A map from x to a family's parameters.
+
+    Attributes:
+        path: ``module:class``.
+        summary: in a line.
+        units: whose latents it can serve, as of :class:`zoo.registry.Facts`.
+        own: whether it has parameters for each unit, and so serves only those it was fitted on.
+        network: whether it has a network that reads x.
+    """
 
     path: str
     summary: str
     units: tuple[str, ...]
+    own: bool = False
+    network: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,10 +76,14 @@ FAMILIES: Mapping[str, FamilyEntry] = {
 }
 
 AMORTISATIONS: Mapping[str, AmortisationEntry] = {
-    "free": AmortisationEntry("guides.amortisation:Free", "its own parameters for every unit", ("rows", "dataset")),
-    "encoder": AmortisationEntry("guides.amortisation:Encoder", "a network from x to the parameters", ("rows",)),
-    "semi": AmortisationEntry("guides.amortisation:Semi", "an encoder plus each unit's own correction", ("rows",)),
+    "free": AmortisationEntry("guides.amortisation:Free", "its own parameters for every unit", ("rows", "dataset"), own=True),
+    "encoder": AmortisationEntry("guides.amortisation:Encoder", "a network from x to the parameters", ("rows",), network=True),
+    "semi": AmortisationEntry(
+        "guides.amortisation:Semi", "an encoder plus each unit's own correction", ("rows",), own=True, network=True),
 }
+
+#: The amortisation of a family that is written alone.
+UNSAID = "free"
 
 WHOLE: Mapping[str, WholeEntry] = {
     "exact": WholeEntry("guides.model_based:Exact", "the exact posterior p(z | x)", True),
@@ -101,7 +115,21 @@ class GuideSpec:
     @property
     def own_units(self) -> bool:
         """Whether the guide has parameters for each unit, and so serves only those it was fitted on."""
-        return self.amortisation in ("free", "semi")
+        return bool(self.amortisation) and AMORTISATIONS[self.amortisation].own
+
+    @property
+    def amortised(self) -> bool:
+        """Whether a network reads x, which may lose something against each unit's best."""
+        return bool(self.amortisation) and AMORTISATIONS[self.amortisation].network
+
+    @property
+    def free(self) -> bool:
+        """Whether each unit has its own parameters and no network reads x."""
+        return self.own_units and not self.amortised
+
+    def same_family(self, other: GuideSpec) -> bool:
+        """Whether ``other`` has the same family, whatever its amortisation."""
+        return self.family == other.family and self.family_arguments == other.family_arguments
 
     @property
     def needs(self) -> str:
@@ -139,7 +167,7 @@ def all_guides() -> list[str]:
     >>> all_guides()[:4]
     ['exact', 'prior', 'mean_field', 'mean_field:encoder']
     """
-    pairs = [f if a == "free" else f"{f}:{a}" for f in FAMILIES for a in AMORTISATIONS]
+    pairs = [f if a == UNSAID else f"{f}:{a}" for f in FAMILIES for a in AMORTISATIONS]
     return [*WHOLE, *pairs]
 
 
@@ -160,8 +188,8 @@ def default_guides(facts: Facts) -> list[str]:
     """
     specs = [parse(guide) for guide in fitting_guides(facts) if guide != "prior"]
     quick = [spec for spec in specs if not spec.amortisation or FAMILIES[spec.family].quick]
-    first = next((spec.text for spec in quick if spec.amortisation == "encoder"), None)
-    return [spec.text for spec in quick if spec.amortisation in ("", "free") or spec.text == first]
+    first = next((spec.text for spec in quick if spec.amortised and not spec.own_units), None)
+    return [spec.text for spec in quick if not spec.amortised or spec.text == first]
 
 
 def parse(text: str) -> GuideSpec:
@@ -180,7 +208,7 @@ def parse(text: str) -> GuideSpec:
             raise ZooError(f"expected '{family}' alone; got '{text}'; it takes no amortisation and no arguments")
         return GuideSpec(text, family, "")
     lookup({**WHOLE, **FAMILIES}, family, "guide")
-    amortisation, amortisation_arguments = _call(amortisation_text if colon else "free", text)
+    amortisation, amortisation_arguments = _call(amortisation_text if colon else UNSAID, text)
     lookup(AMORTISATIONS, amortisation, "amortisation")
     return GuideSpec(text, family, amortisation, family_arguments, amortisation_arguments)
 

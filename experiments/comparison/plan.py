@@ -184,7 +184,8 @@ class ComparisonPlan:
         with held(self.model):
             guides = [self.build(guide) for guide in asked]
             for i in sorted(range(len(asked)), key=lambda i: (not guides[i].new_units, len(contained_families(guides[i])))):
-                guide, encoder = guides[i], _sibling(guides[i], [f.guide for f in done.values()], "encoder")
+                guide, spec = guides[i], _spec(guides[i])
+                encoder = _sibling(spec, [f.guide for f in done.values()], free=False) if spec and spec.free else None
                 if encoder is not None and isinstance(asked[i], str):
                     guide = free_member(done[list(done)[encoder]].guide, self.x)
                 start = _start(asked[i])
@@ -226,10 +227,10 @@ class ComparisonPlan:
     ) -> Split | None:
         """Split an encoder's gap; ``None`` for other guides."""
         spec = _spec(done.guide)
-        if spec is None or spec.amortisation in ("", "free"):
+        if spec is None or not spec.amortised:
             return None
         same = [i for i, other in enumerate(fits) if other.model is done.model]
-        sibling = _sibling(done.guide, [fits[i].guide for i in same], "free")
+        sibling = _sibling(spec, [fits[i].guide for i in same], free=True)
         if sibling is not None:
             return split(weight, weights[same[sibling]], found)
         with held(done.model):
@@ -276,18 +277,14 @@ def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
     if model.facts(x).exact:
         return "exact"
     specs = [_spec(guide) for guide in asked]
-    amortised = [spec.text for spec in specs if spec is not None and spec.amortisation not in ("", "free")]
+    amortised = [spec.text for spec in specs if spec is not None and spec.amortised]
     first = asked[0]
     return (amortised or [model.train_with])[0] or (first.text if isinstance(first, Guide) else first)
 
 
-def _sibling(guide: BaseGuide, others: Sequence[BaseGuide], amortisation: str) -> int | None:
-    """Return which of ``others`` has the family of ``guide`` with another ``amortisation``."""
-    spec = _spec(guide)
-    if spec is None or spec.amortisation in ("", amortisation, "semi" if amortisation == "encoder" else ""):
-        return None
+def _sibling(spec: GuideSpec, others: Sequence[BaseGuide], free: bool) -> int | None:
+    """Return which of ``others`` has the same family: the ``free`` one, or the one that is a network alone."""
     for i, other in enumerate(map(_spec, others)):
-        if other is not None and other.amortisation == amortisation and other.family == spec.family and (
-                other.family_arguments == spec.family_arguments):
+        if other is not None and other.same_family(spec) and (other.free if free else other.amortised and not other.own_units):
             return i
     return None
