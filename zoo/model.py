@@ -63,7 +63,7 @@ class Model(PyroModule):
             :mod:`zoo.program.recording`.
         runner: runs the program, and knows its layout on the data: see :class:`zoo.program.runner.Runner`.
 
-    >>> import pyro, pyro.distributions as dist
+    >>> import pyro, torch, pyro.distributions as dist
     >>> def coin(x):
     ...     p = pyro.sample("p", dist.Beta(2.0, 2.0))
     ...     with pyro.plate("rows", len(x)):
