@@ -107,7 +107,7 @@ def layer_of(frame: FrameType | None) -> str:
 def layer(stack: list[tuple[str, str]]) -> str:
     """Return the layer of a stack of (file, function), innermost first.
 
-    >>> layer([(GRAPH + ".7", "forward"), ("/experiments/inference/svi/method.py", "step")])
+    >>> layer([(GRAPH + ".7", "forward"), ("/experiments/inference/svi/ascent.py", "step")])
     'operations'
     >>> layer([("/torch/nn/functional.py", "linear"), ("/zoo/models/vae.py", "forward"), ("/zoo/model.py", "log_terms")])
     'density'

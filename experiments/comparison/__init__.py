@@ -1,1 +1,1 @@
-"""Comparing guides: the plan of the fits, the table, the split of a gap."""
+"""Comparison of guides: the plan of the fits, the table, and the split of a gap."""

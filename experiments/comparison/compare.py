@@ -1,4 +1,4 @@
-"""Comparing guides on one model: same data, same θ, same draws' seed; one row a guide."""
+"""The comparison of guides on one model, with the same data, the same θ and the same seed: one row a guide."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from experiments.comparison.plan import FittedComparison, alone, fit_comparison
+from experiments.comparison.request import Request
 from experiments.comparison.table import Comparison, Row
 from experiments.diagnostics.evaluation import summarise
 from experiments.fits.callbacks import Callback
@@ -67,10 +68,8 @@ def compare(
     >>> table.evidence.kind, round(table.evidence.value, 2)
     ('exact', -1130.26)
     """
-    done = fit_comparison(
-        model, x, guides, seed=seed, method=method, train_with=train_with, train_model=train_model, holdout=holdout,
-        view=view, simulate=simulate, progress=progress, callbacks=callbacks, journal=journal,
-        pure=pure, **options)
+    request = Request(guides, seed, method, train_with, train_model, holdout, view, simulate)
+    done = fit_comparison(model, x, request, progress=progress, callbacks=callbacks, journal=journal, pure=pure, **options)
     return settle(done, draws=draws, data=data)
 
 

@@ -1,4 +1,4 @@
-"""How a gap splits: what the family cannot express, and what the encoder has not learned."""
+"""The split of an encoder's gap: what its family cannot express, and what the encoder has not learned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zoo.model import Model
 
 @dataclass(frozen=True)
 class Split:
-    """A gap in two, in nats, summed over units: KL(q ‖ posterior) = approximation + amortisation.
+    """An encoder's gap in two parts, in nats, summed over units: KL(q ‖ posterior) = approximation + amortisation.
 
     Attributes:
         approximation: log p(x | θ) − ELBO of the best free member of the family, found from the encoder's answer.
@@ -38,7 +38,7 @@ class Split:
 
 
 def free_member(guide: BaseGuide, x: Data) -> Guide:
-    """Return the free guide of the same family whose φ is what ``guide`` answers to the units of ``x``."""
+    """Return the free guide of the encoder's family that starts at the encoder's φ for the units of ``x``."""
     assert isinstance(guide, Guide), "only a family with an amortisation has a free member"
     with torch.no_grad():
         phi = {name: value.clone() for name, value in guide.phi(x).items()}
@@ -64,7 +64,7 @@ def split(encoder: LogWeights, free: LogWeights, found: Evidence) -> Split:
 
 
 def _gain(encoder: LogWeights, free: LogWeights) -> tuple[float, float]:
-    """Return what the ELBO of ``free`` has over that of ``encoder``, and its standard error: paired draws, or exact sums."""
+    """Return by how many nats the ELBO of ``free`` exceeds that of ``encoder``, and the standard error, from paired draws."""
     if free.enumerated:
         return free.elbo().value - encoder.elbo().value, 0.0
     difference = free.log_weight.sum(1) - encoder.log_weight.sum(1)

@@ -1,4 +1,4 @@
-"""The fits of a comparison: θ once, then every guide on the units that it may see."""
+"""The plan of a comparison's fits: θ first, then every guide on the units that it may see."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from experiments.comparison.agreement import beside, most_even
 from experiments.comparison.gap_split import Split, fit_free, free_member, split
+from experiments.comparison.request import Request, spec_of
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
-from experiments.inference.containment import contained_families, sibling
+from experiments.inference.containment import CONTAINED, OWN, contained_families, sibling
 from experiments.inference.engine import held
 from experiments.inference.fit import fit, one_view
 from experiments.inference.options import names
@@ -27,18 +28,18 @@ from experiments.log_evidence.result import Evidence
 from experiments.runtime.holdout import Partition, partition
 from experiments.runtime.seeds import Stream
 from guides.construct import build
-from guides.guide import AnyGuide, BaseGuide, Guide, paired
+from guides.guide import AnyGuide, BaseGuide, Guide
 from guides.pyro_guide.guide import as_guide
-from guides.registry import GuideSpec, default_guides, parse
+from guides.registry import GuideSpec
 from zoo.data import Data
-from zoo.errors import ZooError, ZooWarning
+from zoo.errors import ZooWarning
 from zoo.model import Model
 from zoo.program.run import Program
 
 
 @dataclass(frozen=True)
 class FittedComparison:
-    """What a comparison has fitted: θ, where it has one for all, and the guides, in the order asked.
+    """The fits of a comparison: of θ, where all guides share one, and of the guides, in the order asked.
 
     ``exact``: of simulated data, the latents that it was drawn with, (1, units, d).
     """
@@ -54,40 +55,32 @@ class FittedComparison:
 
 
 def fit_comparison(
-    model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
-    method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
-    view: Callable[[Tensor], Tensor] | None = None, simulate: bool = False,
-    progress: bool | None = None, callbacks: Sequence[Callback] = (), journal: Journal | None = None,
-    pure: bool | None = None, **options: Any,
+    model: Model | Program, x: Data, request: Request, *, progress: bool | None = None, callbacks: Sequence[Callback] = (),
+    journal: Journal | None = None, pure: bool | None = None, **options: Any,
 ) -> FittedComparison:
-    """Do the fits of :func:`compare`, whose arguments these are; nothing is evaluated yet."""
-    asked: Any = [guides] if isinstance(guides, str | BaseGuide) or callable(guides) else guides
+    """Do the fits of a comparison; nothing is evaluated yet.
+
+    Args:
+        model, x: as of :func:`experiments.compare`, and so are the others.
+        request: what is to be compared.
+        progress, callbacks, journal, pure: passed on to every fit.
+        options: of the fits, each passed on to those by a method that has it.
+
+    Raises:
+        ZooError: as of :func:`experiments.compare`.
+    """
     check_options(options)
-    model = paired(model, next((g for g in asked or () if isinstance(g, BaseGuide)), None))
-    shown = one_view(x, view, seed)
-    facts = model.facts(shown)
-    asked = default_guides(facts) if asked is None else list(asked)
-    _check(model, asked, facts, train_with)
-    if simulate and train_model:
-        raise ZooError("expected one θ to simulate from; got train_model, where each guide has its own; leave one of them out")
-    built = any(isinstance(g, BaseGuide) and not g.new_units for g in asked) or (
-        train_model and not all(isinstance(g, str) for g in asked))
-    if holdout is None:
-        holdout = 0.0 if facts.units == "dataset" or built else model.holdout
-    if holdout and built:
-        raise ZooError(
-            f"expected no holdout for guides that are built for all of x, or train a θ of their own; got {holdout}; pass "
-            "guides as written, e.g. 'mean_field', or holdout=0")
-    units = partition(x, model.latents(shown).units, holdout, seed)
+    model = request.model(model)
+    shown = one_view(x, request.view, request.seed)
+    request = request.completed(model, model.facts(shown))
+    units = partition(x, model.latents(shown).units, request.holdout or 0.0, request.seed)
     how = {"progress": progress, "callbacks": callbacks, "journal": journal, "pure": pure}
-    plan = ComparisonPlan(model, units, view, seed, method, how, options)
-    theta = None if train_model else plan.fit_theta(asked, train_with)
-    exact = None
-    if simulate:
-        plan, exact = plan.simulated()
-    fits = [plan.fit_own(g) for g in asked] if train_model else plan.fit_all(asked)
+    plan = ComparisonPlan(model, units, request.view, request.seed, request.method, how, options)
+    theta = None if request.train_model else plan.fit_theta(request.asked, request.train_with)
+    plan, exact = plan.simulated() if request.simulate else (plan, None)
+    fits = [plan.fit_own(guide) for guide in request.asked] if request.train_model else plan.fit_all(request.asked)
     _tell_unused(options, [*fits, *([theta] if theta is not None else [])])
-    return FittedComparison(plan, theta, fits, exact, train_model, simulate)
+    return FittedComparison(plan, theta, fits, exact, request.train_model, request.simulate)
 
 
 def _tell_unused(options: Mapping[str, Any], fits: Sequence[Fit]) -> None:
@@ -110,7 +103,7 @@ def alone(done: Fit, x: Data, seed: int) -> FittedComparison:
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What all fits of one comparison have in common."""
+    """The plan of one comparison: the model, the units, the seed and the options that all its fits share."""
 
     model: Model
     units: Partition
@@ -142,7 +135,7 @@ class ComparisonPlan:
     def build(self, guide: AnyGuide, model: Model | None = None) -> BaseGuide:
         """Build a guide on the units that it is to be fitted on."""
         model = self.model if model is None else model
-        spec = _spec(guide)
+        spec = spec_of(guide)
         whole = as_guide(model, guide, self.x if spec is None or spec.own_units else self.train)
         if not isinstance(whole, str):
             return whole
@@ -150,7 +143,7 @@ class ComparisonPlan:
 
     def fit(
         self, model: Model, guide: BaseGuide, train_model: bool, method: str | None = None, held: bool = True, name: str = "",
-        start: BaseGuide | str = "own",
+        start: BaseGuide | str = OWN,
     ) -> Fit:
         """Fit a guide: one that serves new units on the training units, in fresh views; else on the held ones, if ``held``.
 
@@ -184,15 +177,17 @@ class ComparisonPlan:
         with held(self.model):
             guides = [self.build(guide) for guide in asked]
             for i in sorted(range(len(asked)), key=lambda i: (not guides[i].new_units, len(contained_families(guides[i])))):
-                guide, spec = guides[i], _spec(guides[i])
-                encoder = _sibling(spec, [f.guide for f in done.values()], free=False) if spec and spec.free else None
-                if encoder is not None and isinstance(asked[i], str):
-                    guide = free_member(done[list(done)[encoder]].guide, self.x)
-                start = _start(asked[i])
-                if start == "contained":
-                    start = sibling(guide, [f.guide for f in done.values()]) or start
+                fitted, named = [fit.guide for fit in done.values()], isinstance(asked[i], str)
+                guide = self._at_encoder(guides[i], fitted) if named else guides[i]
+                start = (sibling(guide, fitted) or CONTAINED) if named else OWN
                 done[i] = self.fit(self.model, guide, False, self.method, start=start)
         return [done[i] for i in range(len(asked))]
+
+    def _at_encoder(self, guide: BaseGuide, fitted: Sequence[BaseGuide]) -> BaseGuide:
+        """Return a free guide as the answer of the fitted encoder of its family, if there is one; any other as it is."""
+        spec = spec_of(guide)
+        encoder = _sibling(spec, fitted, free=False) if spec is not None and spec.free else None
+        return guide if encoder is None else free_member(fitted[encoder], self.x)
 
     def fit_own(self, asked: AnyGuide) -> Fit:
         """Fit a guide together with a θ of its own."""
@@ -203,7 +198,7 @@ class ComparisonPlan:
         # Parameters of the training units are of no use for the held ones: θ from those, then φ for these.
         assert isinstance(asked, str), "built guides of own units are compared without a hold-out"
         self.fit(model, build(asked, model, self.train, seed=self.seed), True, held=False, name=f"theta of {asked}")
-        return self.fit(model, self.build(asked, model), False, self.method, start="contained")
+        return self.fit(model, self.build(asked, model), False, self.method, start=CONTAINED)
 
     def evidence(
         self, fits: list[Fit], weights: list[LogWeights], exact: Tensor | None, train_model: bool,
@@ -226,7 +221,7 @@ class ComparisonPlan:
         self, done: Fit, weight: LogWeights, found: Evidence, fits: list[Fit], weights: list[LogWeights],
     ) -> Split | None:
         """Split an encoder's gap; ``None`` for other guides."""
-        spec = _spec(done.guide)
+        spec = spec_of(done.guide)
         if spec is None or not spec.amortised:
             return None
         same = [i for i, other in enumerate(fits) if other.model is done.model]
@@ -239,44 +234,16 @@ class ComparisonPlan:
             return split(weight, drawn, found)
 
 
-def _check(model: Model, asked: Sequence[AnyGuide], facts: Any, train_with: str | None) -> None:
-    """Raise for guides that do not fit or come twice, before anything is fitted."""
-    if not asked:
-        raise ZooError("expected at least one guide to compare; got none; name some, e.g. mean_field")
-    for guide in asked:
-        if isinstance(guide, BaseGuide):
-            paired(model, guide)
-    specs = [parse(guide) if isinstance(guide, str) else _spec(guide) for guide in asked]
-    known = [spec for spec in specs if spec is not None]
-    twice = next((spec.text for i, spec in enumerate(known) if any(spec.same(other) for other in known[:i])), None)
-    if twice is not None:
-        raise ZooError(f"expected each guide once; got '{twice}' twice; drop one")
-    for spec in [*known, *([parse(train_with)] if train_with is not None else [])]:
-        spec.check(facts)
-
-
-def _spec(guide: AnyGuide) -> GuideSpec | None:
-    """Return how a guide of ours is written; ``None`` for another Pyro guide."""
-    if isinstance(guide, str):
-        return parse(guide)
-    if not isinstance(guide, BaseGuide):
-        return None
-    try:
-        return parse(guide.text)
-    except ZooError:
-        return None
-
-
 def _start(asked: AnyGuide) -> BaseGuide | str:
     """Return where a guide's fit begins: one that is named may be moved to a contained one."""
-    return "contained" if isinstance(asked, str) else "own"
+    return CONTAINED if isinstance(asked, str) else OWN
 
 
 def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
     """Return the guide to fit θ with where none was named."""
     if model.facts(x).exact:
         return "exact"
-    specs = [_spec(guide) for guide in asked]
+    specs = [spec_of(guide) for guide in asked]
     amortised = [spec.text for spec in specs if spec is not None and spec.amortised]
     first = asked[0]
     return (amortised or [model.train_with])[0] or (first.text if isinstance(first, Guide) else first)
@@ -284,7 +251,7 @@ def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
 
 def _sibling(spec: GuideSpec, others: Sequence[BaseGuide], free: bool) -> int | None:
     """Return which of ``others`` has the same family: the ``free`` one, or the one that is a network alone."""
-    for i, other in enumerate(map(_spec, others)):
+    for i, other in enumerate(map(spec_of, others)):
         if other is not None and other.same_family(spec) and (other.free if free else other.amortised and not other.own_units):
             return i
     return None

@@ -1,4 +1,4 @@
-"""What a comparison found: one row a guide."""
+"""The table of a comparison: one row a guide."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One guide: how it was fitted, what came of it, and of an encoder how its gap splits."""
+    """One guide's row: its fit, its evaluation, and the split of its gap if it is an encoder."""
 
     fit: Fit
     evaluation: Evaluation

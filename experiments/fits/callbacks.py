@@ -1,4 +1,4 @@
-"""Watching a fit while it runs: its history, its clock, its checkpoints, and whoever wants to be told."""
+"""Callbacks of a running fit, and the watch that keeps its history, its wall time and its checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a fit is.
+    """A moment of a running fit: the step it is at, and the numbers of that step.
 
     Attributes:
         model, guide: with the parameters of this step.
@@ -73,7 +73,7 @@ class Moment:
 
 
 class Callback:
-    """What a fit tells while it runs. A subclass overrides what it wants to hear.
+    """A listener to a running fit. A subclass overrides the events that it wants to hear.
 
     What a callback draws does not move the fit's random numbers, and its time is not counted as the fit's. One that raises
     is told no more, with a warning: it can't lose the run.
@@ -91,20 +91,20 @@ class Callback:
     """
 
     def on_start(self, now: Moment) -> None:
-        """Before the first step; of a fit that goes on from a checkpoint, ``now.step`` is where."""
+        """Hear that the fit begins; ``now.step`` is the step of the checkpoint that it goes on from, or 0."""
 
     def on_step(self, now: Moment) -> None:
-        """After each step."""
+        """Hear that a step was taken."""
 
     def on_checkpoint(self, now: Moment) -> None:
-        """After a checkpoint was written, to ``now.checkpoint``."""
+        """Hear that a checkpoint was written to ``now.checkpoint``."""
 
     def on_end(self, fit: Fit | None) -> None:
-        """When the fit is done; ``None`` where it failed."""
+        """Hear that the fit ended; ``done`` is ``None`` where it failed."""
 
 
 class Watch:
-    """Keeps a fit's history, time and checkpoints, and tells its callbacks, as a context around the fit.
+    """The watch over one fit: it keeps the history, the wall time and the checkpoints, and calls the callbacks.
 
     Args:
         start: the fit, before its first step.
@@ -140,7 +140,7 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the fit, in all runs of it, callbacks and checkpoints left out."""
+        """The fit's wall time over all its runs, in seconds; time in callbacks and checkpoints does not count."""
         return self._before + time.perf_counter() - self._begun - self._paused
 
     @property
@@ -149,7 +149,7 @@ class Watch:
         return self.journal is not None
 
     def resume(self, load: Callable[[State], None], drawing: bool = True) -> int:
-        """Hand the method's saved state to ``load``, if there is one; return the step that it was taken after, else 0.
+        """Pass the saved state to ``load``, if there is one; return the step of that state, or 0.
 
         ``drawing``: put torch's generators to where they were, too. Not for a method that repeats its steps to get there.
         """
@@ -162,7 +162,7 @@ class Watch:
         return len(self.history)
 
     def step(self, step: int, bound: float, snapshot: Snapshot | None = None, **numbers: float | None) -> None:
-        """Record a step, tell of it, and write a checkpoint if it is time. Steps that are repeated are left out.
+        """Record a step, call the callbacks, and write a checkpoint if one is due. Repeated steps are ignored.
 
         Args:
             step: how many were taken.
@@ -188,11 +188,11 @@ class Watch:
             raise Interrupted(asked)
 
     def rewind(self, step: int) -> None:
-        """Forget the steps after ``step``, which are taken again; callbacks are told of them a second time."""
+        """Forget the steps after ``step``: the fit takes them again, and callbacks hear of them a second time."""
         del self.history[step:]
 
     def end(self, fit: Fit) -> None:
-        """Tell that the fit is done."""
+        """Call the callbacks with the finished fit."""
         self._tell(lambda callback: callback.on_end(fit))
 
     def _save(self, journal: Journal, now: Moment, method: State) -> None:

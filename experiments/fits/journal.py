@@ -1,4 +1,4 @@
-"""What fits leave on disk while they run, so that one that was cut off goes on, to the same bits."""
+"""The journal of a fit on disk: checkpoints from which an interrupted fit goes on, to the same bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ END = "end"
 
 @dataclass
 class Stop:
-    """Whether a run was asked to stop, and by which signal.
+    """A request to stop: whether a run was asked to, and by which signal.
 
     Attributes:
         signal: set by whoever asks in this process.
@@ -45,7 +45,7 @@ class Stop:
 
     @property
     def asked(self) -> int | None:
-        """The signal that asked; ``None``: go on."""
+        """The signal by which the run was asked to stop; ``None``: it was not asked."""
         if self.signal is None and self.file is not None and self.file.exists():
             text = self.file.read_text()
             self.signal = int(text) if text.isdecimal() else 15
@@ -54,13 +54,13 @@ class Stop:
 
 @dataclass(frozen=True)
 class State:
-    """All that a fit needs to go on: tensors by name, and plain values that JSON can hold."""
+    """The state that a fit goes on from: tensors by name, and plain values that JSON can hold."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
     def copy(self) -> State:
-        """Return a state whose tensors nobody else changes."""
+        """Return the state with copies of its tensors."""
         return State({name: value.clone() for name, value in self.tensors.items()}, dict(self.values))
 
     def numbered(self, prefix: str) -> list[Tensor]:
@@ -79,7 +79,7 @@ class State:
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Turn what a state that does not fit makes of those who take it into a :class:`ZooError`."""
+    """Raise a :class:`ZooError` where a saved state does not fit the model, the guide or the method that loads it."""
     try:
         yield
     except ZooError:
@@ -106,7 +106,7 @@ def check_finite(tensors: Iterable[Tensor]) -> None:
 
 @dataclass
 class Journal:
-    """A directory with the checkpoints of a fit, or of several, each in a directory of its own, :meth:`of` a name.
+    """A directory of checkpoints: of one fit, or of several, each in a subdirectory that :meth:`of` names.
 
     A checkpoint is two files: ``NAME.safetensors`` and ``NAME.json``, which holds plain values, the checksum of the
     tensors, and its own. Nothing in them can be executed. A checkpoint that can't be read, or was altered, is passed over
@@ -191,7 +191,7 @@ class Journal:
 
 
 def slug(name: str) -> str:
-    """Return ``name`` as a file name: what a file name may not hold becomes a dash; unlike names stay apart.
+    """Return ``name`` as a file name: forbidden characters become dashes, and different names stay different.
 
     >>> slug("mean_field:encoder"), slug("flow(layers=2)")[:14]
     ('mean_field-encoder-9975', 'flow-layers=2-')
@@ -251,7 +251,7 @@ def read(path: Path) -> State:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint, its JSON file first: what is left without it is none."""
+    """Remove a checkpoint, its JSON file first: without that file the rest is no checkpoint."""
     for part in (path, path.with_suffix(".safetensors")):
         part.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What a fit comes to: how a method ended, and the fit that a user is given."""
+"""The result of a fit: the outcome of a method, and the :class:`Fit` that a user gets."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a method ended.
+    """The outcome of one run of a method: its steps, its bound, and whether it converged.
 
     Attributes:
         steps: taken.

@@ -1,4 +1,4 @@
-"""Callbacks that write down what a fit tells: a line of JSON a step, or TensorBoard's events."""
+"""Callbacks that record the numbers of each step: as lines of JSON, or as events of TensorBoard."""
 
 from __future__ import annotations
 

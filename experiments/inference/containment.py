@@ -29,6 +29,8 @@ from zoo.registry import load
 if TYPE_CHECKING:
     from experiments.fits.result import Fit
 
+#: Where a fit begins: at a quick fit of a family that its own contains; at the guide as it is.
+CONTAINED, OWN = "contained", "own"
 #: Latent dimensions up to which a normal with all its covariances is fitted quickly.
 QUICK = 128
 #: Draws that two states of a guide are compared on, at most and at least.
@@ -75,7 +77,7 @@ def sibling(guide: BaseGuide, fitted: Iterable[BaseGuide]) -> BaseGuide | None:
 
 @dataclass
 class Floor:
-    """A contained guide, as it was fitted, in the place of a richer one: where that begins, and what it never ends below.
+    """The floor under a richer guide's fit: a fitted guide that it contains, where it begins and below which it never ends.
 
     Attributes:
         text: how the contained guide is written.
@@ -94,7 +96,7 @@ class Floor:
 
     @classmethod
     def under(cls, model: Model, guide: Guide, contained: Guide, x: Data, tensors: list[Tensor], seed: int) -> Floor:
-        """Return the floor that ``contained`` is to ``guide``, which is left where its fit is to begin.
+        """Return the floor of ``contained`` under ``guide``, and move ``guide`` to where its fit begins.
 
         That is near the contained member; at the guide's own place where its ELBO is higher there, or its family spreads.
         """

@@ -1,4 +1,4 @@
-"""Fitting: one ELBO, and the methods that maximise it."""
+"""The fit of a guide, and of θ with it: one entry point for all methods of inference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from experiments.fits.callbacks import Callback, Moment, Watch
 from experiments.fits.journal import Journal
 from experiments.fits.progress import bars
 from experiments.fits.result import Fit, Outcome
-from experiments.inference.containment import Floor, quick_family, sibling
+from experiments.inference.containment import CONTAINED, OWN, Floor, quick_family, sibling
 from experiments.inference.engine import held, state_tensors
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
@@ -81,7 +82,7 @@ def fit(
     check_number("seed", seed, whole=True, least=0, most=2**31 - 1, mend="choose another")
     check_options(options)
     shown = one_view(x, options.get("view"), seed)
-    start = start or ("contained" if isinstance(guide, str) else "own")
+    start = _begins(start, guide)
     model, guide = pair(model, guide, shown, seed)
     theta = train_model and any(p.requires_grad for p in model.parameters())
     problem = Problem(model, guide, x, theta, seed, pure, Processes.joined() if shard else ALONE, shown)
@@ -89,24 +90,17 @@ def fit(
     if method is None and not theta and not guide.size:
         return Fit(model, guide, "none", 0, 0.0, None, True, units=problem.latents.units)
     _check(problem, chosen, journal)
-    kept = Journal(Path(journal)) if isinstance(journal, str | Path) else journal
-    if kept is not None:
-        kept = kept.of(name) if name else kept
-        check_same(kept, problem, chosen.name, how, options)
-        done = restore(kept, model, guide, theta)
-        if done is not None:
-            return done
+    kept = _journal(journal, name)
+    done = None if kept is None else _saved(kept, problem, chosen, how, options)
+    if done is not None:
+        return done
     inner: dict[str, Any] = {"train_model": theta, "seed": seed, "progress": progress, "journal": kept, "pure": pure}
     floor, before = _floor(problem, chosen, how, start, inner)
     first = Moment(
         model, guide, x, chosen.name, how.limit, problem.latents.units, name, objective=chosen.bound(problem, how))
     watch = Watch(first, [*bars(progress), *callbacks], kept)
-    fitted = _run(chosen, problem, how, watch, before)
-    if floor is not None and fitted.objective == "ELBO":  # states are compared by the ELBO: not of a fit of another bound
-        if floor.guide.family.spreads and floor.below()[0] > 0:
-            floor.begin()
-            fitted = _joined(fitted, fit(model, guide, x, method=chosen.name, name="from the contained", **inner, **options))
-        fitted = floor.keep_better(fitted)
+    fitted = _never_below(floor, _run(chosen, problem, how, watch, before), partial(
+        fit, model, guide, x, method=chosen.name, name="from the contained", **inner, **options))
     watch.end(fitted)
     if kept is not None:
         keep(kept, fitted)  # last: a fit that is kept is not watched again, and what its callbacks know must be written
@@ -139,29 +133,87 @@ def _floor(
     its own. Where θ moves, it does so with the contained guide, too: of one unit, where that is quick. Several processes fit
     none.
     """
-    if start not in ("contained", "own") and not isinstance(start, BaseGuide):
-        raise ZooError(f"expected start contained or own, or a fitted guide; got {start!r}; choose one")
-    model, guide, x = problem.model, problem.guide, problem.x if problem.like is None else problem.like
     if problem.processes.count > 1 or not method.climbs:
         return None, 0.0
-    inside: BaseGuide | None = None
-    seconds = 0.0
+    model, guide = problem.model, problem.guide
     if isinstance(start, BaseGuide):
-        inside = sibling(guide, [start])
-        if inside is None:
-            raise ZooError(f"expected start as a fitted guide that '{guide.text}' contains; got '{start.text}'; leave it out")
-    latents = problem.latents
-    quick = quick_family(guide, latents.size) if start == "contained" else None
-    if quick is not None and not (problem.train_model and latents.units > 1):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ZooWarning)  # of a fit that is only where another one begins
-            contained = build(quick, model, x, seed=problem.seed)
-            steps = options.steps if default_method(contained, x) == method.name else None
-            done = fit(model, contained, x, name=f"contained {quick}", start="contained", steps=steps, **how)
-        inside, seconds = done.guide, done.seconds
+        inside, seconds = _given(guide, start), 0.0
+    else:
+        inside, seconds = _quick(problem, method, options, how) if start == CONTAINED else (None, 0.0)
     if not isinstance(guide, Guide) or not isinstance(inside, Guide):
         return None, 0.0
-    return Floor.under(model, guide, inside, x, state_tensors(model, guide, problem.train_model), problem.seed), seconds
+    before = state_tensors(model, guide, problem.train_model)
+    return Floor.under(model, guide, inside, problem.shown, before, problem.seed), seconds
+
+
+def _given(guide: BaseGuide, start: BaseGuide) -> BaseGuide:
+    """Return ``start``, if the family of ``guide`` contains its family.
+
+    Raises:
+        ZooError: it does not.
+    """
+    inside = sibling(guide, [start])
+    if inside is None:
+        raise ZooError(f"expected start as a fitted guide that '{guide.text}' contains; got '{start.text}'; leave it out")
+    return inside
+
+
+def _quick(
+    problem: Problem, method: Method[Any], options: Options, how: Mapping[str, Any],
+) -> tuple[BaseGuide | None, float]:
+    """Return a quick fit of a family that the guide's contains, and its seconds; none where none is quick."""
+    model, latents = problem.model, problem.latents
+    quick = quick_family(problem.guide, latents.size)
+    if quick is None or (problem.train_model and latents.units > 1):
+        return None, 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZooWarning)  # of a fit that is only where another one begins
+        contained = build(quick, model, problem.shown, seed=problem.seed)
+        steps = options.steps if default_method(contained, problem.shown) == method.name else None
+        done = fit(model, contained, problem.shown, name=f"contained {quick}", start=CONTAINED, steps=steps, **how)
+    return done.guide, done.seconds
+
+
+def _never_below(floor: Floor | None, fitted: Fit, again: Callable[[], Fit]) -> Fit:
+    """Return a fit that ends no lower than its floor: one that does is fitted ``again`` from there, and the better kept.
+
+    States are compared by the ELBO: a fit of another bound is returned as it is.
+    """
+    if floor is None or fitted.objective != "ELBO":
+        return fitted
+    if floor.guide.family.spreads and floor.below()[0] > 0:
+        floor.begin()
+        fitted = _joined(fitted, again())
+    return floor.keep_better(fitted)
+
+
+def _begins(start: BaseGuide | str | None, guide: AnyGuide) -> BaseGuide | str:
+    """Return where a fit begins: a guide that is named, not built, may be moved to a contained one.
+
+    Raises:
+        ZooError: ``start`` is none of what there is.
+    """
+    if start not in (None, CONTAINED, OWN) and not isinstance(start, BaseGuide):
+        raise ZooError(f"expected start contained or own, or a fitted guide; got {start!r}; choose one")
+    return start or (CONTAINED if isinstance(guide, str) else OWN)
+
+
+def _journal(journal: Journal | str | Path | None, name: str) -> Journal | None:
+    """Return the journal of the fit of this ``name``."""
+    kept = Journal(Path(journal)) if isinstance(journal, str | Path) else journal
+    return kept.of(name) if kept is not None and name else kept
+
+
+def _saved(
+    kept: Journal, problem: Problem, method: Method[Any], options: Options, given: Mapping[str, Any],
+) -> Fit | None:
+    """Return the fit that a journal holds, if it is done there.
+
+    Raises:
+        ZooError: the journal is of another fit.
+    """
+    check_same(kept, problem, method.name, options, given)
+    return restore(kept, problem.model, problem.guide, problem.train_model)
 
 
 def _joined(first: Fit, second: Fit) -> Fit:

@@ -24,7 +24,7 @@ from zoo.program.latents import Latents
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be fitted: a guide to a model's posterior on data, and θ with it where it moves.
+    """The problem that a method is given: a guide, the model whose posterior it approximates, and the data.
 
     Attributes:
         model, guide: whose parameters are moved in place.
@@ -48,7 +48,12 @@ class Problem:
     @cached_property
     def latents(self) -> Latents:
         """The layout of z."""
-        return self.model.latents(self.x if self.like is None else self.like)
+        return self.model.latents(self.shown)
+
+    @property
+    def shown(self) -> Data:
+        """The data as the model and the guide see it at first."""
+        return self.x if self.like is None else self.like
 
     @property
     def work(self) -> int:
@@ -91,9 +96,9 @@ class Method(abc.ABC, Generic[OptionsT]):
         """
 
     def bound(self, problem: Problem, options: OptionsT) -> str:
-        """Return what the method maximises is called, as figures and records show it."""
+        """Return the name of the bound that the method maximises, as figures and records show it."""
         return "ELBO"
 
     def at_once(self, problem: Problem, options: OptionsT) -> float:
-        """Return how many numbers are worked on at once, by which threads are chosen."""
+        """Return how many numbers the method works on at once: the number of threads is chosen by it."""
         return problem.work

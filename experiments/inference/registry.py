@@ -129,7 +129,7 @@ def choose(name: str | None, problem: Problem, given: Mapping[str, Any]) -> tupl
     Raises:
         ZooError: an unknown name, or an option that the method does not have.
     """
-    text = name or default_method(problem.guide, problem.x if problem.like is None else problem.like)
+    text = name or default_method(problem.guide, problem.shown)
     options = entry(text).options
     for option, value in given.items():
         if value is not None and value is not False and option not in names(options):

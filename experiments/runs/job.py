@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.comparison.compare import fit_one, settle
 from experiments.comparison.plan import FittedComparison, alone, fit_comparison
+from experiments.comparison.request import Request
 from experiments.comparison.table import Comparison
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
@@ -46,10 +47,9 @@ class Job:
     def fit_comparison(self, **how: Any) -> FittedComparison:
         """Do the fits of a comparison, and nothing else."""
         spec = self.spec
-        return fit_comparison(
-            self.model, self.data.x, spec.guides, seed=spec.seed, method=spec.method, train_with=spec.train_with,
-            train_model=spec.train_model, holdout=self.holdout, view=self.data.view, simulate=spec.simulate,
-            **fitting_options(spec), **how)
+        request = Request(
+            spec.guides, spec.seed, spec.method, spec.train_with, spec.train_model, self.holdout, self.data.view, spec.simulate)
+        return fit_comparison(self.model, self.data.x, request, **fitting_options(spec), **how)
 
     def fitted(self, journal: Journal, callbacks: Sequence[Callback] = ()) -> FittedComparison:
         """Do the fits that the journal lacks, and return all of them; a pair that is fitted by itself as a plan of one.

@@ -1,1 +1,1 @@
-"""What everything runs on: seeds, files, processes."""
+"""The ground that everything runs on: seeds, files, memory, threads and processes."""

@@ -103,7 +103,7 @@ def digest(content: bytes | memoryview) -> str:
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a rename last: it is the directory that it changes. Not every system lets a directory be opened."""
+    """Flush a directory to the disk, so that a rename inside it lasts. Not every system can open a directory."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Seeds for purposes: what two of them draw must not be the same noise."""
+"""Seeds by purpose: two purposes of one run must not draw the same noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _STEP = 15485863
 
 
 class Stream(IntEnum):
-    """What is added to a run's seed, by purpose. A fit takes the seed itself."""
+    """The offset that each purpose adds to a run's seed. A fit takes the seed itself."""
 
     EVALUATION = 104729  # not the draws that a guide was trained on
     PARTITION = _STEP

@@ -1,4 +1,4 @@
-"""Threads, memory and matrix products, set for a while and put back."""
+"""Settings of threads, memory and matrix products, which a context sets and puts back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def threads_for(numbers: int) -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Let the C library keep the memory that is freed for what is made next.
+    """Let the C library keep freed memory for the next tensors.
 
     glibc gives blocks larger than any that was freed before, up to 32 MiB, back to the system, and the end of its heap where
     that is twice as large. Each operation on some hundred thousand numbers then begins with pages that the system has to clear:

@@ -262,7 +262,7 @@ def test_a_judge_takes_any_factor_of_a_covariance() -> None:
 
 @pytest.mark.parametrize(("stack", "expected"), [
     ([("/a/torch/autograd/graph.py", "run"), ("/a/torch/_tensor.py", "backward"),
-      ("/b/experiments/inference/svi/method.py", "step")], "backward"),
+      ("/b/experiments/inference/svi/ascent.py", "step")], "backward"),
     ([("/a/torch/optim/adam.py", "step")], "optimiser"),
     ([("/a/torch/nn/linear.py", "forward"), ("/b/guides/amortisation.py", "forward")], "guide"),
     ([("/a/pyro/poutine/trace_messenger.py", "get_trace"), ("/b/zoo/program/run.py", "run"), ("/b/zoo/model.py", "log_terms")],

@@ -15,7 +15,7 @@ import torch
 import experiments
 import guides
 import zoo
-from experiments.inference.svi.objectives import stochastic_bound
+from experiments.inference.svi.objectives import Estimation, stochastic_bound
 from tests.contracts.cases import EXACT, MOVING, PAIRS, TRAINED, case, each, fitted, points, reduced
 from zoo.data import take
 
@@ -174,7 +174,7 @@ def test_gradient_reaches_every_parameter(name: str, text: str) -> None:
         with torch.no_grad():
             for p in guide.parameters():
                 p.add_(0.05 * torch.randn_like(p))
-        value = stochastic_bound(model, guide, x, None, model.latents(x).units, 8).value
+        value = stochastic_bound(model, guide, x, None, model.latents(x).units, Estimation(8)).value
     value.backward()
     for name_, p in guide.named_parameters():
         assert p.numel() == 0 or (p.grad is not None and bool(p.grad.abs().sum() > 0)), name_
@@ -184,7 +184,7 @@ def test_gradient_reaches_every_parameter(name: str, text: str) -> None:
 def test_gradient_reaches_theta(name: str, text: str) -> None:
     model, x = case(name)
     with zoo.seeded(0):
-        value = stochastic_bound(model, fitted(name, text), x, None, model.latents(x).units, 8).value
+        value = stochastic_bound(model, fitted(name, text), x, None, model.latents(x).units, Estimation(8)).value
     gradients = torch.autograd.grad(value, list(model.parameters()))
     assert all(bool(g.isfinite().all()) for g in gradients)
     # At the maximum of EM they are small, never identically zero in every coordinate.
@@ -199,8 +199,9 @@ def test_minibatch_elbo_is_unbiased(name: str, text: str) -> None:
     full = reduced(name, text).elbo
     batches = torch.randperm(units, generator=torch.Generator().manual_seed(0)).reshape(6, -1)
     with zoo.seeded(3), torch.no_grad():
-        values = [[float(stochastic_bound(model, guide, take(x, index, units), index, units, 64).value) for index in batches]
-                  for _ in range(1 if model.latents(x).discrete else 12)]
+        values = [[
+            float(stochastic_bound(model, guide, take(x, index, units), index, units, Estimation(64)).value)
+            for index in batches] for _ in range(1 if model.latents(x).discrete else 12)]
     means = torch.tensor(values).mean(1)
     error = 0.0 if len(means) == 1 else float(means.std()) / math.sqrt(len(means))
     assert abs(float(means.mean()) - full.value) < SE * math.hypot(error, full.se) + 1e-5 * abs(full.value)

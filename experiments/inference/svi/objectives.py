@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -107,10 +107,26 @@ class Step:
     reconstruction: Tensor
 
 
+@dataclass(frozen=True)
+class Estimation:
+    """How a bound is estimated.
+
+    Attributes:
+        draws: K, of z per unit; of a mixture, rounded up to as many of each component.
+        objective: which bound.
+        estimator: a key of :data:`ESTIMATORS`.
+        processes: with whom the minibatch is shared. Each draws all of z, so that the draws are those of one process, and then
+            goes on with its own share of the units; their steps add up to the one of a single process.
+    """
+
+    draws: int
+    objective: Objective = Objective("elbo", 1.0)
+    estimator: str = "reparameterised"
+    processes: Processes = ALONE
+
+
 def stochastic_bound(
-    model: Model, guide: BaseGuide, batch: Data, index: Tensor | None, units: int, draws: int,
-    objective: Objective = Objective("elbo", 1.0), estimator: str = "reparameterised", kl_weight: float = 1.0,
-    processes: Processes = ALONE,
+    model: Model, guide: BaseGuide, batch: Data, index: Tensor | None, units: int, how: Estimation, kl_weight: float = 1.0,
 ) -> Step:
     """Return an unbiased estimate of a bound's total over ``units`` from a minibatch of them.
 
@@ -120,12 +136,8 @@ def stochastic_bound(
         batch: the minibatch: rows ``index`` of the data; ``index`` is ``None`` where it is all of it.
         index: which of the fitted units these are.
         units: how many units there are in all.
-        draws: K, of z per unit; of a mixture, rounded up to as many of each component.
-        objective: which bound.
-        estimator: a key of :data:`ESTIMATORS`.
+        how: the bound and its estimator.
         kl_weight: β on log p(z) − log q(z), for KL warm-up.
-        processes: with whom the minibatch is shared. Each draws all of z, so that the draws are those of one process, and then
-            goes on with its own share of the units; their steps add up to the one of a single process.
 
     Raises:
         ZooError: a guide without reparameterised draws, or an objective other than the ELBO where nothing is drawn.
@@ -133,36 +145,37 @@ def stochastic_bound(
     Source: Roeder, Wu and Duvenaud (2017), Sticking the landing, https://arxiv.org/abs/1703.09194; Tucker, Lawson, Gu and
     Maddison (2019), Doubly reparameterized gradient estimators, https://arxiv.org/abs/1810.04152
     """
-    before, whole = generators(), batch
+    before = generators()
     q = guide.posterior(batch, index)
     count = q.batch_shape[0]
-    shared, own = processes.count > 1, processes.share(count)
-    if shared:
-        batch = take(batch, torch.arange(count, device=reference(batch).device)[own], count)
+    own, scale = how.processes.share(count), units / count
+    mine = batch
+    if how.processes.count > 1:
+        mine = take(batch, torch.arange(count, device=reference(batch).device)[own], count)
     if isinstance(q, Enumerated):
-        mine = Enumerated(q.logits[own], q.values, validate_args=False) if shared else q
-        with processes.apart():
-            done = _enumerated(model, mine, batch, units / count, objective, kl_weight)
-        return replace(done, z=q.enumerate_support())
+        return _enumerated(model, q, mine, own, scale, how, kl_weight)
     if not q.has_rsample:
         raise ZooError(f"expected a guide with reparameterised draws for method svi; got '{guide.text}'; use another guide")
-    z, log_q, log_share = _drawn(q, draws, estimator)
-    if estimator != "reparameterised":
+    drawn, log_q, log_share = _drawn(q, how.draws, how.estimator)
+    if how.estimator != "reparameterised":
         with replaying(before), frozen(guide):  # an encoder that drops units out must drop the same ones
-            log_q = guide.posterior(whole, index).log_prob(z)
-    drawn = z
-    if shared:
-        z, log_q = z[:, own], log_q[:, own]
-        log_share = None if log_share is None else log_share[:, own]
-    with processes.apart():
-        prior, likelihood = model.log_terms(batch, z)
+            log_q = guide.posterior(batch, index).log_prob(drawn)
+    z, log_q = _part(drawn, own), _part(log_q, own)
+    log_share = None if log_share is None else _part(log_share, own)
+    with how.processes.apart():
+        prior, likelihood = model.log_terms(mine, z)
     log_weight = likelihood + prior - log_q if kl_weight == 1 else likelihood + kl_weight * (prior - log_q)
-    scale = units / count
-    value = objective.bound(log_weight, log_share).sum() * scale
+    value = how.objective.bound(log_weight, log_share).sum() * scale
     reconstruction = mean(likelihood, log_share).detach().sum() * scale
-    if estimator == "reparameterised" or log_share is not None:
+    if how.estimator == "reparameterised" or log_share is not None:
         return Step(value, -value, drawn, reconstruction)
-    return Step(value, -_doubly_reparameterised(log_weight, drawn, own, objective.alpha).sum() * scale, drawn, reconstruction)
+    loss = -_doubly_reparameterised(log_weight, drawn, own, how.objective.alpha).sum() * scale
+    return Step(value, loss, drawn, reconstruction)
+
+
+def _part(values: Tensor, own: slice) -> Tensor:
+    """Return values (draws, units, …) of the units ``own``; as they are where these are all."""
+    return values if own == slice(0, values.shape[1]) else values[:, own]
 
 
 def _drawn(q: Distribution, draws: int, estimator: str) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -209,12 +222,16 @@ def _doubly_reparameterised(log_weight: Tensor, drawn: Tensor, own: slice, alpha
 
 
 def _enumerated(
-    model: Model, q: Enumerated, batch: Data, scale: float, objective: Objective, kl_weight: float,
+    model: Model, q: Enumerated, mine: Data, own: slice, scale: float, how: Estimation, kl_weight: float,
 ) -> Step:
-    if objective.alpha != 1:
+    """Return the exact bound of q over a finite support, of the units ``own``, whose data are ``mine``."""
+    part = Enumerated(q.logits[own], q.values, validate_args=False) if how.processes.count > 1 else q
+    if how.objective.alpha != 1:
         raise ZooError(
-            f"expected objective elbo for discrete latents, which are summed, not drawn; got '{objective.text}'; leave it out")
-    reconstruction, kl = enumerated_terms(model, q, batch)
+            f"expected objective elbo for discrete latents, which are summed, not drawn; got '{how.objective.text}'; leave it "
+            "out")
+    with how.processes.apart():
+        reconstruction, kl = enumerated_terms(model, part, mine)
     value = (reconstruction - kl_weight * kl) * scale
     return Step(value, -value, q.enumerate_support(), reconstruction.detach() * scale)
 

@@ -1,4 +1,4 @@
-"""How stochastic variational inference trains: everything about it that one may choose."""
+"""The options of stochastic variational inference, and the pace of its learning rate."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Pace:
 
     @property
     def numbers(self) -> list[float]:
-        """What a checkpoint keeps."""
+        """The numbers of the pace that a checkpoint keeps."""
         return [self.peak, self.begin, self.end]
 
     @numbers.setter
@@ -112,32 +112,40 @@ class SVIOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        from experiments.inference.svi.objectives import check_estimator
-
-        for name in ("learning_rate", "clip", "validation"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name))
-        if not isinstance(self.objective, str):
-            raise ZooError(f"expected objective as text; got {self.objective!r}; e.g. 'iwae'")
-        if self.view is not None and not callable(self.view):
-            raise ZooError(f"expected view as a function of a minibatch; got {self.view!r}; pass one")
-        check_estimator(self.estimator, self.bound)
-        chosen(SCHEDULES, self.schedule, "schedule")
-        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ZooError(f"expected a positive learning rate; got {self.learning_rate}; the default is the model's own")
-        if self.clip is not None and not self.clip > 0:
-            raise ZooError(f"expected clip above 0; got {self.clip}; leave it out for no limit")
-        if self.validation is not None and not 0 <= self.validation < 1:
-            raise ZooError(f"expected validation as a share from 0 up to 1; got {self.validation}; e.g. 0.1")
+        self._check_numbers()
+        self._check_words()
         if self.warm_up >= self.limit:
             raise ZooError(
                 f"expected warm_up to end before the run's {self.limit} steps; got {self.warm_up}; lower it, or raise steps")
         if self.warm_up and self.bound.alpha != 1:
             raise ZooError(f"expected objective elbo with warm_up; got '{self.objective}'; leave one of them out")
 
+    def _check_numbers(self) -> None:
+        """Raise a :class:`ZooError` for a number out of its range."""
+        for name in ("learning_rate", "clip", "validation"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
+        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ZooError(f"expected a positive learning rate; got {self.learning_rate}; the default is the model's own")
+        if self.clip is not None and not self.clip > 0:
+            raise ZooError(f"expected clip above 0; got {self.clip}; leave it out for no limit")
+        if self.validation is not None and not 0 <= self.validation < 1:
+            raise ZooError(f"expected validation as a share from 0 up to 1; got {self.validation}; e.g. 0.1")
+
+    def _check_words(self) -> None:
+        """Raise a :class:`ZooError` for a word that is none of those there are, or a view that is no function."""
+        from experiments.inference.svi.objectives import check_estimator
+
+        if not isinstance(self.objective, str):
+            raise ZooError(f"expected objective as text; got {self.objective!r}; e.g. 'iwae'")
+        if self.view is not None and not callable(self.view):
+            raise ZooError(f"expected view as a function of a minibatch; got {self.view!r}; pass one")
+        check_estimator(self.estimator, self.bound)
+        chosen(SCHEDULES, self.schedule, "schedule")
+
     @property
     def bound(self) -> Objective:
-        """What is maximised."""
+        """The bound that is maximised."""
         from experiments.inference.svi.objectives import Objective
 
         return Objective.parse(self.objective)

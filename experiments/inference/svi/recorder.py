@@ -1,4 +1,4 @@
-"""When a fit's steps are recorded, and how recorded results are held against Python's."""
+"""The recorder of a fit's steps: when steps are recorded, and how recorded results are checked against Python's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a stochastic ascent has converged: means of where it was, and what going on as it went would gain."""
+"""Convergence of a stochastic ascent: means of its iterates, and the gain from going on in the same direction."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def closings(steps: int | None, limit: int) -> list[int]:
 
 @dataclass
 class Windows:
-    """The mean of what an ascent moves over a window of its steps, and over the window before.
+    """The means of an ascent's iterates over a window of its steps, and over the window before.
 
     Steps of stochastic gradients jitter about where they lead. Their mean tells where that is, and the means of two windows
     where it is going: :func:`rises` asks whether it would gain to go there.
@@ -90,6 +90,11 @@ class Windows:
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return copies of tensors without a graph."""
     return [tensor.detach().clone() for tensor in tensors]
+
+
+def put(tensors: Sequence[Tensor], state: Sequence[Tensor]) -> None:
+    """Set tensors to a state of theirs, in place."""
+    torch._foreach_copy_([tensor.detach() for tensor in tensors], list(state))
 
 
 def rises(bound: Bound, before: Sequence[Tensor], now: Sequence[Tensor], least: float) -> bool:

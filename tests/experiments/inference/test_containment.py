@@ -16,6 +16,7 @@ import experiments
 import guides
 import zoo
 from experiments.comparison.plan import fit_comparison
+from experiments.comparison.request import Request
 from experiments.fits.journal import Journal
 from experiments.inference.containment import quick_family, sibling
 from guides.amortisation import Free
@@ -264,13 +265,13 @@ def test_starts_of_other_kinds_are_refused() -> None:
 def test_a_comparison_fits_what_is_contained_first(tmp_path: Path) -> None:
     """A guide begins at its sibling, whatever the order asked; a quick fit is made only where there is none."""
     model, x = case("year")
-    fits = fit_comparison(model, x, ["flow", "full_rank", "mean_field"], steps=30, journal=Journal(tmp_path)).fits
+    fits = fit_comparison(model, x, Request(["flow", "full_rank", "mean_field"]), steps=30, journal=Journal(tmp_path)).fits
     flow, full, mean = (done.guide for done in fits)
     assert [guide.text for guide in (flow, full, mean)] == ["flow", "full_rank", "mean_field"]
     check_never_below("year", mean, full)
     check_never_below("year", full, flow)
     assert not list(tmp_path.glob("*/contained*"))
-    alone = fit_comparison(model, x, ["flow"], steps=30, journal=Journal(tmp_path / "alone")).fits
+    alone = fit_comparison(model, x, Request(["flow"]), steps=30, journal=Journal(tmp_path / "alone")).fits
     check_never_below("year", full, alone[0].guide)
     assert list(tmp_path.glob("alone/*/contained*"))
 

@@ -17,7 +17,8 @@ import experiments
 import zoo
 from experiments.fits.journal import Journal
 from experiments.inference.fixed_draws.elbo import FixedDrawsELBO
-from experiments.inference.svi.method import _Run
+from experiments.inference.svi.bound import Bound
+from experiments.inference.svi.judge import Judge
 from experiments.inference.svi.stopping import TOLERANCE, rises
 from experiments.optimisers.lbfgs import ascend
 from experiments.optimisers.newton import find_mode
@@ -138,15 +139,20 @@ def test_an_encoder_gains_little_by_ten_times_the_steps() -> None:
 
 def test_a_first_held_out_bound_of_minus_infinity_does_not_stay_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is above −∞ by a number of standard errors."""
-    best: list[int] = []
-    plain = _Run._held_out
+    judges: list[tuple[Judge, int]] = []
+    plain, judge = Bound.held_out, Judge.judge
 
-    def held_out(run: _Run) -> Tensor:
-        best.append(run.best_step)
-        at_first = len(run.values) <= run.block or best[-1] == run.block
-        return torch.full_like(plain(run), -math.inf) if at_first else plain(run)
+    def judged(self: Judge, step: int, values: list[float]) -> None:
+        judges.append((self, step))
+        judge(self, step, values)
 
-    monkeypatch.setattr(_Run, "_held_out", held_out)
+    def held_out(bound: Bound) -> Tensor:
+        now, step = judges[-1]
+        at_first = step <= now.block or now.best_step == now.block
+        return torch.full_like(plain(bound), -math.inf) if at_first else plain(bound)
+
+    monkeypatch.setattr(Judge, "judge", judged)
+    monkeypatch.setattr(Bound, "held_out", held_out)
     x = zoo.dataset("wine", standardise=True).x
     model = zoo.build("linear_vae", x, latent=2)
     fit = experiments.fit(model, "mean_field:encoder", x, steps=200, validation=0.2)

@@ -12,7 +12,7 @@ import experiments
 import guides
 import zoo
 from experiments.inference.fit import fit
-from experiments.inference.svi.objectives import ESTIMATORS, Objective, Step, drawn_with_score, stochastic_bound
+from experiments.inference.svi.objectives import ESTIMATORS, Estimation, Objective, Step, drawn_with_score, stochastic_bound
 from experiments.log_evidence.log_weights import scored
 from guides.amortisation import Free
 from guides.families.gaussian import FullRank
@@ -63,7 +63,7 @@ def gradients(
     found = []
     with zoo.seeded(1):
         for _ in range(repeats):
-            step = stochastic_bound(model, guide, x, None, UNITS, draws, **how)  # type: ignore[arg-type]
+            step = stochastic_bound(model, guide, x, None, UNITS, Estimation(draws, **how))  # type: ignore[arg-type]
             found.append(flat(torch.autograd.grad(-step.loss, parameters, allow_unused=True), parameters))
     return torch.stack(found)
 
@@ -128,7 +128,7 @@ def test_iwae_gradient_is_that_of_the_bound() -> None:
     def bound(shift: float) -> Tensor:
         with torch.no_grad(), zoo.seeded(1):
             p.view(-1)[0] += shift
-            values = [stochastic_bound(model, guide, x, None, UNITS, 5, objective).value for _ in range(300)]
+            values = [stochastic_bound(model, guide, x, None, UNITS, Estimation(5, objective)).value for _ in range(300)]
             p.view(-1)[0] -= shift
         return torch.stack(values)
 
@@ -257,7 +257,7 @@ def test_warm_up_changes_the_objective_only_while_it_lasts() -> None:
 
 def _step(model: LinearVAE, x: Tensor, guide: Guide, beta: float) -> Step:
     with zoo.seeded(0):
-        return stochastic_bound(model, guide, x, None, UNITS, 64, kl_weight=beta)
+        return stochastic_bound(model, guide, x, None, UNITS, Estimation(64), kl_weight=beta)
 
 
 @pytest.mark.parametrize("estimator", ["stl", "dreg"])
@@ -271,7 +271,7 @@ def test_estimators_score_the_very_guide_that_was_drawn_from(estimator: str) -> 
     values = []
     for name in ("reparameterised", estimator):
         with seeded(1):
-            bound = stochastic_bound(model, guide, WINE, None, 178, 4, Objective("elbo", 1.0), name)
+            bound = stochastic_bound(model, guide, WINE, None, 178, Estimation(4, Objective("elbo", 1.0), name))
             values.append(float(bound.value.detach()))
     # One takes log q from the noise, the other at z: the same but for rounding, where other masks are nats apart.
     assert values[0] == pytest.approx(values[1], rel=1e-13)

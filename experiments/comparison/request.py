@@ -1,0 +1,96 @@
+"""The request for a comparison: which guides, on which units, with which θ; completed and checked before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from guides.guide import AnyGuide, BaseGuide, paired
+from guides.registry import GuideSpec, default_guides, parse
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.program.run import Program
+from zoo.registry import Facts
+
+
+@dataclass(frozen=True)
+class Request:
+    """What :func:`experiments.compare` is asked for; its arguments of the same names say more."""
+
+    guides: AnyGuide | Sequence[AnyGuide] | None = None
+    seed: int = 0
+    method: str | None = None
+    train_with: str | None = None
+    train_model: bool = False
+    holdout: float | None = None
+    view: Callable[[Tensor], Tensor] | None = None
+    simulate: bool = False
+
+    @property
+    def asked(self) -> list[AnyGuide]:
+        """The guides, one alone as a list of one."""
+        given: Any = self.guides
+        return [given] if isinstance(given, str | BaseGuide) or callable(given) else list(given or ())
+
+    @property
+    def of_given_units(self) -> bool:
+        """Whether a guide is built for all of x already, or trains a θ of its own and can't be built anew for fewer units."""
+        built = any(isinstance(guide, BaseGuide) and not guide.new_units for guide in self.asked)
+        return built or (self.train_model and not all(isinstance(guide, str) for guide in self.asked))
+
+    def model(self, given: Model | Program) -> Model:
+        """Return the model that the built guides are of; else ``given`` as a model."""
+        return paired(given, next((guide for guide in self.asked if isinstance(guide, BaseGuide)), None))
+
+    def completed(self, model: Model, facts: Facts) -> Request:
+        """Return the request with guides and hold-out where none were named.
+
+        Raises:
+            ZooError: what can't be compared on a model with these ``facts``.
+        """
+        done = self if self.guides is not None else replace(self, guides=default_guides(facts))
+        done.check(model, facts)
+        if done.holdout is None:
+            done = replace(done, holdout=0.0 if facts.units == "dataset" or done.of_given_units else model.holdout)
+        if done.holdout and done.of_given_units:
+            raise ZooError(
+                f"expected no holdout for guides that are built for all of x, or train a θ of their own; got {done.holdout}; "
+                "pass guides as written, e.g. 'mean_field', or holdout=0")
+        return done
+
+    def check(self, model: Model, facts: Facts) -> None:
+        """Raise for guides that do not fit or come twice, before anything is fitted."""
+        if not self.asked:
+            raise ZooError("expected at least one guide to compare; got none; name some, e.g. mean_field")
+        for guide in self.asked:
+            if isinstance(guide, BaseGuide):
+                paired(model, guide)
+        known = [spec for spec in map(spec_of, self.asked) if spec is not None]
+        check_distinct(known)
+        for spec in known if self.train_with is None else [*known, parse(self.train_with)]:
+            spec.check(facts)
+        if self.simulate and self.train_model:
+            raise ZooError(
+                "expected one θ to simulate from; got train_model, where each guide has its own; leave one of them out")
+
+
+def check_distinct(specs: Sequence[GuideSpec]) -> None:
+    """Raise a :class:`ZooError` for a guide that is asked for twice, however it is written."""
+    for i, spec in enumerate(specs):
+        if any(spec.same(other) for other in specs[:i]):
+            raise ZooError(f"expected each guide once; got '{spec.text}' twice; drop one")
+
+
+def spec_of(guide: AnyGuide) -> GuideSpec | None:
+    """Return how a guide of ours is written; ``None`` for another Pyro guide."""
+    if isinstance(guide, str):
+        return parse(guide)
+    if not isinstance(guide, BaseGuide):
+        return None
+    try:
+        return parse(guide.text)
+    except ZooError:
+        return None
