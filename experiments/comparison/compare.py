@@ -93,12 +93,12 @@ def _judged(found: list[Evidence], weights: list[LogWeights], own_theta: bool) -
 
 
 def fit_one(
-    model: Model | Program, x: Data, guide: AnyGuide, *, data: str = "data", draws: int | None = None,
-    seed: int = 0, seeds: int = 1, options: Mapping[str, Any],
+    model: Model | Program, x: Data, guide: AnyGuide, seeds: range, options: Mapping[str, Any], *, data: str = "data",
+    draws: int | None = None,
 ) -> Comparison:
-    """Fit θ and one guide together, from the best of ``seeds`` seeds, and return the pair's row as a :class:`Comparison`.
+    """Fit θ and one guide together, from the best of ``seeds``, and return the pair's row as a :class:`Comparison`.
 
     ``draws`` are those of the evaluation, ``options`` those of ``fit``.
     """
-    done = fit_seeds(model, guide, x, seeds=range(seed, seed + seeds), **options)[0]
-    return settle(alone(done, one_view(x, options.get("view"), seed), seed), draws, data)
+    done = fit_seeds(model, guide, x, seeds=seeds, **options)[0]
+    return settle(alone(done, one_view(x, options.get("view"), seeds[0]), seeds[0]), draws, data)

@@ -149,16 +149,20 @@ class ComparisonPlan:
 
         The fit is called ``name``, or as the guide is.
         """
-        own = held and not guide.new_units
-        rows = self.x if own else self.train
         method = method if guide.size else None
-        has = names(entry(method or default_method(guide, rows)).options)
-        given = {name: value for name, value in self.options.items() if name in has}
-        if not own and self.view is not None and "view" in has:
-            rows, given = self.units.train, {**given, "view": self.view}
+        rows, given = self._served(guide, method, held and not guide.new_units)
         return fit(
             model, guide, rows, method=method, train_model=train_model, seed=self.seed, name=name or guide.text, start=start,
             **self.how, **given)
+
+    def _served(self, guide: BaseGuide, method: str | None, held: bool) -> tuple[Data, Mapping[str, Any]]:
+        """Return the rows that a guide is fitted on, the ``held`` ones or those trained on, and the options of its method."""
+        rows = self.x if held else self.train
+        has = names(entry(method or default_method(guide, rows)).options)
+        given = {name: value for name, value in self.options.items() if name in has}
+        if not held and self.view is not None and "view" in has:
+            return self.units.train, {**given, "view": self.view}
+        return rows, given
 
     def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
         """Fit θ with one guide on the training units; ``None`` where the model has none."""

@@ -41,8 +41,8 @@ class Job:
         if self.spec.command == "compare":
             return settle(self.fit_comparison(**how), draws=self.spec.draws, data=self.data.name)
         return fit_one(
-            self.model, self.data.x, self.spec.guides[0], seed=self.spec.seed, seeds=self.spec.seeds, draws=self.spec.draws,
-            data=self.data.name, options={**self._fitting, **how})
+            self.model, self.data.x, self.spec.guides[0], self._seeds, {**self._fitting, **how}, data=self.data.name,
+            draws=self.spec.draws)
 
     def fit_comparison(self, **how: Any) -> FittedComparison:
         """Do the fits of a comparison, and nothing else."""
@@ -61,9 +61,13 @@ class Job:
             return self.fit_comparison(journal=journal, callbacks=callbacks)
         spec = self.spec
         done = fit_seeds(
-            self.model, spec.guides[0], self.data.x, seeds=range(spec.seed, spec.seed + spec.seeds), journal=journal,
-            callbacks=callbacks, progress=False, **self._fitting)[0]
+            self.model, spec.guides[0], self.data.x, seeds=self._seeds, journal=journal, callbacks=callbacks,
+            progress=False, **self._fitting)[0]
         return alone(done, one_view(self.data.x, self.data.view, spec.seed), spec.seed)
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.spec.seed, self.spec.seed + self.spec.seeds)
 
     @property
     def _fitting(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_tensorboard_names_the_bound(x: Tensor, tmp_path: Path) -> None:
 
 def test_the_figure_says_which_bound(x: Tensor) -> None:
     options = {"objective": "iwae", "draws": 5, "steps": 150}
-    table = fit_one(zoo.build("linear_vae", x), x, "mean_field:encoder", options=options)
+    table = fit_one(zoo.build("linear_vae", x), x, "mean_field:encoder", range(1), options)
     figure = figures.elbo_trace(table)
     assert figure.axes[0].get_ylabel() == "IWAE-5 bound (nats per unit)"
     assert len(figure.axes[0].collections) == 1  # the band of the noisy line
