@@ -21,6 +21,7 @@ types: .venv/.tested
 docs: .venv/.tested
 	$(BIN)/python docs/make_table.py
 	$(BIN)/python docs/make_methods.py
+	$(BIN)/python docs/make_registries.py
 
 results: .venv/.tested
 	$(BIN)/python docs/make_results.py

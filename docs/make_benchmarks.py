@@ -20,14 +20,15 @@ from benchmarks.show import draw, goals, met, number, ratio
 HERE = Path(__file__).parent
 PAGE = """# Benchmarks
 
-What the zoo takes beside its peers, on the same data, model, family, float type and cores. Before anything is timed, contenders
-must come to the same numbers; they then run in turn in one process, each after a rest. A ratio is what the peer takes over
-what the zoo takes, so above 1 the zoo is quicker: the median over pairs of runs, the least and the most in brackets. *Warm*:
-everything is imported and compiled. *Cold*: the first call of a fresh process that has imported its library, so compilation
-and the model's own imports are included. `>`: the peer did not get there in all it was given, so the ratio is at least that.
+The benchmarks time the zoo beside its peers, on the same data, model, family, float type and cores. Before anything is timed,
+contenders must come to the same numbers. The contenders then run in turn in one process, each after a rest. A ratio is the
+peer's time over the zoo's time, so above 1 the zoo is quicker; the median over pairs of runs is shown, with the least and the
+most in brackets. A *warm* run has everything imported and compiled. A *cold* run is the first call of a fresh process that has
+imported its library, so compilation and the model's own imports are included. `>` means that the peer did not get there
+within its limit, so the ratio is at least that number.
 
-`make bench` runs them; `python -m benchmarks --list` shows what there is; `make benchpage` measures all and writes this page
-(`docs/make_benchmarks.py`). Your numbers will differ with the machine.
+`make bench` runs the benchmarks; `python -m benchmarks --list` lists the benchmarks; `make benchpage` runs all benchmarks and
+writes this page (`docs/make_benchmarks.py`). Your numbers will differ with the machine.
 
 {machines}
 

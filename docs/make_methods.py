@@ -11,9 +11,9 @@ from experiments.inference.registry import METHODS
 PAGE = Path(__file__).parent / "methods.md"
 HEAD = """# Methods of inference
 
-`make docs` writes this page from `experiments/inference/registry.py` and the options dataclasses that it names. `fit`,
-`compare`, `zoo fit`, `zoo compare` and specs take the same options; where the command line and specs have another word, it is
-in brackets. The first method of the list that suits a guide is its method where nobody says.
+`make docs` writes this page from `experiments/inference/registry.py` and the options dataclasses in this registry. `fit`,
+`compare`, `zoo fit`, `zoo compare` and specs take the same options. If an option has another name on the command line and in
+specs, that name is in brackets. A guide's default method is the first method below that fits the guide.
 """
 
 

@@ -16,37 +16,37 @@ import zoo
 from experiments.comparison.holdout import partition
 from experiments.inference.engine import held
 from experiments.inference.fit import one_view
-from experiments.log_evidence.bracket import bracket
+from experiments.log_evidence.brackets.bracket import bracket
 
 GUIDE = "mean_field:encoder(hidden=(400,))"
 STEPS, CHAINS, TEMPERATURES, SEED = 3000, 4, 32, 0
 
 PAGE = """# Results
 
-Measured by `make results` (`docs/make_results.py`); nats per image, ± Monte-Carlo standard error. Your numbers will differ
-in the last digits with the machine.
+`make results` (`docs/make_results.py`) measured these numbers, in nats per image, ± Monte-Carlo standard error. Your numbers
+will differ in the last digits with the machine.
 
 ## VAE on MNIST
 
-`vae` with a 784-400-50 decoder (SiLU, Bernoulli likelihood) and `{guide}`, on the 5,000 digits of
-`mnist` ({train} to train on, {held} held out), float32, {steps} steps of Adam on batches of 256, the best state by the
-held-out ELBO of a tenth of the training images. The numbers are those of the {held} held-out images, which neither θ nor
-the encoder has seen.
+The model is `vae` with a 784-400-50 decoder (SiLU, Bernoulli likelihood), and the guide is `{guide}`.
+The data are the 5,000 digits of `mnist` ({train} to train on, {held} held out), in float32. Adam takes {steps} steps on batches
+of 256, and the best state by the held-out ELBO of a tenth of the training images is kept. The numbers are those of the {held}
+held-out images, which neither θ nor the encoder has seen.
 
 {table}
 
-- The two rows are two data sets: *static* binarisation draws each pixel once; *dynamic* draws it anew at every step and once
-  more for the evaluation. They must not be compared with each other, nor with results on all of MNIST: 4,000 images are a
-  fifteenth of it.
-- ELBO ≤ IWAE-500 ≤ log p(x) in expectation. AIS runs forward from the encoder's q and back from Markov chains at the
-  posterior, 100 transitions of 4 chains in 50 dimensions. Those have not mixed (R̂ over 1.1 in nearly all images), so the
-  upper end is an estimate with a bias; the lower end is a bound whatever the chains did.
-- The gap of the encoder is what lies between the ELBO and AIS. IWAE-500 does not close it: {draws} draws of a guide that is
-  {gap:.1f} nats off miss what AIS finds.
+- The two rows are two data sets: *static* binarisation draws each pixel once; *dynamic* binarisation draws each pixel anew at
+  every step and once more for the evaluation. The rows must not be compared with each other, nor with results on all of
+  MNIST: 4,000 images are a fifteenth of MNIST.
+- The bounds obey ELBO ≤ IWAE-500 ≤ log p(x) in expectation. AIS runs forward from the encoder's q and back from Markov chains
+  at the posterior, 100 transitions of 4 chains in 50 dimensions. The chains have not mixed (R̂ over 1.1 in nearly all images),
+  so the upper end is an estimate with a bias; the lower end is a bound whatever the chains did.
+- The gap of the encoder is the difference between AIS and the ELBO. IWAE-500 does not close this gap: {draws} draws of a guide
+  that is {gap:.1f} nats off miss mass that AIS finds.
 
 ## The split on the digits
 
-For the 359 held-out images of 1,797 (8 × 8, 8 latents):
+`zoo compare` splits the gaps on the 359 held-out images of 1,797 (8 × 8, 8 latents):
 
 ```
 $ zoo compare vae --data digits --binarise threshold \\

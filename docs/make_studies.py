@@ -14,16 +14,16 @@ from experiments.studies.runner import perform_all
 HERE = Path(__file__).parent
 PAGE = """# Studies
 
-The theory that the zoo rests on, as experiments: a claim, what it is derived from, a picture, and numbers with what they should
-be. Read from the top it is a course: flows carry a density through an invertible map; latent variables make a likelihood that
-must be summed or integrated; naive Monte Carlo can't do that in high dimension; Bayes' rule, EM and variational inference can;
-and a guide's gap says how well.
+The studies are experiments on the theory that the zoo rests on. Each study has a claim, the claim's derivation, a figure, and
+numbers beside their expected values. Read from the top, the studies are a course: flows carry a density through an invertible
+map; latent variables make a likelihood that must be summed or integrated; naive Monte Carlo can't compute this likelihood in
+high dimension; Bayes' rule, EM and variational inference can; and a guide's gap says how well.
 
-`zoo study` lists them, `zoo study NAME` runs one, `zoo study --all` all of them, in under three minutes on two cores. Each
-prints its numbers, writes a figure (PNG, SVG) and its findings (JSON), and exits with 3 if its claim does not hold. They use
-the library's public names only: each file under `experiments/studies/` is also an example.
+`zoo study` lists the studies, `zoo study NAME` runs one study, and `zoo study --all` runs all studies in under three minutes on
+two cores. A study prints its numbers, writes a figure (PNG, SVG) and its findings (JSON), and exits with 3 if its claim does
+not hold. The studies use only the library's public names: each file under `experiments/studies/` is also an example.
 
-This page was written by `make studies` (`docs/make_studies.py`).
+`make studies` (`docs/make_studies.py`) wrote this page.
 """
 
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from experiments.inference.options import EMOptions, FixedDrawsOptions, Options
     from experiments.inference.registry import METHODS
     from experiments.inference.svi.options import SVIOptions
-    from experiments.log_evidence.bracket import Bracket, bracket
+    from experiments.log_evidence.brackets.bracket import bracket
+    from experiments.log_evidence.brackets.sandwich import Bracket
     from experiments.log_evidence.evidence import evidence
     from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
     from experiments.log_evidence.result import Evidence
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "METHODS": "experiments.inference.registry:METHODS",
-    "Bracket": "experiments.log_evidence.bracket:Bracket",
+    "Bracket": "experiments.log_evidence.brackets.sandwich:Bracket",
     "Callback": "experiments.fits.callbacks:Callback",
     "Comparison": "experiments.comparison.table:Comparison",
     "EMOptions": "experiments.inference.options:EMOptions",
@@ -77,7 +78,7 @@ _LAZY = {
     "Split": "experiments.comparison.gap_split:Split",
     "SweepOptions": "experiments.runs.sweep:SweepOptions",
     "TensorBoard": "experiments.fits.trackers:TensorBoard",
-    "bracket": "experiments.log_evidence.bracket:bracket",
+    "bracket": "experiments.log_evidence.brackets.bracket:bracket",
     "compare": "experiments.comparison.compare:compare",
     "e_step": "experiments.inference.em.expectation:e_step",
     "elbo": "experiments.inference.em.expectation:elbo",

@@ -182,16 +182,21 @@ def features(x: Data, units: int, names: Sequence[str] | None = None) -> Tensor:
     """
     like, given = reference(x), tensors(x)
     rows = {name: value.to(like) for name, value in given.items() if value.ndim and len(value) == units}
-    missing = [name for name in names or () if name not in rows]
-    if missing:
-        raise ZooError(
-            f"expected entries {', '.join(names or ())} of x with a row for each of the {units} units, as the encoder was "
-            f"built on; got none for {', '.join(missing)}; add it: of a unit without observations only the prior is known")
-    named = list(rows.values()) if names is None else [rows[name] for name in names]
+    named = list(rows.values()) if names is None else _entries(rows, units, names)
     if not named:
         raise ZooError(f"expected an entry of x with a row for each of the {units} units; got none; an encoder needs one")
     parts = [v.flatten(1) if v.ndim > 1 else v[:, None] for v in named]
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def _entries(rows: Mapping[str, Tensor], units: int, names: Sequence[str]) -> list[Tensor]:
+    """Return those of the per-unit entries ``rows`` that an encoder was built on, in the order of ``names``."""
+    missing = [name for name in names if name not in rows]
+    if missing:
+        raise ZooError(
+            f"expected entries {', '.join(names)} of x with a row for each of the {units} units, as the encoder was "
+            f"built on; got none for {', '.join(missing)}; add it: of a unit without observations only the prior is known")
+    return [rows[name] for name in names]
 
 
 def _network(network: nn.Module | str, rows: Tensor, hidden: tuple[int, ...], bias: Tensor) -> nn.Module:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, parse
+from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, GuideSpec, parse
 from zoo.errors import ZooError
 from zoo.registry import load
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from guides.guide import BaseGuide
     from zoo.data import Data
     from zoo.model import Model
@@ -51,11 +54,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
             "another; transpose x and the program's plates")
     positional, named = spec.amortisation_arguments
     make_family, make_part = load(FAMILIES[spec.family].path), load(AMORTISATIONS[spec.amortisation].path)
-    try:
-        inspect.signature(make_family).bind(*spec.family_arguments[0], **spec.family_arguments[1])
-        inspect.signature(make_part).bind(None, None, *positional, **named, **amortisation)
-    except TypeError as error:
-        raise ZooError(f"expected arguments that '{text}' takes; got others: {error}; 'zoo list' shows guides") from error
+    _check_arguments(spec, make_family, make_part, amortisation)
     # A guide that serves units it has not seen is as well started on some of very many, and all of them alike.
     shared = make_part.new_units and facts.units == "rows"
     seen, few = (subsample_rows(x), subsample_rows(x, FEW, beyond=FEW)) if shared else (x, x)
@@ -66,8 +65,26 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
         family = make_family(*spec.family_arguments[0], **spec.family_arguments[1])
         initial = family.initial(Start.of(model, few))
         if few is not seen:
-            initial = {name: value.mean(0, keepdim=True).expand(units, *value.shape[1:]) for name, value in initial.items()}
+            initial = _mean_for_each(initial, units)
         if make_part is Free:
             amortisation = {**amortisation, "constants": family.constants(initial)}
         part = make_part(initial, seen, *positional, **named, **amortisation)
     return Guide(model, family, part, text).eval()
+
+
+def _check_arguments(
+    spec: GuideSpec, make_family: Callable[..., Any], make_part: Callable[..., Any], more: Mapping[str, Any],
+) -> None:
+    """Raise unless a family and an amortisation take the arguments that are written in ``spec``, and the latter ``more``."""
+    positional, named = spec.amortisation_arguments
+    try:
+        inspect.signature(make_family).bind(*spec.family_arguments[0], **spec.family_arguments[1])
+        inspect.signature(make_part).bind(None, None, *positional, **named, **more)
+    except TypeError as error:
+        raise ZooError(
+            f"expected arguments that '{spec.text}' takes; got others: {error}; 'zoo list' shows guides") from error
+
+
+def _mean_for_each(phi: Mapping[str, Tensor], units: int) -> dict[str, Tensor]:
+    """Return the mean of some units' φ as the φ of each of ``units`` units."""
+    return {name: value.mean(0, keepdim=True).expand(units, *value.shape[1:]) for name, value in phi.items()}

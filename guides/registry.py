@@ -127,6 +127,11 @@ class GuideSpec:
         """Whether each unit has its own parameters and no network reads x."""
         return self.own_units and not self.amortised
 
+    @property
+    def quick(self) -> bool:
+        """Whether the guide is fitted in seconds, or needs no fit."""
+        return not self.amortisation or FAMILIES[self.family].quick
+
     def same_family(self, other: GuideSpec) -> bool:
         """Whether ``other`` has the same family, whatever its amortisation."""
         return self.family == other.family and self.family_arguments == other.family_arguments
@@ -186,8 +191,7 @@ def default_guides(facts: Facts) -> list[str]:
     >>> default_guides(Facts("continuous", "dataset", False))
     ['mean_field', 'full_rank', 'low_rank']
     """
-    specs = [parse(guide) for guide in fitting_guides(facts) if guide != "prior"]
-    quick = [spec for spec in specs if not spec.amortisation or FAMILIES[spec.family].quick]
+    quick = [spec for spec in map(parse, fitting_guides(facts)) if spec.text != "prior" and spec.quick]
     first = next((spec.text for spec in quick if spec.amortised and not spec.own_units), None)
     return [spec.text for spec in quick if not spec.amortised or spec.text == first]
 

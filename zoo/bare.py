@@ -32,14 +32,16 @@ class FunctionModel(Model):
             self.pure = pure
         self._proof: Purity | None = None
         if isinstance(program, nn.Module):
-            self._modules["module"] = program  # PyroModule's own way would rename its sites, and refuse one that has run
+            # PyroModule's own way would rename its sites, and refuse one that has run.
+            nn.Module.add_module(self, "module", program)
         else:
             self._function = program
 
     @property
     def program(self) -> Program:
         """The bare program."""
-        program: Any = self._modules.get("module")  # not as an attribute, on whose reading Pyro takes a module over
+        # Not as an attribute, on whose reading Pyro takes a module over.
+        program: Any = dict(self.named_children()).get("module")
         return program if program is not None else self._function
 
     def __getstate__(self) -> dict[str, Any]:

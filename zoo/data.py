@@ -1,4 +1,4 @@
-"""What a program takes as its one argument: a tensor, or a mapping of tensors.
+"""Data that a program takes as its one argument: a tensor, or a mapping of tensors.
 
 A tensor holds the observations, a row a unit. A mapping holds covariates and observations alike; in it, the
 tensors whose first dimension equals the number of units are taken to be per unit, the rest to be shared.
@@ -122,7 +122,7 @@ def check_finite(x: Data) -> None:
 
 
 def place(bad: Tensor, before: str = "") -> str:
-    """Return where the first element of ``bad`` that is true stands, after ``before``; nothing where it is a lone number.
+    """Return the position of the first true element of ``bad`` in words, after ``before``; empty for a lone number.
 
     >>> place(torch.tensor([[False, False], [False, True]]), "at ")
     'at row 1, column 1'
@@ -163,9 +163,7 @@ def check_table(x: Data, name: str, varying: bool = True) -> Tensor:
         ZooError: not a floating 2-d tensor, not finite, one row, or (``varying``) a constant column.
     """
     if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point():
-        got = f"a mapping of {', '.join(x)}" if isinstance(x, Mapping) else (
-            f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__)
-        raise ZooError(f"expected a floating tensor of shape (rows, columns) for {name}; got {got}; reshape it")
+        raise ZooError(f"expected a floating tensor of shape (rows, columns) for {name}; got {_described(x)}; reshape it")
     check_finite(tensors(x))
     low, high = check_magnitude(x, name)
     if len(x) < 2:
@@ -186,9 +184,15 @@ def as_rows(x: Data) -> Tensor:
         ZooError: if it is a mapping.
     """
     if not isinstance(x, Tensor):
-        got = f"a mapping of {', '.join(x)}" if isinstance(x, Mapping) else type(x).__name__
-        raise ZooError(f"expected a tensor of shape (rows, columns); got {got}; pass the tensor")
+        raise ZooError(f"expected a tensor of shape (rows, columns); got {_described(x)}; pass the tensor")
     return x
+
+
+def _described(x: object) -> str:
+    """Return in words what was given where a tensor of other kind or shape was expected."""
+    if isinstance(x, Tensor):
+        return f"{x.dtype} of shape {tuple(x.shape)}"
+    return f"a mapping of {', '.join(x)}" if isinstance(x, Mapping) else type(x).__name__
 
 
 def check_mapping(x: Data, keys: tuple[str, ...], name: str) -> Mapping[str, Tensor]:
@@ -199,13 +203,17 @@ def check_mapping(x: Data, keys: tuple[str, ...], name: str) -> Mapping[str, Ten
     check_finite(x)
     for key in keys:
         if not x[key].is_floating_point() or x[key].ndim < 1:
-            got = f"{x[key].dtype} of shape {tuple(x[key].shape)}"
+            got = _described(x[key])
             raise ZooError(f"expected {key} to be a floating tensor with a row for each observation; got {got}; convert it")
-    lengths = {key: len(x[key]) for key in keys}
+    _check_one_length({key: len(x[key]) for key in keys}, name)
+    return x
+
+
+def _check_one_length(lengths: Mapping[str, int], name: str) -> None:
+    """Raise unless all entries of the data of the model ``name`` have as many rows."""
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{n} of {key}" for key, n in lengths.items())
         raise ZooError(f"expected entries of one length for {name}; got {got}; match their rows")
-    return x
 
 
 def in_double(x: Data) -> Data:

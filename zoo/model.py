@@ -1,4 +1,4 @@
-"""The model: a Pyro program p(x, z | θ), and what the zoo makes of it."""
+"""The model: a Pyro program p(x, z | θ), and the densities, draws and layout that follow from it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Model(PyroModule):
 
     @property
     def label(self) -> str:
-        """How tables and errors call the model: its registered name, or its class's."""
+        """The model's name in tables and errors: its registered name, or its class's."""
         path = f"{type(self).__module__}:{type(self).__name__}"
         return next((name for name, entry in MODELS.items() if entry.path == path), type(self).__name__)
 

@@ -1,4 +1,4 @@
-"""What there is: models and data sets, by name.
+"""The registries of models and data sets, by name.
 
 Both registries are literal dicts of plain data, so that listing them imports nothing heavy. A new model is one
 file and one line in ``MODELS``; a new data set is one file (a table, or a loader) and one line in ``DATASETS``.
@@ -19,7 +19,7 @@ E = TypeVar("E")
 
 @dataclass(frozen=True)
 class Facts:
-    """What must be known of a model to say which guides fit it.
+    """The facts of a model that decide which guides fit it.
 
     Attributes:
         latents: ``"continuous"``, ``"discrete"`` (finite support, enumerated) or ``"none"`` (functions of x).
@@ -70,8 +70,13 @@ class ModelEntry:
 class DataEntry:
     """One registered data set.
 
-    ``path`` is ``module:function``; ``gives`` lists the kinds of data it can serve as, the usual one first; ``needs`` is the
-    optional package that holds it.
+    Attributes:
+        path: ``module:function``; the function takes nothing and returns a new :class:`zoo.datasets.frame.Frame` at each call.
+            A file ``zoo/datasets/csv/NAME.csv`` needs none: its path is ``zoo.datasets.tables:NAME``.
+        summary: in a line.
+        gives: the kinds of data that it can serve as, the usual one first. One that gives ``regression`` or ``binary`` sets the
+            frame's ``target`` and ``target_name``, one that gives ``effects`` has columns y and sigma.
+        needs: the optional package that holds it.
     """
 
     path: str

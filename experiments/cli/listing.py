@@ -22,15 +22,8 @@ def show(name: str | None = None) -> None:
     if name is not None:
         return show_model(name)
     out = console()
-    data = {kind: [d for d, entry in DATASETS.items() if kind in entry.gives] for kind in KINDS}
-    _table("models", ("model", "what", "latents", "data that fits", "guides that fit"), (
-        (model, e.summary, f"{e.latents}, {'per row' if e.units == 'rows' else 'shared'}", " ".join(data[e.takes]),
-         " ".join(fitting_guides(e.facts(model))))
-        for model, e in MODELS.items()))
-    _table("guides, written family[:amortisation]", ("guide", "what", "for"), [
-        *((n, e.summary, "models that know p(z | x)" if e.exact else "any model") for n, e in WHOLE.items()),
-        *((n, e.summary, f"{e.latents} latents") for n, e in FAMILIES.items()),
-        *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())])
+    _table("models", ("model", "what", "latents", "data that fits", "guides that fit"), _model_rows())
+    _table("guides, written family[:amortisation]", ("guide", "what", "for"), _guide_rows())
     _table("methods", ("method", "what", "options"), (
         (n, e.summary, " ".join(key for key, one in known_options().items() if one.name in names(e.options)))
         for n, e in METHODS.items()))
@@ -39,6 +32,23 @@ def show(name: str | None = None) -> None:
     kinds = "; ".join(f"{k}: {v}" for k, v in KINDS.items())
     out.print(f"A CSV, NPY, NPZ, Parquet or IDX file serves as any kind: {kinds}. sample:MODEL draws from a model.")
     out.print("'zoo list MODEL' shows a model's options.")
+
+
+def _model_rows() -> Iterable[tuple[str, ...]]:
+    """Return a row a model: what it is, and the data sets and guides that fit it."""
+    data = {kind: [d for d, entry in DATASETS.items() if kind in entry.gives] for kind in KINDS}
+    return (
+        (model, e.summary, f"{e.latents}, {'per row' if e.units == 'rows' else 'shared'}", " ".join(data[e.takes]),
+         " ".join(fitting_guides(e.facts(model))))
+        for model, e in MODELS.items())
+
+
+def _guide_rows() -> Iterable[tuple[str, ...]]:
+    """Return a row a guide, a family and an amortisation: what it is, and what it is for."""
+    return [
+        *((n, e.summary, "models that know p(z | x)" if e.exact else "any model") for n, e in WHOLE.items()),
+        *((n, e.summary, f"{e.latents} latents") for n, e in FAMILIES.items()),
+        *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())]
 
 
 def show_model(name: str) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.cli.app import app
 from experiments.cli.options import JSON, SEED
 from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from experiments.studies.runner import Report
 
 
 @app.command("list")
@@ -32,14 +36,8 @@ def study(
 ) -> int:
     """Run studies: a claim of the theory, its numbers, what they should be, and a picture. Exits 3 where one does not hold."""
     from experiments.cli import listing
-    from experiments.studies.registry import STUDIES
-    from zoo.registry import lookup
 
-    if every and names:
-        raise ZooError(f"expected names or --all; got both {', '.join(names)} and --all; drop one")
-    chosen = list(STUDIES) if every else list(dict.fromkeys(names or ()))
-    for name in chosen:
-        lookup(STUDIES, name, "study", "zoo study")
+    chosen = _chosen(names or [], every)
     if not chosen:
         listing.show_studies()
         return 0
@@ -47,15 +45,40 @@ def study(
     from experiments.runtime.files import directory
     from experiments.studies.runner import perform_all
 
-    reports = []
     with directory(out):
-        for report in perform_all(chosen, out, quick, seed, jobs):
-            reports.append(report)
-            if not as_json:
-                listing.show_report(report)
+        reports = _shown(perform_all(chosen, out, quick, seed, jobs), quiet=as_json)
     if as_json:
         print(json.dumps([report.to_dict() for report in reports], indent=1, allow_nan=False, ensure_ascii=False))
     failed = [report.name for report in reports if not report.holds]
     if failed:
         remark(f"{len(failed)} of {len(reports)} did not hold: {', '.join(failed)}")
     return 3 if failed else 0
+
+
+def _shown(reports: Iterable[Report], quiet: bool) -> list[Report]:
+    """Return the reports, and unless ``quiet`` print each as soon as it is there."""
+    from experiments.cli import listing
+
+    kept = []
+    for report in reports:
+        kept.append(report)
+        if not quiet:
+            listing.show_report(report)
+    return kept
+
+
+def _chosen(names: list[str], every: bool) -> list[str]:
+    """Return the studies to run, each once.
+
+    Raises:
+        ZooError: names beside ``--all``, or one that no study has.
+    """
+    from experiments.studies.registry import STUDIES
+    from zoo.registry import lookup
+
+    if every and names:
+        raise ZooError(f"expected names or --all; got both {', '.join(names)} and --all; drop one")
+    chosen = list(STUDIES) if every else list(dict.fromkeys(names))
+    for name in chosen:
+        lookup(STUDIES, name, "study", "zoo study")
+    return chosen

@@ -1,4 +1,4 @@
-"""What Ctrl-C and a polite kill do: a run finishes its step, writes a checkpoint, and ends."""
+"""Signals that stop a run: on Ctrl-C or SIGTERM it finishes its step, writes a checkpoint, and ends."""
 
 from __future__ import annotations
 

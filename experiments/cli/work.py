@@ -1,4 +1,4 @@
-"""Doing what a spec asks for, and saying how it went."""
+"""The work of a command: it does what a spec asks for, and prints how it went."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Saving:
-    """What is left behind, and where: the run's directory (``None``: one of its own below ``runs``), or nothing."""
+    """The place where a run is saved: its directory (``None``: one of its own below ``runs``), or nothing."""
 
     out: Path | None
     save: bool = True

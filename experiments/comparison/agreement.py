@@ -1,4 +1,4 @@
-"""How the evidence of a comparison stands beside what each guide's own draws say."""
+"""Agreement of a comparison's evidence with the bounds from each guide's own draws."""
 
 from __future__ import annotations
 
@@ -31,12 +31,17 @@ def beside(found: Evidence, weights: Mapping[str, LogWeights]) -> Evidence:
     found = found.covering({
         **{f"the ELBO of '{text}'": (elbo.value, elbo.se) for text, elbo in elbos.items()},
         **{f"the importance-weighted bound of '{text}'": bound for text, bound in own.items()}})
-    tops = {text: value + ERRORS * se + se**2 for text, (value, se) in own.items()}
-    low = [f"'{text}'" for text, top in tops.items() if top < found.lower and _even(weights[text])]
+    low = _missing_mass(found, weights, own)
     if low and found.entry.drawn and not found.remark:
         return found.noting(
             f"modes that some guides miss, or tails: {', '.join(low)} has even weights and a bound below the others'")
     return found
+
+
+def _missing_mass(found: Evidence, weights: Mapping[str, LogWeights], own: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the guides of even weights whose own bounds lie below the evidence by more than their errors."""
+    tops = {text: value + ERRORS * se + se**2 for text, (value, se) in own.items()}
+    return [f"'{text}'" for text, top in tops.items() if top < found.lower and _even(weights[text])]
 
 
 def _even(weight: LogWeights) -> bool:

@@ -1,4 +1,4 @@
-"""The comparison as a table: rich in a terminal, plain where it is piped."""
+"""The printed table of a comparison: with colours in a terminal, plain text in a pipe."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from experiments.comparison.table import Comparison
     from experiments.fits.result import Fit
+    from experiments.log_evidence.result import Evidence
 
 
 def number(value: float | None, se: float | None = None) -> str:
@@ -28,12 +29,16 @@ def number(value: float | None, se: float | None = None) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if not se or not math.isfinite(se) or se < 1e-9 * (1 + abs(value)):
-        text = f"{value:.3f}" if abs(value) < 1e7 else f"{value:.3e}"
-        return "0.000" if text == "-0.000" else text
+        return _exact(value)
     digits = min(6, max(0, 1 - math.floor(math.log10(se))))
     if abs(value) >= 1e7:
         return f"{value:.3e} ± {se:.1e}"
     return f"{value:.{digits}f} ± {se:.{digits}f}"
+
+
+def _exact(value: float) -> str:
+    text = f"{value:.3f}" if abs(value) < 1e7 else f"{value:.3e}"
+    return "0.000" if text == "-0.000" else text
 
 
 def interval(gap: dict[str, float | None]) -> str:
@@ -145,23 +150,30 @@ def comparison(table: Comparison, out: Console) -> None:
     rows = [row.to_dict() for row in table.rows]
     for row in rows:
         row["own_evidence"] = row["log_evidence"] if table.own_theta else None
-    columns = [column for column in COLUMNS if column.shown(rows)]
-    cut = next(i for i, column in enumerate(columns) if column.head == CUT)
-    whole = [_table(table, rows, out, columns, _title(table))]
-    halves = [_table(table, rows, out, columns[:cut], _title(table)), _table(table, rows, out, columns[cut:], "")]
-    for parts in (whole, halves):
-        if all(out.measure(part, options=out.options.update(max_width=10_000)).maximum <= out.width for part in parts):
-            for part in parts:
-                out.print(part)
-            break
-    else:
-        _blocks(table, rows, out, columns)
+    _print_rows(table, rows, out)
     if not table.own_theta:
         out.print(_evidence(table), markup=False)
     for line in _warnings(table):
         out.print(line, markup=False)
     for line in _remarks(table):
         out.print(line, style="dim", markup=False)
+
+
+def _print_rows(table: Comparison, rows: list[dict[str, Any]], out: Console) -> None:
+    columns = [column for column in COLUMNS if column.shown(rows)]
+    cut = next(i for i, column in enumerate(columns) if column.head == CUT)
+    whole = [_table(table, rows, out, columns, _title(table))]
+    halves = [_table(table, rows, out, columns[:cut], _title(table)), _table(table, rows, out, columns[cut:], "")]
+    for parts in (whole, halves):
+        if all(_fits(part, out) for part in parts):
+            for part in parts:
+                out.print(part)
+            return
+    _blocks(table, rows, out, columns)
+
+
+def _fits(shown: Table, out: Console) -> bool:
+    return out.measure(shown, options=out.options.update(max_width=10_000)).maximum <= out.width
 
 
 def _table(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: list[Column], title: str) -> Table:
@@ -193,18 +205,26 @@ def _evidence(table: Comparison) -> str:
     found, units = table.evidence, table.units
     kind = found.entry.words.format(source=found.source, method=found.method)
     if not found.entry.drawn or found.upper is None:
-        value = "—" if found.value is None else number(found.value, found.se)  # exact, or widened by what contradicts it
-        if found.entry.bounded and (found.value is None or found.width > 1e-2):
-            value += f" [{found.lower:.3f}, {found.upper:.3f}]"
-        each = f" ({found.middle / units:.3f} per unit)" if units > 1 else ""
-        return f"log p(x | θ) = {value} nats{each}, {kind}"
+        each = _each(f"{found.middle / units:.3f}", units)
+        return f"log p(x | θ) = {_point(found)} nats{each}, {kind}"
     digits = 3 if found.width > 0.01 else 4
     ends = f"[{found.lower:.{digits}f}, {found.upper:.{digits}f}]"
     if found.value is None:
-        each = f" ([{found.lower / units:.3f}, {found.upper / units:.3f}] per unit)" if units > 1 else ""
+        each = _each(f"[{found.lower / units:.3f}, {found.upper / units:.3f}]", units)
         return f"log p(x | θ) in {ends} nats{each}, {kind}"
-    each = f" ({found.value / units:.3f} per unit)" if units > 1 else ""
+    each = _each(f"{found.value / units:.3f}", units)
     return f"log p(x | θ) = {found.value:.{digits}f} {ends} nats{each}, {kind}"
+
+
+def _point(found: Evidence) -> str:
+    value = "—" if found.value is None else number(found.value, found.se)  # exact, or widened by what contradicts it
+    if found.entry.bounded and (found.value is None or found.width > 1e-2):
+        value += f" [{found.lower:.3f}, {found.upper:.3f}]"
+    return value
+
+
+def _each(value: str, units: int) -> str:
+    return f" ({value} per unit)" if units > 1 else ""
 
 
 def _title(table: Comparison) -> str:
@@ -219,11 +239,17 @@ def _title(table: Comparison) -> str:
 
 def _warnings(table: Comparison) -> list[str]:
     """Return what is to be known of the evidence, each once, and of each guide's draws."""
-    each = {row.evaluation.guide: row.evaluation.evidence.remark for row in table.rows}
-    known = [f"'{guide}': {remark}" for guide, remark in each.items() if remark] if table.own_theta else [table.evidence.remark]
+    known = _evidence_remarks(table)
     drawn = [f"'{row.evaluation.guide}': {row.evaluation.remark}" for row in table.rows if row.evaluation.remark]
     drawn += [f"'{row.evaluation.guide}': {remark}" for row in table.rows for remark in row.fit.remarks]
     return [line for line in [*known, *drawn] if line]
+
+
+def _evidence_remarks(table: Comparison) -> list[str]:
+    if not table.own_theta:
+        return [table.evidence.remark]
+    each = {row.evaluation.guide: row.evaluation.evidence.remark for row in table.rows}
+    return [f"'{guide}': {remark}" for guide, remark in each.items() if remark]
 
 
 def _remarks(table: Comparison) -> list[str]:
@@ -233,14 +259,23 @@ def _remarks(table: Comparison) -> list[str]:
             "an encoder's KL(q‖posterior) = approximation (what the best free member of its family still lacks) "
             "+ amortisation (what the encoder lacks of that member)")
     if table.theta is not None:
-        t = table.theta
-        steps = f"{t.steps} step{'s' if t.steps != 1 else ''}"
-        lines.append(f"θ by {t.method} with '{t.guide.text}': {steps}, {t.seconds:.2f} s{_ended(t)}")
+        lines.append(_theta(table.theta))
     poor = [f"'{row.evaluation.guide}'" for row in table.rows if row.evaluation.misses_mass]
     if poor:
         lines.append(f"k̂ > 0.7: {', '.join(poor)} misses posterior mass that matters; read its intervals with care")
+    return [*lines, *_stopped(table)]
+
+
+def _theta(fit: Fit) -> str:
+    """Say how θ was fitted."""
+    steps = f"{fit.steps} step{'s' if fit.steps != 1 else ''}"
+    return f"θ by {fit.method} with '{fit.guide.text}': {steps}, {fit.seconds:.2f} s{_ended(fit)}"
+
+
+def _stopped(table: Comparison) -> list[str]:
+    """Say why guides' fits stopped early, or have not converged."""
     stopped = [row.fit for row in table.rows if row.fit.stopped or not row.fit.converged]
-    return [*lines, *(f"'{f.guide.text}': {_ended(f).removeprefix('; ')}" for f in stopped)]
+    return [f"'{fit.guide.text}': {_ended(fit).removeprefix('; ')}" for fit in stopped]
 
 
 def _ended(fit: Fit) -> str:

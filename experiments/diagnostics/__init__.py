@@ -1,1 +1,1 @@
-"""What a fitted guide is worth: ELBO, gap, k̂, the posterior tree."""
+"""Diagnostics of a fitted guide: ELBO, gap, k̂, the posterior tree."""

@@ -1,4 +1,4 @@
-"""How good a guide is: its ELBO, what that splits into, and how far it is from the posterior."""
+"""The evaluation of a guide: its ELBO, the parts of it, and the gap to the posterior."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of one guide on one θ. Numbers are totals over units, in nats; ``units`` says how many there are.
+    """The evaluation of one guide on one θ. Numbers are totals over ``units`` units, in nats.
 
     Attributes:
         elbo: E_q[log p(x, z) − log q(z)] = ``reconstruction`` − ``kl_prior``.

@@ -67,13 +67,7 @@ def posterior(
     >>> dict(tree["posterior"]["z"].sizes)
     {'chain': 1, 'draw': 10, 'rows': 272}
     """
-    import arviz_base as azb
-
-    if draws < 1:
-        raise ZooError(f"expected 1 or more draws; got {draws}; ask for more")
-    unknown = [g for g in groups if g not in GROUPS]
-    if unknown:
-        raise ZooError(f"unknown group '{unknown[0]}'; choose from {', '.join(GROUPS)}")
+    _check(draws, groups)
     model, guide = pair(model, guide, x, seed)
     latents = model.latents(x)
     data = _draw(model, guide, x, draws, seed, groups)
@@ -81,10 +75,33 @@ def posterior(
     named = {
         group: _names(model, latents, group, values, 0 if group in given else 1, dict(dims or {}))
         for group, values in {**data, **given}.items()}
-    arrays = {group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in data.items()}
+    arrays = _arrays(data, given)
+    return _tree(arrays, named, _labels(named, arrays, dict(coords or {})))
+
+
+def _check(draws: int, groups: Sequence[str]) -> None:
+    if draws < 1:
+        raise ZooError(f"expected 1 or more draws; got {draws}; ask for more")
+    unknown = [g for g in groups if g not in GROUPS]
+    if unknown:
+        raise ZooError(f"unknown group '{unknown[0]}'; choose from {', '.join(GROUPS)}")
+
+
+def _arrays(
+    drawn: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Mapping[str, Tensor]],
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the groups' variables as arrays: those drawn with one chain before the draws, those given as they are."""
+    arrays = {group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in drawn.items()}
     arrays.update({group: {k: v.detach().cpu().numpy() for k, v in values.items()} for group, values in given.items()})
-    labels = _labels(named, arrays, dict(coords or {}))
-    # One group at a time: a site's dimensions differ between groups (an observation, and its log-likelihood).
+    return arrays
+
+
+def _tree(
+    arrays: dict[str, dict[str, np.ndarray]], named: dict[str, dict[str, list[str]]], labels: dict[str, list[Any]],
+) -> DataTree:
+    """Join the groups one by one: a site's dimensions differ between groups (an observation, and its log-likelihood)."""
+    import arviz_base as azb
+
     parts = [azb.from_dict({group: values}, dims=named[group], coords=labels) for group, values in arrays.items()]
     tree: DataTree = parts[0]
     for part in parts[1:]:

@@ -1,4 +1,4 @@
-"""When importance weights say that a guide misses posterior mass."""
+"""The rule by which importance weights tell that a guide misses posterior mass."""
 
 from __future__ import annotations
 

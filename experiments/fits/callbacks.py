@@ -30,7 +30,7 @@ class Moment:
     Attributes:
         model, guide: with the parameters of this step.
         x: the data that is fitted.
-        method: ``em``, ``fixed_draws`` or ``svi``.
+        method: a key of :data:`experiments.METHODS`.
         limit: how many steps it may take.
         units: that are fitted, over which ``bound`` and the like are summed.
         name: of the fit, where it is one of several: ``theta``, a guide's text, ``seed 0``.
@@ -100,7 +100,7 @@ class Callback:
         """Hear that a checkpoint was written to ``now.checkpoint``."""
 
     def on_end(self, fit: Fit | None) -> None:
-        """Hear that the fit ended; ``done`` is ``None`` where it failed."""
+        """Hear that the fit ended; ``fit`` is ``None`` where it failed."""
 
 
 class Watch:

@@ -1,1 +1,1 @@
-"""Methods of inference: what a method is, which there are, and the options of each."""
+"""Methods of inference: their protocol, their registry and their options."""

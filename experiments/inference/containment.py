@@ -119,7 +119,8 @@ class Floor:
 
     def put(self, state: list[Tensor]) -> None:
         """Put values into all that the fit moves."""
-        torch._foreach_copy_([tensor.detach() for tensor in self.tensors], state)
+        for tensor, value in zip(self.tensors, state, strict=True):
+            tensor.detach().copy_(value)
 
     def measure(self) -> Tensor:
         """Return log p(x, z) − log q(z) at draws of the guide as it is, summed over units: the same noise for any state."""

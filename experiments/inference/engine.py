@@ -1,4 +1,4 @@
-"""What the methods share: the parameters they move, and what they say of numbers that are not finite."""
+"""Shared parts of the methods: trainable parameters, checks of a start, and messages of non-finite numbers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,18 @@ def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Para
     Raises:
         ZooError: if there is nothing to train.
     """
-    found = [p for p in guide.parameters() if p.requires_grad and p.numel()]
+    found = _movable(guide)
     if train_model:
         own = {id(p) for p in found}  # a network may be shared: θ's prior and φ's encoder
-        found += [p for p in model.parameters() if p.requires_grad and p.numel() and id(p) not in own]
+        found += [p for p in _movable(model) if id(p) not in own]
     if not found:
         raise ZooError(f"expected parameters to fit; got none in '{guide.text}' and {model.label}; evaluate them as they are")
     return found
+
+
+def _movable(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of ``module`` that take gradients and hold numbers."""
+    return [p for p in module.parameters() if p.requires_grad and p.numel()]
 
 
 def state_tensors(model: Model, guide: BaseGuide, train_model: bool) -> list[Tensor]:
@@ -77,7 +82,7 @@ def _finite_slope(model: Model, guide: BaseGuide, x: Data, z: Tensor, log_q: Ten
     few = len(z) if enumerated else within(PILOT, work(x, z.shape[1], z.shape[2]), most=len(z))
     z, log_q = z[:few], log_q[:few]
     z = z if z.requires_grad or enumerated else z.detach().requires_grad_()
-    leaves: list[Tensor] = [p for p in [*guide.parameters(), *model.parameters()] if p.requires_grad and p.numel()]
+    leaves: list[Tensor] = [*_movable(guide), *_movable(model)]
     leaves += [z] if z.requires_grad else []
     with seeded(0):  # a network that drops units out must not move the fit's own draws
         log_p = model.log_joint(x, z)

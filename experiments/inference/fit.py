@@ -66,8 +66,8 @@ def fit(
         start: where a guide with its own φ for each unit begins: ``contained``, at a quick fit of a family that its own
             contains (where θ moves, of one unit only); ``own``, as it is; or a fitted guide of such a family. ``None``:
             ``contained`` for a guide that is named, ``own`` for one that is built. It never ends below where it so began.
-        options: of the method, such as steps and draws: the attributes of :class:`EMOptions`, :class:`FixedDrawsOptions`,
-            :class:`SVIOptions` and :class:`LaplaceOptions`.
+        options: of the method, such as steps and draws: the attributes of :class:`EMOptions`, :class:`FixedDrawsOptions`
+            and :class:`SVIOptions`; docs/methods.md lists them.
 
     Raises:
         ZooError: a guide that does not fit the model, an unknown method or one that can't fit this guide, an unknown or wrong

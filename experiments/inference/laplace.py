@@ -10,7 +10,7 @@ from experiments.fits.result import Outcome
 from experiments.inference.engine import check_start, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
-from experiments.optimisers.lbfgs import ascend
+from experiments.optimisers.lbfgs import Convergence, ascend
 from guides.amortisation import Free
 from guides.families.family import Normal
 from guides.guide import Guide
@@ -59,7 +59,7 @@ class Laplace(Method[Options]):
         assert isinstance(guide, Guide), "a misfit otherwise"
         assert isinstance(guide.family, Normal), "a misfit otherwise"
         assert isinstance(guide.amortisation, Free), "a misfit otherwise"
-        trainable(model, guide, False)
+        trainable(model, guide, False)  # raises where there is nothing to move
         check_start(model, guide, x)
         z = nn.Parameter(guide.posterior(x).mean.detach().clone())
         steps = 0
@@ -69,22 +69,26 @@ class Laplace(Method[Options]):
             steps += 1
             watch.step(steps, value, gradient_norm=norm)
 
-        units = problem.latents.units
-        done = ascend(
-            lambda: model.log_joint(x, z[None]).sum(), [z], options.limit, report, tolerance=TOLERANCE * units)
+        convergence = Convergence(TOLERANCE * problem.latents.units)
+        done = ascend(lambda: model.log_joint(x, z[None]).sum(), [z], options.limit, report, convergence)
         if not done.converged:
             return Outcome(steps, done.value, False)
         factor, failed = torch.linalg.cholesky_ex(-_hessian(problem, z.detach()))
         if bool(failed.any()) or not bool(factor.isfinite().all()):
-            unit = int((failed != 0).nonzero()[0]) if bool(failed.any()) else 0
-            where = "" if units == 1 else f" of unit {unit}"
-            return Outcome(steps, done.value, False, (
-                f"not converged: log p(x, z) has no peak where its ascent{where} ended, so no normal fits it; "
-                "use method fixed_draws"))
+            return Outcome(steps, done.value, False, _no_peak(failed))
         covariance = torch.cholesky_inverse(factor)
         with torch.no_grad():
             guide.amortisation.put(guide.family.of_normal(z.detach(), torch.linalg.cholesky(covariance)))
         return Outcome(steps, done.value, True)
+
+
+def _no_peak(failed: Tensor) -> str:
+    """Say that no normal fits where the ascents ended: at the first of the units (units,) whose factor ``failed``."""
+    unit = int((failed != 0).nonzero()[0]) if bool(failed.any()) else 0
+    where = "" if len(failed) == 1 else f" of unit {unit}"
+    return (
+        f"not converged: log p(x, z) has no peak where its ascent{where} ended, so no normal fits it; "
+        "use method fixed_draws")
 
 
 def _hessian(problem: Problem, z: Tensor) -> Tensor:

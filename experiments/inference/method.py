@@ -65,13 +65,19 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class Method(abc.ABC, Generic[OptionsT]):
-    """A method of inference: it moves φ, and θ where that is asked for, to raise a bound on log p(x | θ)."""
+    """A method of inference: it moves φ, and θ where that is asked for, to raise a bound on log p(x | θ).
+
+    φ is ``guide.parameters()``, θ ``model.parameters()``: a method moves them in place. ``guide.posterior(x)`` is q(z | x; φ),
+    a distribution of batch shape (units,) and event shape (d,). ``model.log_joint(x, z)`` is log p(x, z | θ), (draws, units),
+    at z (draws, units, d). :func:`experiments.log_weights` gives the ELBO of both.
+    """
 
     #: How the method is called in ``fit``, on the command line and in records.
     name: ClassVar[str]
     #: Whether several processes can share the units of a fit.
     shares_units: ClassVar[bool] = False
-    #: Whether it climbs from where the guide is, so that a start at a fitted guide of a contained family helps.
+    #: Whether it climbs from where the guide is: ``fit`` then fits a family first that the guide's contains, begins there, and
+    #: runs the method again if it ends lower.
     climbs: ClassVar[bool] = True
 
     def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
@@ -89,7 +95,19 @@ class Method(abc.ABC, Generic[OptionsT]):
 
     @abc.abstractmethod
     def run(self, problem: Problem, options: OptionsT, watch: Watch) -> Outcome:
-        """Fit, and tell ``watch`` of each step. Uses torch's generator, which is seeded.
+        """Fit, in at most ``options.limit`` steps.
+
+        It runs with gradients on and torch's generator seeded. Where θ does not move, it is held fixed and the model is in
+        evaluation mode; ``fit`` puts model and guide in evaluation mode after.
+
+        Args:
+            problem: what is fitted.
+            options: of the method.
+            watch: is to be called after each step n = 1, 2, …: ``watch.step(n, bound)``, the bound in nats, summed over units.
+                With a ``snapshot`` of all that the next step depends on, a fit that is cut off goes on from it.
+
+        Returns:
+            the steps taken, the bound where they ended, and whether the method's own rule of convergence was met.
 
         Raises:
             ZooError: a bound that is not finite at the start, and what else only a run can tell.

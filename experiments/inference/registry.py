@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """One registered method: ``path`` is ``module:class``, ``own`` that of its options, ``summary`` what it does."""
+    """One registered method.
+
+    Attributes:
+        path: ``module:class``.
+        summary: what the method does, in a line.
+        own: ``module:class`` of its options. The command line imports that module to list them: it must import nothing heavy.
+    """
 
     path: str
     summary: str
@@ -42,7 +48,7 @@ METHODS: Mapping[str, MethodEntry] = {
         "experiments.inference.options:EMOptions"),
     "fixed_draws": MethodEntry(
         "experiments.inference.fixed_draws.method:FixedDraws",
-        "the ELBO on noise that is held, by L-BFGS and natural gradients", "experiments.inference.options:FixedDrawsOptions"),
+        "the ELBO on fixed noise, by L-BFGS and natural gradients", "experiments.inference.options:FixedDrawsOptions"),
     "svi": MethodEntry(
         "experiments.inference.svi.method:SVI", "Adam on minibatch estimates of a bound",
         "experiments.inference.svi.options:SVIOptions"),

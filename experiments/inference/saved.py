@@ -1,10 +1,11 @@
-"""Fits that are done, kept on disk and put back: in another process, the same model, guide and history."""
+"""Finished fits on disk: another process restores the same model, guide and history from them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import astuple
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,14 +67,8 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
         model.load_state_dict(state.part("model"))
         guide.load_state_dict(state.part("guide"))
         check_finite([*model.parameters(), *guide.parameters()])
-        states = None
-        if state.values["best_step"] is not None:
-            tensors = tuple(state_tensors(model, guide, train_model))
-            best, last = (tuple(alike(state.numbered(name), tensors)) for name in ("best", "last"))
-            states = States(tensors, best, last, int(state.values["best_step"]))
-        values = {name: state.values[name] for name in _PLAIN}
-        plain: dict[str, Any] = {
-            name: None if v is None and name == "bound" else _PLAIN[name](v) for name, v in values.items()}
+        states = _states(state, model, guide, train_model)
+        plain = _plain(state)
         iterations = tuple(Iteration.of(row) for row in state.values["iterations"])
         done = Fit(model, guide, **plain, history=tuple(rows_of(state)), iterations=iterations, states=states,
             remarks=tuple(map(str, state.values["remarks"])))
@@ -82,23 +77,29 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
     return done
 
 
+def _states(state: State, model: Model, guide: BaseGuide, train_model: bool) -> States | None:
+    """Return the best and the last parameters of a fit; ``None`` of one that kept none."""
+    if state.values["best_step"] is None:
+        return None
+    tensors = tuple(state_tensors(model, guide, train_model))
+    best, last = (tuple(alike(state.numbered(name), tensors)) for name in ("best", "last"))
+    return States(tensors, best, last, int(state.values["best_step"]))
+
+
+def _plain(state: State) -> dict[str, Any]:
+    """Return the numbers and the words of a fit, each as its type: a fit may have no bound."""
+    values = {name: state.values[name] for name in _PLAIN}
+    return {name: None if v is None and name == "bound" else _PLAIN[name](v) for name, v in values.items()}
+
+
 def check_same(journal: Journal, problem: Problem, method: str, options: Options, given: Mapping[str, Any]) -> None:
     """Write down which fit a journal is of, or raise a :class:`ZooError` if it is of another one; a sealed one is only read.
 
     Of the options those that were ``given`` are written, a view left out, which can't be.
     """
-    plain = {"steps", "draws", "view"}
-    now = {
-        "model": repr(problem.model), "guide": problem.guide.text, "data": data_digest(problem.x), "method": method,
-        "steps": options.limit, "draws": given.get("draws"), "seed": problem.seed, "theta": problem.train_model,
-        **{name: repr(value) for name, value in given.items() if name not in plain and value not in (None, False)}}
+    now = _identity(problem, method, options, given)
     path = journal.path / "fit.json"
-    try:
-        before = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        before = None
-    except (OSError, ValueError, RecursionError):
-        raise ZooError(f"expected {path} to say which fit it is; got a file that can't be read; remove {path.parent}") from None
+    before = _written(path)
     if not isinstance(before, dict) and journal.sealed:
         raise ZooError(f"expected {path} to say which fit it is; got none; 'zoo resume' goes on with the run")
     if not isinstance(before, dict):
@@ -110,6 +111,29 @@ def check_same(journal: Journal, problem: Problem, method: str, options: Options
             raise ZooError(
                 f"expected a journal of the same fit in {journal.path}; got one with {name} {before.get(name)!r}, not "
                 f"{now.get(name)!r}; choose another directory, or remove it")
+
+
+def _identity(problem: Problem, method: str, options: Options, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells a fit from others."""
+    plain = {"steps", "draws", "view"}
+    return {
+        "model": repr(problem.model), "guide": problem.guide.text, "data": data_digest(problem.x), "method": method,
+        "steps": options.limit, "draws": given.get("draws"), "seed": problem.seed, "theta": problem.train_model,
+        **{name: repr(value) for name, value in given.items() if name not in plain and value not in (None, False)}}
+
+
+def _written(path: Path) -> Any:
+    """Return what a journal says of its fit; ``None`` where it says nothing yet.
+
+    Raises:
+        ZooError: it can't be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        raise ZooError(f"expected {path} to say which fit it is; got a file that can't be read; remove {path.parent}") from None
 
 
 def data_digest(x: Data) -> str:

@@ -1,1 +1,1 @@
-"""log p(x | θ): its estimators, from the most to the least trusted, and what they come to."""
+"""Estimators of log p(x | θ), from the most to the least trusted, and their results."""

@@ -1,4 +1,4 @@
-"""The protocol of an estimator of log p(x | θ): what is asked, what it can't answer, and its answer."""
+"""The protocol of an estimator of log p(x | θ): the question, why an estimator can't answer it, and the answer."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from zoo.model import Model
 
 @dataclass(frozen=True)
 class Question:
-    """What log p(x | θ) is asked of, and with what.
+    """The question that an estimator answers: model, data, guides, draws and seed.
 
     Attributes:
-        model: with its θ, in evaluation mode.
+        model: with its θ, in evaluation mode; ``log_joint``, ``log_terms`` and ``sample_prior`` are what estimators ask of it.
         x: the data.
         guides: whose draws may be taken, the best first; there may be none.
         draws: of importance weights, per unit; ``None``: each estimator's own number.
         seed: of all that is drawn.
         exact: draws of the exact posterior (draws, units, d), where they are known.
-        precision: nats that each unit's standard error may have; ``None``: none is asked for.
+        precision: nats that each unit's standard error may have; ``None``: none is asked for. An estimator that does not reach
+            it warns.
     """
 
     model: Model
@@ -43,11 +44,14 @@ class Unsettled(ZooError):
 
 
 class Unknown(ZooError):
-    """A model does not know of itself what an estimator takes."""
+    """The model lacks the closed form that an estimator needs."""
 
 
 class Estimator(abc.ABC):
-    """One way to log p(x | θ). Its entry in :mod:`experiments.log_evidence.registry` says what it is worth."""
+    """One way to log p(x | θ). Its entry in :mod:`experiments.log_evidence.registry` says what it is worth.
+
+    Estimators are asked in the registry's order until one answers; where none does, the user sees the last one's misfit.
+    """
 
     @abc.abstractmethod
     def misfit(self, question: Question) -> str:
@@ -55,7 +59,9 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def run(self, question: Question) -> Evidence:
-        """Answer.
+        """Return the evidence.
+
+        Draws are made under ``zoo.seeded(question.seed)``: the user's generator is left as it is.
 
         Raises:
             Unknown: the model does not know what it takes. The next estimator is then asked.
@@ -65,7 +71,7 @@ class Estimator(abc.ABC):
 
 
 def no_guide(question: Question) -> str:
-    """Return that an estimator lacks a guide to draw from; empty where there is one."""
+    """Return the error line of an estimator that has no guide to draw from; empty where there is one."""
     if question.guides:
         return ""
     return (

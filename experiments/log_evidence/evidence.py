@@ -1,4 +1,4 @@
-"""log p(x | θ): the best there is, and it says which."""
+"""The evidence log p(x | θ), by the most trusted estimator that can answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def evidence(
     model: Model | Program, x: Data, guide: BaseGuide | Sequence[BaseGuide] | None = None, *, draws: int | None = None,
     seed: int = 0, exact: Tensor | None = None, precision: float | None = None,
 ) -> Evidence:
-    """Return the best available log p(x | θ), and of which kind it is.
+    """Return log p(x | θ) by the most trusted estimator that can answer, with its kind and interval.
 
     The first registered estimator that can answer is asked: exact where the model knows it; by quadrature where a unit has one
     or two latents and the density is cheap; else a bracket from ``guide``, see :func:`experiments.bracket`. Where that can't be

@@ -9,7 +9,7 @@ from experiments.log_evidence.result import Evidence
 
 
 class Exact(Estimator):
-    """What the model says of itself: ``model.log_evidence``."""
+    """The closed form or enumeration that the model knows, ``model.log_evidence``."""
 
     def misfit(self, question: Question) -> str:
         return ""

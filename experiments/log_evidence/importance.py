@@ -50,7 +50,7 @@ class Importance:
 def importance(
     model: Model, guide: BaseGuide, x: Data, precision: float = 0.05, *, seed: int = 0, most: int = MOST,
 ) -> Importance:
-    """Draw until the standard error of each unit's log p(x) is at most ``precision``: units that are there draw no more.
+    """Draw until the standard error of each unit's log p(x) is at most ``precision``: a unit that has it draws no more.
 
     The draws that a unit needs are the variance of its weights, relative to their squared mean, over precision². It differs
     between units by orders of magnitude, and the hardest one would set the number for all. Pilot draws tell it, and are not

@@ -1,10 +1,10 @@
-"""Log importance weights, and everything that is a reduction over them."""
+"""Log importance weights, and the ELBO, bounds and diagnostics that are reductions over them."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from zoo.data import Data, reference
 from zoo.distributions.enumerated import Enumerated, expect
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
+from zoo.program.latents import Latents
 from zoo.program.run import evaluating, seeded
 from zoo.program.tolerance import tolerant
 
@@ -42,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class LogWeights:
-    """The log-densities at z ~ q(z | x): each (draws, units), in nats.
+    """Log-densities of model and guide at draws z ~ q(z | x), each (draws, units), in nats.
 
     ``log_weight`` = log p(x, z) − log q(z). ``log_measure`` is the log of each draw's share in an expectation under q:
     −log draws where z was drawn, log q(z) where the draws are all values of a finite support, and every expectation is
@@ -148,7 +149,6 @@ class LogWeights:
         w = self.log_weight
         return (2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp()
 
-
     def active(self) -> int | None:
         """Return how many of the d coordinates tell the units apart; ``None`` for one unit or a finite support.
 
@@ -213,36 +213,44 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
     Warns:
         ZooWarning: how many draws could not be evaluated; see :class:`LogWeights`.
     """
-    units, size = (latents := model.latents(x)).units, latents.size
-    draws = affordable(model, default_draws(units, size), 512) if draws is None else draws
+    latents = model.latents(x)
+    draws = affordable(model, default_draws(latents.units, latents.size), 512) if draws is None else draws
     check_number("draws", draws, whole=True)
     if draws < 2:
         raise ZooError(f"expected at least 2 draws; got {draws}; a standard error needs them")
     with seeded(seed), torch.no_grad(), evaluating(model, guide):
         q = guide.posterior(x)
-        enumerated = isinstance(q, Enumerated)
-        parts, reason, first, second = [], "", reference(x).new_zeros(units, size), reference(x).new_zeros(units, size)
-        for count in [draws] if enumerated else chunks(draws, work(x, units, size)):
-            z, log_q = (q.enumerate_support(), q.logits.movedim(-1, 0)) if isinstance(q, Enumerated) else scored(q, count)
-            (prior, likelihood), failure = tolerant(partial(model.log_terms, x), z, [units], [units])
-            reason = reason or failure
-            parts.append((prior, likelihood, log_q.expand_as(prior)))
-            first, second = first + z.sum(0) / draws, second + z.square().sum(0) / draws
-    prior, likelihood, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
-    measure = log_q if enumerated else torch.full_like(log_q, -math.log(draws))
-    _check_density(q, log_q, guide.text)
-    failed = (prior + likelihood).isnan() & ~log_q.isnan() & (measure > -torch.inf)
+        found, reason = _evaluated(model, q, x, latents, draws)
+    _check_density(q, found.log_q, guide.text)
+    counted = found.log_measure > -torch.inf
+    failed = found.log_joint.isnan() & ~found.log_q.isnan() & counted
+    result = replace(found, unevaluated=failed)
     if bool(failed.any()):
         _tell_failed(model, guide, failed, reason)
-        prior, likelihood = prior.masked_fill(failed, 0.0), likelihood.masked_fill(failed, -torch.inf)
-    variance = (second - first.square()).clamp(min=0)
-    result = LogWeights(prior, likelihood, log_q, measure, enumerated, first, variance, failed)
+        prior, likelihood = found.log_prior.masked_fill(failed, 0.0), found.log_likelihood.masked_fill(failed, -torch.inf)
+        result = replace(result, log_prior=prior, log_likelihood=likelihood)
     bad = result.log_weight.isnan() | (result.log_weight == torch.inf)
-    if bool((bad & (measure > -torch.inf)).any()):
+    if bool((bad & counted).any()):
         raise ZooError(
             f"expected finite log weights of '{guide.text}' on {model.label}; got {int(bad.sum())} NaN or +inf; "
             "refit the guide, or check the model's densities")
     return result
+
+
+def _evaluated(model: Model, q: Distribution, x: Data, latents: Latents, draws: int) -> tuple[LogWeights, str]:
+    """Return the log-densities at draws of ``q``, NaN where the program failed, and why it did; empty where it did not."""
+    units, size, enumerated = latents.units, latents.size, isinstance(q, Enumerated)
+    parts, reason, first, second = [], "", reference(x).new_zeros(units, size), reference(x).new_zeros(units, size)
+    for count in [draws] if enumerated else chunks(draws, work(x, units, size)):
+        z, log_q = (q.enumerate_support(), q.logits.movedim(-1, 0)) if isinstance(q, Enumerated) else scored(q, count)
+        (prior, likelihood), failure = tolerant(partial(model.log_terms, x), z, [units], [units])
+        reason = reason or failure
+        parts.append((prior, likelihood, log_q.expand_as(prior)))
+        first, second = first + z.sum(0) / draws, second + z.square().sum(0) / draws
+    prior, likelihood, log_q = (torch.cat(part) for part in zip(*parts, strict=True))
+    measure = log_q if enumerated else torch.full_like(log_q, -math.log(draws))
+    variance = (second - first.square()).clamp(min=0)
+    return LogWeights(prior, likelihood, log_q, measure, enumerated, first, variance), reason
 
 
 def log_joint(model: Model, x: Data, z: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -83,11 +82,51 @@ def integrate(model: Model, x: Data) -> Integral:
     return Integral(torch.where(cut, wide, value), error)
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """A square grid about each unit's ``loc`` (units, d), along its axes ``scale_tril`` (units, d, d).
+
+    Attributes:
+        width: half of a side, along these axes.
+        count: nodes a side.
+    """
+
+    loc: Tensor
+    scale_tril: Tensor
+    width: float
+    count: int
+
+    def nodes(self) -> Tensor:
+        """Return the nodes, (nodes, units, d)."""
+        size = self.loc.shape[1]
+        axis = torch.linspace(-self.width, self.width, self.count, dtype=self.loc.dtype, device=self.loc.device)
+        square = torch.cartesian_prod(*[axis] * size).reshape(-1, size)
+        return self.loc + torch.einsum("uij,nj->nui", self.scale_tril, square)
+
+    def log_integral(self, log_f: Tensor, stride: int = 1) -> Tensor:
+        """Return log ∫ f, (units,), by the trapezoidal rule on every ``stride``-th node of ``log_f`` (nodes, units)."""
+        size = self.scale_tril.shape[-1]
+        shape = (self.count,) * size
+        picked = log_f.reshape(*shape, -1)[(slice(None, None, stride),) * size].flatten(0, size - 1)
+        step = stride * 2 * self.width / (self.count - 1)
+        log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return picked.logsumexp(0) + size * math.log(step) + log_det
+
+
 def _piece(model: Model, x: Data, modes: Modes, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return log ∫ p(x, z) w_k(z) dz on the fitted grid, on every second node of it, and on a wider one: (units,) each."""
+    loc, scale_tril = _fitted(model, x, modes, k)
+    count = NODES[loc.shape[1]]
+    near, far = _Grid(loc, scale_tril, WIDTH, count), _Grid(loc, scale_tril, 1.7 * WIDTH, count)
+    log_f, log_far = _evaluate(model, x, modes, k, near)[1], _evaluate(model, x, modes, k, far)[1]
+    return near.log_integral(log_f), near.log_integral(log_f, 2), far.log_integral(log_far)
+
+
+def _fitted(model: Model, x: Data, modes: Modes, k: int) -> tuple[Tensor, Tensor]:
+    """Return the mean (units, d) of piece k and the Cholesky factor of its covariance (units, d, d), by rough grids."""
     loc, scale_tril, before = modes.loc[k], torch.diag_embed(modes.scale[k]), math.inf
     for _ in range(60):
-        nodes, log_f = _evaluate(model, x, modes, k, loc, scale_tril, WIDTH, ROUGH)
+        nodes, log_f = _evaluate(model, x, modes, k, _Grid(loc, scale_tril, WIDTH, ROUGH[loc.shape[1]]))
         new_loc, new_tril = _moments(nodes, log_f, scale_tril)
         change = max(
             float(((new_loc - loc).abs() / new_tril.diagonal(dim1=-2, dim2=-1)).max()),
@@ -96,22 +135,13 @@ def _piece(model: Model, x: Data, modes: Modes, k: int) -> tuple[Tensor, Tensor,
         if change < 1e-3 or (before <= change < 0.05):  # in float32, rounding of log p may move the grid on for ever
             break
         before = change
-    log_f = _evaluate(model, x, modes, k, loc, scale_tril, WIDTH, NODES)[1]
-    far = _evaluate(model, x, modes, k, loc, scale_tril, 1.7 * WIDTH, NODES)[1]
-    return _sum(log_f, scale_tril, WIDTH, 1), _sum(log_f, scale_tril, WIDTH, 2), _sum(far, scale_tril, 1.7 * WIDTH, 1)
+    return loc, scale_tril
 
 
-def _grid(size: int, width: float, count: int, like: Tensor) -> Tensor:
-    axis = torch.linspace(-width, width, count, dtype=like.dtype, device=like.device)
-    return torch.cartesian_prod(*[axis] * size).reshape(-1, size)
-
-
-def _evaluate(
-    model: Model, x: Data, modes: Modes, k: int, loc: Tensor, scale_tril: Tensor, width: float, count: Mapping[int, int],
-) -> tuple[Tensor, Tensor]:
+def _evaluate(model: Model, x: Data, modes: Modes, k: int, grid: _Grid) -> tuple[Tensor, Tensor]:
     """Return the nodes (nodes, units, d) and log p(x, z) + log w_k(z) there (nodes, units)."""
-    units, size = loc.shape
-    nodes = loc + torch.einsum("uij,nj->nui", scale_tril, _grid(size, width, count[size], loc))
+    units, size = grid.loc.shape
+    nodes = grid.nodes()
     parts = [log_joint(model, x, part) for part in nodes.split(chunks(len(nodes), work(x, units, size)))]
     log_f = torch.cat(parts).to(nodes.dtype).nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
     return nodes, log_f + modes.log_share(nodes, k)
@@ -131,12 +161,3 @@ def _moments(nodes: Tensor, log_f: Tensor, scale_tril: Tensor) -> tuple[Tensor, 
     step = 0.5 * WIDTH / ROUGH[loc.shape[1]]
     found, failed = torch.linalg.cholesky_ex(covariance + step**2 * scale_tril @ scale_tril.mT)
     return loc, torch.where((failed > 0)[:, None, None], scale_tril, found)  # as of an integrand that nowhere falls off
-
-
-def _sum(log_f: Tensor, scale_tril: Tensor, width: float, stride: int) -> Tensor:
-    size = scale_tril.shape[-1]
-    shape = (NODES[size],) * size
-    picked = log_f.reshape(*shape, -1)[(slice(None, None, stride),) * size].flatten(0, size - 1)
-    step = stride * 2 * width / (NODES[size] - 1)
-    log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return picked.logsumexp(0) + size * math.log(step) + log_det

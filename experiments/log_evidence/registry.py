@@ -26,8 +26,8 @@ class EstimatorEntry:
         path: ``module:class``.
         words: how a number of this kind is known, as tables show it: ``source`` and ``method`` are filled in.
         level: how far it can be relied on, as a verdict of the report.
-        verdict: what the verdict says.
-        drawn: whether both ends of its interval come from draws, so that a wide one has no point.
+        verdict: the verdict's sentence, which begins with "log p(x | θ) is".
+        drawn: whether both ends of its interval come from draws, so that evidence with a wide one has no ``value``.
         bounded: whether its interval has an upper end.
     """
 
@@ -52,11 +52,11 @@ ESTIMATORS: Mapping[str, EstimatorEntry] = {
         "experiments.log_evidence.quadrature:Quadrature", "by quadrature", "good",
         "log p(x | θ) is by quadrature, its error within the interval"),
     "bracketed": EstimatorEntry(
-        "experiments.log_evidence.bracketed:Bracketed",
+        "experiments.log_evidence.brackets.bracketed:Bracketed",
         "bracketed by {method} weights from '{source}' and from exact posterior draws, 95%", "good",
         "log p(x | θ) is bracketed: an interval that holds on both sides", drawn=True),
     "estimated": EstimatorEntry(
-        "experiments.log_evidence.bracketed:Estimated",
+        "experiments.log_evidence.brackets.bracketed:Estimated",
         "estimated: bracketed by {method} weights from '{source}' and from Markov chains, 95%", "caution",
         "log p(x | θ) is estimated: its upper end comes from Markov chains, which may miss modes", drawn=True),
     "lower_bound": EstimatorEntry(

@@ -1,4 +1,4 @@
-"""What the numbers that a program computes with can't resolve: latents rounded to an end of their support, a rounded log p."""
+"""Limits of floating point: latents rounded to an end of their support, and a rounded log p."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOST, ROUNDED = 1e-4, 0.05
 
 @dataclass(frozen=True)
 class Resolution:
-    """What is lost to rounding, by a guide's draws and their importance weights.
+    """The mass that rounding loses, estimated from a guide's draws and their importance weights.
 
     Attributes:
         lost: share of a unit's posterior mass at draws of which some latent is rounded to an end of its support, the largest of

@@ -1,4 +1,4 @@
-"""What an estimator says of log p(x | θ): a number or none, its interval, and of which kind it is."""
+"""The result of an estimator of log p(x | θ): a value or none, an interval, and its kind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Evidence:
         se: Monte-Carlo standard error of ``value``, or of a wide bracket's middle; 0 where nothing was drawn.
         lower, upper: a 95% interval for log p(x | θ): exact, ± the quadrature's error, from the lower bound's limit to the
             upper bound's, or from the lower bound's up: then ``upper`` is ``None``.
-        units: the units' own values, of brackets their middles, (units,).
+        units: the units' own values, of brackets their middles, (units,); they add up to ``value``.
         source: the guides that gave the bounds, empty for other kinds.
         method: how bounds were had: ``importance`` or ``annealed`` weights.
         remark: what is to be known of it in one line, e.g. that guides miss modes; empty where there is nothing.
@@ -52,7 +52,7 @@ class Evidence:
 
     @property
     def entry(self) -> EstimatorEntry:
-        """What its kind is worth, and the words for it."""
+        """The registry's entry for the kind of this evidence."""
         return ESTIMATORS[self.kind]
 
     @property

@@ -65,7 +65,7 @@ class Anderson:
         self.images, self.steps, self.reach = self.images[-1:], self.steps[-1:], max(1.0, self.reach / 4)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what it remembers, for :meth:`load`."""
+        """Return the remembered steps, for :meth:`load`."""
         if not self.images:
             return {}
         return {

@@ -35,7 +35,7 @@ Report: TypeAlias = Callable[[float, float, float, Tensor], None]
 
 @dataclass
 class State:
-    """Where each unit is: its parameters (units, size), −objective and number to report (units,), −gradient (units, size)."""
+    """The state of each unit: parameters (units, size), −objective and number to report (units,), −gradient (units, size)."""
 
     point: Tensor
     loss: Tensor
@@ -67,7 +67,7 @@ def of(values: Tensor, units: Tensor) -> Tensor:
 
 
 def recorded(objective: Objective, tape: Tape | None) -> Callable[[Tensor, Tensor], State]:
-    """Return what gives the :class:`State` of units (k,) at their parameters (k, size).
+    """Return the function that gives the :class:`State` of units (k,) at their parameters (k, size).
 
     The loss is ∞ where a number is not finite, and of all units where linear algebra fails: a step to there is shortened. With
     a ``tape``, evaluations are recorded there, and those that are on it already are not made.

@@ -33,7 +33,7 @@ Report: TypeAlias = Callable[[float, float], None]
 
 @dataclass(frozen=True)
 class Ascent:
-    """Where an ascent ended: the objective there, iterations taken, and whether it converged.
+    """The end of an ascent: the objective there, the iterations taken, and whether it converged.
 
     ``missing``: the nats that the slope still promises where no step along it was seen to rise.
     """
@@ -68,56 +68,79 @@ class Tape:
         return found
 
 
+@dataclass(frozen=True)
+class Convergence:
+    """When an ascent has converged: where ``window`` iterations raise the objective by under ``tolerance`` nats."""
+
+    tolerance: float = 1e-6
+    window: int = WINDOW
+
+
+class _Evaluations:
+    """The evaluations of an objective that L-BFGS asks for: they put each point into the parameters, and keep the best one."""
+
+    def __init__(
+        self, objective: Objective, parameters: Sequence[nn.Parameter], tape: Tape | None, processes: Processes,
+    ):
+        self.objective, self.parameters, self.tape, self.processes = objective, parameters, tape, processes
+        self.best, self.best_point = -np.inf, flat(parameters).cpu().numpy()
+        #: That of the last finite gradient.
+        self.norm = np.nan
+
+    def loss(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return −objective and its gradient at ``point``; a very high value where they leave the finite numbers."""
+        assign(self.parameters, torch.from_numpy(point))
+        answer = self._ask() if self.tape is None else self.tape.answer(self._ask)
+        gradient, value = answer[:-1], float(answer[-1])
+        if not np.isfinite(value) or not np.isfinite(gradient).all():
+            return -self.best + 1e3 * (1 + abs(self.best)), np.zeros_like(point)
+        self.norm = float(scipy.linalg.norm(gradient, check_finite=False))  # numpy's squares may overflow
+        if value > self.best:
+            self.best, self.best_point = value, point.copy()
+        return -value, -gradient
+
+    def _ask(self) -> np.ndarray:
+        return np.append(*_gradient_and_value(self.objective, self.parameters, self.processes))
+
+
 def ascend(
-    objective: Objective, parameters: Sequence[nn.Parameter], iterations: int,
-    report: Report | None = None, tolerance: float = 1e-6, window: int = WINDOW, tape: Tape | None = None,
-    processes: Processes = ALONE,
+    objective: Objective, parameters: Sequence[nn.Parameter], iterations: int, report: Report | None = None,
+    convergence: Convergence = Convergence(), tape: Tape | None = None, processes: Processes = ALONE,
 ) -> Ascent:
     """Maximise a deterministic ``objective`` over ``parameters``, in place, by SciPy's L-BFGS-B in float64.
 
     A trial step that leaves the finite numbers is treated as a very low value, so the line search shortens it: the
-    parameters end at the best finite point. It has converged when ``window`` iterations raise the objective by under
-    ``tolerance`` nats. With a ``tape``, evaluations are recorded there, and those that are on it already are not made. Of
-    several ``processes`` each has a part of the objective, and all take the same steps.
+    parameters end at the best finite point. ``convergence`` says when it has converged. With a ``tape``, evaluations are
+    recorded there, and those that are on it already are not made. Of several ``processes`` each has a part of the objective,
+    and all take the same steps.
 
     Source: Zhu, Byrd, Lu and Nocedal (1997), Algorithm 778: L-BFGS-B, https://doi.org/10.1145/279232.279236
     """
-    best = -np.inf
-    best_point = flat(parameters).cpu().numpy()
+    evaluations = _Evaluations(objective, parameters, tape, processes)
+    tolerance, window = convergence.tolerance, convergence.window
     seen: list[float] = []
-    settled, norm = False, np.nan
-
-    def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal best, best_point, norm
-        assign(parameters, torch.from_numpy(point))
-        def ask() -> np.ndarray:
-            return np.append(*_gradient_and_value(objective, parameters, processes))
-
-        answer = ask() if tape is None else tape.answer(ask)
-        gradient, value = answer[:-1], float(answer[-1])
-        if not np.isfinite(value) or not np.isfinite(gradient).all():
-            return -best + 1e3 * (1 + abs(best)), np.zeros_like(point)
-        norm = float(scipy.linalg.norm(gradient, check_finite=False))  # numpy's squares may overflow
-        if value > best:
-            best, best_point = value, point.copy()
-        return -value, -gradient
+    settled = False
 
     def watch(intermediate_result: OptimizeResult) -> None:
         nonlocal settled
         seen.append(-float(intermediate_result.fun))
         if report is not None:
-            report(seen[-1], norm)
+            report(seen[-1], evaluations.norm)
         if len(seen) > window and seen[-1] - seen[-1 - window] < tolerance:
             settled = True
             raise StopIteration
 
-    result = minimize(
-        loss, best_point.copy(), jac=True, method="L-BFGS-B", callback=watch,
-        options={"maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 100,
-                 "maxls": 40})
-    assign(parameters, torch.from_numpy(best_point))
-    missing = 0.0 if settled else _promised(result)
+    start = evaluations.best_point.copy()
+    result = minimize(evaluations.loss, start, jac=True, method="L-BFGS-B", callback=watch, options=_limits(iterations))
+    assign(parameters, torch.from_numpy(evaluations.best_point))
+    best, missing = evaluations.best, 0.0 if settled else _promised(result)
     return Ascent(best, int(result.nit), bool(np.isfinite(best)) and (settled or missing <= max(tolerance, LEVEL)), missing)
+
+
+def _limits(iterations: int) -> dict[str, float]:
+    """Return SciPy's options for so many iterations at most; its own tolerances are next to nothing."""
+    return {
+        "maxiter": iterations, "maxfun": 4 * iterations + 20, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 100, "maxls": 40}
 
 
 def _promised(result: OptimizeResult) -> float:

@@ -1,1 +1,1 @@
-"""What is shown: figures, lists, files, the report."""
+"""Reporting: figures, tables, files and the HTML report."""

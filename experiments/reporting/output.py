@@ -1,4 +1,4 @@
-"""What commands say: remarks, and a printed summary of a posterior."""
+"""Printed output of commands: remarks, and the summary of a posterior."""
 
 from __future__ import annotations
 

@@ -174,13 +174,7 @@ def flow_layers(table: Comparison, guide: BaseGuide, points: int = 160) -> Figur
     Raises:
         ZooError: a model without a flow, or one of other than two dimensions.
     """
-    model = table.model
-    if isinstance(model, Flow):
-        transform, last = model.transform(), as_rows(table.x)
-    elif isinstance(model, VAE) and isinstance(model.prior, FlowOfNormals):
-        transform, last = compose(model.prior.network()), _means(guide, table.x, table.seed)
-    else:
-        raise ZooError(f"expected a model with a flow; got {model.label}")
+    transform, last = _flow(table, guide)
     if last.shape[1] != 2:
         raise ZooError(f"expected a flow of two dimensions to draw its layers; got {last.shape[1]}")
     with torch.no_grad():
@@ -189,12 +183,22 @@ def flow_layers(table: Comparison, guide: BaseGuide, points: int = 160) -> Figur
         figure, panels = panels_of(2.9 * columns, 3.0 * -(-len(states) // columns), columns, -(-len(states) // columns))
         for k, (axes, state) in enumerate(zip(np.ravel(panels), states, strict=False)):
             _density_panel(axes, transform, k, state, points)
-            last_name = f"z_{k}: posterior means" if isinstance(model, VAE) else f"z_{k}: rows"
+            last_name = f"z_{k}: posterior means" if isinstance(table.model, VAE) else f"z_{k}: rows"
             name = "z_0: standard normal" if k == 0 else last_name if k == len(states) - 1 else f"z_{k}"
             axes.set_title(name, loc="left", fontsize=10)
         for axes in np.ravel(panels)[len(states):]:
             axes.set_visible(False)
     return figure
+
+
+def _flow(table: Comparison, guide: BaseGuide) -> tuple[Any, Tensor]:
+    """Return the flow of a model or of its prior, and the last states z_K to follow through it."""
+    model = table.model
+    if isinstance(model, Flow):
+        return model.transform(), as_rows(table.x)
+    if isinstance(model, VAE) and isinstance(model.prior, FlowOfNormals):
+        return compose(model.prior.network()), _means(guide, table.x, table.seed)
+    raise ZooError(f"expected a model with a flow; got {model.label}")
 
 
 def _density_panel(axes: Any, transform: Any, k: int, state: Tensor, points: int) -> None:

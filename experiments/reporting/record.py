@@ -1,4 +1,4 @@
-"""A run as it lies on disk, as plain data: what reports and lists are made from."""
+"""The record of a run on disk, as plain data for reports and lists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATES = ("done", "failed", "unfinished")
 
 @dataclass(frozen=True)
 class Record:
-    """What a run directory holds.
+    """The content of a run directory.
 
     Attributes:
         path: the directory.

@@ -1,4 +1,4 @@
-"""What a run leaves behind besides its checkpoints: the table, the posterior's draws and its summary, the figures."""
+"""Result files of a run besides its checkpoints: the table, the posterior's draws and summary, the figures."""
 
 from __future__ import annotations
 
@@ -67,20 +67,7 @@ def summary(tree: DataTree) -> Any:
     import xarray as xr
     from arviz_stats import summary as summarise
 
-    kept: dict[str, Any] = {}
-    left = ROWS
-    for name, values in tree["posterior"].data_vars.items():
-        dims = [dim for dim in values.dims if dim not in ("chain", "draw")]
-        size = math.prod(values.sizes[dim] for dim in dims)
-        if left <= 0 or values.dtype.kind not in "fiu":
-            continue
-        if size > left:  # the first rows of what is too large
-            inner = math.prod(values.sizes[dim] for dim in dims[1:])
-            if inner > left or not dims:
-                continue
-            values = values.isel({dims[0]: slice(0, left // inner)})
-        kept[str(name)] = values
-        left -= math.prod(values.sizes[dim] for dim in dims)
+    kept = _summarised(tree)
     if not kept:
         return pd.DataFrame(columns=["variable", "mean", "sd", "lower", "upper"])
     frame = summarise(
@@ -88,6 +75,35 @@ def summary(tree: DataTree) -> Any:
     frame = frame.iloc[:, :4].astype(float)
     frame.columns = ["mean", "sd", "lower", "upper"]
     return frame.rename_axis("variable").reset_index()
+
+
+def _summarised(tree: DataTree) -> dict[str, Any]:
+    """Return the numeric variables of the posterior that a summary has room for, in full or their first rows."""
+    kept: dict[str, Any] = {}
+    left = ROWS
+    for name, values in tree["posterior"].data_vars.items():
+        if left <= 0 or values.dtype.kind not in "fiu":
+            continue
+        shown = _first_rows(values, left)
+        if shown is not None:
+            kept[str(name)] = shown
+            left -= math.prod(_sizes(shown).values())
+    return kept
+
+
+def _first_rows(values: Any, most: int) -> Any | None:
+    """Return a variable, or its first rows where it has more than ``most`` scalars; ``None`` where one row has more."""
+    sizes = _sizes(values)
+    if math.prod(sizes.values()) <= most:
+        return values
+    first, *others = sizes
+    inner = math.prod(sizes[dim] for dim in others)
+    return None if inner > most else values.isel({first: slice(0, most // inner)})
+
+
+def _sizes(values: Any) -> dict[Any, int]:
+    """Return the lengths of a variable's own dimensions, those of chains and draws left out."""
+    return {dim: values.sizes[dim] for dim in values.dims if dim not in ("chain", "draw")}
 
 
 def write_figures(table: Comparison, data_set: Dataset, path: Path) -> None:
@@ -99,7 +115,7 @@ def write_figures(table: Comparison, data_set: Dataset, path: Path) -> None:
     import matplotlib as mpl
 
     from experiments.diagnostics.posterior import posterior
-    from experiments.reporting import figures, pictures
+    from experiments.reporting import figures, pictures, posterior_figures
 
     with writing(path):
         path.mkdir(exist_ok=True)
@@ -111,8 +127,8 @@ def write_figures(table: Comparison, data_set: Dataset, path: Path) -> None:
     drawn = posterior(table.model, q, table.x, draws=60, groups=("posterior_predictive", "observed_data"), **how)
     made: dict[str, Callable[[], Any]] = {
         "elbo": lambda: figures.elbo_trace(table), "gap": lambda: figures.gap_bars(table),
-        "forest": lambda: figures.forest(tree), "pair": lambda: figures.pair(tree),
-        "predictive": lambda: figures.predictive_check(drawn),
+        "forest": lambda: posterior_figures.forest(tree), "pair": lambda: posterior_figures.pair(tree),
+        "predictive": lambda: posterior_figures.predictive_check(drawn),
         "density": lambda: figures.density(table.model, table.x, q, data_set.columns, table.seed),
         "split": lambda: pictures.split_bars(table), "samples": lambda: pictures.samples(table),
         "reconstructions": lambda: pictures.reconstructions(table, q, shape),

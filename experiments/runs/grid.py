@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tomli_w
 
@@ -21,6 +21,8 @@ MOST_RUNS = 10_000
 FORMAT = 1
 #: Ready specs, one a model.
 READY = Path(__file__).parent / "specs"
+
+Axes: TypeAlias = dict[tuple[str, ...], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,14 @@ def expand(raw: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield ",".join(f"{_axis(path)}={_text(v)}" for path, v in zip(axes, combination, strict=True)), one
 
 
-def _axes(raw: Mapping[str, Any]) -> dict[tuple[str, ...], list[Any]]:
-    axes: dict[tuple[str, ...], list[Any]] = {}
+def _axes(raw: Mapping[str, Any]) -> Axes:
+    """Return the lists that make runs, by their path in the file."""
+    return {**_key_axes(raw), **_option_axes(raw)}
+
+
+def _key_axes(raw: Mapping[str, Any]) -> Axes:
+    """Return the lists of a spec's own keys that make runs: those of ``guides`` where guides are fitted one at a time."""
+    axes: Axes = {}
     for key, value in raw.items():
         if not isinstance(value, list):
             continue
@@ -141,6 +149,12 @@ def _axes(raw: Mapping[str, Any]) -> dict[tuple[str, ...], list[Any]]:
                 axes[key,] = [[guide] for guide in value]
         elif key == "seeds" or key in keys():
             axes[key,] = value
+    return axes
+
+
+def _option_axes(raw: Mapping[str, Any]) -> Axes:
+    """Return the lists of the model's options that make runs: of options that take one value, and lists of lists."""
+    axes: Axes = {}
     options = raw.get("options")
     for key, value in options.items() if isinstance(options, Mapping) else ():
         if isinstance(value, list) and (not _takes_list(raw, key) or (value and all(isinstance(v, list) for v in value))):

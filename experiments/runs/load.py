@@ -1,4 +1,4 @@
-"""Coming back to a finished run: its model, guides, histories and posterior, in another process."""
+"""Loading of a finished run in another process: its model, guides, histories and posterior."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With what a run was run: data, code, versions; and what of it has changed since."""
+"""The provenance of a run: data, code and versions, and which of them have changed since."""
 
 from __future__ import annotations
 

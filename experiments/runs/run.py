@@ -33,7 +33,7 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is done, which its results do not depend on.
+    """Options of a run that its results do not depend on.
 
     Attributes:
         callbacks: told of every fit.
@@ -128,20 +128,14 @@ def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
     file = path / "spec.toml"
     spec = job.spec.model_copy(update={"data": absolute(job.spec.data)})
     if not file.exists():
-        others = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
-        if others:
-            raise ZooError(f"expected an empty directory or a run in --out {path}; got one with {others[0]}; choose another")
+        check_empty(path, f"a run in --out {path}")
         whole(file, write_toml(spec, now))
         return now
     found = read_grid(file)
     if not found.record:  # written, but never begun
         whole(file, write_toml(spec, now))
         return now
-    before = found.specs.get("")
-    if before is None or before != spec:
-        differs = "a grid" if before is None else next(
-            f"{key} {getattr(before, key)!r}, not {value!r}" for key, value in spec if getattr(before, key) != value)
-        raise ZooError(f"expected an empty directory or the same run in --out {path}; got one with {differs}; choose another")
+    _check_same(found.specs.get(""), spec, path)
     changed = changes(found.record, now)
     if changed and not force:
         raise ZooError(
@@ -151,6 +145,21 @@ def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
         warnings.warn(ZooWarning(f"{path} goes on although this changed: {'; '.join(changed)}"), stacklevel=3)
     (path / "status.json").unlink(missing_ok=True)
     return {"threads": now["threads"], **found.record}
+
+
+def check_empty(path: Path, expected: str) -> None:
+    """Raise a :class:`ZooError` unless a directory holds hidden files alone; ``expected`` says what else it might have held."""
+    others = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    if others:
+        raise ZooError(f"expected an empty directory or {expected}; got one with {others[0]}; choose another")
+
+
+def _check_same(before: Spec | None, spec: Spec, path: Path) -> None:
+    """Raise unless the spec that was begun in a directory, ``None`` for those of a grid, is ``spec``."""
+    if before is None or before != spec:
+        differs = "a grid" if before is None else next(
+            f"{key} {getattr(before, key)!r}, not {value!r}" for key, value in spec if getattr(before, key) != value)
+        raise ZooError(f"expected an empty directory or the same run in --out {path}; got one with {differs}; choose another")
 
 
 def _work(job: Job, path: Path, how: RunOptions) -> Comparison:

@@ -1,4 +1,4 @@
-"""What a command was asked to do, checked before anything runs."""
+"""The spec of a run, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from experiments.inference.registry import check_options, entry, known_options
 from guides.registry import default_guides, parse
 from zoo.errors import ZooError, nearest
-from zoo.registry import MODELS, lookup
+from zoo.registry import MODELS, ModelEntry, lookup
 
 #: What ``--name`` is to a command and ``name`` to a file: put before the key that an error is about.
 FLAG = "--"
 
 
 class Spec(BaseModel):
-    """What a run does: a model on data with guides. Wrong values raise a one-line :class:`ZooError` through :func:`checked`.
+    """The spec of a run: a model, data and guides. Wrong values raise a one-line :class:`ZooError` through :func:`checked`.
 
     Attributes:
         command: ``compare``: fit θ once and each guide to it; ``fit``: fit θ and one guide together.
@@ -76,9 +76,7 @@ class Spec(BaseModel):
         known = known_options()
         apart = given.get("fitting")
         given = {**apart, **given} if isinstance(apart, Mapping) else given
-        named = {key: value for key, value in given.items() if key in known and value is not None}
-        check_options({known[key].name: value for key, value in named.items()})
-        fitting = {key: value for key, value in named.items() if value != known[key].default}
+        fitting = _checked_fitting({key: value for key, value in given.items() if key in known})
         return {**{name: value for name, value in given.items() if name not in known}, "fitting": fitting}
 
     @field_validator("method")
@@ -106,6 +104,14 @@ class Spec(BaseModel):
         if self.command == "fit" and len(self.guides) > 1:
             raise ZooError(f"expected one guide; got {', '.join(self.guides)}; 'zoo compare' takes several")
         return self
+
+
+def _checked_fitting(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options of the methods, and return those that are not at their defaults."""
+    known = known_options()
+    named = {key: value for key, value in given.items() if value is not None}
+    check_options({known[key].name: value for key, value in named.items()})
+    return {key: value for key, value in named.items() if value != known[key].default}
 
 
 def checked(where: str = FLAG, **given: Any) -> Spec:
@@ -167,19 +173,7 @@ def complete(where: str = FLAG, **given: Any) -> Spec:
         return checked(where, **given)
     with _keyed(where, "model"):
         known = lookup(MODELS, given["model"], "model")
-    options = given.get("options") or {}
-    named: Mapping[str, Any] = options if isinstance(options, Mapping) else {}
-    if given.get("standardise") is None:
-        given["standardise"] = known.standardises(dict(named))
-    kind = known.kind(dict(named))
-    if given.get("binarise") is None and kind == "images":
-        given["binarise"] = "static"
-    if not given.get("guides"):
-        guides = tuple(default_guides(known.facts(given["model"])))
-        given["guides"] = guides[:1] if given.get("command") == "fit" else guides
-    if given.get("data") is None:
-        given["data"] = known.data
-    spec = checked(where, **given)
+    spec = checked(where, **{**given, **_decided(known, given)})
     with _keyed(where, "guides"):
         for guide in spec.guides:
             parse(guide).check(known.facts(spec.model))
@@ -193,6 +187,24 @@ def complete(where: str = FLAG, **given: Any) -> Spec:
     if known.units == "dataset" and spec.holdout:
         raise ZooError(f"expected no --holdout for {spec.model}, whose latents all rows share: one unit; leave it out")
     return spec
+
+
+def _decided(known: ModelEntry, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model decides where it was not ``given``: standardisation, binarisation, guides and data."""
+    options = given.get("options") or {}
+    named: Mapping[str, Any] = options if isinstance(options, Mapping) else {}
+    decided: dict[str, Any] = {}
+    if given.get("standardise") is None:
+        decided["standardise"] = known.standardises(dict(named))
+    kind = known.kind(dict(named))
+    if given.get("binarise") is None and kind == "images":
+        decided["binarise"] = "static"
+    if not given.get("guides"):
+        guides = tuple(default_guides(known.facts(given["model"])))
+        decided["guides"] = guides[:1] if given.get("command") == "fit" else guides
+    if given.get("data") is None:
+        decided["data"] = known.data
+    return decided
 
 
 @contextmanager
@@ -210,7 +222,7 @@ def kind_of(spec: Spec) -> str:
 
 
 def keys() -> list[str]:
-    """Return all that may be asked for by name.
+    """Return the keys that a spec may have.
 
     >>> "learning_rate" in keys(), "train_draws" in keys()
     (True, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ STOP = ".stop"
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How a grid is run.
+    """Options of a sweep over a grid of runs.
 
     Attributes:
         jobs: processes at a time; 0: one a core.
@@ -160,12 +160,12 @@ def _failed(path: Path, spec: str, error: str) -> str:
 
 def _begin(grid: Grid, path: Path) -> None:
     """Write down which grid is in a directory, or check that it is this one."""
+    from experiments.runs.run import check_empty
+
     file = path / "grid.json"
     now = {name: write_toml(spec) for name, spec in grid.specs.items()}
     if not file.exists():
-        others = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
-        if others:
-            raise ZooError(f"expected an empty directory or this grid in {path}; got one with {others[0]}; choose another")
+        check_empty(path, f"this grid in {path}")
         whole(file, json.dumps(now, indent=1, ensure_ascii=False))
         return
     try:
@@ -198,19 +198,17 @@ def _on(
     executor: Executor, grid: Grid, places: Mapping[str, Path], missing: list[str], how: SweepOptions, path: Path, threads: int,
 ) -> list[str]:
     """Do runs on an executor; return those whose process was killed."""
-    running: dict[Future[str], str] = {}
-    for name in missing:
-        running[executor.submit(
+    running = {
+        executor.submit(
             one, write_toml(grid.specs[name]), str(places[name]), how.interval, how.report, how.force, str(path / STOP),
-            threads)] = name
+            threads): name
+        for name in missing}
     killed = []
     while running:
         done, _ = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED)
         if how.stop.asked is not None and not (path / STOP).exists():
-            (path / STOP).write_text(str(how.stop.asked))
-            for future in running:
-                future.cancel()
-        for future in [*done, *(f for f in running if f.cancelled() and f not in done)]:
+            _stop(running, path, how.stop.asked)
+        for future in _ended(running, done):
             name = running.pop(future)
             if future.cancelled():
                 continue
@@ -224,6 +222,18 @@ def _on(
     if how.stop.asked is not None:
         raise Interrupted(how.stop.asked)
     return killed
+
+
+def _stop(running: Iterable[Future[str]], path: Path, asked: int) -> None:
+    """Tell the runs under way to stop, by a file, and cancel those that have not begun."""
+    (path / STOP).write_text(str(asked))
+    for future in running:
+        future.cancel()
+
+
+def _ended(running: Iterable[Future[str]], done: Set[Future[str]]) -> list[Future[str]]:
+    """Return the futures that are ``done``, and those that were cancelled since."""
+    return [*done, *(future for future in running if future.cancelled() and future not in done)]
 
 
 @contextmanager

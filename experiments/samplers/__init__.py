@@ -1,1 +1,1 @@
-"""Samplers: Hamiltonian Monte Carlo, annealed importance sampling, quasi-random noise."""
+"""Samplers: Hamiltonian Monte Carlo, annealed importance sampling, draws of the posterior, quasi-random noise."""

@@ -24,7 +24,7 @@ LogDensity = Callable[[Tensor], Tensor]
 
 
 class State(NamedTuple):
-    """Where the chains are, and what was evaluated there.
+    """The positions of the chains, and the log densities and gradients there.
 
     Attributes:
         z: (chains, units, d).

@@ -1,4 +1,4 @@
-"""What a study is: measured findings, the checks they must pass, and the figure that shows them."""
+"""The protocol of a study: measured findings, the checks they must pass, and the figure that shows them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _of(se: float) -> str:
 
 
 class Findings(ABC):
-    """What a study measured. Subclasses are frozen dataclasses, whose fields are the numbers.
+    """The findings of a study. Subclasses are frozen dataclasses, whose fields are the numbers.
 
     A claim is checked, drawn and written from these numbers alone, so what the figure shows is what was tested.
     """
@@ -105,7 +105,7 @@ class Findings(ABC):
 def plain(value: Any) -> Any:
     """Turn tensors, dataclasses and collections into plain data."""
     if isinstance(value, Tensor):
-        return plain(float(f"{float(value):.7g}") if not value.ndim else list(value))
+        return plain(_numbers(value))
     if is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
@@ -115,6 +115,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
+
+
+def _numbers(value: Tensor) -> float | list[Tensor]:
+    """Return a tensor as a list of its rows, or a tensor without dimensions as a number of seven digits."""
+    return float(f"{float(value):.7g}") if not value.ndim else list(value)
 
 
 def run(name: str, *, quick: bool = False, seed: int = 0) -> Findings:

@@ -108,7 +108,8 @@ class ProgramGuide(BaseGuide):
             raise ZooError(f"expected a model with latents for '{self.text}'; got {model.label}, which has none; use 'exact'")
         self.__dict__["program"], self.__dict__["_checked"] = program, None
         if isinstance(program, nn.Module):
-            self._modules["module"] = program  # PyroModule's own way would rename its parameters, and refuse used ones
+            # PyroModule's own way would rename its parameters, and refuse used ones.
+            nn.Module.add_module(self, "module", program)
         self._draws = OverDraws(self, quiet=True)
         with seeded(0), torch.no_grad(), isolated(LocalParams(model)):
             found = first_run(model, x)

@@ -24,7 +24,7 @@ from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.angles import wound
-from zoo.program.latents import Latents, is_discrete
+from zoo.program.latents import Latents, Site, is_discrete
 from zoo.program.params import LocalParams
 from zoo.program.run import Program
 
@@ -236,27 +236,27 @@ def check_sites(latents: Latents, sites: Mapping[str, Any], text: str) -> None:
             f"expected the guide '{text}' to sample {', '.join(names)}; got {', '.join(got) or 'no site'}; name its sites "
             "after the model's latent ones, one each, without obs=")
     for site in latents.sites:
-        if sites[site.name]["value"].shape != site.shape:
-            raise ZooError(
-                f"expected site '{site.name}' of '{text}' in the model's shape {tuple(site.shape)}; got "
-                f"{tuple(sites[site.name]['value'].shape)}; match its plates and event dimensions")
-        if not latents.discrete and not point(sites[site.name]["fn"]) and is_discrete(sites[site.name]):
-            raise ZooError(
-                f"expected a density at site '{site.name}' of '{text}', whose latent is continuous; got a "
-                f"{type(sites[site.name]['fn']).__name__}, which is discrete; use another distribution")
+        check_latent(site, sites[site.name], latents.discrete, text)
+
+
+def check_latent(latent: Site, site: Any, discrete: bool, text: str) -> None:
+    """Raise unless a guide samples one latent in the model's shape, and a continuous one not from a discrete distribution."""
+    if site["value"].shape != latent.shape:
+        raise ZooError(
+            f"expected site '{latent.name}' of '{text}' in the model's shape {tuple(latent.shape)}; got "
+            f"{tuple(site['value'].shape)}; match its plates and event dimensions")
+    if not discrete and not point(site["fn"]) and is_discrete(site):
+        raise ZooError(
+            f"expected a density at site '{latent.name}' of '{text}', whose latent is continuous; got a "
+            f"{type(site['fn']).__name__}, which is discrete; use another distribution")
 
 
 def check_density(latents: Latents, sites: Mapping[str, Any], text: str) -> None:
     """Raise where a guide has scaled or masked sites, or draws fewer or more numbers than its latents have coordinates."""
     for name, site in sites.items():
-        masked = isinstance(site["mask"], Tensor) or site["mask"] is False
-        if masked or site["scale"] != 1 or any(isinstance(fn, dist.MaskedDistribution) for fn in wrapped(site["fn"])):
-            raise ZooError(
-                f"expected a density at every site of '{text}'; got '{name}' scaled, masked or subsampled, which changes its "
-                "integral; leave poutine.scale, mask and subsample_size out")
-    names = [site.name for site in latents.sites]
+        check_integral(name, site, text)
     fixed = [site for site in latents.sites if point(sites[site.name]["fn"])]
-    extra = sum(site["value"].numel() for name, site in sites.items() if name not in names and not point(site["fn"]))
+    extra = auxiliary_numbers(latents, sites)
     extra -= sum(site.size * latents.units for site in fixed)  # each coordinate of theirs must come from a number drawn
     if extra < 0:
         raise ZooError(
@@ -266,3 +266,18 @@ def check_density(latents: Latents, sites: Mapping[str, Any], text: str) -> None
         raise ZooError(
             f"expected '{text}' to draw its latents alone; got {extra} auxiliary number(s) more, which log q would have to "
             "integrate out; sample the model's latent sites only")
+
+
+def check_integral(name: str, site: Any, text: str) -> None:
+    """Raise where the log-density of a guide's site is scaled or masked."""
+    masked = isinstance(site["mask"], Tensor) or site["mask"] is False
+    if masked or site["scale"] != 1 or any(isinstance(fn, dist.MaskedDistribution) for fn in wrapped(site["fn"])):
+        raise ZooError(
+            f"expected a density at every site of '{text}'; got '{name}' scaled, masked or subsampled, which changes its "
+            "integral; leave poutine.scale, mask and subsample_size out")
+
+
+def auxiliary_numbers(latents: Latents, sites: Mapping[str, Any]) -> int:
+    """Return how many numbers a guide draws at auxiliary sites, which are no latents of the model; a point mass draws none."""
+    names = [site.name for site in latents.sites]
+    return sum(site["value"].numel() for name, site in sites.items() if name not in names and not point(site["fn"]))

@@ -25,14 +25,14 @@ KEPT = Path(__file__).parents[2] / "docs" / "programs.json"
 
 HEAD = """# Programs that know nothing of the zoo
 
-`make foreign` runs `compare(program, x, guides=["mean_field", "full_rank"])` once on each of {count} bare Pyro programs
-(`tests/foreign/programs.py`), written as in Pyro's tutorials, each in a process of its own, and writes this page. Some data are
-from [posteriordb](https://github.com/stan-dev/posteriordb) (BSD-3). Nats; seconds of two programs at a time on two cores.
-The right log p is known for {known} of them without the zoo.
+`make foreign` writes this page. The command runs `compare(program, x, guides=["mean_field", "full_rank"])` once on each of
+{count} bare Pyro programs (`tests/foreign/programs.py`), written as in Pyro's tutorials, each in its own process. Some data are
+from [posteriordb](https://github.com/stan-dev/posteriordb) (BSD-3). ELBO and log p are in nats; seconds are those of two
+programs at a time on two cores. For {known} of the programs the right log p is known without the zoo.
 
 {summary}
 
-| program | what came of it | seconds | ELBO mean_field | ELBO full_rank | log p | kind | right |
+| program | outcome | seconds | ELBO mean_field | ELBO full_rank | log p | kind | right |
 |---|---|---|---|---|---|---|---|
 """
 

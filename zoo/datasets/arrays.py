@@ -98,7 +98,11 @@ def array_frame(values: np.ndarray, path: Path, labels: np.ndarray | None = None
     names = pixels(shape) if shape else [f"column_{i}" for i in range(values.shape[1])]
     flat = values.reshape(len(values), len(names)).astype(values.dtype.newbyteorder("="), copy=False)
     white = 255.0 if values.dtype == np.uint8 and values.max(initial=0) > 1 else 1.0
-    if labels is not None and (labels.shape != (len(values),) or labels.dtype.kind not in "iu"):
-        labels = None
+    kept = labels if labels is not None and _are_classes(labels, len(values)) else None
     return Frame(
-        pd.DataFrame(flat, columns=names), labels=labels, shape=shape, white=white, remark="grey values divided by 255")
+        pd.DataFrame(flat, columns=names), labels=kept, shape=shape, white=white, remark="grey values divided by 255")
+
+
+def _are_classes(labels: np.ndarray, rows: int) -> bool:
+    """Return whether labels are a whole number for each row."""
+    return labels.shape == (rows,) and labels.dtype.kind in "iu"

@@ -17,8 +17,7 @@ def read_csv(path: Path) -> Frame:
 
     A first column without a name that counts the rows or labels them is left out, as R and pandas write it.
     """
-    first = pd.read_csv(path, skipinitialspace=True, header=None, nrows=1, dtype=str).iloc[0]
-    names = ["" if pd.isna(name) else str(name).strip() for name in first]
+    names = _first_line(path)
     bare = all(_is_float(name) for name in names)
     data = pd.read_csv(path, skipinitialspace=True, header=None if bare else 0, index_col=None)
     if not isinstance(data.index, pd.RangeIndex):
@@ -27,7 +26,13 @@ def read_csv(path: Path) -> Frame:
         names = [f"column_{i}" for i in range(data.shape[1])]
     _refuse_twice(names, path)
     data.columns = [name or f"column_{i}" for i, name in enumerate(names)]
-    return Frame(data.iloc[:, 1:] if not names[0] and len(names) > 1 and _labels_rows(data.iloc[:, 0]) else data)
+    return Frame(data.iloc[:, 1:] if _labels_rows(names, data) else data)
+
+
+def _first_line(path: Path) -> list[str]:
+    """Return the fields of a CSV file's first line, stripped; an empty one is an empty text."""
+    first = pd.read_csv(path, skipinitialspace=True, header=None, nrows=1, dtype=str).iloc[0]
+    return ["" if pd.isna(name) else str(name).strip() for name in first]
 
 
 def read_parquet(path: Path) -> Frame:
@@ -39,8 +44,11 @@ def read_parquet(path: Path) -> Frame:
     return Frame(data)
 
 
-def _labels_rows(column: pd.Series) -> bool:
-    count = range(len(column))
+def _labels_rows(names: list[str], data: pd.DataFrame) -> bool:
+    """Return whether the first of several columns has no name, and counts the rows or labels them."""
+    if names[0] or len(names) == 1:
+        return False
+    column, count = data.iloc[:, 0], range(len(data))
     return not pd.api.types.is_numeric_dtype(column) or list(column) in (list(count), [i + 1 for i in count])
 
 

@@ -22,8 +22,8 @@ class Frame:
         classes: names of the target's classes.
         labels: (rows,) whole numbers, the class of each row, for the colours of figures.
         shape: (height, width) of the picture that each row is; empty where rows are no pictures.
-        white: the number that stands for white: as images, and pictures as a table, values are divided by it.
-        remark: what is said where they are.
+        white: the number that stands for white: values of images, and of pictures that serve as a table, are divided by it.
+        remark: a line that a command prints when it loads the data.
     """
 
     data: pd.DataFrame

@@ -33,7 +33,7 @@ class Binarisation:
     drawn: bool = False
 
     def called(self, seed: int) -> str:
-        """Return what is added to the name of the data.
+        """Return the suffix by which a data set's name tells its binarisation.
 
         >>> BINARISATIONS["static"].called(0), BINARISATIONS["static"].called(3)
         (' (static binarisation)', ' (static binarisation, seed 3)')

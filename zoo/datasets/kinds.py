@@ -1,4 +1,4 @@
-"""What each kind of data is made of: one function a kind, in :data:`ASSEMBLERS`."""
+"""Kinds of data: one function assembles each, in :data:`ASSEMBLERS`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked of the data beside their kind. See :func:`zoo.dataset`."""
+    """The options of a data set besides its kind. See :func:`zoo.dataset`."""
 
     standardise: bool = False
     drop_constant: bool = False

@@ -46,7 +46,7 @@ class LowRankNormal(dist.TorchDistribution):
         self._log_det = scale.log().sum(-1) + r.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        shape = self._extended_shape(sample_shape)
+        shape = torch.Size([*sample_shape, *self.batch_shape, *self.event_shape])
         own = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         shared = torch.randn(*shape[:-1], self.loadings.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + self.scale * (own + torch.einsum("...ij,...j->...i", self.loadings, shared))

@@ -64,8 +64,7 @@ def layout(program: Program, x: Data, label: str, observed: Container[str] = ())
 def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
     traced = first_run(program, x).values()
     sites = [site for site in traced if not is_deterministic(site)]
-    latent = [site for site in sites if not site["is_observed"] and site["name"] not in known]
-    observed = [site for site in sites if site["is_observed"] or site["name"] in known]
+    latent, observed = latent_and_observed(sites, known)
     check_structure(latent, observed, len(sites) < len(traced))
     for site in sites:
         check_shape(site)
@@ -77,6 +76,13 @@ def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
     return Latents(
         tuple(describe(site, unit, True) for site in latent), tuple(describe(site, unit, False) for site in observed), unit,
         int(frame.size) if frame else 1, any(not site["is_observed"] for site in observed))
+
+
+def latent_and_observed(sites: list[Any], known: Container[str]) -> tuple[list[Any], list[Any]]:
+    """Split traced sites into latent and observed ones; those ``known`` to be observed in other data count as such."""
+    latent = [site for site in sites if not site["is_observed"] and site["name"] not in known]
+    observed = [site for site in sites if site["is_observed"] or site["name"] in known]
+    return latent, observed
 
 
 def first_run(program: Program, x: Data, attempts: int = 8) -> dict[str, Any]:
@@ -118,11 +124,21 @@ def check_structure(latent: list[Any], observed: list[Any], deterministic: bool)
     if not observed:
         raise ZooError("expected a program with observed sites; got none; pass the data as obs=")
     for site in [*latent, *observed]:
-        for frame in site["cond_indep_stack"]:
-            if frame.full_size is not None and frame.full_size != frame.size:
-                raise ZooError(
-                    f"expected plate '{frame.name}' to hold all its rows; got {frame.size} of {frame.full_size}; "
-                    "drop subsample_size: fit(method='svi', batch_size=...) makes the minibatches")
+        check_whole_plates(site)
+    check_one_kind(latent)
+
+
+def check_whole_plates(site: Any) -> None:
+    """Raise where a site lies in a plate that subsamples its rows."""
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size is not None and frame.full_size != frame.size:
+            raise ZooError(
+                f"expected plate '{frame.name}' to hold all its rows; got {frame.size} of {frame.full_size}; "
+                "drop subsample_size: fit(method='svi', batch_size=...) makes the minibatches")
+
+
+def check_one_kind(latent: list[Any]) -> None:
+    """Raise where discrete latents stand beside continuous ones."""
     discrete = [site["name"] for site in latent if is_discrete(site)]
     continuous = [site["name"] for site in latent if not is_discrete(site)]
     if discrete and continuous:

@@ -1,4 +1,4 @@
-"""Masks: which elements of a site count, and what stands in the place of observations that do not."""
+"""Masks: which elements of a site count, and the values that stand in for observations that do not."""
 
 from __future__ import annotations
 

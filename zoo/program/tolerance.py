@@ -1,4 +1,4 @@
-"""Evaluating a density at draws some of which it has no number for."""
+"""Evaluation of a density at draws of which some have no number."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def capturing() -> Iterator[None]:
 
 
 class Labelled(Protocol):
-    """What has a name by which tables and errors call it."""
+    """A program with a label, its name in tables and errors."""
 
     @property
     def label(self) -> str: ...

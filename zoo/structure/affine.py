@@ -112,16 +112,19 @@ class Following(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, tags = kwargs or {}, {*func.tags}
-        if torch.Tag.nondeterministic_seeded in tags:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags:
             self._refuse(f"{func} draws random numbers")
         if not _dependent([*args, *kwargs.values()]):
             return func(*args, **kwargs)
-        # Such as "squeeze_", with which PyTorch ends a product: numbers stay.
-        reshapes = torch.Tag.inplace_view in tags and str(func) in AFFINE
+        return self._followed(func, args, kwargs)
+
+    def _followed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do an operation on dependent tensors and mark what depends on them, or refuse the operation."""
+        reshapes = _reshapes_in_place(func)
         if func._schema.is_mutable and not reshapes:  # no public name says so
             self._refuse(f"{func} changes a tensor in place")
-        if LOOKS & tags and not (func is torch.ops.aten.index.Tensor and not _dependent(args[1])):
+        if _looks(func, args):
             self._refuse(f"Python looks at the outcome of {func}")
         result = func(*_values(args), **_values(kwargs))
         if reshapes:
@@ -136,6 +139,18 @@ class Following(TorchDispatchMode):
     def _refuse(self, reason: str) -> NoReturn:
         self.reason = reason
         raise Unfollowed(reason)
+
+
+def _reshapes_in_place(func: Any) -> bool:
+    """Return whether an operation changes a tensor's shape alone in place: ``squeeze_``, with which PyTorch ends a product."""
+    return torch.Tag.inplace_view in func.tags and str(func) in AFFINE
+
+
+def _looks(func: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether the shape of an operation's result, or a Python number in it, tells of a dependent tensor's numbers."""
+    if LOOKS.isdisjoint(func.tags):
+        return False
+    return func is not torch.ops.aten.index.Tensor or bool(_dependent(args[1]))  # the shape tells of the indices alone
 
 
 def _stays_affine(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

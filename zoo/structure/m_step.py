@@ -1,4 +1,4 @@
-"""What a model may know of its M-step beside ``maximise``: models that have these methods are taken to know it."""
+"""Protocols of an M-step beside ``maximise``: a model that has their methods takes part."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MATRICES = 2**20
 
 
 class Probe:
-    """Rows whose densities tell the polynomials in the features of ``frame`` that a program's density is at each value of z.
+    """Rows whose densities determine a program's polynomials in the features of ``frame``, at each value of z.
 
     Of few columns, the coefficients follow from the densities at the frame's corners by differences; of many, from densities
     and gradients at its ends: where rows have matrices, densities at the corners take D⁴ operations, gradients at the ends D³.

@@ -36,7 +36,7 @@ PRODUCTS = 2**18
 
 @dataclass(frozen=True)
 class Moments:
-    """Of rows, weighted by the probabilities of K components: what a closed-form M-step needs.
+    """Weighted counts, means and covariances of rows under K components, for a closed-form M-step.
 
     Attributes:
         count: Σ_i r_ik, (K,).

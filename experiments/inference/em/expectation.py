@@ -1,4 +1,4 @@
-"""What an iteration of EM needs of the data: an E-step, the terms of the ELBO, an M-step; here by the program, on all rows.
+"""The E-step, the M-step and the terms of the ELBO in EM, by the program on all rows.
 
 :mod:`experiments.inference.em.moments` has two quicker ways to the same.
 """
@@ -83,7 +83,7 @@ class Expectation(abc.ABC):
 
     @abc.abstractmethod
     def moved(self) -> None:
-        """Say that θ was moved by somebody else."""
+        """Note that θ was moved from outside."""
 
     @abc.abstractmethod
     def points(self) -> tuple[Data, Tensor]:
@@ -91,7 +91,7 @@ class Expectation(abc.ABC):
 
 
 class Rows(Expectation):
-    """By the program, on all rows, whatever the model.
+    """EM's steps by the program on all rows, for any model.
 
     Args:
         model: the model.

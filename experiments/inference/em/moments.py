@@ -28,7 +28,7 @@ EMPTY = 1e-8
 
 
 class RepresentativeRows(Expectation):
-    """By a few rows that stand for all, where x and z are jointly normal.
+    """EM's steps on a few rows that stand for all, where x and z are jointly normal.
 
     Every total that EM asks for is then a polynomial of degree two in the row: rows with the data's mean and covariance have
     the same, as 2 d values of z with q's mean and covariance have its expectations.
@@ -67,7 +67,7 @@ class RepresentativeRows(Expectation):
 
 
 class QuadraticStatistics(Expectation):
-    """By the polynomials that a quadratic model's density is of at each value of z: one pass of matrix products an iteration.
+    """EM's steps by the rows' quadratic statistics at each value of z: one pass of matrix products an iteration.
 
     Where they turn out not to be what the program says (a subclass with another density, a covariance so thin that the
     expansion cancels), or a component has lost its rows, an iteration goes by the program.

@@ -1,1 +1,1 @@
-"""The ELBO on noise that is held."""
+"""Deterministic variational inference: the ELBO on fixed draws of the noise."""

@@ -1,4 +1,4 @@
-"""The mean of log p(x, z) under normals of the units' own, and how it changes with them: all that a climb of the ELBO asks."""
+"""Means of log p(x, z) under normals of the units' own, and their derivatives in the normals' parameters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from zoo.program.coordinates import log_terms_and_slope
 
 
 class Means(Protocol):
-    """E_q[log p(z)] and E_q[log p(x | z)] of units, as held noise (draws, 1, size) tells them."""
+    """E_q[log p(z)] and E_q[log p(x | z)] of units, from fixed noise (draws, 1, size)."""
 
     def surrogate(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return both means of units ``index`` (k,), (k,) each without a graph, and a number whose gradient in φ is theirs."""
+        """Return both means of units ``index``, (k,) each without a graph, and a surrogate whose gradient in φ equals theirs."""
         ...
 
     def natural(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

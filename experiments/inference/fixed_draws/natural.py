@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,11 +28,49 @@ MEMORY = 5
 #: Steps in a row that gain next to nothing where an extrapolated climb ends.
 CALM = 2
 
+#: (φ as rows (k, size), units (k,)) → the state of these units.
+Evaluate: TypeAlias = Callable[[Tensor, Tensor], State]
 
-def climb_naturally(
-    objective: Objective, family: Normal, own: Free, iterations: int, report: Report | None = None, rise: float = 1.0,
-    tape: Tape | None = None, check: Callable[[], None] | None = None,
-) -> int:
+
+@dataclass(frozen=True)
+class UnitNormals:
+    """The units' own normals, and the objective that natural steps climb on them.
+
+    Attributes:
+        objective: (φ as rows (k, size), units (k,)) → the units' ELBOs (k,), a number to report (k,), and the mean of ∇ log p
+            and of its products with the noise as one row, (k, d + d²).
+        family: of the guide.
+        own: φ at the start; in the end, where the steps led.
+        tape: as of :func:`experiments.optimisers.each.ascend_each`.
+        check: called where the start of a unit is not finite: it may refuse to go on.
+    """
+
+    objective: Objective
+    family: Normal
+    own: Free
+    tape: Tape | None = None
+    check: Callable[[], None] | None = None
+
+    def evaluator(self) -> Evaluate:
+        """Return what gives the state of units (k,) at their φ, as of :func:`experiments.optimisers.each.recorded`."""
+        return recorded(self.objective, self.tape)
+
+    def curvature(self, state: State) -> Curvature:
+        """Return the curvature of log p that each unit of ``state`` sees."""
+        return _curvature(self.family, self.own, state)
+
+    def step(self, state: State, curvature: Curvature, length: Tensor) -> Tensor:
+        """Return φ, as rows, a natural step of ``length`` (k,) on from ``state``."""
+        slope = -state.gradient[:, : _size(state)]
+        return self.own.rows(self.family.natural_step(self.own.unflat(state.point), slope, curvature, length))
+
+    def check_start(self, finite: bool) -> None:
+        """Call ``check`` unless all units are ``finite`` at the start."""
+        if self.check is not None and not finite:
+            self.check()
+
+
+def climb_naturally(normals: UnitNormals, iterations: int, report: Report | None = None, rise: float = 1.0) -> int:
     """Move the units' φ by natural-gradient steps; return how many iterations were taken.
 
     A whole step is Newton's, see :mod:`guides.families.natural`, and taken first. A unit that does not rise stays, and tries
@@ -39,47 +78,44 @@ def climb_naturally(
     mean grow: there an ascent by gradients would rather widen q, to where it lies across two modes.
 
     Args:
-        objective: (φ as rows (k, size), units (k,)) → the units' ELBOs (k,), a number to report (k,), and the mean of ∇ log p
-            and of its products with the noise as one row, (k, d + d²).
-        family: of the guide.
-        own: φ at the start; in the end, where they led.
+        normals: whose φ are moved.
         iterations: at most.
         report: told of each.
         rise: nats.
-        tape: as of :func:`experiments.optimisers.each.ascend_each`.
-        check: called where the start of a unit is not finite: it may refuse to go on.
     """
-    evaluate, point = recorded(objective, tape), own.flat()
+    evaluate, point = normals.evaluator(), normals.own.flat()
     active = torch.arange(len(point), device=point.device)
     state, length, taken = evaluate(point, active), point.new_ones(len(point)), 0
     active = active[state.loss.isfinite()]
-    if len(active) < len(point) and check is not None:
-        check()
+    normals.check_start(len(active) == len(point))
     while len(active) and taken < iterations:
-        before = state.at(active)
-        curvature = _curvature(family, own, before)
-        after = evaluate(_step(family, own, before, curvature, of(length, active)), active)
-        gain = before.loss - after.loss
-        risen = gain > 0
-        if bool(risen.all()):
-            state.put(active, after)
-        else:
-            state.put(active[risen], after.at(risen.nonzero()[:, 0]))
-        length[active] = (of(length, active) * torch.where(risen, LONGER, 0.5)).clamp(max=1.0)
-        enough = torch.where(curvature.upwards.any(1), SADDLE * rise, rise)
-        active = active[torch.where(risen, gain >= enough, of(length, active) >= SHORTEST)]
+        active = _each_stepped(normals, evaluate, state, active, length, rise)
         taken += 1
         if report is not None:
-            norm = float(state.gradient[:, : _size(state)].norm())
-            report(-float(state.loss.sum()), norm, float(state.reconstruction.sum()), state.point)
-    own.set(state.point)
+            report(-float(state.loss.sum()), _slope_norm(state), float(state.reconstruction.sum()), state.point)
+    normals.own.set(state.point)
     return taken
 
 
-def climb_accelerated(
-    objective: Objective, family: Normal, own: Free, iterations: int, report: Report, rise: float,
-    tape: Tape | None = None, check: Callable[[], None] | None = None,
-) -> tuple[int, float | None]:
+def _each_stepped(
+    normals: UnitNormals, evaluate: Evaluate, state: State, active: Tensor, length: Tensor, rise: float,
+) -> Tensor:
+    """Let the ``active`` units try a step each, which changes ``state`` and ``length`` in place; return those that go on."""
+    before = state.at(active)
+    curvature = normals.curvature(before)
+    after = evaluate(normals.step(before, curvature, of(length, active)), active)
+    gain = before.loss - after.loss
+    risen = gain > 0
+    if bool(risen.all()):
+        state.put(active, after)
+    else:
+        state.put(active[risen], after.at(risen.nonzero()[:, 0]))
+    length[active] = (of(length, active) * torch.where(risen, LONGER, 0.5)).clamp(max=1.0)
+    enough = torch.where(curvature.upwards.any(1), SADDLE * rise, rise)
+    return active[torch.where(risen, gain >= enough, of(length, active) >= SHORTEST)]
+
+
+def climb_accelerated(normals: UnitNormals, iterations: int, report: Report, rise: float) -> tuple[int, float | None]:
     """Move the one unit's φ by natural-gradient steps, extrapolated, to where they lead.
 
     Newton's steps go a fixed way at a time where log p falls off like an exponential, as of classes that a column nearly
@@ -87,35 +123,36 @@ def climb_accelerated(
     makes about half as many of them. A point that is no higher is left for the step itself, then for shorter ones.
 
     Args:
-        objective, family, own, iterations, report, tape, check: as of :func:`climb_naturally`. The means should be exact, or
-            nearly so: noise in them would be extrapolated, too.
+        normals: of one unit. The means should be exact, or nearly so: noise in them would be extrapolated, too.
+        iterations: at most.
+        report: told of each.
         rise: nats; the steps have come to their end when so little is gained twice in a row.
 
     Returns:
         iterations taken; and the objective if the steps came to their end.
     """
-    evaluate, one = recorded(objective, tape), torch.zeros(1, dtype=torch.long, device=own.flat().device)
+    own, evaluate = normals.own, normals.evaluator()
+    one = torch.zeros(1, dtype=torch.long, device=own.flat().device)
     state, anderson, taken, calm = evaluate(own.flat(), one), Anderson(MEMORY), 0, 0
-    if check is not None and not bool(state.loss.isfinite()):
-        check()
+    normals.check_start(bool(state.loss.isfinite()))
     while taken < iterations and calm < CALM:
-        after = _extrapolated(evaluate, family, own, state, anderson)
+        after = _extrapolated(normals, evaluate, state, anderson)
         if after is None:
             break
         calm = calm + 1 if float(state.loss - after.loss) < rise else 0
         state, taken = after, taken + 1
-        report(-float(state.loss), float(state.gradient[:, : _size(state)].norm()), float(state.reconstruction), state.point)
+        report(-float(state.loss), _slope_norm(state), float(state.reconstruction), state.point)
     own.set(state.point)
     return taken, -float(state.loss) if calm == CALM else None
 
 
 def _extrapolated(
-    evaluate: Callable[[Tensor, Tensor], State], family: Normal, own: Free, state: State, anderson: Anderson,
+    normals: UnitNormals, evaluate: Evaluate, state: State, anderson: Anderson,
 ) -> State | None:
     """Return the state where the next extrapolated step leads; ``None`` where none of any length leads upwards."""
     one = torch.zeros(1, dtype=torch.long, device=state.point.device)
-    curvature, length = _curvature(family, own, state), torch.ones_like(state.loss)
-    whole = _step(family, own, state, curvature, length)
+    curvature, length = normals.curvature(state), torch.ones_like(state.loss)
+    whole = normals.step(state, curvature, length)
     proposed = anderson.propose(state.point[0], whole[0])
     if proposed is not None:
         after = evaluate(proposed[None], one)
@@ -127,7 +164,7 @@ def _extrapolated(
         length = 0.5 * length
         if float(length) < SHORTEST:
             return None
-        after = evaluate(_step(family, own, state, curvature, length), one)
+        after = evaluate(normals.step(state, curvature, length), one)
     return after
 
 
@@ -147,7 +184,7 @@ class Chart:
 
     @classmethod
     def of(cls, objective: Objective, family: Family, own: Free, tape: Tape | None) -> Chart:
-        """Draw the chart about the φ of ``own``; ``objective`` as of :func:`climb_naturally`."""
+        """Draw the chart about the φ of ``own``; ``objective`` as of :class:`UnitNormals`."""
         start = own.flat()
         if not isinstance(family, Normal):
             return cls(family, own, start, ())
@@ -166,14 +203,14 @@ def from_preconditioned(family: Family, own: Free, start: Tensor, y: Tensor, *ro
     return own.unflat(start + y)
 
 
-def _step(family: Normal, own: Free, state: State, curvature: Curvature, length: Tensor) -> Tensor:
-    slope = -state.gradient[:, : _size(state)]
-    return own.rows(family.natural_step(own.unflat(state.point), slope, curvature, length))
-
-
 def _curvature(family: Normal, own: Free, state: State) -> Curvature:
     size = _size(state)
     return family.curvature(own.unflat(state.point), -state.gradient[:, size:].unflatten(1, (size, size)))
+
+
+def _slope_norm(state: State) -> float:
+    """Return the norm of the mean of ∇ log p(x, z), over all units."""
+    return float(state.gradient[:, : _size(state)].norm())
 
 
 def _size(state: State) -> int:

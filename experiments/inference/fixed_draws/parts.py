@@ -1,4 +1,4 @@
-"""How much of a density is evaluated at once: which units, and how many draws."""
+"""Parts in which a density is evaluated: how many units and draws at once."""
 
 from __future__ import annotations
 

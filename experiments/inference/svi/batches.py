@@ -1,7 +1,8 @@
-"""What stochastic training takes at a time: units held out, units a step, draws of each."""
+"""The batches of stochastic training: units held out, units a step, and draws of each unit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import evaluating, seeded
 
+#: Layers that average over the units of a batch while they train.
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 #: Units a step where nobody says.
 BATCH = 256
 
@@ -61,11 +64,27 @@ def check_normalisation(model: Model, guide: BaseGuide, batch: Data, index: Tens
 
     The networks are run in evaluation mode: their running statistics stay as they are.
     """
-    trained = {"guide": guide, model.label: model} if train_model else {"guide": guide}
-    layers = {
-        part: (owner, name) for owner, module in trained.items() for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm)}
-    found: list[nn.modules.batchnorm._BatchNorm] = []
+    layers = _normalisations({"guide": guide, model.label: model} if train_model else {"guide": guide})
+    found = _met_alone(model, guide, batch, index, layers) if layers else []
+    if found:
+        owner, name = layers[found[0]]
+        raise ZooError(
+            f"expected 2 units or more a step for the {type(found[0]).__name__} '{name}' of {owner}, which averages over them; "
+            "got 1; raise batch_size, or use LayerNorm")
+
+
+def _normalisations(owners: Mapping[str, nn.Module]) -> dict[nn.Module, tuple[str, str]]:
+    """Return the batch normalisations of some modules, each with its owner's name and its own."""
+    return {
+        part: (owner, name) for owner, module in owners.items() for name, part in module.named_modules()
+        if isinstance(part, NORMALISATIONS)}
+
+
+def _met_alone(
+    model: Model, guide: BaseGuide, batch: Data, index: Tensor | None, layers: Iterable[nn.Module],
+) -> list[nn.Module]:
+    """Run guide and model on a batch, one draw of each unit; return the ``layers`` that met one value a channel, in order."""
+    found: list[nn.Module] = []
 
     def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:
         if inputs[0].ndim > 1 and inputs[0].numel() == inputs[0].shape[1]:
@@ -73,18 +92,13 @@ def check_normalisation(model: Model, guide: BaseGuide, batch: Data, index: Tens
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
-        if hooks:
-            with evaluating(model, guide), seeded(0), torch.no_grad():
-                q = guide.posterior(batch, index)
-                model.log_joint(batch, q.enumerate_support() if isinstance(q, Enumerated) else scored(q, 1)[0])
+        with evaluating(model, guide), seeded(0), torch.no_grad():
+            q = guide.posterior(batch, index)
+            model.log_joint(batch, q.enumerate_support() if isinstance(q, Enumerated) else scored(q, 1)[0])
     finally:
         for hook in hooks:
             hook.remove()
-    if found:
-        owner, name = layers[found[0]]
-        raise ZooError(
-            f"expected 2 units or more a step for the {type(found[0]).__name__} '{name}' of {owner}, which averages over them; "
-            "got 1; raise batch_size, or use LayerNorm")
+    return found
 
 
 def batch_size(model: Model, guide: BaseGuide, units: int, asked: int | None) -> int:

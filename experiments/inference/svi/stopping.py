@@ -94,7 +94,8 @@ def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def put(tensors: Sequence[Tensor], state: Sequence[Tensor]) -> None:
     """Set tensors to a state of theirs, in place."""
-    torch._foreach_copy_([tensor.detach() for tensor in tensors], list(state))
+    for tensor, value in zip(tensors, state, strict=True):
+        tensor.detach().copy_(value)
 
 
 def rises(bound: Bound, before: Sequence[Tensor], now: Sequence[Tensor], least: float) -> bool:

@@ -1,1 +1,1 @@
-"""What importance weights are drawn from: mixtures of guides, modes that they miss, heavier tails."""
+"""Proposals of importance sampling: mixtures of guides, modes that guides miss, heavier tails."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, StudentT, constraints
 
 from experiments.runtime.memory import GLANCE
@@ -131,7 +131,8 @@ class MixtureGuide(BaseGuide):
             raise ZooError("expected guides or distributions to mix; got none; name some")
         super().__init__(model, text or " + ".join(guide.text for guide in guides))
         self.__dict__["guides"], self.__dict__["others"] = tuple(guides), tuple(components)
-        self._modules.update({f"guide {i}": guide for i, guide in enumerate(guides)})  # their mode follows this one's
+        for i, guide in enumerate(guides):  # their mode follows this one's
+            nn.Module.add_module(self, f"guide {i}", guide)
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         return EqualMixture([*(guide.posterior(x, index) for guide in self.guides), *self.others])

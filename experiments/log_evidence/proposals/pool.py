@@ -1,4 +1,4 @@
-"""What the evidence of one or several guides is drawn from: their mixture, and modes that none of them holds."""
+"""The pool of proposals for the evidence: the mixture of all guides, and of modes that no guide holds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST, FEWEST = 4096, 128
 
 @dataclass(frozen=True)
 class Pool:
-    """A guide to draw from, and what is to be known of it.
+    """A guide to draw from, and remarks on what it misses.
 
     Attributes:
         guide: one of the guides, or their mixture, with modes that restarts have found.

@@ -11,24 +11,20 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.log_evidence.log_weights import log_joint
-from experiments.optimisers.each import ascend_each
-from experiments.runtime.memory import CLIMBS, affordable, chunks, within, work
-from zoo.data import Data, reference
+from experiments.log_evidence.proposals.ascents import ITERATIONS, Ascents
+from experiments.runtime.memory import CLIMBS, affordable, within, work
+from zoo.data import Data
 from zoo.distributions.normal_mixture import NormalMixture
-from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program.vectorise import FORBIDDEN, LinAlgError
 
 #: Restarts from the prior: first, and at most, where modes still turn up that were met once.
 FIRST, MOST = 32, 256
 #: Draws of each guide that are followed, too, and from which a first bound on log p(x) is taken.
 GUIDE_DRAWS, LEVEL_DRAWS = 8, 256
-#: Latents beyond which no curvature is taken, and iterations of a climb.
-MOST_LATENTS, ITERATIONS = 100, 100
+#: Latents beyond which no curvature is taken.
+MOST_LATENTS = 100
 #: Of one latent: points of a scan, how far it goes (inverse hyperbolic sine of prior scales), and maxima that climbs start at.
 NODES, ASINH, MAXIMA = 2001, 12.0, 8
-#: A climb has settled, in nats. A top is one whose quadratic promises no more than the second.
-TOLERANCE, RISE = 1e-4, 0.02
 #: A mode of less than this share of the mass is let be.
 NEGLIGIBLE = 1e-4
 #: A mode of at least this share of the largest one's mass counts, where it is asked whether more are to be expected.
@@ -41,7 +37,7 @@ WIDER, SHARES = (1.0, 1.6), (0.7, 0.3)
 
 @dataclass(frozen=True)
 class Restarts:
-    """What a search has found.
+    """The modes that a search has found, and the mass of each.
 
     Attributes:
         loc: the modes, (modes, d), highest mass first.
@@ -129,15 +125,20 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         return None
     if latents.size == 1:
         drawn = torch.cat([_scan(model, x, drawn), drawn])
-    climb = _Climb(model, x, _spread(drawn), each)
-    ends, count = climb.ends(torch.cat([*own, drawn[:FIRST]])), min(FIRST, len(drawn))
-    while (found := climb.modes(*ends, len(own), count)) is not None:
-        if count == len(drawn) or not _once(_log_mass(found.height, found.scale_tril), found.met):
+    found = _restarted(Ascents(model, x, _spread(drawn), each), own, drawn)
+    return None if found is None else _judged(found, guides, _level(model, x, guides))
+
+
+def _restarted(ascents: Ascents, own: Sequence[Tensor], drawn: Tensor) -> Restarts | None:
+    """Climb from ``own`` draws of the guides and from more and more of those ``drawn`` from the prior, while that may pay."""
+    ends, count = ascents.ends(torch.cat([*own, drawn[:FIRST]])), min(FIRST, len(drawn))
+    while (found := _modes(ascents, *ends, len(own), count)) is not None:
+        if count == len(drawn) or not found.once:
             break
-        more = climb.ends(drawn[count:2 * count])
+        more = ascents.ends(drawn[count:2 * count])
         ends = torch.cat([ends[0], more[0]]), torch.cat([ends[1], more[1]])
         count = min(2 * count, len(drawn))
-    return None if found is None else _judged(found, guides, _level(model, x, guides))
+    return found
 
 
 def _log_mass(height: Tensor, scale_tril: Tensor) -> Tensor:
@@ -196,99 +197,26 @@ def _spread(draws: Tensor) -> Tensor:
     return ((quartiles[1] - quartiles[0]) / 1.349).clamp(1e-3, 1e3).double()
 
 
-@dataclass(frozen=True)
-class _Climb:
-    """Ascents of log p(x, z), in coordinates of the prior's ``scale`` (d,)."""
-
-    model: Model
-    x: Data
-    scale: Tensor
-    each: int
-
-    def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log p(x, z) (n,) and its gradient (n, d) at ``points`` (n, d): −∞ and 0 where it can't be evaluated."""
-        parts = [self._density(part) for part in points.split(chunks(len(points), self.each))]
-        values, gradients = zip(*parts, strict=True)
-        return torch.cat(values), torch.cat(gradients)
-
-    def _density(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        try:
-            with torch.enable_grad():
-                at = points.detach().requires_grad_()
-                value = self._log_joint(at)
-                [gradient] = torch.autograd.grad(value.sum(), at)
-        except (ZooError, LinAlgError, *FORBIDDEN):
-            if len(points) == 1:
-                return points.new_full((1,), -math.inf), torch.zeros_like(points)
-            halves = [self._density(half) for half in points.split((len(points) + 1) // 2)]
-            return torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
-        return value.detach().nan_to_num(nan=-math.inf, posinf=-math.inf), gradient
-
-    def _log_joint(self, points: Tensor) -> Tensor:
-        z = (points * self.scale).to(reference(self.x))
-        return self.model.log_joint(self.x, z[:, None])[:, 0].double()
-
-    def ends(self, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Climb from ``draws`` (n, d); return the ends (n, d), in this climb's coordinates, and their heights (n,)."""
-        def objective(points: Tensor, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            value, gradient = self.density(points)
-            return value, torch.zeros_like(value), gradient
-
-        points, _ = ascend_each(objective, draws.double() / self.scale, ITERATIONS, tolerance=TOLERANCE)
-        return points, self.density(points)[0]
-
-    def modes(self, points: Tensor, height: Tensor, guides: int, starts: int) -> Restarts | None:
-        """Tell apart where climbs ended, those of ``guides`` first; ``None`` where none came to a top."""
-        cluster, first = _together(points, height)
-        tops = self._tops(points[first])
-        keep = [k for k, scale_tril in enumerate(tops) if scale_tril is not None]
-        if not keep:
-            return None
-        loc, scale_tril = points[first][keep], torch.stack([tops[k] for k in keep])  # type: ignore[misc]
-        into = _merged(loc, scale_tril, height[first][keep])
-        number = torch.full((len(first),), -1, dtype=torch.long)
-        number[keep] = into
-        kept = into.unique()
-        at = number[cluster]  # the mode that each climb came to, −1: none
-        by_guide = at[:guides * GUIDE_DRAWS].reshape(guides, GUIDE_DRAWS)
-        held = torch.stack([(by_guide == k).any(1) for k in kept])
-        met = torch.stack([(at[guides * GUIDE_DRAWS:] == k).sum() for k in kept])
-        order = _log_mass(height[first][keep][kept], scale_tril[kept]).argsort(descending=True)
-        kept = kept[order]
-        return Restarts(
-            loc[kept] * self.scale, self.scale[:, None] * scale_tril[kept], height[first][keep][kept], met[order], held[order],
-            starts)
-
-    def _tops(self, points: Tensor) -> list[Tensor | None]:
-        """Return the Cholesky factor of the inverse curvature at each point (n, d); ``None`` where there is no top."""
-        try:
-            gradient, curvature = self._curvature(points)
-        except (ZooError, LinAlgError, *FORBIDDEN):
-            return [None] * len(points)
-        return [_top(*pair) for pair in zip(gradient, curvature, strict=True)]
-
-    def _curvature(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient (n, d) and −∇² (n, d, d) of log p(x, z)."""
-        parts = []
-        for part in points.split(chunks(len(points), 4 * self.each)):
-            with torch.enable_grad():
-                at = part.detach().requires_grad_()
-                [gradient] = torch.autograd.grad(self._log_joint(at).sum(), at, create_graph=True)
-                rows = [torch.autograd.grad(g, at, retain_graph=True)[0] for g in gradient.sum(0)]
-            parts.append((gradient.detach(), -torch.stack(rows, 1)))
-        gradients, curvatures = zip(*parts, strict=True)
-        return torch.cat(gradients), torch.cat(curvatures)
-
-
-def _top(gradient: Tensor, curvature: Tensor) -> Tensor | None:
-    """Return the Cholesky factor of the inverse ``curvature`` (d, d), unless it bends up or promises a rise."""
-    if not bool(curvature.isfinite().all()):
+def _modes(ascents: Ascents, points: Tensor, height: Tensor, guides: int, starts: int) -> Restarts | None:
+    """Tell apart where ``ascents`` ended, those of ``guides`` first; ``None`` where none came to a top."""
+    cluster, first = _together(points, height)
+    tops = ascents.tops(points[first])
+    keep = [k for k, scale_tril in enumerate(tops) if scale_tril is not None]
+    if not keep:
         return None
-    factor, failed = torch.linalg.cholesky_ex(0.5 * (curvature + curvature.mT))
-    if int(failed) or float(torch.cholesky_solve(gradient[:, None], factor)[:, 0] @ gradient) > 2 * RISE:
-        return None
-    scale_tril, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor))
-    return None if int(failed) else scale_tril
+    loc, scale_tril = points[first][keep], torch.stack([tops[k] for k in keep])  # type: ignore[misc]
+    into = _merged(loc, scale_tril, height[first][keep])
+    number = torch.full((len(first),), -1, dtype=torch.long)
+    number[keep] = into
+    kept = into.unique()
+    at = number[cluster]  # the mode that each climb came to, −1: none
+    by_guide = at[:guides * GUIDE_DRAWS].reshape(guides, GUIDE_DRAWS)
+    held = torch.stack([(by_guide == k).any(1) for k in kept])
+    met = torch.stack([(at[guides * GUIDE_DRAWS:] == k).sum() for k in kept])
+    order = _log_mass(height[first][keep][kept], scale_tril[kept]).argsort(descending=True)
+    kept, scale = kept[order], ascents.scale
+    return Restarts(
+        loc[kept] * scale, scale[:, None] * scale_tril[kept], height[first][keep][kept], met[order], held[order], starts)
 
 
 def _together(points: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:

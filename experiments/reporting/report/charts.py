@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,30 @@ class Scale:
         return kept
 
 
+@dataclass(frozen=True)
+class Plane:
+    """The scales of a chart, ``x`` of seconds and ``y`` of bounds, and how many ``points``, about, a line has at most."""
+
+    x: Scale
+    y: Scale
+    points: int
+
+    def path(self, trace: Trace) -> str:
+        """Return a line of bounds against seconds as SVG's points."""
+        return self._written(thin(trace, self.points))
+
+    def band(self, curve: Curve) -> str:
+        """Return the outline of a curve's 95% band as SVG's points: the upper edge, and back along the lower one."""
+        kept = slice(None, None, max(1, math.ceil(2 * len(curve.at) / self.points)))
+        at, values, errors = curve.at[kept], curve.values[kept], Z95 * curve.errors[kept]
+        upper = self._written(zip(at, values + errors, strict=True))
+        lower = self._written(zip(at[::-1], (values - errors)[::-1], strict=True))
+        return f"{upper} {lower}"
+
+    def _written(self, points: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{self.x.at(seconds):g},{100 - self.y.at(bound):.5g}" for seconds, bound in points)
+
+
 def each(gap: dict[str, Any], units: int) -> dict[str, Any]:
     """Return a gap per unit."""
     return {end: None if value is None else value / units for end, value in gap.items()}
@@ -103,35 +127,32 @@ def chart(
         points: of a line, at most, about.
         objective: what the bounds are called.
     """
-    curves = {
-        name: smoothed([at for at, _ in trace], [bound for _, bound in trace], level) for name, trace in traces.items()}
+    curves = {name: _curve(trace, level) for name, trace in traces.items()}
     lines = {name: list(zip(curve.at.tolist(), curve.values.tolist(), strict=True)) for name, curve in curves.items()}
-    ends = [line[-1][1] for line in lines.values()]
-    top = max([elbo for line in lines.values() for _, elbo in line] + ([] if level is None else [level]))
-    depth = max(top - sorted(elbo for _, elbo in line)[int(0.3 * len(line))] for line in lines.values())
+    top, depth = _shown_range(list(lines.values()), level)
+    y = Scale(top - depth, top + 0.08 * depth)
+    plane = Plane(Scale.over([trace[-1][0] for trace in traces.values()]), y, points)
+    noisy = {name: plane.band(curve) if banded else "" for name, curve in curves.items() if curve.averaged}
+    return {
+        "x": plane.x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "banded": banded,
+        "objective": objective, "lines": [
+            {"name": re.sub(r"^theta\b", "θ", name), "path": plane.path(line), "band": noisy.get(name, ""),
+             "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
+
+
+def _curve(trace: Trace, level: float | None) -> Curve:
+    return smoothed([at for at, _ in trace], [bound for _, bound in trace], level)
+
+
+def _shown_range(lines: Sequence[Trace], level: float | None) -> tuple[float, float]:
+    """Return the highest of the bounds and ``level``, and how far below it a chart goes, in nats per unit."""
+    ends = [line[-1][1] for line in lines]
+    top = max([elbo for line in lines for _, elbo in line] + ([] if level is None else [level]))
+    depth = max(top - sorted(elbo for _, elbo in line)[int(0.3 * len(line))] for line in lines)
     lag = top - min(ends)
     if lag > SHALLOW:  # the first steps may be thousands of nats below
         depth = max(1.2 * lag, min(depth, 8 * lag))
-    depth = max(depth, SHALLOW)
-    y = Scale(top - depth, top + 0.08 * depth)
-    x = Scale.over([trace[-1][0] for trace in traces.values()])
-
-    def path(trace: Trace) -> str:
-        return " ".join(f"{x.at(seconds):g},{100 - y.at(elbo):.5g}" for seconds, elbo in thin(trace, points))
-
-    def band(curve: Curve) -> str:
-        kept = slice(None, None, max(1, math.ceil(2 * len(curve.at) / points)))
-        at, values, errors = curve.at[kept], curve.values[kept], Z95 * curve.errors[kept]
-        upper = " ".join(f"{x.at(a):g},{100 - y.at(v):.5g}" for a, v in zip(at, values + errors, strict=True))
-        lower = " ".join(f"{x.at(a):g},{100 - y.at(v):.5g}" for a, v in zip(at[::-1], (values - errors)[::-1], strict=True))
-        return f"{upper} {lower}"
-
-    noisy = {name: band(curve) if banded else "" for name, curve in curves.items() if curve.averaged}
-    return {
-        "x": x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "banded": banded,
-        "objective": objective, "lines": [
-            {"name": re.sub(r"^theta\b", "θ", name), "path": path(line), "band": noisy.get(name, ""),
-             "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
+    return top, max(depth, SHALLOW)
 
 
 def thin(trace: Trace, most: int) -> Trace:

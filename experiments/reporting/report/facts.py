@@ -1,4 +1,4 @@
-"""What a report is made from: a run's record, read for what people ask of it."""
+"""Facts of a run for its report, read from the run's record."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from experiments.reporting.record import Record
 
 #: (seconds since the start, nats per unit) of a fit's steps.
 Trace = list[tuple[float, float]]
+#: What a null stands for in an estimate of a row, by its key: JSON has no infinities and no nan.
+MEANING_OF_NULL = {"elbo": -math.inf, "reconstruction": math.nan, "kl_prior": math.nan}
 
 
 def traces_of(record: Record) -> dict[str, Trace]:
@@ -33,15 +35,19 @@ def finished(comparison: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return a comparison with the infinities that JSON lacks put back, and each row's own evidence where they differ."""
     if comparison is None:
         return None
-    rows = [dict(row) for row in comparison["guides"]]
-    for row in rows:
-        row["own_evidence"] = row["log_evidence"] if comparison["own_theta"] else None
-        for key, lost in (("elbo", -math.inf), ("reconstruction", math.nan), ("kl_prior", math.nan)):
-            row[key] = {"value": lost if row[key]["value"] is None else row[key]["value"], "se": row[key]["se"] or 0.0}
-        for key in ("kl_gap", "approximation_gap", "amortisation_gap"):
-            if row[key] and row[key]["lower"] is None:
-                row[key] = {"value": math.inf, "se": 0.0, "lower": math.inf, "upper": math.inf}
+    rows = [_finished_row(row, comparison["own_theta"]) for row in comparison["guides"]]
     return {**comparison, "guides": rows}
+
+
+def _finished_row(row: dict[str, Any], own_theta: bool) -> dict[str, Any]:
+    found = {**row, "own_evidence": row["log_evidence"] if own_theta else None}
+    for key, lost in MEANING_OF_NULL.items():
+        value, se = row[key]["value"], row[key]["se"]
+        found[key] = {"value": lost if value is None else value, "se": se or 0.0}
+    for key in ("kl_gap", "approximation_gap", "amortisation_gap"):
+        if row[key] and row[key]["lower"] is None:
+            found[key] = {"value": math.inf, "se": 0.0, "lower": math.inf, "upper": math.inf}
+    return found
 
 
 def settings(record: Record) -> dict[str, str]:

@@ -71,14 +71,21 @@ def _run(name: str, record: Record, points: int) -> dict[str, Any]:
     """Return what the template shows of one run."""
     found, table, traces = verdicts(record), finished(record.comparison), traces_of(record)
     level = _level(table["log_evidence"], table["units"]) if table and table["log_evidence"] else None
-    rows = table["guides"] if table else []
     return {
         "name": name, "record": record, "table": table, "verdicts": found, "level": worst(found), "figures": [], "missing": [],
-        "tables": tables(rows, table["units"]) if table else [],
-        "bars": bars([(row["guide"], each(row["kl_gap"], table["units"])) for row in rows]) if table else None,
-        "splits": splits([row for row in rows if row["approximation_gap"]], table["units"]) if table else None,
+        **_guides(table),
         "chart": chart(traces, level, points, objective=objective_of(record)) if traces else None,
         "summary": summary_table(record.summary[:MOST["variables"]]) if record.summary else None}
+
+
+def _guides(table: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what the template shows of a comparison's guides: tables, and bars of their gaps and of what splits."""
+    if not table:
+        return {"tables": [], "bars": None, "splits": None}
+    rows, units = table["guides"], table["units"]
+    return {
+        "tables": tables(rows, units), "bars": bars([(row["guide"], each(row["kl_gap"], units)) for row in rows]),
+        "splits": splits([row for row in rows if row["approximation_gap"]], units)}
 
 
 def _level(found: dict[str, Any], units: int) -> float | None:
@@ -95,28 +102,47 @@ def _several(named: dict[str, Record]) -> dict[str, Any]:
     """Return what the template shows of several runs together."""
     records = list(named.values())
     apart = [name for name in differing(records) if name != "guides"]
+    compared = {name: table for name, record in named.items() if (table := finished(record.comparison))}
+    traces = {name: trace for name, table in compared.items() if (trace := _main_trace(named[name], table))}
+    shown, objective = _highest(traces, MOST["lines"]), objective_of(*records)
+    drawn = chart(shown, None, FEW_POINTS, banded=False, objective=objective) if traces else None
+    return {
+        "overview": _overview(named, compared, apart), "verdicts": spread(records),
+        "bars": _gap_bars(compared), "chart": drawn, "left": len(traces) - len(shown),
+        "mixed": any(name in apart for name in ("model", "data", "data checksum"))}
+
+
+def _main_trace(record: Record, table: dict[str, Any]) -> Trace | None:
+    """Return the trace of the fit of θ; where there is none, of the guide with the highest ELBO; ``None`` without traces."""
+    known = traces_of(record)
+    best = max(table["guides"], key=lambda row: row["elbo"]["value"])["guide"]
+    return (known.get("theta") or known.get(best) or list(known.values())[-1]) if known else None
+
+
+def _highest(traces: dict[str, Trace], most: int) -> dict[str, Trace]:
+    """Return the ``most`` traces that end highest, in the order of ``traces``."""
+    kept = sorted(traces, key=lambda name: -traces[name][-1][1])[:most]
+    return {name: trace for name, trace in traces.items() if name in kept}
+
+
+def _gap_bars(compared: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the gaps per unit of all runs' guides as bars; ``None`` where no run was compared."""
+    gaps = [
+        (f"{name} · {row['guide']}", each(row["kl_gap"], table["units"]))
+        for name, table in compared.items() for row in table["guides"]]
+    return bars(gaps) if gaps else None
+
+
+def _overview(named: dict[str, Record], compared: dict[str, dict[str, Any]], apart: list[str]) -> Table:
+    """Return a table of a row a run and guide, with the settings ``apart`` that differ between runs."""
     rows: list[list[Cell]] = []
-    gaps: list[tuple[str, dict[str, Any]]] = []
-    traces: dict[str, Trace] = {}
     for i, (name, record) in enumerate(named.items()):
-        table, asked = finished(record.comparison), settings(record)
+        asked, table = settings(record), compared.get(name)
         state = Cell(record.state, {"done": "good", "failed": "bad"}.get(record.state, "caution"))
         head = [Cell(name, href=f"#run-{i}" if i < MOST["runs"] else ""), *(Cell(asked.get(key, "—")) for key in apart), state]
         rows += [[*head, *_found(row, table["units"])] for row in table["guides"]] if table else [[*head, *[Cell("—")] * 5]]
-        if table:
-            gaps += [(f"{name} · {row['guide']}", each(row["kl_gap"], table["units"])) for row in table["guides"]]
-        known = traces_of(record)
-        best = max(table["guides"], key=lambda row: row["elbo"]["value"])["guide"] if table else ""
-        if table and known:
-            traces[name] = known.get("theta") or known.get(best) or list(known.values())[-1]
-    kept = sorted(traces, key=lambda name: -traces[name][-1][1])[:MOST["lines"]]
-    shown, objective = {name: traces[name] for name in traces if name in kept}, objective_of(*records)
-    drawn = chart(shown, None, FEW_POINTS, banded=False, objective=objective) if traces else None
     heads = ["run", *apart, "state", "guide", "ELBO per unit", "gap per unit, 95%", "k̂", "seconds"]
-    return {
-        "overview": Table("A row a run and guide; nats", heads, rows), "verdicts": spread(records),
-        "bars": bars(gaps) if gaps else None, "chart": drawn, "left": len(traces) - len(kept),
-        "mixed": any(name in apart for name in ("model", "data", "data checksum"))}
+    return Table("A row a run and guide; nats", heads, rows)
 
 
 def _found(row: dict[str, Any], units: int) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""What the numbers of a run say of how far to trust it: one plain verdict a topic."""
+"""Verdicts on how far to trust a run: one sentence a topic, from the run's numbers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ GUESS, ROUGH = 10, 100
 LOW = 0.1
 #: Nats per unit that nobody cares about.
 NEGLIGIBLE = 1e-3
+#: Settings in which runs may differ and still be of one group.
+REPEATS = ("seed", "commit")
 #: A range of a few seeds up to this many standard errors is what Monte-Carlo noise alone would give.
 NOISE = 4.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one diagnostic says.
+    """The verdict of one diagnostic.
 
     Attributes:
         topic: ``run``, ``evidence``, ``draws``, ``gap``, ``k̂``, ``ESS``, ``convergence`` or ``seeds``.
@@ -64,12 +66,17 @@ def verdicts(record: Record) -> list[Verdict]:
 
 def _evidence(comparison: dict[str, Any]) -> list[Verdict]:
     """Judge the kinds of evidence there are, and pass on what is remarked of them and of the guides' draws."""
-    shared, rows = comparison["log_evidence"], comparison["guides"]
-    evidences = [shared] if shared else [row["log_evidence"] for row in rows]
+    rows, evidences = comparison["guides"], _evidences(comparison)
     kinds, remarks = {found["kind"] for found in evidences}, dict.fromkeys(found.get("remark", "") for found in evidences)
     judged = [Verdict("evidence", entry.level, entry.verdict) for kind, entry in ESTIMATORS.items() if kind in kinds]
     judged += [Verdict("evidence", "caution", remark) for remark in remarks if remark]
     return judged + [Verdict("draws", "caution", f"'{row['guide']}': {row['remark']}") for row in rows if row.get("remark")]
+
+
+def _evidences(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the evidence that all guides share; where each has a θ of its own, each one's."""
+    shared = comparison["log_evidence"]
+    return [shared] if shared else [row["log_evidence"] for row in comparison["guides"]]
 
 
 def _state(record: Record) -> list[Verdict]:
@@ -151,13 +158,9 @@ def _seeds(record: Record) -> list[Verdict]:
 
 def spread(records: Sequence[Record]) -> list[Verdict]:
     """Judge how far runs that differ in nothing but their seed agree: a verdict a group of runs and guide."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        same = {name: value for name, value in settings(record).items() if name not in ("seed", "commit")}
-        groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
-    apart = [name for name in differing(records) if name not in ("seed", "commit")]
+    apart = [name for name in differing(records) if name not in REPEATS]
     found: list[Verdict] = []
-    for group in groups.values():
+    for group in _alike(records):
         done = list({str(record.spec.get("seed")): record for record in group if record.comparison is not None}.values())
         told = [f"{name} {value}" for name, value in settings(group[0]).items() if name in apart and name != "guides"]
         if len(done) > 1:
@@ -165,19 +168,39 @@ def spread(records: Sequence[Record]) -> list[Verdict]:
     return found
 
 
+def _alike(records: Sequence[Record]) -> list[list[Record]]:
+    """Group the runs that were asked for alike, their seeds and the code's commit aside."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        same = {name: value for name, value in settings(record).items() if name not in REPEATS}
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(record)
+    return list(groups.values())
+
+
 def _group(records: Sequence[Record], told: str) -> list[Verdict]:
-    found: list[Verdict] = []
+    """Judge each guide of runs that are alike; ``told``: what sets these runs apart from others."""
     tables = [record.comparison for record in records if record.comparison is not None]
+    about = f", {told}" if told else ""
+    found: list[Verdict] = []
     for guide in [row["guide"] for row in tables[0]["guides"]]:
-        rows = [(row, table["units"]) for table in tables for row in table["guides"] if row["guide"] == guide]
-        known = [(row, units) for row, units in rows if row["elbo"]["value"] is not None]
-        if len(known) < 2:
-            continue
-        gaps = [max(0.0, middle(row["kl_gap"])) / units for row, units in known if row["kl_gap"]["lower"] is not None]
-        found.append(_agreement(
-            f"'{guide}'" + (f", {told}" if told else ""), [row["elbo"]["value"] / units for row, units in known],
-            [(row["elbo"]["se"] or 0.0) / units for row, units in known], statistics.median(gaps) if gaps else None))
+        rows = _finite_rows(tables, guide)
+        if len(rows) > 1:
+            found.append(_guide_agreement(f"'{guide}'{about}", rows))
     return found
+
+
+def _finite_rows(tables: Sequence[dict[str, Any]], guide: str) -> list[tuple[dict[str, Any], int]]:
+    """Return a guide's rows of finite ELBO, each with how many units its table is of."""
+    rows = [(row, table["units"]) for table in tables for row in table["guides"] if row["guide"] == guide]
+    return [(row, units) for row, units in rows if row["elbo"]["value"] is not None]
+
+
+def _guide_agreement(what: str, rows: Sequence[tuple[dict[str, Any], int]]) -> Verdict:
+    """Judge how far the runs' ELBOs per unit of one guide agree, given its rows and their numbers of units."""
+    ends = [row["elbo"]["value"] / units for row, units in rows]
+    errors = [(row["elbo"]["se"] or 0.0) / units for row, units in rows]
+    gaps = [max(0.0, middle(row["kl_gap"])) / units for row, units in rows if row["kl_gap"]["lower"] is not None]
+    return _agreement(what, ends, errors, statistics.median(gaps) if gaps else None)
 
 
 def _agreement(

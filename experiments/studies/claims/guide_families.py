@@ -61,6 +61,17 @@ def program(name: str) -> Any:
 
 
 @dataclass(frozen=True)
+class Target:
+    """The rows whose posteriors are approximated: with their model, log p(x) of each, the one shown, and the figure's grid."""
+
+    model: zoo.Model
+    x: Tensor
+    evidence: experiments.Evidence
+    shown: int
+    grid: Tensor
+
+
+@dataclass(frozen=True)
 class Family:
     """One family on one posterior: gaps in nats per unit with their standard errors, k̂ and density of the unit shown."""
 
@@ -161,7 +172,8 @@ def run(quick: bool, seed: int) -> Found:
         with torch.no_grad():
             log_joint = model.log_joint(x[shown : shown + 1], grid)[:, 0]
         log_posterior[shape] = (log_joint - found.units[shown]).reshape(len(at), len(at))
-        families[shape] = {name: measure(model, x, name, found, steps, seed, shown, grid) for name in FAMILIES}
+        target = Target(model, x, found, shown, grid)
+        families[shape] = {name: measure(target, name, steps, seed) for name in FAMILIES}
     precision = torch.eye(2) + torch.ones(2, 2) / NOISE["ridge"] ** 2
     ridge_gap = 0.5 * float(precision.diagonal().log().sum() - torch.logdet(precision))
     return Found(at, log_posterior, families, ridge_gap)
@@ -181,10 +193,9 @@ def quadrature(model: zoo.Model, x: Tensor) -> experiments.Evidence:
     return experiments.Evidence("quadrature", total, 0.0, total - error, total + error, values[0])
 
 
-def measure(
-    model: zoo.Model, x: Tensor, name: str, found: experiments.Evidence, steps: int, seed: int, shown: int, grid: Tensor,
-) -> Family:
+def measure(target: Target, name: str, steps: int, seed: int) -> Family:
     """Fit a family's encoder, then its best free members from the encoder's answers, and split the gap."""
+    model, x, found, shown = target.model, target.x, target.evidence, target.shown
     encoder = experiments.fit(model, f"{name}:encoder", x, steps=steps, seed=seed)
     free = experiments.fit(model, experiments.free_member(encoder.guide, x), x, steps=steps, seed=seed)
     weights = [experiments.log_weights(model, done.guide, x, 2000, seed + 1) for done in (encoder, free)]
@@ -193,8 +204,8 @@ def measure(
     khat = best.khat()
     assert khat is not None, "continuous guides are drawn from"
     with torch.no_grad():
-        log_q = free.guide.posterior(x[shown : shown + 1], torch.tensor([shown])).log_prob(grid)[:, 0]
-    side, units = math.isqrt(len(grid)), len(x)
+        log_q = free.guide.posterior(x[shown : shown + 1], torch.tensor([shown])).log_prob(target.grid)[:, 0]
+    side, units = math.isqrt(len(target.grid)), len(x)
     return Family(
         gap.approximation.middle / units, gap.approximation.se / units, gap.amortisation.middle / units,
         gap.amortisation.se / units, float(khat[shown]), float((found.units - best.elbo().units)[shown]),

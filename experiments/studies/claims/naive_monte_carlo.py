@@ -118,13 +118,18 @@ class Found(Findings):
                 (self.naive, "o", COLOURS[0], "prior, measured"), (self.guided, "s", COLOURS[1], "mean-field guide, measured")):
             points = [(k, n) for k, n in zip(kl, self.needed(errors), strict=True) if n is not None and k < most]
             axes.plot(*zip(*points, strict=True), mark, color=colour, label=name)
-        top = axes.secondary_xaxis("top")
-        top.set_xticks([k for k in kl if k < most], [str(d) for k, d in zip(kl, self.dimensions, strict=True) if k < most])
-        top.set_xlabel("latent dimensions")
+        self._dimension_axis(axes, most)
         axes.set_yscale("log")
         axes.set_ylim(0.4, 1e13)
         axes.set(xlabel="KL(posterior ‖ prior) of the digit (nats)", ylabel="draws for an error of 0.1 nats")
         axes.legend(frameon=False, loc="upper left")
+
+    def _dimension_axis(self, axes: Axes, most: float) -> None:
+        """Draw the latent dimensions whose divergence is below ``most`` nats on a second axis."""
+        shown = [(k, str(d)) for k, d in zip(self.kl_prior.tolist(), self.dimensions, strict=True) if k < most]
+        top = axes.secondary_xaxis("top")
+        top.set_xticks([k for k, _ in shown], [d for _, d in shown])
+        top.set_xlabel("latent dimensions")
 
 
 def run(quick: bool, seed: int) -> Found:

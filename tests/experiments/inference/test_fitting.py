@@ -337,7 +337,7 @@ def test_with_a_validation_share_the_elbo_is_still_that_of_all_units() -> None:
 
 
 def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.inference.fixed_draws import method, parts
+    from experiments.inference.fixed_draws import doubling, parts
 
     x, seen = zoo.dataset("eight_schools").x, []
     normal, log_terms = normal_noise, zoo.Model.log_terms
@@ -350,7 +350,7 @@ def test_held_draws_double_beyond_what_is_evaluated_at_once(monkeypatch: pytest.
         seen.append(len(z))
         return log_terms(model, x, z)
 
-    monkeypatch.setattr(method, "_draws_at_start", lambda *_: 64)
+    monkeypatch.setattr(doubling, "draws_at_start", lambda *_: 64)
     at_once = fit()
     monkeypatch.setattr(parts, "CACHED", 1)
     monkeypatch.setattr(zoo.Model, "log_terms", watched)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
 from typing import Any
 
@@ -148,15 +147,6 @@ def test_a_comparison_says_which_options_no_fit_has() -> None:
     x = zoo.dataset("eight_schools").x
     with pytest.warns(zoo.ZooWarning, match="no fit of this comparison has clip: they are by fixed_draws"):
         experiments.compare(zoo.build("eight_schools", x), x, ["mean_field"], clip=1.0, draws=64)
-
-
-def test_the_page_of_methods_is_that_of_the_registry() -> None:
-    found = importlib.util.spec_from_file_location("make_methods", ROOT / "docs" / "make_methods.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.page(), "run make docs"
 
 
 # -- Laplace -------------------------------------------------------------------------------------------------------------

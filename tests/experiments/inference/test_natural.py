@@ -14,7 +14,7 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.inference.fixed_draws.natural import Chart, climb_naturally
+from experiments.inference.fixed_draws.natural import Chart, UnitNormals, climb_naturally
 from experiments.samplers.quasi_random import normal_noise
 from guides.families.family import Normal
 from guides.families.natural import REACH, Curvature
@@ -30,7 +30,7 @@ def pair(family: str, rows: int = 12) -> tuple[Any, Any, Tensor]:
 
 
 def statistics(model: Any, guide: Any, x: Tensor, draws: int = 64) -> Any:
-    """Return what :func:`climb_naturally` asks for, on held noise."""
+    """Return what :class:`UnitNormals` asks for, on held noise."""
     noise = normal_noise(draws, guide.family.noise_size(guide.phi(x)), 0, x)
 
     def evaluate(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +65,7 @@ def test_one_step_leads_to_the_best_normal_of_a_normal_posterior(family: str, mo
 def test_a_chart_begins_where_the_guide_is_and_curves_alike(family: str) -> None:
     model, guide, x = pair(family, 4)
     own, evaluate = guide.amortisation, statistics(model, guide, x)
-    climb_naturally(evaluate, guide.family, own, 20)
+    climb_naturally(UnitNormals(evaluate, guide.family, own), 20)
     chart = Chart.of(evaluate, guide.family, own, None)
     y = torch.zeros_like(own.flat())
     torch.testing.assert_close(chart.rows(y), own.flat(), atol=1e-12, rtol=0)
@@ -94,8 +94,8 @@ def test_steps_never_lead_down_and_lead_far(family: str) -> None:
         model = zoo.build("vae", x, latent=3)
     guide = guides.build(family, model, x)
     told: list[float] = []
-    taken = climb_naturally(
-        statistics(model, guide, x), guide.family, guide.amortisation, 50, lambda value, *_: told.append(value), 0.1)
+    normals = UnitNormals(statistics(model, guide, x), guide.family, guide.amortisation)
+    taken = climb_naturally(normals, 50, lambda value, *_: told.append(value), 0.1)
     assert taken == len(told) < 50
     assert told == sorted(told)
     best = experiments.fit(model, family, x, train_model=False, progress=False)
@@ -115,7 +115,7 @@ def test_a_unit_that_does_not_rise_stays_where_it_was() -> None:
         value = torch.where((units == 0) & (rows[:, 0] != 0), -torch.inf, -0.5 * off.square())
         return value, value, torch.stack([-off, -torch.ones_like(off)], 1)
 
-    taken = climb_naturally(evaluate, family, own, 100, rise=1e-6)
+    taken = climb_naturally(UnitNormals(evaluate, family, own), 100, rise=1e-6)
     assert own.phi["loc"].flatten().tolist() == [0.0, 1.0]
     assert asked[0] == asked[1] == [0, 1]
     assert taken == len(asked) - 1 < 20

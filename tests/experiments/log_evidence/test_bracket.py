@@ -15,8 +15,12 @@ from torch.distributions import Distribution, Independent, Normal
 import experiments
 import guides
 import zoo
-from experiments.log_evidence.bracket import Bracket, annealed_bracket, bracket, expected_width, importance_bracket, sandwich
-from experiments.samplers.annealing import Annealing, Endpoints, more_draws, pilot, posterior_draws, schedule
+from experiments.log_evidence.brackets.annealed import annealed_bracket, expected_width
+from experiments.log_evidence.brackets.bracket import bracket
+from experiments.log_evidence.brackets.sandwich import Bracket, sandwich
+from experiments.log_evidence.brackets.weighted import importance_bracket
+from experiments.samplers.annealing import Annealing, Endpoints, pilot, schedule
+from experiments.samplers.posterior import more_draws, posterior_draws
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.model import Model

@@ -17,13 +17,13 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.log_evidence.bracket import Bracket
-from experiments.log_evidence.bracketed import _of
+from experiments.log_evidence.brackets.bracketed import _of
+from experiments.log_evidence.brackets.sandwich import Bracket
 from experiments.log_evidence.log_weights import Estimate, log_weights
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
 from experiments.log_evidence.proposals.pool import pooled
 from experiments.log_evidence.proposals.restarts import search
-from experiments.samplers.annealing import posterior_draws
+from experiments.samplers.posterior import posterior_draws
 from zoo.program.run import seeded
 
 # What separates what is right from what is not is half a nat and more; intervals are about 0.01 wide.

@@ -10,7 +10,7 @@ import pytest
 import experiments
 import zoo
 from experiments.cli import run
-from experiments.reporting import figures
+from experiments.reporting import posterior_figures
 
 
 @pytest.mark.long
@@ -36,6 +36,6 @@ def test_a_posterior_that_is_a_point_has_no_intervals_to_draw() -> None:
     # Of 0.1 and its like, five hundred equal numbers have a standard deviation above 0.
     point = np.tile(np.array([0.1, 1.1, 2.3]), (1, 500, 1))
     assert (point.std((0, 1)) > 0).any()
-    for figure in (figures.forest, figures.pair):
+    for figure in (posterior_figures.forest, posterior_figures.pair):
         with pytest.raises(zoo.ZooError, match="expected continuous variables"):
             figure(azb.from_dict({"posterior": {"z": point}}))

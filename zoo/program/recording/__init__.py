@@ -1,1 +1,1 @@
-"""Runs of pure programs, recorded and repeated; what makes a program pure."""
+"""Recorded runs of pure programs, and the proof that a program is pure."""

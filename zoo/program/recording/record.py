@@ -135,5 +135,5 @@ class Recording:
 
 
 def signature(inputs: Sequence[Tensor]) -> Any:
-    """Return what a recording takes for granted of its inputs."""
+    """Return the shapes, strides, types and devices that a recording assumes of its inputs."""
     return [(each.shape, each.stride(), each.dtype, each.device) for each in inputs]

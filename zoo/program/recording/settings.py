@@ -1,4 +1,4 @@
-"""The plain Python state of modules: what a program may ask and a recording of its tensor operations does not see."""
+"""Snapshots of the plain Python state of modules, which a recording of tensor operations does not see."""
 
 from __future__ import annotations
 
@@ -64,12 +64,22 @@ class _Attributes:
     def __init__(self, entries: Mapping[str, Any], ignored: frozenset[str], by_identity: bool = False):
         self.entries, self.size = entries, len(entries)
         self.ignored = [name for name in ignored if name in entries]
+        self.plain: list[tuple[str, Any]] = []
+        self.empty: list[str] = []
+        self.others: list[tuple[str, Any, Any]] = []
         kept = {name: value for name, value in entries.items() if name not in ignored and name not in MEMBERS}
-        self.plain = [(name, value) for name, value in kept.items() if by_identity or isinstance(value, PLAIN)]
-        # Of nearly all containers of a module, those of its hooks, it is quickest to say that they are still empty.
-        empty = {} if by_identity else {k: v for k, v in kept.items() if isinstance(v, list | dict | set) and not v}
-        self.empty, known = [*empty], {*empty, *(name for name, _ in self.plain)}
-        self.others = [(name, fingerprint(value), value) for name, value in kept.items() if name not in known]
+        for name, value in kept.items():
+            self.remember(name, value, by_identity)
+
+    def remember(self, name: str, value: Any, by_identity: bool) -> None:
+        """Put an entry among those that are compared in the same way."""
+        if by_identity or isinstance(value, PLAIN):
+            self.plain.append((name, value))
+        elif isinstance(value, list | dict | set) and not value:
+            # Of nearly all containers of a module, those of its hooks, it is quickest to say that they are still empty.
+            self.empty.append(name)
+        else:
+            self.others.append((name, fingerprint(value), value))
 
     def hold(self) -> bool:
         entries = self.entries
@@ -108,12 +118,7 @@ def fingerprint(value: Any, depth: int = DEPTH) -> Any:
         return id(value)
     if isinstance(value, Mapping | Sequence | set | frozenset):
         return _of_container(value, depth - 1)
-    if isinstance(value, FunctionType):
-        outside = [cell.cell_contents for cell in value.__closure__ or ()]
-        outside += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
-        outside += [value.__defaults__, value.__kwdefaults__]
-        return id(value.__code__), tuple(fingerprint(each, depth - 1) for each in outside)
-    return id(value), fingerprint(vars(value), depth - 1) if hasattr(value, "__dict__") else None
+    return _of_object(value, depth - 1)
 
 
 def _of_container(value: Any, depth: int) -> Any:
@@ -124,3 +129,13 @@ def _of_container(value: Any, depth: int) -> Any:
     if isinstance(value, set | frozenset):
         return type(value), frozenset(fingerprint(each, depth) for each in value)
     return type(value), tuple(fingerprint(each, depth) for each in value)
+
+
+def _of_object(value: Any, depth: int) -> Any:
+    """Return the fingerprint of a function, its code and what it loads from outside, or of another object, its attributes."""
+    if isinstance(value, FunctionType):
+        outside = [cell.cell_contents for cell in value.__closure__ or ()]
+        outside += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
+        outside += [value.__defaults__, value.__kwdefaults__]
+        return id(value.__code__), tuple(fingerprint(each, depth) for each in outside)
+    return id(value), fingerprint(vars(value), depth) if hasattr(value, "__dict__") else None

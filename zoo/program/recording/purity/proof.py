@@ -37,7 +37,7 @@ PLAIN = {bool, int, float, complex, str, bytes, type(None), type(...), range, to
 
 @dataclass(frozen=True)
 class Purity:
-    """What reading a function's code says of it.
+    """The verdict on a function from reading its code: proved pure, or the reason for doubt.
 
     Attributes:
         reason: why the function is not proved pure, with the name and the line; empty where it is proved.
@@ -195,6 +195,10 @@ class _Reader:
             return frozenset({value})
         if known(value):
             return self.kind(value, name) if isinstance(value, type) else frozenset({value})
+        return self.unlisted(value, name)
+
+    def unlisted(self, value: Any, name: str) -> Values:
+        """Read a user's function, a function with bound arguments, a distribution or a constraint; doubt all else."""
         if type(value) is FunctionType and not own(value):
             return self.function(value)
         if isinstance(value, partial):

@@ -1,4 +1,4 @@
-"""What reading a function's code knows of a value: where it came from, and what may be done with it.
+"""Abstract values of a function's code: where a value came from, and what may be done with it.
 
 A value that the call itself made may be changed; what torch or Pyro returned may be called and entered; of anything else,
 arguments and items among them, only attributes that are known to be free of effects may be read.
@@ -47,17 +47,22 @@ def attribute(outside: Outside, receiver: Values, name: str) -> Values:
     for one in receiver:
         if isinstance(one, ModuleType):
             found |= outside.member(one, name)
-        elif one not in (VALUE, OWN, MADE):
-            raise Doubt(f"it reads the attribute `{name}` of a function or a class")
-        elif name in CHANGING and one != OWN:
-            raise Doubt(f"it calls `{name}`, which may change something that it did not make")
-        elif name not in CHANGING and name not in ATTRIBUTES:
-            raise Doubt(f"it reads the attribute `{name}`, whose effects are not known")
         else:
+            _check_attribute(one, name)
             outside.method(name)
             own = name in COPYING or (one == OWN and (name in VIEWING or name.endswith("_")))
             found |= {COPIER if own else MADE}
     return found
+
+
+def _check_attribute(one: Any, name: str) -> None:
+    """Doubt an attribute of anything but a module whose effects are not known, or that changes what the call did not make."""
+    if one not in (VALUE, OWN, MADE):
+        raise Doubt(f"it reads the attribute `{name}` of a function or a class")
+    if name in CHANGING and one != OWN:
+        raise Doubt(f"it calls `{name}`, which may change something that it did not make")
+    if name not in CHANGING and name not in ATTRIBUTES:
+        raise Doubt(f"it reads the attribute `{name}`, whose effects are not known")
 
 
 def writes_at(value: Any) -> int | None:
@@ -89,15 +94,27 @@ def result(callee: Values, positional: int, names: Collection[str]) -> Values:
 def _called(one: Any, positional: int, names: Collection[str]) -> str:
     if isinstance(one, partial):
         return _called(one.func, positional + len(one.args), {*names, *one.keywords})
-    listed, place = known(one), writes_at(one)
-    if _WRITES & {*names} and (one in (MADE, COPIER) or (listed and not isinstance(one, type))):
+    _check_no_writes(one, positional, names)
+    if known(one):
+        return _listed_called(one)
+    if isinstance(one, CodeType | FunctionType):
+        return OWN if isinstance(one, CodeType) and one.co_name in _COMPREHENSIONS else VALUE
+    if one not in (MADE, COPIER):
+        raise Doubt("it calls a value that reading can't follow")
+    return OWN if one == COPIER else MADE
+
+
+def _check_no_writes(one: Any, positional: int, names: Collection[str]) -> None:
+    """Doubt a call by which a function of torch's may change a tensor that it is given."""
+    place = writes_at(one)
+    if _WRITES & {*names} and (one in (MADE, COPIER) or (known(one) and not isinstance(one, type))):
         raise Doubt("it calls with `out` or `inplace`, or with keywords that may hold them")
     if place is not None and positional > place:
         raise Doubt(f"it may call `{one.__name__}` in place")
-    if isinstance(one, CodeType | FunctionType) and not listed:
-        return OWN if isinstance(one, CodeType) and one.co_name in _COMPREHENSIONS else VALUE
-    if not listed and one not in (MADE, COPIER):
-        raise Doubt("it calls a value that reading can't follow")
-    if id(one) in FRESH or one == COPIER:
+
+
+def _listed_called(one: Any) -> str:
+    """Return what a call of a listed function or class comes to."""
+    if id(one) in FRESH:
         return OWN
-    return VALUE if listed and one.__module__ == "builtins" else MADE
+    return VALUE if one.__module__ == "builtins" else MADE

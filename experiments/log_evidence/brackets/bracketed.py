@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from experiments.log_evidence.bracket import Bracket, bracket
+from experiments.log_evidence.brackets.bracket import bracket
+from experiments.log_evidence.brackets.sandwich import Bracket
 from experiments.log_evidence.estimator import Estimator, Question, Unsettled, no_guide
 from experiments.log_evidence.proposals.pool import Pool, pooled
 from experiments.log_evidence.result import Evidence
-from experiments.samplers.annealing import checked_draws
+from experiments.samplers.posterior import checked_draws
 from zoo.errors import ZooError
 
 

@@ -1,0 +1,49 @@
+"""Write docs/registries.md: every model, guide, method, estimator, data set and study there is, from the registries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from experiments.inference.registry import METHODS
+from experiments.log_evidence.registry import ESTIMATORS
+from experiments.studies.registry import STUDIES
+from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
+from zoo.registry import DATASETS, MODELS
+
+PAGE = Path(__file__).parent / "registries.md"
+HEAD = """# What there is
+
+`make docs` writes this page from the registries. `zoo list` prints the same tables, and `zoo list MODEL` a model's options.
+CONTRIBUTING.md says how to add an entry.
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n".join([
+        HEAD,
+        table("Models", ("model", "what", "latents", "data", "guides that fit"), (
+            (name, e.summary, f"{e.latents}, {'per row' if e.units == 'rows' else 'shared'}", e.data,
+             ", ".join(fitting_guides(e.facts(name)))) for name, e in MODELS.items())),
+        table("Guides without a family", ("guide", "what"), ((name, e.summary) for name, e in WHOLE.items())),
+        table("Families of guides", ("family", "what", "latents", "contains"), (
+            (name, e.summary, e.latents, ", ".join(e.contains) or "—") for name, e in FAMILIES.items())),
+        table("Amortisations", ("amortisation", "what"), ((name, e.summary) for name, e in AMORTISATIONS.items())),
+        table("Methods of inference", ("method", "what"), ((name, e.summary) for name, e in METHODS.items())),
+        table("Estimators of log p(x | θ), in order of trust", ("kind", "what the report says"), (
+            (name, e.verdict) for name, e in ESTIMATORS.items())),
+        table("Data sets", ("data set", "what", "serves as"), (
+            (name, e.summary, ", ".join(e.gives)) for name, e in DATASETS.items())),
+        table("Studies", ("study", "claim"), ((name, e.claim) for name, e in STUDIES.items()))])
+
+
+def table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table under a heading, the first cell of each row as code."""
+    lines = [f"## {title}\n", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *(f"| `{name}` | " + " | ".join(cell.replace("|", "\\|") for cell in rest) + " |"
+                                for name, *rest in rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

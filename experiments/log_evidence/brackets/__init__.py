@@ -1,0 +1,1 @@
+"""Brackets of log p(x | θ): a stochastic lower bound and a stochastic upper one."""

@@ -1,0 +1,84 @@
+"""log p(x | θ) between a stochastic lower and a stochastic upper bound."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from torch import Tensor
+
+from experiments.log_evidence.brackets.annealed import AnnealingOptions, anneal
+from experiments.log_evidence.brackets.sandwich import Bracket, goal
+from experiments.log_evidence.brackets.weighted import importance_bracket
+from experiments.samplers.posterior import take_draws
+from guides.guide import BaseGuide, paired
+from zoo.data import Data
+from zoo.errors import ZooError, ZooWarning
+from zoo.model import Model
+from zoo.program.run import Program, evaluating
+
+METHODS = ("importance", "annealed")
+
+
+def bracket(
+    model: Model | Program, guide: BaseGuide, x: Data, exact: Tensor | None = None, *, method: str | None = None,
+    draws: int | None = None, temperatures: int | None = None, chains: int | None = None, seed: int = 0,
+) -> Bracket:
+    """Bound log p(x | θ) from both sides: by importance weights where they will do, by annealing where they will not.
+
+    Importance comes first. Where its limits are more than 0.3 nats plus 0.04 per unit apart, pilot chains say how many
+    temperatures would bring them as close (16 to 256, fewer for large data); annealing with so many then replaces it, on both
+    sides, if it promises to be narrower. So the choice looks at widths, not at where the bounds lie, and at those of pilot
+    chains where it comes to annealing: neither side is the better of two noisy numbers. Only the exact draws serve twice.
+
+    Args:
+        model: a model or a bare Pyro program.
+        guide: the guide; the better it is, the less is needed.
+        x: the data.
+        exact: draws of the exact posterior given ``x``, (draws, units, d). Of simulated data they are the latents it came
+            from (``model.simulate``, then ``model.unconstrain``). ``None``: from ``model.posterior``, or where there is none
+            from Markov chains that start at the guide; the bracket is then ``estimated``.
+        method: ``importance`` or ``annealed``; ``None``: as above. Discrete latents: importance.
+        draws: K of importance; ``None``: 32,768 for one unit, down to 256 for large data, or where the program is run draw by
+            draw.
+        temperatures: of annealing; ``None``: as above.
+        chains: K of annealing; ``None``: 16 for many units, up to 256 for few.
+        seed: of all that is drawn.
+
+    Raises:
+        ZooError: ``exact`` has another shape, an unknown method, annealing of discrete latents, fewer than 2 draws or chains,
+            or weights that are not numbers. A ``ZooWarning`` says where a wide bracket rests on chains that disagree.
+
+    >>> import zoo, guides
+    >>> x = zoo.dataset("iris").x
+    >>> model = zoo.build("ppca", x, latent=2, start="random")
+    >>> found = bracket(model, guides.build("prior", model, x), x)
+    >>> found.lower_limit < float(model.log_evidence(x).detach().sum()) < found.upper_limit
+    True
+    """
+    model = paired(model, guide)
+    if method not in (None, *METHODS):
+        raise ZooError(f"expected method to be one of {', '.join(METHODS)}; got '{method}'; choose one, or leave it out")
+    with evaluating(model, guide):
+        exact, rhat = take_draws(model, guide, x, exact, seed)
+        found = None
+        if method != "annealed":
+            found = importance_bracket(model, guide, x, exact, draws=draws, seed=seed)
+        close = goal(exact.shape[1])
+        if method != "importance" and not (found and (found.width <= close or model.latents(x).discrete)):
+            found = anneal(model, guide, x, exact, AnnealingOptions(temperatures, chains, seed), rival=found)
+    assert found is not None, "one of the two methods has run"
+    if rhat is None:
+        return found
+    if found.width > close:
+        _warn_apart(model, rhat)
+    return replace(found, kind="estimated", rhat=rhat)
+
+
+def _warn_apart(model: Model, rhat: Tensor) -> None:
+    """Warn of chains that disagree in over 5% of units. A narrow bracket does not rest on them: the guide holds their modes."""
+    apart = int((~(rhat <= 1.1)).sum())  # NaN: chains that never moved
+    if apart > 0.05 * len(rhat):
+        warnings.warn(ZooWarning(
+            f"Markov chains for {model.label} disagree in {apart} of {len(rhat)} units (R-hat up to {float(rhat.max()):.2f}), "
+            "and the upper bound rests on them; fit the guide better"), stacklevel=4)
