@@ -136,10 +136,12 @@ def _floor(
     if problem.processes.count > 1 or not method.climbs:
         return None, 0.0
     model, guide = problem.model, problem.guide
+    inside: BaseGuide | None = None
+    seconds = 0.0
     if isinstance(start, BaseGuide):
-        inside, seconds = _given(guide, start), 0.0
-    else:
-        inside, seconds = _quick(problem, method, options, how) if start == CONTAINED else (None, 0.0)
+        inside = _given(guide, start)
+    elif start == CONTAINED:
+        inside, seconds = _quick(problem, method, options, how)
     if not isinstance(guide, Guide) or not isinstance(inside, Guide):
         return None, 0.0
     before = state_tensors(model, guide, problem.train_model)

@@ -19,7 +19,7 @@ class Means(Protocol):
     """E_q[log p(z)] and E_q[log p(x | z)] of units, from fixed noise (draws, 1, size)."""
 
     def surrogate(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return both means of units ``index``, (k,) each without a graph, and a surrogate whose gradient in φ equals theirs."""
+        """Return both means of units ``index``, (k,) each without a graph, and a surrogate whose gradient in φ is theirs."""
         ...
 
     def natural(self, phi: Phi, noise: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
