@@ -209,11 +209,7 @@ def _journal(journal: Journal | str | Path | None, name: str) -> Journal | None:
 def _saved(
     kept: Journal, problem: Problem, method: Method[Any], options: Options, given: Mapping[str, Any],
 ) -> Fit | None:
-    """Return the fit that a journal holds, if it is done there.
-
-    Raises:
-        ZooError: the journal is of another fit.
-    """
+    """Return the fit that a journal holds, if it is done there; raise a :class:`ZooError` if the journal is of another fit."""
     check_same(kept, problem, method.name, options, given)
     return restore(kept, problem.model, problem.guide, problem.train_model)
 
