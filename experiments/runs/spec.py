@@ -66,7 +66,8 @@ class Spec(BaseModel):
     def plain(self) -> dict[str, Any]:
         """Return all that is asked for as one table, what is left to the method or the model left out."""
         found = self.model_dump(mode="json")
-        return {name: value for name, value in {**found, **found.pop("fitting")}.items() if value is not None}
+        fitting = found.pop("fitting")
+        return {name: value for name, value in {**found, **fitting}.items() if value is not None}
 
     @model_validator(mode="before")
     @classmethod

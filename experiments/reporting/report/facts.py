@@ -52,8 +52,8 @@ def _finished_row(row: dict[str, Any], own_theta: bool) -> dict[str, Any]:
 
 def settings(record: Record) -> dict[str, str]:
     """Return what was asked for as flat text, the model's own options under their names; what is unset is left out."""
-    flat = {key: value for key, value in record.spec.items() if key not in ("record", "options")}
-    flat |= record.spec.get("options") or {}
+    flat = {key: value for key, value in record.spec.items() if key not in ("record", "options", "fitting")}
+    flat |= (record.spec.get("fitting") or {}) | (record.spec.get("options") or {})
     done = record.spec.get("record") or {}
     flat |= {"data checksum": done.get("data_sha256"), "commit": done.get("git_commit")}
     return {key: plain(value) for key, value in flat.items() if value not in (None, "", [], ())}

@@ -139,9 +139,10 @@ def _overview(named: dict[str, Record], compared: dict[str, dict[str, Any]], apa
     for i, (name, record) in enumerate(named.items()):
         asked, table = settings(record), compared.get(name)
         state = Cell(record.state, {"done": "good", "failed": "bad"}.get(record.state, "caution"))
-        head = [Cell(name, href=f"#run-{i}" if i < MOST["runs"] else ""), *(Cell(asked.get(key, "—")) for key in apart), state]
-        rows += [[*head, *_found(row, table["units"])] for row in table["guides"]] if table else [[*head, *[Cell("—")] * 5]]
-    heads = ["run", *apart, "state", "guide", "ELBO per unit", "gap per unit, 95%", "k̂", "seconds"]
+        head = [Cell(name, href=f"#run-{i}" if i < MOST["runs"] else ""), state]
+        told = [_found(row, table["units"]) for row in table["guides"]] if table else [[Cell("—")] * 5]
+        rows += [[*head, *found, *(Cell(asked.get(key, "—")) for key in apart)] for found in told]
+    heads = ["run", "state", "guide", "ELBO per unit", "gap per unit, 95%", "k̂", "seconds", *apart]
     return Table("A row a run and guide; nats", heads, rows)
 
 

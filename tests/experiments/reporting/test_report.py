@@ -386,7 +386,9 @@ class TestBrowser:
     def test_several_runs_lead_to_their_parts(self, show: Any) -> None:
         tab = show(page([full("a"), full("b", 1), record("c", "unfinished")]))
         overview = tab.get_by_role("region", name="Overview of runs").get_by_role("table")
-        assert [head.strip() for head in overview.locator("thead th").all_text_contents()][:3] == ["run", "seed", "state"]
+        heads = [head.strip() for head in overview.locator("thead th").all_text_contents()]
+        assert heads[:3] == ["run", "state", "guide"]
+        assert heads[7:] == ["seed"]
         assert overview.locator("tbody tr").count() == 5
         assert not tab.locator("#run-1").is_visible()
         overview.get_by_role("link", name="b").first.click()
