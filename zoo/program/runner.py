@@ -85,10 +85,10 @@ class Runner:
         """
         if self._plain is None:
             modules = [m for m in self.model.modules() if isinstance(m, PyroModule)]
-            hooked = self.model._forward_hooks or self.model._forward_pre_hooks
-            self._plain = not hooked and not any(m._pyro_samples for m in modules)
+            self._plain = not any(m._pyro_samples for m in modules)
             self._alone = len(modules) == 1
-        program: Callable[[Data], Any] = self.model.forward if self._plain else self.model
+        hooked = self.model._forward_hooks or self.model._forward_pre_hooks  # they may come and go
+        program: Callable[[Data], Any] = self.model.forward if self._plain and not hooked else self.model
         return program
 
     @contextmanager

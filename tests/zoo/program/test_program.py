@@ -436,3 +436,18 @@ def test_a_support_that_moves_with_the_latents_is_no_reason_to_refuse() -> None:
 def test_programs_that_cannot_be_are_refused(program: object, x: object, text: str) -> None:
     with pytest.raises(zoo.ZooError, match=text):
         guides.build("mean_field", zoo.as_model(program), x)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_of_a_model_are_called(register: str) -> None:
+    """Also those that come after the program was run for the first time."""
+    model, called = zoo.as_model(scaled), []
+    z = torch.zeros(1, 4, 1, dtype=torch.double)
+    before = model.log_joint(X, z)
+    hook = getattr(model, register)(lambda *_: called.append(1))
+    assert torch.equal(model.log_joint(X, z), before)
+    assert called
+    hook.remove()
+    called.clear()
+    model.log_joint(X, z)
+    assert not called
