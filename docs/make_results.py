@@ -13,7 +13,7 @@ import torch
 
 import experiments
 import zoo
-from experiments.comparison.holdout import partition
+from experiments.runtime.holdout import partition
 from experiments.inference.engine import held
 from experiments.inference.fit import one_view
 from experiments.log_evidence.brackets.bracket import bracket
