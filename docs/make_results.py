@@ -13,10 +13,10 @@ import torch
 
 import experiments
 import zoo
-from experiments.runtime.holdout import partition
 from experiments.inference.engine import held
 from experiments.inference.fit import one_view
 from experiments.log_evidence.brackets.bracket import bracket
+from experiments.runtime.holdout import partition
 
 GUIDE = "mean_field:encoder(hidden=(400,))"
 STEPS, CHAINS, TEMPERATURES, SEED = 3000, 4, 32, 0
