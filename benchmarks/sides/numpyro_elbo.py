@@ -74,21 +74,21 @@ def log_joint(arrays: Arrays, model: str) -> np.ndarray:
     return np.array([float(one(jnp.asarray(point))) for point in arrays["points"]])
 
 
-def run(
-    arrays: Arrays, model: str, family: str, rate: float, horizon: int, particles: int, steps: int, seed: int = 0,
-) -> Normal:
+def run(arrays: Arrays, model: str, family: str, choice: tuple[float, int, int], steps: int, seed: int = 0) -> Normal:
     """Call ``svi.init``, and take ``steps`` steps of Adam in one jitted loop; return the guide.
 
-    The first call compiles the loop, for all later ones.
+    The first call compiles the loop, for all later ones. ``choice`` is the rate, its horizon and the draws of a step.
     """
+    rate, horizon, particles = choice
     engine = _engine(arrays, model, family, particles, seed)
     return engine.read(jax.block_until_ready(engine.advance(engine.start(), engine.data, steps, rate, _decay(horizon))))
 
 
 def trace(
-    arrays: Arrays, model: str, family: str, rate: float, horizon: int, particles: int, stops: Sequence[int], seed: int = 0,
+    arrays: Arrays, model: str, family: str, choice: tuple[float, int, int], stops: Sequence[int], seed: int = 0,
 ) -> Iterator[tuple[float, int, Normal]]:
     """Yield seconds, step and guide at each of ``stops``, steps in rising order; compiling and reading are not counted."""
+    rate, horizon, particles = choice
     engine = _engine(arrays, model, family, particles, seed)
     state, taken, seconds = engine.start(), 0, 0.0
     jax.block_until_ready(engine.advance(state, engine.data, 1, rate, _decay(horizon)))

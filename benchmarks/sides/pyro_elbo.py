@@ -57,20 +57,19 @@ PROGRAMS: Mapping[str, Callable[..., None]] = {
 GUIDES: Mapping[str, Any] = {"mean_field": AutoNormal, "full_rank": AutoMultivariateNormal}
 
 
-def run(
-    arrays: Arrays, model: str, family: str, rate: float, horizon: int, particles: int, steps: int, threads: int,
-) -> Normal:
+def run(arrays: Arrays, model: str, family: str, choice: tuple[float, int, int], steps: int, threads: int) -> Normal:
     """Take ``steps`` steps; return the guide."""
-    return next(trace(arrays, model, family, rate, horizon, particles, [steps], threads))[2]
+    return next(trace(arrays, model, family, choice, [steps], threads))[2]
 
 
 def trace(
-    arrays: Arrays, model: str, family: str, rate: float, horizon: int, particles: int, stops: Sequence[int], threads: int,
+    arrays: Arrays, model: str, family: str, choice: tuple[float, int, int], stops: Sequence[int], threads: int,
 ) -> Iterator[tuple[float, int, Normal]]:
     """Yield seconds, step and guide at each of ``stops``, steps in rising order; reading is not counted.
 
-    The rate falls to a hundredth over the ``horizon``; 0: constant.
+    ``choice`` is the rate, its horizon and the draws of a step: the rate falls to a hundredth over the horizon; 0: constant.
     """
+    rate, horizon, particles = choice
     before = torch.get_num_threads()
     torch.set_num_threads(threads)  # operations this short are several times slower when they are shared out
     pyro.clear_param_store()

@@ -118,7 +118,7 @@ def _best(case: Case, family: str, judge: Judge, ours: Task) -> tuple[float, flo
 
     fitted = judge(ours())
     long = judge(ours.having(method="fixed_draws", draws=4096, steps=3000)())
-    *_, (_, _, last) = numpyro_elbo.trace(case.arrays, case.model, family, *LONG, [LIMITS["NumPyro"][0]])
+    *_, (_, _, last) = numpyro_elbo.trace(case.arrays, case.model, family, LONG, [LIMITS["NumPyro"][0]])
     return max(fitted, long, judge(last)), fitted
 
 
@@ -126,14 +126,14 @@ def _numpyro(case: Case, family: str, judge: Judge, target: float) -> Reach:
     from benchmarks.sides import numpyro_elbo
 
     def trace(choice: tuple[float, int, int], stops: Sequence[int]) -> Iterator[tuple[float, int, Any]]:
-        return numpyro_elbo.trace(case.arrays, case.model, family, *choice, stops)
+        return numpyro_elbo.trace(case.arrays, case.model, family, choice, stops)
 
     return seek(NUMPYRO, trace, judge, target, *LIMITS["NumPyro"])
 
 
 def _pyro(case: Case, family: str, judge: Judge, target: float) -> Reach:
     def trace(choice: tuple[float, int, int], stops: Sequence[int]) -> Iterator[tuple[float, int, Any]]:
-        return pyro_elbo.trace(case.arrays, case.model, family, *choice, stops, _threads(case))
+        return pyro_elbo.trace(case.arrays, case.model, family, choice, stops, _threads(case))
 
     return seek(PYRO, trace, judge, target, *LIMITS["Pyro"])
 
@@ -185,9 +185,8 @@ def stops(most: int) -> list[int]:
 
 
 def _task(name: str, case: Case, given: Mapping[str, Any], reach: Reach) -> Task:
-    rate, horizon, particles = reach.choice
     threads = {"threads": _threads(case)} if name == "Pyro" else {}
-    options = {**given, "rate": rate, "horizon": horizon, "particles": particles, "steps": reach.steps, **threads}
+    options = {**given, "choice": reach.choice, "steps": reach.steps, **threads}
     return Task(f"benchmarks.sides.{name.lower()}_elbo:run", case.arrays, options, LIBRARIES[name])
 
 
