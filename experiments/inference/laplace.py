@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from experiments.inference.engine import check_start, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
 from experiments.optimisers.lbfgs import Convergence, ascend
+from experiments.optimisers.newton import derivatives
 from guides.amortisation import Free
 from guides.families.family import Normal
 from guides.guide import Guide
@@ -73,7 +76,7 @@ class Laplace(Method[Options]):
         done = ascend(lambda: model.log_joint(x, z[None]).sum(), [z], options.limit, report, convergence)
         if not done.converged:
             return Outcome(steps, done.value, False)
-        factor, failed = torch.linalg.cholesky_ex(-_hessian(problem, z.detach()))
+        factor, failed = torch.linalg.cholesky_ex(-derivatives(partial(model.log_joint, x), z)[2])
         if bool(failed.any()) or not bool(factor.isfinite().all()):
             return Outcome(steps, done.value, False, _no_peak(failed))
         covariance = torch.cholesky_inverse(factor)
@@ -89,14 +92,3 @@ def _no_peak(failed: Tensor) -> str:
     return (
         f"not converged: log p(x, z) has no peak where its ascent{where} ended, so no normal fits it; "
         "use method fixed_draws")
-
-
-def _hessian(problem: Problem, z: Tensor) -> Tensor:
-    """Return the second derivatives (units, d, d) of log p(x, z) at z (units, d), each row by a copy of z."""
-    with torch.enable_grad():
-        copies = z.expand(z.shape[-1], *z.shape).clone().requires_grad_()
-        [slopes] = torch.autograd.grad(problem.model.log_joint(problem.x, copies).sum(), [copies], create_graph=True)
-        own = slopes.diagonal(dim1=0, dim2=2).sum()  # of copy j the slope in coordinate j, of every unit
-        rows = torch.autograd.grad(own, [copies])[0] if own.requires_grad else torch.zeros_like(copies)
-    rows = rows.movedim(0, 1)
-    return 0.5 * (rows + rows.mT)

@@ -44,7 +44,8 @@ def find_mode(log_joint: Callable[[Tensor], Tensor], z: Tensor) -> Mode | None:
     (tensor([   0., 1000.], dtype=torch.float64), tensor([1.0000, 0.5000], dtype=torch.float64))
     """
     for _ in range(STEPS):
-        value, gradient, hessian = _derivatives(log_joint, z)
+        values, gradients, hessians = derivatives(lambda points: log_joint(points[:, 0])[:, None], z[None])
+        value, gradient, hessian = float(values), gradients[0], hessians[0]
         if not math.isfinite(value) or not bool(gradient.isfinite().all() and hessian.isfinite().all()):
             return None
         direction = _direction(gradient, hessian)
@@ -59,16 +60,26 @@ def find_mode(log_joint: Callable[[Tensor], Tensor], z: Tensor) -> Mode | None:
     return None
 
 
-def _derivatives(log_joint: Callable[[Tensor], Tensor], z: Tensor) -> tuple[float, Tensor, Tensor]:
-    """Return log p, its gradient (d,) and its Hessian (d, d): each row's copy of ``z`` is differentiated for one of them."""
-    size = len(z)
+def derivatives(log_joint: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log p (units,), its gradient (units, d) and its Hessian (units, d, d) of independent units at z (units, d).
+
+    Args:
+        log_joint: log p(x, z), (copies, units), at z (copies, units, d). Copy j is differentiated for row j of each Hessian.
+        z: the point.
+
+    >>> value, gradient, hessian = derivatives(lambda z: -z.square().sum(-1), torch.tensor([[1.0, 2.0]]))
+    >>> value, gradient, hessian
+    (tensor([-5.]), tensor([[-2., -4.]]), tensor([[[-2., -0.],
+             [-0., -2.]]]))
+    """
     with torch.enable_grad():
-        copies = z.detach().repeat(size, 1).requires_grad_()
+        copies = z.detach().expand(z.shape[-1], *z.shape).clone().requires_grad_()
         values = log_joint(copies)
         [slopes] = torch.autograd.grad(values.sum(), [copies], create_graph=True)
-        known = slopes.requires_grad
-        [rows] = torch.autograd.grad(slopes.diagonal().sum(), [copies]) if known else [torch.zeros_like(copies)]
-    return float(values[0].detach()), slopes[0].detach(), 0.5 * (rows + rows.mT)
+        own = slopes.diagonal(dim1=0, dim2=2).sum()  # of copy j the slope in coordinate j, of every unit
+        rows = torch.autograd.grad(own, [copies])[0] if own.requires_grad else torch.zeros_like(copies)
+    rows = rows.movedim(0, 1)
+    return values[0].detach(), slopes[0].detach(), 0.5 * (rows + rows.mT)
 
 
 def _direction(gradient: Tensor, hessian: Tensor) -> Tensor:
