@@ -35,7 +35,8 @@ DPI = 160
 def elbo_trace(table: Comparison) -> Figure:
     """The bound that was maximised per unit against seconds, a line a fit, with log p(x | θ) and its interval as the level.
 
-    A noisy curve is drawn as its moving mean in a 95% band, see :func:`experiments.reporting.smoothing.smoothed`.
+    A noisy curve is drawn as its moving mean in a 95% band, see :func:`experiments.reporting.smoothing.smoothed`. With a
+    hold-out, log p(x | θ) is that of the held-out units: the curves of θ and of encoders are of other units, and labelled so.
 
     Raises:
         ZooError: if no fit took more than one step.
@@ -46,13 +47,14 @@ def elbo_trace(table: Comparison) -> Figure:
     figure, axes = panels_of(6.4, 4.0)
     axes.ticklabel_format(useOffset=False)
     level = table.evidence.middle / table.units
-    curves = [_trace(fit, level) for _, fit in named]
-    labels, bound = _line_labels(named)
+    curves = [_trace(fit, None if _trained_elsewhere(table, fit) else level) for _, fit in named]
+    labels, bound = _line_labels(table, named)
     for i, (label, curve) in enumerate(zip(labels, curves, strict=True)):
         axes.plot(curve.at, curve.values, linestyle=LINES[i % 4], linewidth=1.6, color=COLOURS[i % 8], label=label)
     _draw_level(axes, table, level)
-    depth = _depth_shown([curve.values for curve in curves], level)
-    axes.set_ylim(level - depth - 1e-3, level + 0.08 * depth + 1e-3)
+    top = max(level, *(float(curve.values[-1]) for curve in curves))
+    depth = _depth_shown([curve.values for curve in curves], top)
+    axes.set_ylim(top - depth - 1e-3, top + 0.08 * depth + 1e-3)
     _draw_bands(axes, curves, depth)
     seconds = [fit.seconds for _, fit in named]
     if max(seconds) > 20 * min(seconds):
@@ -72,18 +74,24 @@ def _traced_fits(table: Comparison) -> list[tuple[str, Fit]]:
     return [(name, fit) for name, fit in named if len(fit.history) > 1]
 
 
-def _trace(fit: Fit, level: float) -> Curve:
+def _trained_elsewhere(table: Comparison, fit: Fit) -> bool:
+    """Return whether a fit's units are not those that the guides are compared on, so that log p(x | θ) is no limit to it."""
+    return bool(table.partition.share) and (fit is table.theta or fit.guide.new_units)
+
+
+def _trace(fit: Fit, level: float | None) -> Curve:
     """Return a fit's bound per unit against seconds."""
     _, bound, seconds = zip(*fit.history, strict=True)
     return smoothed(seconds, [value / fit.units for value in bound], level)
 
 
-def _line_labels(named: Sequence[tuple[str, Fit]]) -> tuple[list[str], str]:
+def _line_labels(table: Comparison, named: Sequence[tuple[str, Fit]]) -> tuple[list[str], str]:
     """Return the lines' labels and what the bounds are called: the labels name them where fits maximised different ones."""
     objectives = {fit.objective for _, fit in named}
+    labels = [f"{name}, units trained on" if _trained_elsewhere(table, fit) else name for name, fit in named]
     if len(objectives) == 1:
-        return [name for name, _ in named], objectives.pop()
-    return [f"{name}: {fit.objective}" for name, fit in named], "bound"
+        return labels, objectives.pop()
+    return [f"{label}: {fit.objective}" for label, (_, fit) in zip(labels, named, strict=True)], "bound"
 
 
 def _draw_level(axes: Any, table: Comparison, level: float) -> None:

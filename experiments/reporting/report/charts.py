@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,7 @@ def splits(rows: Sequence[dict[str, Any]], units: int) -> dict[str, Any] | None:
 
 def chart(
     traces: dict[str, Trace], level: float | None, points: int, banded: bool = True, objective: str = "ELBO",
+    elsewhere: Container[str] = (),
 ) -> dict[str, Any]:
     """Return lines for bounds against seconds, on the range where the fits' ends can be told apart.
 
@@ -126,17 +127,19 @@ def chart(
         level: log p(x | θ) per unit, where it is known.
         points: of a line, at most, about.
         objective: what the bounds are called.
+        elsewhere: fits on other units than ``level`` is of, which is then no limit to them.
     """
-    curves = {name: _curve(trace, level) for name, trace in traces.items()}
+    curves = {name: _curve(trace, None if name in elsewhere else level) for name, trace in traces.items()}
     lines = {name: list(zip(curve.at.tolist(), curve.values.tolist(), strict=True)) for name, curve in curves.items()}
     top, depth = _shown_range(list(lines.values()), level)
     y = Scale(top - depth, top + 0.08 * depth)
     plane = Plane(Scale.over([trace[-1][0] for trace in traces.values()]), y, points)
     noisy = {name: plane.band(curve) if banded else "" for name, curve in curves.items() if curve.averaged}
+    named = {name: re.sub(r"^theta\b", "θ", name) + ", units trained on" * (name in elsewhere) for name in traces}
     return {
         "x": plane.x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "banded": banded,
         "objective": objective, "lines": [
-            {"name": re.sub(r"^theta\b", "θ", name), "path": plane.path(line), "band": noisy.get(name, ""),
+            {"name": named[name], "path": plane.path(line), "band": noisy.get(name, ""),
              "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
 
 

@@ -25,6 +25,15 @@ def traces_of(record: Record) -> dict[str, Trace]:
     return {fit: trace for fit, trace in traces.items() if len(trace) > 1}
 
 
+def trained_elsewhere(record: Record) -> set[str]:
+    """Return the fits on other units than those that the guides are compared on: of a comparison with a hold-out."""
+    table = record.comparison
+    if not table or not table["holdout"]:
+        return set()
+    alike = 2 * table["units"] == table["units_in_all"]  # as many units on both sides: which ones can't be told
+    return {row["fit"] for row in record.metrics if alike or row["units"] != table["units"]}
+
+
 def objective_of(*records: Record) -> str:
     """Return what the bounds that the records' fits maximised are called; of several kinds, ``bound``."""
     found = {str(row.get("objective", "ELBO")) for record in records for row in record.metrics}

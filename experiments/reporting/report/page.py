@@ -16,7 +16,16 @@ from experiments.comparison.text import COLUMNS, interval
 from experiments.log_evidence.registry import ESTIMATORS
 from experiments.reporting.record import Record
 from experiments.reporting.report.charts import BARS, bars, chart, each, short, splits
-from experiments.reporting.report.facts import Trace, differing, finished, objective_of, plain, settings, traces_of
+from experiments.reporting.report.facts import (
+    Trace,
+    differing,
+    finished,
+    objective_of,
+    plain,
+    settings,
+    traces_of,
+    trained_elsewhere,
+)
 from experiments.reporting.report.tables import Cell, Table, summary_table, tables
 from experiments.reporting.report.verdicts import spread, verdicts, worst
 
@@ -74,7 +83,8 @@ def _run(name: str, record: Record, points: int) -> dict[str, Any]:
     return {
         "name": name, "record": record, "table": table, "verdicts": found, "level": worst(found), "figures": [], "missing": [],
         **_guides(table),
-        "chart": chart(traces, level, points, objective=objective_of(record)) if traces else None,
+        "chart": chart(
+            traces, level, points, objective=objective_of(record), elsewhere=trained_elsewhere(record)) if traces else None,
         "summary": summary_table(record.summary[:MOST["variables"]]) if record.summary else None}
 
 

@@ -19,7 +19,7 @@ from experiments.fits.trackers import Metrics, TensorBoard
 from experiments.reporting import figures
 from experiments.reporting.record import Record
 from experiments.reporting.report.charts import chart
-from experiments.reporting.report.facts import objective_of, traces_of
+from experiments.reporting.report.facts import objective_of, traces_of, trained_elsewhere
 from experiments.reporting.smoothing import smoothed
 
 
@@ -134,6 +134,27 @@ def test_a_noisy_line_keeps_below_log_p() -> None:
     heights = [float(point.split(",")[1]) for point in drawn["lines"][0]["path"].split()]
     assert min(heights) >= 100 - drawn["level"] - 1e-9  # downwards from the top
     assert drawn["lines"][0]["band"]
+
+
+def test_log_p_of_held_out_units_is_no_limit_to_fits_on_others(tmp_path: Path) -> None:
+    """θ and encoders are fitted on the units trained on, whose bound may well lie above log p of the others."""
+    x = zoo.dataset("wine", standardise=True).x
+    table = experiments.compare(
+        zoo.build("linear_vae", x), x, ["mean_field:encoder", "mean_field"], method="svi", steps=200, holdout=0.3,
+        progress=False, callbacks=[Metrics(tmp_path / "metrics.jsonl")])
+    figure = figures.elbo_trace(table)
+    lines = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
+    fit = table.rows[0].fit
+    _, bound, seconds = zip(*fit.history, strict=True)
+    line = lines["mean_field:encoder, units trained on"]
+    assert np.array_equal(line.get_ydata(), smoothed(seconds, [value / fit.units for value in bound]).values)
+    assert "mean_field" in lines
+    assert figure.axes[0].get_ylim()[1] >= float(np.asarray(line.get_ydata())[-1])
+    pyplot.close(figure)
+    record = Record(tmp_path, "done", {}, comparison=table.to_dict(), metrics=read_metrics(tmp_path / "metrics.jsonl"))
+    assert trained_elsewhere(record) == {"theta", "mean_field:encoder"} & {row["fit"] for row in record.metrics}
+    drawn = chart(traces_of(record), 0.0, 400, elsewhere=trained_elsewhere(record))
+    assert {line["name"] for line in drawn["lines"]} >= {"mean_field:encoder, units trained on", "mean_field"}
 
 
 def test_a_clean_curve_is_drawn_as_it_is() -> None:
