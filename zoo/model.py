@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.utils.hooks import RemovableHandle
 
 from zoo.data import Data, reference
 from zoo.distributions.empty import Empty
@@ -81,6 +82,8 @@ class Model(PyroModule):
     learning_rate: ClassVar[float] = 0.02
     quadratic: ClassVar[bool] = False
     pure: bool = False
+    #: Whether forward hooks were ever registered, which calls of ``forward`` alone would leave out.
+    hooked: bool = False
     #: Attributes that hold what is known already of the program and the data.
     caches: ClassVar[tuple[str, ...]] = ("runner",)
 
@@ -90,6 +93,14 @@ class Model(PyroModule):
 
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        self.hooked = True
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        self.hooked = True
+        return super().register_forward_pre_hook(*args, **kwargs)
 
     @property
     def label(self) -> str:

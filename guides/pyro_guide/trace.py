@@ -16,7 +16,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.poutine.messenger import Messenger, unwrap
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints
 from torch.overrides import TorchFunctionMode
 
 from zoo.bare import FunctionModel
@@ -160,10 +160,18 @@ def auxiliary_sites(program: Program, sites: Mapping[str, Any]) -> Auxiliary:
     if not isinstance(program, AutoGuide):
         return {}
     each = {f"{name}_unconstrained": name for name in sites if f"{name}_unconstrained" in sites}
-    joint = [part for part in program.modules() if isinstance(part, AutoContinuous)]
+    joint = [name for name, site in sites.items() if site["infer"].get("is_auxiliary", False) and name.endswith("_latent")]
+    parts = [part for part in program.modules() if isinstance(part, AutoContinuous)]
     return {
         **{site: {name: sites[site]["value"].shape} for site, name in each.items()},
-        **{f"_{part._pyro_name}_latent": part._unconstrained_shapes for part in joint}}
+        **{site: _unconstrained_shapes(part) for site, part in zip(joint, parts, strict=True)}}
+
+
+def _unconstrained_shapes(guide: AutoContinuous) -> dict[str, torch.Size]:
+    """Return the shapes of the latents' unconstrained values, in the order in which the guide's one vector holds them."""
+    prototype: Any = guide.prototype_trace
+    sites = prototype.iter_stochastic_nodes()
+    return {name: biject_to(site["fn"].support).inv(site["value"]).shape for name, site in sites}
 
 
 def unpack(auxiliary: Auxiliary, sites: Mapping[str, Any]) -> dict[str, Tensor]:

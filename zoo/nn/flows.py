@@ -27,15 +27,24 @@ from zoo.nn.networks import check_hidden
 @cache
 def _zuko() -> ModuleType:
     """Import zuko, which switches argument validation off for the whole process as it loads; switch it back."""
-    before = Distribution._validate_args
+    before = _validates()
     try:
         import zuko
         import zuko.flows
         import zuko.transforms
     finally:
-        Distribution._validate_args = before
+        Distribution.set_default_validate_args(before)
     module: ModuleType = zuko
     return module
+
+
+def _validates() -> bool:
+    """Return whether distributions check their arguments: torch has a public way to set this, and none to ask for it."""
+    try:
+        torch.distributions.Normal(0.0, -1.0)
+    except ValueError:
+        return True
+    return False
 
 
 #: Alive everywhere: with plain rectified units, all of a narrow conditioner's were seen to die within 300 steps. Smooth ones

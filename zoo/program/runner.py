@@ -87,8 +87,7 @@ class Runner:
             modules = [m for m in self.model.modules() if isinstance(m, PyroModule)]
             self._plain = not any(m._pyro_samples for m in modules)
             self._alone = len(modules) == 1
-        hooked = self.model._forward_hooks or self.model._forward_pre_hooks  # they may come and go
-        program: Callable[[Data], Any] = self.model.forward if self._plain and not hooked else self.model
+        program: Callable[[Data], Any] = self.model.forward if self._plain and not self.model.hooked else self.model
         return program
 
     @contextmanager
