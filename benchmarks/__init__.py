@@ -1,1 +1,1 @@
-"""Benchmarks: what things cost, measured side by side in one run. ``python -m benchmarks [NAME]``."""
+"""Benchmarks of the zoo and its peers, measured side by side in one run: ``python -m benchmarks [NAME]``."""

@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what ``arguments`` ask for; return the exit code: 1 if a benchmark failed, 2 for what can't be run."""
+    """Run the benchmarks in ``arguments``; return the exit code: 1 if a benchmark failed, 2 if the arguments are wrong."""
     try:
         asked = _parser().parse_args(arguments)
         names = [] if asked.list else list(dict.fromkeys(asked.names)) or list(BENCHMARKS)
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check(names: Sequence[str], repeats: int | None, threads: int) -> None:
-    """Raise a :class:`ZooError` for a benchmark that there is not, a peer that is not installed, or a number below 1."""
+    """Raise a :class:`ZooError` for an unknown benchmark, a peer that is not installed, or a number below 1."""
     for name in names:
         entry = lookup(BENCHMARKS, name, "benchmark", "python -m benchmarks --list")
         missing = next((package for package in entry.needs if find_spec(package) is None), None)
@@ -54,11 +54,12 @@ def check(names: Sequence[str], repeats: int | None, threads: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m benchmarks", description="Time the zoo and its peers side by side.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; none: all")
-    parser.add_argument("--list", action="store_true", help="show what there is, and run nothing")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where JSON and figures go ({OUT})")
-    parser.add_argument("--repeats", type=int, metavar="N", help="timed runs of each contender, if not each benchmark's own")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="cores to run on (2)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks, and run nothing")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"directory for JSON and figures (default: {OUT})")
+    parser.add_argument(
+        "--repeats", type=int, metavar="N", help="number of timed runs of each contender (default: each benchmark's own)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="number of cores (default: 2)")
     return parser
 
 

@@ -28,15 +28,15 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Task:
-    """A function of arrays and options, by its path, that does all of a contender's work.
+    """The whole work of a contender: the path of a function, its arrays and its options.
 
-    The module it lies in imports no more than that contender needs: a fresh process that runs it pays for no other.
+    The module of the function imports only what this contender needs, so a fresh process loads no other contender's library.
 
     Attributes:
         path: ``module:function``.
-        arrays: its data.
-        options: its other arguments, plain data.
-        libraries: what a script would import before it: modules, or ``module:name`` where names load when first used.
+        arrays: the data.
+        options: the other arguments of the function, as plain data.
+        libraries: what a script imports before the call: modules, or ``module:name`` for names that load on first use.
     """
 
     path: str
@@ -45,12 +45,12 @@ class Task:
     libraries: Sequence[str] = ()
 
     def __call__(self) -> Any:
-        """Do the work in this process; return what the function does."""
+        """Call the function in this process; return the result."""
         module, _, name = self.path.partition(":")
         return getattr(importlib.import_module(module), name)(self.arrays, **self.options)
 
     def having(self, **options: Any) -> Task:
-        """Return the same with some ``options`` changed."""
+        """Return a copy of the task with some ``options`` changed."""
         return replace(self, options={**self.options, **options})
 
     def cold(self) -> Cold:
@@ -67,14 +67,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Cold:
-    """Seconds that a fresh process took: its first call alone, libraries being imported before, and all of it."""
+    """Seconds of a fresh process: ``call`` is the first call, after all imports; ``process`` is the whole process."""
 
     call: float
     process: float
 
 
 def cold_in_turn(tasks: Mapping[str, Task], repeats: int) -> dict[str, tuple[Cold, ...]]:
-    """Return what ``repeats`` fresh processes of each task took, (repeats,) each, run in turn."""
+    """Run ``repeats`` fresh processes of each task in turn; return the times of each task, (repeats,)."""
     found: dict[str, list[Cold]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, task in tasks.items():
@@ -83,18 +83,18 @@ def cold_in_turn(tasks: Mapping[str, Task], repeats: int) -> dict[str, tuple[Col
 
 
 def calls(found: Mapping[str, tuple[Cold, ...]]) -> dict[str, tuple[float, ...]]:
-    """Return the seconds of first calls alone."""
+    """Return the seconds of the first calls alone."""
     return {name: tuple(cold.call for cold in each) for name, each in found.items()}
 
 
 def processes(found: Mapping[str, tuple[Cold, ...]]) -> str:
-    """Return what whole processes took, for a note: medians."""
+    """Return a note with the median seconds of whole processes."""
     return "whole processes " + ", ".join(
         f"{name} {statistics.median(cold.process for cold in each):.3g} s" for name, each in found.items())
 
 
 def main(path: str, data: str, options: str, libraries: str) -> None:
-    """Do one task, and print the seconds that it took: what a fresh process runs."""
+    """Run one task, in a fresh process, and print the seconds that the task took."""
     for library in json.loads(libraries):
         module, _, name = library.partition(":")
         loaded = importlib.import_module(module)

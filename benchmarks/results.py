@@ -1,4 +1,4 @@
-"""What a benchmark found, as plain data: rows of ratios, curves, tables, and the machine that it ran on."""
+"""The result of a benchmark as plain data: rows of ratios, curves, tables, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ratio:
-    """What a peer takes over what we take: the median over pairs of runs that follow each other, the least and the most."""
+    """The ratio of a peer's time to the zoo's: the median, smallest and largest ratio of runs that follow each other."""
 
     median: float
     low: float
@@ -20,7 +20,7 @@ class Ratio:
 
     @classmethod
     def of(cls, theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
-        """Return the ratio of runs in pairs.
+        """Return the ratio of paired runs.
 
         >>> Ratio.of([3.0, 3.0, 4.0], [1.0, 2.0, 1.0])
         Ratio(median=3.0, low=1.5, high=4.0)
@@ -31,18 +31,20 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One case against one peer.
+    """The row of one case and one peer in a result.
 
     Attributes:
-        case: what was done, to what.
-        peer: who else did it.
-        spent: what each contender took, ``{name: median}``, ours first, in ``unit``; ``cold`` the same of fresh processes.
-        warm, cold: ratios of the peer to us; ``None`` where not measured.
-        goal_warm, goal_cold: what the median should at least be; ``None``: no goal.
-        at_least: the peer never got there, so its time is that of all it was given, and the ratio a lower bound.
-        agrees: what was checked, before anything was timed, to be the same for both.
-        note: what else a reader should know.
-        unit: of ``spent``.
+        case: the work and its data.
+        peer: the name of the peer.
+        spent: the median of each contender, ``{name: median}``, the zoo first, in ``unit``; ``spent_cold`` are the medians of
+            fresh processes, in seconds.
+        warm, cold: ratios of the peer's time to the zoo's; ``None``: not measured.
+        goal_warm, goal_cold: the smallest median ratio that meets the goal; ``None``: no goal.
+        at_least: whether the peer never reached the target: its time is then the whole time that it was given, and the ratio is
+            a lower bound.
+        agrees: what was checked to be the same for both contenders before anything was timed.
+        note: further information for the reader.
+        unit: the unit of ``spent``.
     """
 
     case: str
@@ -60,21 +62,21 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether every goal that was set is met; ``None`` where none was."""
+        """Whether all goals are met; ``None`` if there is no goal."""
         pairs = [(self.goal_warm, self.warm), (self.goal_cold, self.cold)]
         judged = [ratio is not None and ratio.median >= goal for goal, ratio in pairs if goal is not None]
         return all(judged) if judged else None
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Row:
-        """Return the row that ``data`` holds, as JSON gives it back."""
+        """Return the row in ``data``, which was read from JSON."""
         ratios = {name: None if data[name] is None else Ratio(**data[name]) for name in ("warm", "cold")}
         return cls(**{**data, **ratios})
 
 
 @dataclass(frozen=True)
 class Curve:
-    """ELBO against seconds of each contender: ``series[name]`` is (seconds, ELBO) pairs; ``target`` the ELBO to reach."""
+    """The ELBO of each contender over time: ``series[name]`` has (seconds, ELBO) pairs; ``target`` is the ELBO to reach."""
 
     case: str
     target: float
@@ -82,14 +84,14 @@ class Curve:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Curve:
-        """Return the curve that ``data`` holds."""
+        """Return the curve in ``data``, which was read from JSON."""
         series = {name: [(float(s), float(e)) for s, e in points] for name, points in data["series"].items()}
         return cls(data["case"], data["target"], series)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers that are no race: a title, column heads, and rows of text."""
+    """A table of numbers without a ratio to a peer: a title, column heads, and rows of text."""
 
     title: str
     heads: Sequence[str]
@@ -98,14 +100,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """What one benchmark found.
+    """The result of one benchmark.
 
     Attributes:
-        rows: the races.
-        curves: what is drawn.
-        tables: what is tabled as it is.
+        rows: the rows of the races.
+        curves: the curves of the figure.
+        tables: tables that are shown as they are.
         facts: anything else, as plain data.
-        name, about, machine: which benchmark, what it times, and where; the runner fills them in.
+        name, about, machine: the name of the benchmark, its description, and the machine; the runner fills in all three.
     """
 
     rows: Sequence[Row] = ()
@@ -131,5 +133,5 @@ class Result:
 
 
 def result_of(found: Result | Mapping[str, Any]) -> Result:
-    """Return a benchmark's result; what is plain data becomes the facts of one without rows."""
+    """Return a benchmark's result; plain data becomes the ``facts`` of a result without rows."""
     return found if isinstance(found, Result) else Result(facts=found)

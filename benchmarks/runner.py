@@ -1,4 +1,4 @@
-"""Runs one benchmark in a process of its own, and keeps and shows what it found."""
+"""The runner of a benchmark: it measures in a separate process, then saves and shows the result."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from zoo.registry import load
 
 
 def run(name: str, out: Path, repeats: int | None, threads: int) -> int:
-    """Run a benchmark in a fresh process and print what it found; return 0, or 1 if it failed.
+    """Run a benchmark in a fresh process and print the result; return 0, or 1 if the benchmark failed.
 
-    Fresh, so that nothing an earlier one imported, compiled or left in memory counts, and so that NumPy is not imported before
-    the variables that slow it are out of the environment.
+    In a fresh process, nothing counts that an earlier benchmark imported, compiled or left in memory, and NumPy is imported
+    only after the variables that slow it down have been removed from the environment.
 
     Args:
-        name: of the benchmark.
-        out: a directory, for ``NAME.json`` and, where there are curves, ``NAME.png``.
-        repeats: of each contender; ``None``: the benchmark's own.
-        threads: cores to run on.
+        name: the name of the benchmark.
+        out: a directory for ``NAME.json`` and, if there are curves, ``NAME.png``.
+        repeats: the number of runs of each contender; ``None``: the benchmark's own number.
+        threads: the number of cores.
     """
     path = out / f"{name}.json"
     number = BENCHMARKS[name].repeats if repeats is None else repeats

@@ -1,4 +1,4 @@
-"""What a benchmark found, on a terminal and in a figure."""
+"""Display of a benchmark's result on a terminal and in a figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS = ("case", "peer", "goal", "warm", "cold", "spent", "met")
 
 
 def show(found: Result) -> None:
-    """Print a result: its rows as a table, then its tables and facts."""
+    """Print a result: first the rows as a table, then the tables and facts."""
     console = Console(highlight=False)
     if found.rows:
         grid = Grid(*HEADS, title=found.name)
@@ -43,12 +43,12 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def remarks(row: Row) -> str:
-    """Return what was checked to agree, and what else there is to know."""
+    """Return what was checked to agree, and the note of the row."""
     return row.agrees + (f"; {row.note}" if row.note else "")
 
 
 def goals(row: Row) -> str:
-    """Return what a row's ratios should at least be.
+    """Return the goals of a row as text.
 
     >>> goals(Row("case", "peer", {}, None, 5.0, "", goal_cold=20.0))
     '≥ 5 warm, ≥ 20 cold'
@@ -58,7 +58,7 @@ def goals(row: Row) -> str:
 
 
 def met(row: Row) -> str:
-    """Return whether a row's goals are met, in a word."""
+    """Return in one word whether the goals of a row are met."""
     return "—" if row.met is None else "yes" if row.met else "no"
 
 
@@ -74,7 +74,7 @@ def ratio(found: Ratio | None, at_least: bool = False) -> str:
 
 
 def spent(row: Row) -> str:
-    """Return what each contender took, in the row's unit."""
+    """Return the median of each contender, in the row's unit, as text."""
     def each(values: Sequence[tuple[str, float]]) -> str:
         return ", ".join(f"{name} {number(value)}" for name, value in values)
 
@@ -96,7 +96,7 @@ def number(value: float) -> str:
 
 
 def draw(found: Result, path: Path) -> None:
-    """Draw a result's curves, a panel a case, ELBO against seconds."""
+    """Draw a result's curves of ELBO against seconds, one panel for each case."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -133,6 +133,6 @@ def _panel(panel: object, curve: Curve) -> None:
 
 
 def _depth(curve: Curve) -> float:
-    """Return how many nats below the target to show: where runs begin is far below, and would flatten the rest."""
+    """Return how many nats below the target to show: runs begin far below the target, which would flatten the curves."""
     starts = [curve.target - points[0][1] for points in curve.series.values() if points]
     return min(30.0, max(1.0, max(starts, default=1.0)))

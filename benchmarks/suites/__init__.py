@@ -1,1 +1,1 @@
-"""What is measured: a file of each kind of work."""
+"""The functions that measure: one file for each kind of work."""

@@ -1,4 +1,4 @@
-"""A VAE of the digits, trained once for the benchmarks that take it as it is, and the ELBO of its units' normals."""
+"""A VAE of the digits, trained once for several benchmarks, and the ELBO of normal posteriors under this VAE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALONE, TOGETHER = 2048, 256
 
 @dataclass(frozen=True)
 class Digits:
-    """A trained model, held fixed from here on, and the units whose posteriors are sought, (300, 64) of 0 and 1."""
+    """A trained VAE with fixed parameters, and the binary images whose posteriors are fitted, (300, 64)."""
 
     model: Model
     x: Tensor
@@ -33,7 +33,7 @@ class Digits:
 
 
 def trained() -> Digits:
-    """Train on the digits that are not held out; float64."""
+    """Train a VAE in float64 on all digits but the first :data:`UNITS`, whose posteriors are fitted later."""
     x = zoo.dataset("digits", "images", binarise="threshold").tensor
     model = zoo.build("vae", x[UNITS:], latent=LATENT)
     experiments.fit(model, "mean_field:encoder", x[UNITS:], steps=STEPS, progress=False)
@@ -41,9 +41,9 @@ def trained() -> Digits:
 
 
 def elbo(digits: Digits, loc: Tensor, scale: Tensor, x: Tensor | None = None) -> Tensor:
-    """Return the ELBO of normals (units, d) each, in nats, (units,), from quasi-random draws that are the same for all.
+    """Return the ELBO of a normal posterior for each unit, (units,), in nats, from the same quasi-random draws for all units.
 
-    ``x``: the units' rows; ``None``: all of the digits'.
+    ``loc`` and ``scale`` are (units, d). ``x`` has the rows of the units; ``None``: all rows of ``digits``.
     """
     rows = digits.x if x is None else x
     draws = ALONE if len(rows) == 1 else TOGETHER

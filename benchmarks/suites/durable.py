@@ -1,4 +1,4 @@
-"""What it costs that runs survive, and how long their report takes."""
+"""The cost of checkpoints and metrics in a fit, and the time that a report takes."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ latent = [1, 2, 4]
 
 
 def checkpoints() -> dict[str, Any]:
-    """Measure which share of a VAE's fit to the digits goes into its journal and metrics, at the default interval.
+    """Measure the share of time that a VAE's fit to the digits spends on its journal and metrics, at the default interval.
 
-    Two whole runs differ by more than that from noise alone, so the time within the steps' bookkeeping is measured in each run,
-    with and without journal and metrics, alternately.
+    The times of two whole runs differ by more than this share from noise alone. So each run measures the time of its own
+    bookkeeping after each step, and runs with and without journal and metrics alternate.
     """
     x = zoo.dataset("digits", "images", binarise="static").tensor
     plain: list[float] = []
@@ -57,7 +57,7 @@ def checkpoints() -> dict[str, Any]:
 
 
 def _share(x: Tensor, folder: Path | None) -> tuple[float, float]:
-    """Return the share of a fit's time that bookkeeping takes, and the seconds of the whole."""
+    """Return the share of a fit's time that bookkeeping takes, and the seconds of the whole fit."""
     given: dict[str, Any] = {} if folder is None else {
         "journal": Journal(folder / "checkpoint"), "callbacks": [Metrics(folder / "metrics.jsonl")]}
     spent, step = 0.0, Watch.step
@@ -76,7 +76,7 @@ def _share(x: Tensor, folder: Path | None) -> tuple[float, float]:
 
 
 def report() -> dict[str, Any]:
-    """Time the page of a grid of twelve runs: made, and opened and drawn in Chromium where there is one."""
+    """Time the page of a grid of twelve runs: writing the page, and opening and drawing the page if Chromium is installed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "grid.toml").write_text(GRID)

@@ -33,9 +33,11 @@ COLD = 3
 
 @dataclass(frozen=True)
 class Reach:
-    """How a peer gets to the target soonest: its choice, the seconds and steps to there, and the way.
+    """The fastest run of a peer to the target ELBO.
 
-    ``reached`` is false where no choice got there; seconds and steps are then those of the best one, all that it was given.
+    ``choice`` has the rate of Adam, the horizon and the draws per step; ``seconds`` and ``steps`` are those to the target;
+    ``way`` has (seconds, ELBO) pairs. If no choice reached the target, ``reached`` is false, and the other attributes describe
+    the whole run of the choice with the highest last ELBO.
     """
 
     choice: tuple[float, int, int]
@@ -49,25 +51,29 @@ def time_to_elbo(repeats: int = 5) -> Result:
     """Time from data in memory to a normal guide within 0.1 nat of the best known ELBO of its family (`mean_field`,
     `full_rank`), in float64.
 
-    Each contender's time ends at its first state within 0.1 nat, which no user would know. The zoo runs `experiments.fit` with
-    its defaults. Peers have the best of a grid: of rates of Adam (constant, or falling to a hundredth), horizons and draws a
-    step. NumPyro runs `svi.init` and one jitted `fori_loop` of `svi.update`. Pyro runs `SVI.step` with validation off and on as
-    many threads as suit the size.
+    The time of each contender ends at the contender's first state within 0.1 nat; a user would not know that this state is
+    reached. The zoo runs `experiments.fit` with its defaults. The peers get the best choice from a grid of rates of Adam
+    (constant, or falling to a hundredth over a horizon), horizons and draws per step. NumPyro runs `svi.init` and one jitted
+    `fori_loop` of `svi.update`. Pyro runs `SVI.step` with validation off and on as many threads as suit the size of the data.
 
-    All start at the prior's median, but of the mixture, whose modes are many, at the zoo's k-means clusters. A logistic
-    regression starts the zoo's guides at its posterior's mode, by Newton's method: that is on the zoo's clock. The zoo also
-    finds from its program that each row hangs on the coefficients through one number, and integrates over that: its ELBO takes
-    no draws there but of the prior. Peers estimate the same ELBO from draws.
+    All contenders start at the prior's median. The mixture is an exception, because its posterior has many modes: there, all
+    contenders start at the zoo's k-means clusters. For a logistic regression, the zoo's guides start at the posterior's mode,
+    found by Newton's method, and the zoo's time includes this search. The zoo also finds from the program that each observation
+    depends on the coefficients through one number only, and integrates over this number. So the zoo's ELBO takes draws only
+    for the prior there, while the peers estimate the same ELBO from draws.
 
-    Warm, model and guide are built and NumPyro's loop is compiled. A second row of each case has all that a user of the zoo
-    waits for against the same: building model and guide anew, finding the start, and fitting until the zoo's own rule stops it.
+    Warm runs start when the model and the guide are built and NumPyro's loop is compiled. A second row of each case compares
+    the same peers with everything that a user of the zoo waits for: building the model and the guide anew, finding the start,
+    and fitting until the zoo's own rule stops the fit.
 
-    Cold is the first call of a fresh process that has imported its library, to the same state or, in the second row, to the
-    zoo's own end: building, compilation, and importing whatever loads when first used; of the zoo finding the start, too. Notes
-    tell whole processes. The figure has the zoo's first fit of a model, all of that included but for imports.
+    Cold runs are the first call of a fresh process that has imported its library, to the same state or, in the second row, to
+    the zoo's own end. The time of a cold run includes building, compilation and imports of whatever loads on first use, and for
+    the zoo the search for the start. The notes give the times of whole processes. The figure shows the zoo's first fit of a
+    model, which includes all of these costs except imports.
 
-    The best known ELBO is the highest of all contenders' long runs. One judge gives every ELBO, outside the clock, from
-    16,384 quasi-random draws. Coordinates and densities of all contenders are the same, so the families are, too.
+    The best known ELBO is the highest of all contenders' long runs. The same function computes every ELBO, outside the timed
+    part, from 16,384 quasi-random draws. All contenders use the same coordinates and densities, so their families are the same,
+    too.
     """
     parts = [measure(case, family, repeats) for case in cases() for family in FAMILIES]
     return Result(
@@ -95,7 +101,7 @@ def measure(case: Case, family: str, repeats: int) -> Result:
         assert judge(soon()) >= target, f"expected {label} to be at the target after {step} steps again"
         tasks |= {"zoo": soon, "whole": ours}
     agrees = f"log p(x, z) at 5 points in unconstrained coordinates, to {apart:.0e} relative"
-    note = f"best ELBO {best:.3f}; zoo {step or 'no'} steps, ends {best - found:.3f} below"
+    note = f"best ELBO {best:.3f}; zoo {step or 'no'} steps to the target, ends {best - found:.3f} below the best ELBO"
     rows = [row for name, reach in peers.items() for row in _rows(label, tasks, name, reach, repeats, agrees, note)]
     series = {"zoo": way, **{f"{name}{_named(reach)}": reach.way for name, reach in peers.items()}}
     return Result(rows, [Curve(label, target, series)], facts={label: {
@@ -103,7 +109,7 @@ def measure(case: Case, family: str, repeats: int) -> Result:
 
 
 def _check(case: Case, judge: Judge) -> float:
-    """Return how far the peers' log joints are from the zoo's, relative; raise where they are not the same density."""
+    """Return the relative difference between NumPyro's and the zoo's log joint; raise if the densities differ."""
     from benchmarks.sides import numpyro_elbo
 
     ours, theirs = judge.log_joint(case.arrays["points"]), numpyro_elbo.log_joint(case.arrays, case.model)
@@ -113,7 +119,7 @@ def _check(case: Case, judge: Judge) -> float:
 
 
 def _best(case: Case, family: str, judge: Judge, ours: Task) -> tuple[float, float]:
-    """Return the best known ELBO of a family, and that of the zoo's fit as it comes."""
+    """Return the best known ELBO of a family, and the ELBO of the zoo's fit with its defaults."""
     from benchmarks.sides import numpyro_elbo
 
     fitted = judge(ours())
@@ -141,14 +147,14 @@ def _pyro(case: Case, family: str, judge: Judge, target: float) -> Reach:
 def seek(
     choices: Iterable[tuple[float, int, int]], trace: Any, judge: Any, target: float, most_steps: int, most_seconds: float,
 ) -> Reach:
-    """Return the choice that gets to ``target`` soonest, and its way; one that can't be the soonest any more is cut off.
+    """Return the run of the choice that reaches ``target`` soonest; a run that can't be the soonest any more is stopped.
 
     Args:
-        choices: to try.
+        choices: the choices to try.
         trace: (choice, steps to stop at) → (seconds, step, guide) of each stop.
-        judge: guide (and draws) → ELBO. Few draws find a stop, all of them must confirm it.
-        target: nats.
-        most_steps, most_seconds: of each choice.
+        judge: guide (and draws) → ELBO. A few draws find a stop at the target; then all draws must confirm the stop.
+        target: the target ELBO, in nats.
+        most_steps, most_seconds: the limits for each choice.
     """
     best: Reach | None = None
     for choice in choices:
@@ -168,12 +174,12 @@ def seek(
 
 
 def _order(reach: Reach) -> tuple[bool, float]:
-    """Return what choices are ranked by: those that got there by their seconds, the others by the ELBO they got to."""
+    """Return the rank of a run: runs that reached the target come first, by seconds; the others rank by their last ELBO."""
     return reach.reached, -reach.seconds if reach.reached else reach.way[-1][1]
 
 
 def stops(most: int) -> list[int]:
-    """Return steps at which a run is judged: each a fifteenth on, up to ``most``.
+    """Return the steps at which a run is judged: each is a fifteenth larger than the one before, up to ``most``.
 
     >>> stops(14), len(stops(50_000))
     ([10, 11, 12, 13, 14], 134)
@@ -191,14 +197,14 @@ def _task(name: str, case: Case, given: Mapping[str, Any], reach: Reach) -> Task
 
 
 def _threads(case: Case) -> int:
-    """Return the threads that suit torch's operations on a case: the zoo's own rule."""
+    """Return the number of threads that suits torch's operations on a case, by the zoo's own rule."""
     return 1 if case.numbers < 2**16 else 2
 
 
 def _rows(
     label: str, tasks: Mapping[str, Task], peer: str, reach: Reach, repeats: int, agrees: str, note: str,
 ) -> list[Row]:
-    """Return the rows of one peer: against the zoo's first state at the target, and against its whole fit."""
+    """Return the rows of one peer: against the zoo's first state at the target, and against the zoo's whole fit."""
     note = f"{note}; {peer}{_named(reach)}, {reach.steps:,} steps, its loop alone {reach.seconds:.2g} s"
     if "whole" not in tasks:
         row = Row(label, peer, {peer: reach.seconds}, None, GOALS[peer][0], agrees, goal_cold=GOALS[peer][1])

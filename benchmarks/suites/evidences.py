@@ -30,7 +30,7 @@ FIRST, MOST, CHUNK = 64, 2**16, 2**11
 
 @dataclass
 class Count:
-    """Evaluations of a unit's density so far."""
+    """The number of evaluations of a unit's density so far."""
 
     evaluations: int = 0
     inside: bool = field(default=False, repr=False)
@@ -38,7 +38,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Found:
-    """log p(x) of each unit, (units,), what it took, and whether the error was reached."""
+    """Estimates of log p(x) of each unit, (units,), the number of evaluations, and whether the error was reached."""
 
     units: Tensor
     evaluations: int
@@ -47,12 +47,12 @@ class Found:
 
 
 def evidence() -> Result:
-    """Count evaluations of log p(x, z) of a unit that it takes to know log p(x) of 300 digits under a trained VAE, each to a
-    standard error of 0.05 nats, from the same fitted guide.
+    """Count the evaluations of a unit's log p(x, z) that it takes to estimate log p(x) of each of 300 digits under a trained
+    VAE to a standard error of 0.05 nats, from the same fitted guide.
 
-    *Importance sampling* doubles its draws, of all units alike, until 99 of 100 units have an error below 0.05 nats by the
-    delta method; up to 65,536 draws each. The zoo, asked for a `precision`, gives each unit as many draws as it needs, up to as
-    many, and goes on with the last hundredth, too.
+    *Importance sampling* takes the same number of draws for all units, and doubles this number until 99 of 100 units have a
+    standard error below 0.05 nats by the delta method, up to 65,536 draws per unit. The zoo, asked for a `precision`, gives
+    each unit as many draws as the unit needs, up to the same limit, and also goes on with the last hundredth of the units.
     """
     digits = trained()
     found = [_case(digits, guide) for guide in GUIDES]
@@ -73,16 +73,16 @@ def _case(digits: Digits, text: str) -> tuple[Row, dict[str, Any]]:
 
 
 def _ours(digits: Digits, guide: BaseGuide) -> Found:
-    """Return what the zoo takes, each unit as many draws as it needs."""
+    """Return the result of the zoo, which gives each unit as many draws as the unit needs."""
     with counted(digits.model) as count:
         found = importance(digits.model, guide, digits.x, ERROR, most=MOST)
     share = float((found.se <= ERROR).double().mean())
-    how = f"{int(found.draws.min()):,} to {int(found.draws.max()):,} draws, {100 * share:.1f}% of units there"
+    how = f"{int(found.draws.min()):,} to {int(found.draws.max()):,} draws, {100 * share:.1f}% of units within the error"
     return Found(found.value, count.evaluations, share >= SHARE, how)
 
 
 def _importance(digits: Digits, guide: BaseGuide) -> Found:
-    """Return what plain importance sampling takes; draws of smaller rounds are kept."""
+    """Return the result of plain importance sampling; each round keeps the draws of the smaller rounds."""
     total = square = torch.full((len(digits.x),), -math.inf, dtype=digits.x.dtype)
     with counted(digits.model) as count:
         taken, draws = 0, FIRST
@@ -95,7 +95,7 @@ def _importance(digits: Digits, guide: BaseGuide) -> Found:
             error = ((draws * (square - 2 * total).exp() - 1).clamp(min=0) / (draws - 1)).sqrt()
             share = float((error <= ERROR).double().mean())
             if share >= SHARE or 2 * draws > MOST:
-                how = f"{draws:,} draws, {100 * share:.1f}% of units there"
+                how = f"{draws:,} draws, {100 * share:.1f}% of units within the error"
                 return Found(total - math.log(draws), count.evaluations, share >= SHARE, how)
             draws *= 2
 

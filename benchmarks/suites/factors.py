@@ -21,13 +21,13 @@ MOST, WITHIN, GOAL = 2000, 1e-6, 2.0
 
 
 def factors(repeats: int = 5) -> Result:
-    """Factor analysis to within 1e-6, relative, of the best log p(x) that either comes to, and probabilistic PCA, from building
-    the model to the fitted one, float64.
+    """Time factor analysis to within 1e-6, relative, of the best log p(x) that either contender reaches, and probabilistic PCA,
+    from building the model to the fitted model, float64.
 
-    scikit-learn's `FactorAnalysis` (each of its iterations takes a singular value decomposition of the data, by LAPACK) and the
-    zoo's accelerated EM (on the data's covariance) start where each of them does, and run as many iterations as they need,
-    counted before. The maximum of PPCA is in closed form; the zoo takes one iteration of EM from it, scikit-learn's `PCA`
-    knows the same log p(x) from its singular values.
+    scikit-learn's `FactorAnalysis` takes a singular value decomposition of the data in each iteration, by LAPACK. The zoo's
+    accelerated EM works on the data's covariance. Each contender starts at its own start and runs as many iterations as it
+    needs, which are counted beforehand. The maximum of PPCA is known in closed form: the zoo takes one iteration of EM from
+    this maximum, and scikit-learn's `PCA` computes the same log p(x) from its singular values.
     """
     cases = {"2,000 × 20, 4 factors": (_drawn(2_000, 20, 4), 4), "20,000 × 50, 8 factors": (_drawn(), 8)}
     rows = [row for name, (x, latent) in cases.items() for row in (*_analysis(name, x, latent, repeats),

@@ -26,21 +26,21 @@ GOAL = 0.97
 
 
 def flow_epoch(repeats: int = 7) -> Result:
-    """Time a pass over 2,000 rows of the training of a flow of four layers (`spline`: coupling with rational-quadratic
+    """Time one epoch (2,000 rows) in the training of a flow of four layers (`spline`: coupling with rational-quadratic
     splines; `maf`: autoregressive, affine), in batches of 256, float64.
 
-    A run of 800 steps less one of 400, scaled to an epoch, so that what is done once a run cancels. For the zoo a run is a call
-    of `experiments.fit`; for zuko a plain loop of `loss.backward()` and `optimiser.step()` over the very same network, with the
-    same Adam, cosine schedule and batches, rows standardised before, validation off.
-    Both run on one thread, which is quicker for both; the zoo sees to that itself. The goal allows the zoo three hundredths
-    more than the plain loop.
+    The time of an epoch is the difference between a run of 800 steps and a run of 400 steps, scaled to an epoch, so that costs
+    which arise once per run cancel. For the zoo, a run is a call of `experiments.fit`. For zuko, a run is a plain loop of
+    `loss.backward()` and `optimiser.step()` over the same network, with the same Adam, cosine schedule and batches; the rows
+    are standardised beforehand, and validation is off. Both contenders run on one thread, which is faster for both; the zoo
+    chooses one thread by itself. The goal allows the zoo to take three hundredths more time than the plain loop.
     """
     data = {"two_moons, 2 columns": zoo.dataset("two_moons").tensor, "four pairs of moons, 8 columns": eight()}
     return Result([row for name, x in data.items() for kind in KINDS for row in _case(f"{kind}, {name}", kind, x, repeats)])
 
 
 def eight() -> Tensor:
-    """Return four pairs of moons, each pair's rows in an order of its own, turned in 8 dimensions: (2000, 8)."""
+    """Return four pairs of moons side by side, each with its rows permuted, rotated in 8 dimensions: (2000, 8)."""
     moons = zoo.dataset("two_moons").tensor
     with zoo.seeded(0):
         columns = torch.cat([moons[torch.randperm(len(moons))] for _ in range(4)], 1)
@@ -73,7 +73,7 @@ def _zoo(model: Any, x: Tensor, steps: int) -> Any:
 
 
 def _apart(model: Any, x: Tensor, rows: Tensor) -> float:
-    """Return how far zuko's log-likelihood is from the zoo's at the same weights, relative; raise if it is another."""
+    """Return the relative difference of zuko's and the zoo's log-likelihood at the same weights; raise if they differ."""
     with torch.no_grad():
         ours = float(model.log_evidence(x).sum())
     theirs = zuko_flow.log_likelihood(model.network, rows, model.spread)

@@ -1,4 +1,4 @@
-"""Where the time of a step of svi goes."""
+"""The parts of the code that a step of svi spends its time in."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRACING = (
 
 @dataclass(frozen=True)
 class Case:
-    """A pair to take steps of: registered model, its options, its data, a guide, and options of the fit."""
+    """A registered model and a guide whose svi steps are sampled, with the data and the options of the fit."""
 
     model: str
     guide: str
@@ -46,15 +46,17 @@ CASES = (
 
 
 def layers() -> Result:
-    """Sample where a step of svi is, every millisecond, by the stack of Python's frames; milliseconds a step and shares.
+    """Sample every millisecond, from the stack of Python's frames, which part of the code a step of svi is in; show
+    milliseconds per step and shares.
 
-    Of each pair first a run in which the program is run by Python, then one in which its operations are recorded.
+    Each pair of model and guide has two runs: in the first run Python runs the program, in the second run the operations of the
+    program are recorded.
 
-    *Operations*: what is recorded, of program, guide and gradients. *Program trace*: running the Pyro program, its
+    *Operations*: the recorded operations of program, guide and gradients. *Program trace*: running the Pyro program, its
     messengers, packing and vmap, without the arithmetic of its densities. *Density*: distributions, networks and
     log-probabilities of the model. *Guide*: φ from x, draws and log q. *Backward*: gradients. *Optimiser*: Adam and the
-    schedule. *Bookkeeping*: everything else in `experiments.fit`. A signal that comes while a kernel runs is served when it
-    returns, so kernels count for the line that called them.
+    schedule. *Bookkeeping*: everything else in `experiments.fit`. A signal that arrives while a kernel runs is served when the
+    kernel returns, so the time of a kernel counts for the line that called the kernel.
     """
     rows = [_measure(case, recorded) for case in CASES for recorded in (False, True)]
     return Result(tables=[Table("ms a step, and share", ("case", "ms a step", *LAYERS), rows)])
@@ -80,7 +82,7 @@ def _measure(case: Case, recorded: bool) -> list[str]:
 
 @contextmanager
 def sampled() -> Iterator[Counter[str]]:
-    """Count the layers that the stack is in, by the clock."""
+    """Count, at equal intervals of time, the layer of :data:`LAYERS` that the stack is in."""
     counts: Counter[str] = Counter()
 
     def sample(_: int, frame: FrameType | None) -> None:
@@ -127,7 +129,7 @@ def layer(stack: list[tuple[str, str]]) -> str:
 
 
 def _tracing(stack: list[tuple[str, str]]) -> bool:
-    """Whether the innermost frame that tells is of Pyro's machinery, not of a distribution, a network or a model."""
+    """Whether the innermost frame of a known kind belongs to Pyro's machinery, not to a distribution, network or model."""
     for file, _ in stack:
         if any(part in file for part in TRACING):
             return True

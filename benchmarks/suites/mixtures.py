@@ -26,9 +26,9 @@ CREEPING, WITHIN, MOST, GOAL = ((50_000, 4, 6), (100_000, 8, 10)), 1e-6, 400, 6.
 
 
 def same_iterations(repeats: int = 5) -> Result:
-    """As many iterations of EM on a Gaussian mixture with full covariances, from the same start (k-means, before the clock
-    starts), float64, against scikit-learn's `GaussianMixture`. The zoo's time is that of `experiments.fit`: its E-steps,
-    M-steps, and the ELBO before and after each M-step, which scikit-learn does not report.
+    """Time the same number of EM iterations on a Gaussian mixture with full covariances in the zoo and in scikit-learn's
+    `GaussianMixture`, from the same start (k-means, before the clock starts), float64. The zoo's time is that of
+    `experiments.fit`: E-steps, M-steps, and the ELBO before and after each M-step, which scikit-learn does not report.
     """
     return Result([row for sizes, iterations, goal in CASES for row in _same(sizes, iterations, goal, repeats)])
 
@@ -45,9 +45,9 @@ def _same(sizes: tuple[int, int, int], iterations: int, goal: float, repeats: in
 
 
 def convergence(repeats: int = 5) -> Result:
-    """EM on overlapping Gaussian mixtures from the same start until log p(x) is within 1e-6, relative, of the best that any of
-    them comes to: each contender runs as many iterations as that takes it, which are counted before. The zoo's EM is
-    accelerated; its plain EM is a peer.
+    """Time EM on overlapping Gaussian mixtures, from the same start, until log p(x) is within 1e-6, relative, of the best value
+    that any contender reaches. Each contender runs as many iterations as it needs for that, and these are counted beforehand.
+    The zoo's EM is accelerated; the zoo's plain EM is a peer.
     """
     return Result([row for sizes in CREEPING for row in _converge(sizes, repeats)])
 
@@ -77,7 +77,7 @@ def _start(x: Tensor, components: int) -> GMM:
 
 
 def _trace(start: GMM, x: Tensor, accelerate: bool) -> list[float]:
-    """Return log p(x) where each M-step set out from, in nats."""
+    """Return log p(x) before each M-step, in nats."""
     done = experiments.fit(
         copy.deepcopy(start), "exact", x, method="em", steps=MOST, accelerate=accelerate, progress=False)
     return [step.elbo_before for step in done.iterations]

@@ -1,4 +1,4 @@
-"""The cases of time-to-elbo, and the one judge of the ELBOs that contenders come to."""
+"""The cases of the benchmark time-to-elbo, and the judge that computes the ELBOs of all contenders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DRAWS, FEW, CHUNK = 2**14, 2**9, 2**10
 
 @dataclass(frozen=True)
 class Case:
-    """A registered model on data, and the arrays that all contenders get: data and where to start, by name."""
+    """A registered model on data, and the arrays that all contenders get: the data and the start, by name."""
 
     name: str
     model: str
@@ -36,7 +36,7 @@ class Case:
 
     @property
     def numbers(self) -> int:
-        """How many numbers the data have."""
+        """The count of numbers in the data."""
         return sum(value.size for name, value in self.arrays.items() if name.startswith("data."))
 
     def build(self) -> tuple[Model, Data]:
@@ -46,7 +46,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return every case, with the prior's median to start from, or the model's own start where that is given to all."""
+    """Return every case; the start is the prior's median, or the model's own start for models in :data:`GIVEN`."""
     cancer = zoo.dataset("breast_cancer", "binary", standardise=True).x
     found: list[tuple[str, str, Data]] = [
         ("eight_schools", "eight_schools", zoo.dataset("eight_schools").x), ("breast_cancer", "logistic_regression", cancer),
@@ -55,7 +55,7 @@ def cases() -> list[Case]:
 
 
 def parity() -> Mapping[str, Tensor]:
-    """Return the digits' columns that vary, standardised, and whether each digit is odd."""
+    """Return the digits' non-constant columns, standardised, and whether each digit is odd."""
     x, digit = load_digits(return_X_y=True)
     x = x[:, x.std(0) > 0]
     return {"X": torch.from_numpy((x - x.mean(0)) / x.std(0, ddof=1)), "y": torch.from_numpy(digit % 2).double()}
@@ -76,7 +76,7 @@ def _case(name: str, model: str, x: Data) -> Case:
 
 
 class Judge:
-    """The ELBO of a normal in the zoo's coordinates, by quasi-random draws that are the same for all.
+    """The ELBO of a normal in the zoo's coordinates, from the same quasi-random draws for all contenders.
 
     The draws have mean zero and identity covariance, so that the mean of any quadratic is exact; the entropy is in closed form.
     """

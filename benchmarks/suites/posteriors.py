@@ -1,4 +1,4 @@
-"""Free posteriors of many units, against an Adam for each."""
+"""Posteriors of many units, each with its own φ, against an Adam for each unit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GOAL = 50.0
 
 @dataclass(frozen=True)
 class Way:
-    """One choice's seconds to the target, its steps, and how many of its targets it missed in all it was given."""
+    """The run of one choice: seconds and steps to the target, and how many targets were missed within the limits."""
 
     choice: tuple[float, int, int]
     seconds: float
@@ -50,16 +50,18 @@ class Way:
 
 def free_posteriors(repeats: int = 3) -> Result:
     """Time mean-field posteriors of 300 digits under the decoder of a trained VAE (8 latents, 200 hidden units, float64), to
-    within 0.02 nats per unit of the best.
+    within 0.02 nats per unit of the best known ELBO.
 
-    Each contender's time ends at its first state within 0.02 nats, which no user would know; a second row has the zoo's whole
-    call of `experiments.fit`, until its own rule stops it, against the same. The zoo fits all units in one call, and gets there
-    with their mean ELBO. *Adam, one by one* gives each unit an Adam of its own in plain torch, as published code does, and ends
-    at the first state within 0.02 nats of that unit's best; it is timed on the first 12 units and scaled to 300. *Adam, all at
-    once* shares one Adam among all units and ends where their mean ELBO gets there. Both take the best of a grid of rates
-    (constant or falling) and draws, start at the prior's mean, and are given up to 2,000 steps or a minute. The best is, unit
-    by unit, the highest of the zoo's fit as it comes and on 128 draws, and of 1,500 steps of Adam on 32 draws. ELBOs are
-    judged outside the clock, on 2,048 quasi-random draws of a unit alone and 256 of all together.
+    The time of each contender ends at the contender's first state within 0.02 nats; a user would not know that this state is
+    reached. A second row compares the same peers with the zoo's whole call of `experiments.fit`, until the zoo's own rule stops
+    the fit. The zoo fits all units in one call, and its target is the mean ELBO of all units. *Adam, one by one* gives each
+    unit its own Adam in plain torch, as published code does, and ends at the first state within 0.02 nats of that unit's best
+    ELBO; this peer is timed on the first 12 units, and the time is scaled to 300. *Adam, all at once* shares one Adam among all
+    units and ends when the mean ELBO of all units reaches the target. Both peers get the best choice from a grid of rates
+    (constant or falling) and draws, start at the prior's mean, and may take up to 2,000 steps or a minute. The best known ELBO
+    of a unit is the highest of three: the zoo's fit with its defaults, the zoo's fit on 128 draws, and 1,500 steps of Adam on
+    32 draws. ELBOs are computed outside the timed part, from 2,048 quasi-random draws for a single unit and 256 for all units
+    together.
     """
     digits = trained()
     apart = _check(digits)
@@ -79,7 +81,7 @@ def free_posteriors(repeats: int = 3) -> Result:
 
 
 def _first(digits: Digits, target: float) -> float:
-    """Return the seconds to the zoo's first state whose mean ELBO is at the target; to its last where there is none."""
+    """Return the seconds to the zoo's first state with a mean ELBO at ``target``, or to the last state if there is none."""
     watch = Snapshots(time.perf_counter(), _read)
     _zoo(digits, callbacks=[watch])
     states = watch.taken
@@ -120,7 +122,7 @@ def _best(digits: Digits) -> Tensor:
 
 
 def _one_by_one(digits: Digits, best: Tensor) -> Way:
-    """Return the best choice for an Adam of each unit's own: total seconds over the subset."""
+    """Return the run of the best choice for a separate Adam per unit, with total seconds over the subset."""
     def run(choice: tuple[float, int, int], limit: float) -> Way:
         total = Way(choice, 0.0, 0.0, 0)
         for unit in range(SUBSET):
@@ -138,9 +140,9 @@ def _at_once(digits: Digits, best: Tensor) -> Way:
 
 
 def choose(run: Callable[[tuple[float, int, int], float], Way]) -> Way:
-    """Return the choice that misses the fewest targets, of these the soonest; one that can't be it any more is cut off.
+    """Return the run that misses the fewest targets and, among such runs, takes the least time.
 
-    ``run``: (choice, seconds it may take) → its way.
+    A run that can't be the best any more is stopped. ``run`` maps a choice and a limit in seconds to a :class:`Way`.
     """
     found: Way | None = None
     for choice in CHOICES:
@@ -153,7 +155,7 @@ def choose(run: Callable[[tuple[float, int, int], float], Way]) -> Way:
 
 
 def _reach(digits: Digits, x: Tensor, best: Tensor, choice: tuple[float, int, int], limit: float) -> Way:
-    """Follow one Adam until the mean ELBO of its units is within reach of the mean of their best."""
+    """Run one Adam until the mean ELBO of its units is within :data:`WITHIN` nats of the mean of their best ELBOs."""
     target, steps, seconds, reached = float(best.mean()) - WITHIN, 0, 0.0, False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -166,7 +168,7 @@ def _reach(digits: Digits, x: Tensor, best: Tensor, choice: tuple[float, int, in
 
 
 def _check(digits: Digits) -> float:
-    """Return how far the plain log joint is from the zoo's, relative; raise if it is another."""
+    """Return the relative difference between the plain log joint and the zoo's; raise if the densities differ."""
     with zoo.seeded(0):
         z = torch.randn(4, len(digits.x), LATENT, dtype=digits.x.dtype)
     with torch.no_grad():

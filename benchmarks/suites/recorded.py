@@ -28,13 +28,14 @@ STARTS = 2
 
 @dataclass(frozen=True)
 class Case:
-    """A pair to take steps of, how many, and what a compiled step should gain on Python's.
+    """A model and a guide whose svi steps are timed, the number of steps, and the goal for compiled steps.
 
     Attributes:
-        model, guide: as registered, and as written.
+        model, guide: the name of a registered model, and the guide as text.
         data: name, kind and binarisation of the data.
-        steps: of a run. The second half is timed: by then recordings were tried, and are used where they gain.
-        goal: how many times as long a step by Python should take.
+        steps: the number of steps in a run. The second half is timed: by then, recorded steps were tried, and are used where
+            they are faster.
+        goal: how many times as long as a compiled step a step by Python should take.
     """
 
     model: str
@@ -57,12 +58,13 @@ CASES = (
 
 
 def recorded(repeats: int = 3) -> Result:
-    """Time a whole step of svi, as `experiments.fit` takes it, by Python (`pure=False`), by recorded operations (the default of
-    registered models) and through Inductor (`compile=True`).
+    """Time a whole step of svi in `experiments.fit` in three ways: by Python (`pure=False`), by recorded operations (the
+    default of registered models), and through Inductor (`compile=True`).
 
-    Seconds of a step are the median over the second half of a run, as the fit's own history tells them; ratios are of runs
-    that follow each other. All three come to the same ELBO but for rounding. Cold: two fresh processes that compile the step
-    and take 20, the first with an empty cache of Inductor's on disk, the second with the one that the first left.
+    The seconds of a step are the median over the second half of a run, from the history of the fit; ratios compare runs that
+    follow each other. All three ways reach the same ELBO except for rounding. The cold row times two fresh processes that
+    compile the step and take 20 steps: the first process has an empty cache of Inductor's on disk, the second process has the
+    cache that the first process left.
     """
     rows = [row for case in CASES for row in _case(case, repeats)]
     return Result([*rows, _start(CASES[0])])
@@ -93,7 +95,7 @@ def _fit(model: Any, guide: Any, x: Any, steps: int, options: Mapping[str, Any])
 
 
 def _start(case: Case) -> Row:
-    """Time fresh processes with an empty cache, and with a full one."""
+    """Time fresh processes, first with an empty cache and then with a filled cache."""
     seconds: list[list[float]] = []
     for _ in range(STARTS):
         with tempfile.TemporaryDirectory() as cache:

@@ -1,4 +1,4 @@
-"""How cost grows: with rows on disk, with each size of the work, with processes; and what it takes to start."""
+"""The growth of cost with rows on disk, with each size of the work and with processes, and the time to start."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ print(json.dumps([each, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 102
 
 
 def rows() -> Result:
-    """EM (ten components) and minibatches of 256 rows by svi on a float32 table of eight columns that stays on disk as an
-    `.npy` file (3.2, 32 and 320 MB), each in a fresh process: seconds of an iteration of EM by row, of a step of svi, medians
-    over 199, 39 and 11 iterations and 399 steps, and the peak of resident memory, imports and pages of the file included.
+    """Time EM (ten components), and svi on minibatches of 256 rows, on a float32 table of eight columns that stays on disk
+    as an `.npy` file (3.2, 32 and 320 MB), each in a fresh process. The table has the seconds of an iteration of EM per
+    row and of a step of svi (medians over 199, 39 and 11 iterations and 399 steps), and the peak of resident memory, which
+    includes imports and pages of the file.
     """
     table = []
     with tempfile.TemporaryDirectory() as folder:
@@ -75,9 +76,9 @@ def _write(path: Path, count: int, block: int = 100_000) -> None:
 
 
 def growth() -> Result:
-    """Seconds of one iteration of EM against rows, columns and components, and of one evaluation of an ELBO against draws, with
-    the exponent of a power law fitted to the larger half of the sizes, beside that of the arithmetic: EM's products take
-    n K (1 + d + d (d + 1) / 2) multiplications, twice.
+    """Time one iteration of EM for growing numbers of rows, columns and components, and one evaluation of an ELBO for growing
+    numbers of draws. The exponent is that of a power law fitted to the larger half of the sizes; the last column has the
+    exponent of the arithmetic, in which EM's products take n K (1 + d + d (d + 1) / 2) multiplications, twice.
     """
     cases: dict[str, tuple[Sequence[int], Callable[[int], Callable[[], Any]], str]] = {
         "EM: rows n (d = 8, K = 8)": ([20_000, 40_000, 80_000, 160_000, 320_000], lambda n: _iteration(n, 8, 8), "1"),
@@ -116,7 +117,7 @@ def _weights(draws: int) -> Callable[[], Any]:
 
 
 def _median(work: Callable[[], Any]) -> float:
-    """Return the seconds of a run: building the model left threads waiting, which in_turn lets rest."""
+    """Return the median seconds of a run; ``in_turn`` first rests, so that threads left from building the model sleep."""
     return statistics.median(in_turn({"zoo": work}, 3)["zoo"])
 
 
@@ -140,8 +141,8 @@ if os.environ.get("RANK", "0") == "0":
 
 
 def processes() -> Result:
-    """An iteration of EM on 2,000,000 rows on disk by one process and by two that share them (`torchrun`, gloo), each with one
-    thread, in turn.
+    """Time an iteration of EM on 2,000,000 rows on disk, by one process and by two processes that share the rows (`torchrun`,
+    gloo), each process with one thread, in turn.
     """
     alone: list[float] = []
     shared: list[float] = []
@@ -169,7 +170,7 @@ def processes() -> Result:
 
 
 def start_up() -> Result:
-    """Wall seconds of commands, each in a fresh process: the median and the range of five runs."""
+    """Time commands, each in a fresh process: the median and the range of the wall seconds of five runs."""
     commands = {
         "zoo --help": ["--help"], "zoo list": ["list"],
         "zoo compare gmm --data faithful": ["compare", "gmm", "--data", "faithful"]}

@@ -24,15 +24,16 @@ COLD = 3
 
 
 def vae_step(repeats: int = 5) -> Result:
-    """Time a step of training a VAE with a 784-400-50 decoder and encoder on binarised MNIST: batches of 256, one draw of z an
+    """Time a training step of a VAE with a 784-400-50 decoder and encoder on binarised MNIST: batches of 256, one draw of z per
     image, Adam at 0.001, float32, from the same weights.
 
-    Warm: a run of 1,500 steps less one of 300, by 1,200, so that what is done once a run cancels. For the zoo a run is a call
-    of `experiments.fit` with all that it does beside its steps (history, the best state, checks); for Pyro a loop of `SVI.step`
-    with validation off; for NumPyro one jitted `fori_loop` of `svi.update`, compiled before. The last rows time the whole run
-    of 1,500 steps, building included. *zoo compiled* is the same call with `compile=True`.
-    Cold: the first call of a fresh process that has imported its library: it builds,
-    compiles and takes 100 steps.
+    Warm: the difference between a run of 1,500 steps and a run of 300 steps, divided by 1,200, so that costs which arise once
+    per run cancel. For the zoo, a run is a call of `experiments.fit` with all its work beside the steps (history, the best
+    state, checks). For Pyro, a run is a loop of `SVI.step` with validation off. For NumPyro, a run is one jitted `fori_loop` of
+    `svi.update`, compiled beforehand. The last rows time the whole run of 1,500 steps, building included. *zoo compiled* is the
+    same call with `compile=True`.
+
+    Cold: the first call of a fresh process that has imported its library; the call builds, compiles and takes 100 steps.
     """
     arrays = _arrays()
     checked = _check(arrays)
@@ -78,7 +79,7 @@ def _arrays() -> dict[str, Any]:
 
 
 def _check(arrays: dict[str, Any]) -> float:
-    """Return the relative difference of the contenders' log weights of a batch; raise if they are not the same."""
+    """Return the relative difference of the contenders' log weights of a batch; raise if the log weights differ."""
     found = {name: Task(f"benchmarks.sides.{side}:log_weight", arrays)() for name, side in SIDES.items()}
     apart = (max(found.values()) - min(found.values())) / abs(found["zoo"])
     assert apart < 1e-5, f"expected the same log weights in float32; got {found}"

@@ -22,8 +22,8 @@ __all__ = ["app", "fitting", "main", "run", "running", "showing"]
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit, never with a traceback.
 
-    The code is 0; 1 for a defect of ours; 2 for bad input; 3 where a study's claim or a run of a grid failed; 130 or 143
-    where it was interrupted.
+    The exit code is 0 for success, 1 for a defect of the zoo, 2 for bad input, 3 if a study's claim or a run of a grid failed,
+    and 130 or 143 for an interruption.
     """
     # What is imported stays. Looking through all of it for rubbish costs a second on the way, and another at the end.
     gc.set_threshold(*gc.get_threshold()[:2], 100)

@@ -6,4 +6,4 @@ import typer
 
 app = typer.Typer(
     name="zoo", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="Latent-variable models, variational guides, and how far each guide is from the posterior.")
+    help="Fit latent-variable models and variational guides, and measure how far each guide is from the posterior.")

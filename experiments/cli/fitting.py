@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 @with_fitting_options
 def compare(
     context: typer.Context, model: MODEL, data: DATA = None,
-    guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="May be given several times.")] = None,
+    guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="Guide to compare. Can be repeated.")] = None,
     method: METHOD = None, seed: SEED = 0, draws: DRAWS = None,
-    holdout: Annotated[float | None, typer.Option(help="Share of units that θ and encoders do not see.")] = None,
-    train_with: Annotated[str | None, typer.Option(help="The guide to fit θ with.")] = None,
-    train_model: Annotated[bool, typer.Option("--train-model", help="Let each guide train a θ of its own.")] = False,
+    holdout: Annotated[float | None, typer.Option(help="Share of the units on which θ and encoders are not fitted.")] = None,
+    train_with: Annotated[str | None, typer.Option(help="The guide with which θ is fitted.")] = None,
+    train_model: Annotated[bool, typer.Option("--train-model", help="Fit a separate θ with each guide.")] = False,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Compare on data drawn from the fitted model.")] = False,
+        bool, typer.Option("--simulate", help="Compare the guides on data drawn from the fitted model.")] = False,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None,
     drop_constant: DROP = False, as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None,
     report: REPORT = True, checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
     **fitting: Any,
 ) -> None:
-    """Fit θ once, fit each guide to it, and say how far each is from the posterior."""
+    """Fit θ once, fit each guide at this θ, and report how far each guide is from the posterior."""
     spec = _asked(
         context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
         holdout=holdout, train_with=train_with, train_model=train_model, simulate=simulate, binarise=binarise, target=target,
@@ -62,9 +62,9 @@ def compare(
 @with_fitting_options
 def fit(
     context: typer.Context, model: MODEL, data: DATA = None,
-    guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to fit with.")] = None,
+    guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide that is fitted with θ.")] = None,
     method: METHOD = None, seed: SEED = 0, draws: DRAWS = None,
-    seeds: Annotated[int, typer.Option(help="Fit from this many seeds, and keep the best.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of seeds to fit from; the best fit is kept.")] = 1,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
     checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False, **fitting: Any,
@@ -82,7 +82,7 @@ def summary(
     context: typer.Context, model: MODEL, data: DATA = None,
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to summarise.")] = None,
     method: METHOD = None, seed: SEED = 0,
-    draws: Annotated[int | None, typer.Option(help="Draws of the posterior; 4,000 where unsaid.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Number of posterior draws; 4,000 by default.")] = None,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, **fitting: Any,
 ) -> None:

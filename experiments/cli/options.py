@@ -15,27 +15,30 @@ from experiments.inference.registry import METHODS, known_options, methods_with
 Command = TypeVar("Command", bound=Callable[..., None])
 
 OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
-MODEL = Annotated[str, typer.Argument(help="A registered model; its own options follow as --name value.")]
+MODEL = Annotated[str, typer.Argument(help="A registered model. The options of the model follow as --name value.")]
 DATA = Annotated[
-    str | None, typer.Option("--data", "-d", help="A data set, sample:MODEL, or a CSV, NPY, NPZ, Parquet or IDX file.")]
-SEED = Annotated[int, typer.Option(help="Of all that is drawn: the same seed gives the same numbers.")]
-METHOD = Annotated[str | None, typer.Option(help=f"{', '.join(METHODS)}; the first that suits the guide where unsaid.")]
-DRAWS = Annotated[int | None, typer.Option(help="Draws of z per unit for the evaluation.")]
-TARGET = Annotated[str | None, typer.Option(help="Of a file: the column to predict; the last where unsaid.")]
-STANDARDISE = Annotated[bool | None, typer.Option(help="Standardise the columns; regressions do where unsaid.")]
-DROP = Annotated[bool, typer.Option("--drop-constant", help="Leave constant columns out.")]
+    str | None, typer.Option(
+        "--data", "-d", help="A data set, sample:MODEL (draws from a model), or a CSV, NPY, NPZ, Parquet or IDX file.")]
+SEED = Annotated[int, typer.Option(help="Seed of all random numbers. The same seed gives the same results.")]
+METHOD = Annotated[str | None, typer.Option(help=f"{', '.join(METHODS)}; by default the first that fits the guide.")]
+DRAWS = Annotated[int | None, typer.Option(help="Number of draws of z per unit for the evaluation.")]
+TARGET = Annotated[str | None, typer.Option(help="Column of a data file to predict; by default the last column.")]
+STANDARDISE = Annotated[bool | None, typer.Option(help="Standardise the columns; the default for regressions.")]
+DROP = Annotated[bool, typer.Option("--drop-constant", help="Leave out constant columns.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else to standard output.")]
 BINARISE = Annotated[
-    str | None, typer.Option(help="Of images: static (drawn once; where unsaid), dynamic (drawn anew each step) or threshold.")]
+    str | None, typer.Option(
+        help="Binarisation of images: static (drawn once, the default), dynamic (drawn anew in each step) or threshold.")]
 OUT = Annotated[
-    Path | None, typer.Option(help="The run's directory; runs/MODEL-DATA-TIME-ID where unsaid. One that was begun goes on.")]
-SAVE = Annotated[bool, typer.Option("--save/--no-save", help="Whether to leave a run directory behind.")]
-SAVE_SPEC = Annotated[Path | None, typer.Option(help="Write what was asked as a spec for 'zoo run', and do nothing else.")]
+    Path | None, typer.Option(
+        help="Directory of the run; by default runs/MODEL-DATA-TIME-ID. A run that was begun there is continued.")]
+SAVE = Annotated[bool, typer.Option("--save/--no-save", help="Whether to save the run in a directory.")]
+SAVE_SPEC = Annotated[Path | None, typer.Option(help="Write a spec of this command for 'zoo run', and run nothing.")]
 REPORT = Annotated[
-    bool, typer.Option("--report/--no-report", help="Whether to make figures, the posterior's draws and report.html.")]
-EVERY = Annotated[float | None, typer.Option("--checkpoint-every", help="Seconds between checkpoints; 30 where unsaid.", min=0)]
-FORCE = Annotated[bool, typer.Option("--force", help="Go on although data or code changed since.")]
-TENSORBOARD = Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard to the run's directory, too.")]
+    bool, typer.Option("--report/--no-report", help="Whether to write figures, posterior draws and report.html.")]
+EVERY = Annotated[float | None, typer.Option("--checkpoint-every", help="Seconds between checkpoints; 30 by default.", min=0)]
+FORCE = Annotated[bool, typer.Option("--force", help="Continue a run although data or code has changed since it began.")]
+TENSORBOARD = Annotated[bool, typer.Option("--tensorboard", help="Also write events for TensorBoard to the run's directory.")]
 
 
 def with_fitting_options(command: Command) -> Command:
@@ -60,4 +63,4 @@ def _type(option: dataclasses.Field[Any]) -> Any:
 
 def _help(option: dataclasses.Field[Any]) -> str:
     methods, text = methods_with(option.name), option.metadata["help"]
-    return text if len(methods) == len(METHODS) else f"Of {' and '.join(methods)}: {text[0].lower()}{text[1:]}"
+    return text if len(methods) == len(METHODS) else f"With {' and '.join(methods)}: {text[0].lower()}{text[1:]}"

@@ -17,17 +17,17 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from experiments.runs.grid import Grid
 
-JOBS = Annotated[int, typer.Option(help="Of a grid: processes at a time; 0: one a core.", min=0)]
-DASK = Annotated[str | None, typer.Option(help="Of a grid: the address of a Dask scheduler to run it on.")]
+JOBS = Annotated[int, typer.Option(help="Number of processes that run a grid; 0: one per core.", min=0)]
+DASK = Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs a grid.")]
 
 
 @app.command()
 def run(
-    spec: Annotated[str, typer.Argument(help="A spec file, the name of a ready one (a model's), or a run's directory.")],
+    spec: Annotated[str, typer.Argument(help="A spec file, a model's name (its ready-made spec), or a run's directory.")],
     as_json: JSON = False, out: OUT = None, save: SAVE = True, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None,
     checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
-    """Do what a spec file says: one run, or the runs of a grid. Exits 3 where a run of a grid failed."""
+    """Run a spec file: one run, or all runs of a grid. The exit code is 3 if a run of a grid failed."""
     from experiments.runs.grid import find, read_grid
 
     path = find(spec)
@@ -47,11 +47,11 @@ def run(
 
 @app.command()
 def resume(
-    directory: Annotated[Path, typer.Argument(help="A run's directory, or a grid's.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of a run or of a grid.")],
     as_json: JSON = False, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None, checkpoint_every: EVERY = None,
     tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
-    """Go on with a run that was cut off, from its last checkpoint, to the very same result."""
+    """Continue an interrupted run from its last checkpoint; the result is the same as without the interruption."""
     from experiments.reporting.record import state_of
     from experiments.runs.grid import spec_of
     from experiments.runs.sweep import grid_of
@@ -70,10 +70,11 @@ def resume(
 
 @app.command("report")
 def report_command(
-    directories: Annotated[list[Path], typer.Argument(help="Runs' or grids' directories: several are compared in one page.")],
-    out: Annotated[Path | None, typer.Option(help="The page; report.html in the directory, or here for several.")] = None,
+    directories: Annotated[list[Path], typer.Argument(help="Directories of runs or grids; one page compares all runs.")],
+    out: Annotated[Path | None, typer.Option(
+        help="File of the page; by default report.html in the directory, or in the current one for several.")] = None,
 ) -> None:
-    """Make the page of one run, or one that compares several."""
+    """Write the page of one run, or one page that compares several runs."""
     from experiments.reporting.output import remark
     from experiments.reporting.record import find_runs, read
     from experiments.reporting.report import page
@@ -89,9 +90,9 @@ def report_command(
 
 @app.command()
 def runs(
-    directory: Annotated[Path, typer.Argument(help="Where to look.")] = Path("runs"), as_json: JSON = False,
+    directory: Annotated[Path, typer.Argument(help="Directory with the runs.")] = Path("runs"), as_json: JSON = False,
 ) -> None:
-    """List the runs in a directory, oldest first, and how they stand."""
+    """List the runs in a directory and their states, oldest first."""
     from experiments.reporting.output import remark
     from experiments.reporting.record import find_runs, read
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @app.command("list")
-def list_command(name: Annotated[str | None, typer.Argument(help="A model, to see its options.")] = None) -> None:
-    """Show the models, guides and data sets, and what fits what."""
+def list_command(name: Annotated[str | None, typer.Argument(help="A model whose options are shown.")] = None) -> None:
+    """List the models, guides, methods and data sets, and which of these fit each other."""
     from experiments.cli import listing
 
     listing.show(name)
@@ -27,14 +27,14 @@ def list_command(name: Annotated[str | None, typer.Argument(help="A model, to se
 
 @app.command()
 def study(
-    names: Annotated[list[str] | None, typer.Argument(help="Which to run; none: list them.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Run all of them, in the order of the theory.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="At the reduced size of the tests.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="Studies to run; without a name, all studies are listed.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Run all studies, in the order of the theory.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run at the reduced size that the tests use.")] = False,
     seed: SEED = 0,
-    out: Annotated[Path, typer.Option(help="Where figures (PNG, SVG) and results (JSON) go.")] = Path("studies"),
-    jobs: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0, as_json: JSON = False,
+    out: Annotated[Path, typer.Option(help="Directory for figures (PNG, SVG) and results (JSON).")] = Path("studies"),
+    jobs: Annotated[int, typer.Option(help="Number of processes; 0: one per core.", min=0)] = 0, as_json: JSON = False,
 ) -> int:
-    """Run studies: a claim of the theory, its numbers, what they should be, and a picture. Exits 3 where one does not hold."""
+    """Run studies: each checks a claim of the theory and draws a figure. The exit code is 3 if a claim does not hold."""
     from experiments.cli import listing
 
     chosen = _chosen(names or [], every)

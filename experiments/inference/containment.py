@@ -80,10 +80,10 @@ class Floor:
     """The floor under a richer guide's fit: a fitted guide that it contains, where it begins and below which it never ends.
 
     Attributes:
-        text: how the contained guide is written.
-        tensors: all that the richer guide's fit moves, φ first.
-        state: their values at which the guide is the contained one.
-        seed: of the draws on which states are compared.
+        text: the contained guide, as text.
+        tensors: all tensors that the richer guide's fit moves, φ first.
+        state: the values of ``tensors`` at which the richer guide equals the contained guide.
+        seed: the seed of the draws on which states are compared.
     """
 
     model: Model

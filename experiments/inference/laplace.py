@@ -25,8 +25,8 @@ TOLERANCE = 1e-6
 class Laplace(Method[Options]):
     """q(z) = N(z | ẑ, (−∇² log p(x, ẑ))⁻¹), ẑ the mode that L-BFGS climbs to from the guide's own start.
 
-    It maximises log p(x, z) in the unconstrained coordinates, not the ELBO: a guide that is fitted by ``fixed_draws`` has a
-    higher one, and ``evaluate`` says by how much. Units are independent, so each has its own mode and its own curvature.
+    L-BFGS maximises log p(x, z) in the unconstrained coordinates, not the ELBO. A guide that is fitted by ``fixed_draws`` has a
+    higher ELBO, and ``evaluate`` gives the difference. Units are independent, so each unit has its own mode and curvature.
 
     Source: Tierney and Kadane (1986), Accurate approximations for posterior moments and marginal densities,
     https://doi.org/10.1080/01621459.1986.10478240

@@ -1,7 +1,7 @@
 """The protocol of an inference method: its options, what it can fit, and its run.
 
-A method is one class, a subclass of :class:`Method`, and one line in :mod:`experiments.inference.registry`, which names the
-dataclass of its options, too: ``fit``, the command line, specs and the documentation take them from there.
+A method is a subclass of :class:`Method` and one line in :mod:`experiments.inference.registry`. The line also names the
+dataclass of the method's options, from which ``fit``, the command line, specs and the documentation read the options.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Problem:
     """The problem that a method is given: a guide, the model whose posterior it approximates, and the data.
 
     Attributes:
-        model, guide: whose parameters are moved in place.
-        x: the data; where ``view`` is an option of the method, before any view is drawn.
-        train_model: whether θ moves: the model has parameters, and they were not asked to stay.
-        seed: of all that is drawn.
-        pure: whether program and guide were declared pure; ``None``: as they say of themselves.
-        processes: with whom the units are shared.
-        like: the data as the model and the guide see it at first: ``x``, or one view of it.
+        model, guide: the model and the guide; a method moves their parameters in place.
+        x: the data; if the method has an option ``view``, the data before any view is drawn.
+        train_model: whether θ is fitted: the model has parameters, and the caller did not fix these.
+        seed: the seed of all random draws.
+        pure: whether the caller declared the program and the guide pure; ``None``: the model and the guide decide.
+        processes: the processes that share the units.
+        like: the data as the model and the guide see them at first: ``x``, or one view of ``x``.
     """
 
     model: Model
@@ -67,9 +67,9 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 class Method(abc.ABC, Generic[OptionsT]):
     """A method of inference: it moves φ, and θ where that is asked for, to raise a bound on log p(x | θ).
 
-    φ is ``guide.parameters()``, θ ``model.parameters()``: a method moves them in place. ``guide.posterior(x)`` is q(z | x; φ),
-    a distribution of batch shape (units,) and event shape (d,). ``model.log_joint(x, z)`` is log p(x, z | θ), (draws, units),
-    at z (draws, units, d). :func:`experiments.log_weights` gives the ELBO of both.
+    φ is ``guide.parameters()`` and θ is ``model.parameters()``; a method moves both in place. ``guide.posterior(x)`` is
+    q(z | x; φ), a distribution of batch shape (units,) and event shape (d,). ``model.log_joint(x, z)`` is log p(x, z | θ),
+    (draws, units), at z (draws, units, d). :func:`experiments.log_weights` gives the ELBO of a model and a guide.
     """
 
     #: How the method is called in ``fit``, on the command line and in records.

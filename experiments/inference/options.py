@@ -19,12 +19,12 @@ def option(
     """Return the field of an options dataclass that holds one option.
 
     Args:
-        default: its value where nobody says.
-        help: what the option is, as the command line shows it.
+        default: the default value of the option.
+        help: the description that the command line shows.
         whole: whether the option is a whole number.
-        least: the smallest number that it may be; ``None``: it is no number, or checked elsewhere.
-        hidden: whether the command line and specs leave it out, since it can't be written.
-        key: what the command line and specs call it, if not by its name.
+        least: the smallest value that is allowed; ``None``: the option is not a number, or is checked elsewhere.
+        hidden: whether the command line and specs lack the option, because its value can't be written as text.
+        key: the name of the option on the command line and in specs, if it differs from the name of the field.
     """
     return dataclasses.field(
         default=default, compare=not hidden,
@@ -36,16 +36,16 @@ class Options:
     """The options that every method has.
 
     Attributes:
-        steps: iterations or gradient steps, at most; ``None``: as many as the method takes where nobody says.
+        steps: the largest number of iterations or gradient steps; ``None``: the default of the method.
 
     Raises:
-        ZooError: a number that is none, or out of its range.
+        ZooError: a value that is not a number, or a number out of its range.
     """
 
     #: Steps of a run at most where ``steps`` is left out.
     most: ClassVar[int] = 1000
 
-    steps: int | None = option(None, "Most steps of a fit.", whole=True, least=1)
+    steps: int | None = option(None, "Largest number of steps of the fit.", whole=True, least=1)
 
     def __post_init__(self) -> None:
         for known in dataclasses.fields(self):
@@ -79,11 +79,12 @@ class EMOptions(Options):
     """The options of ``em``.
 
     Attributes:
-        accelerate: extrapolate the steps, see :class:`experiments.optimisers.anderson.Anderson`: far fewer where EM creeps, and
-            as monotone. The maximum that it comes to may be another one of several.
+        accelerate: extrapolate the EM steps, see :class:`experiments.optimisers.anderson.Anderson`. Where EM converges slowly,
+            the accelerated fit takes far fewer steps, and log p(x | θ) still never falls. If log p(x | θ) has several maxima,
+            the accelerated fit may end at another maximum than plain EM.
     """
 
-    accelerate: bool = option(False, "Extrapolate the steps.")
+    accelerate: bool = option(False, "Extrapolate the EM steps (Anderson acceleration).")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,10 @@ class FixedDrawsOptions(Options):
     """The options of ``fixed_draws``.
 
     Attributes:
-        draws: of z per unit, at the start and the end; ``None``: as few as do, doubled until fresh draws agree.
+        draws: the number of draws of z per unit, fixed for the whole fit; ``None``: the fit starts with few draws and doubles
+            the number until fresh draws agree.
     """
 
-    draws: int | None = option(None, "Draws of z per unit of a fit; of svi, per step.", whole=True, least=1, key="train_draws")
+    draws: int | None = option(
+        None, "Number of draws of z per unit: the same draws for the whole fit in fixed_draws, new draws in each step in svi.",
+        whole=True, least=1, key="train_draws")

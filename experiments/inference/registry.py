@@ -1,6 +1,6 @@
 """The methods of inference: a new one is a line here, and a class in a file of its own.
 
-The registry is plain data: listing it, and the options of all methods, imports nothing heavy.
+The registry is plain data, so the methods and their options can be listed without importing anything heavy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class MethodEntry:
     Attributes:
         path: ``module:class``.
         summary: what the method does, in a line.
-        own: ``module:class`` of its options. The command line imports that module to list them: it must import nothing heavy.
+        own: ``module:class`` of the method's options. The command line imports this module to list the options, so the module
+            must import nothing heavy.
     """
 
     path: str

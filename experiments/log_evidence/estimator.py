@@ -20,14 +20,14 @@ class Question:
     """The question that an estimator answers: model, data, guides, draws and seed.
 
     Attributes:
-        model: with its θ, in evaluation mode; ``log_joint``, ``log_terms`` and ``sample_prior`` are what estimators ask of it.
+        model: the model with its θ, in evaluation mode; estimators call ``log_joint``, ``log_terms`` and ``sample_prior``.
         x: the data.
-        guides: whose draws may be taken, the best first; there may be none.
-        draws: of importance weights, per unit; ``None``: each estimator's own number.
-        seed: of all that is drawn.
-        exact: draws of the exact posterior (draws, units, d), where they are known.
-        precision: nats that each unit's standard error may have; ``None``: none is asked for. An estimator that does not reach
-            it warns.
+        guides: the guides whose draws may be used, the best first; may be empty.
+        draws: the number of importance draws per unit; ``None``: each estimator's own number.
+        seed: the seed of all random draws.
+        exact: draws of the exact posterior (draws, units, d), if known.
+        precision: the largest standard error of each unit's log p(x), in nats; ``None``: no limit. An estimator that misses the
+            precision warns.
     """
 
     model: Model
@@ -48,9 +48,10 @@ class Unknown(ZooError):
 
 
 class Estimator(abc.ABC):
-    """One way to log p(x | θ). Its entry in :mod:`experiments.log_evidence.registry` says what it is worth.
+    """One way to compute, estimate or bound log p(x | θ); :mod:`experiments.log_evidence.registry` says how reliable it is.
 
-    Estimators are asked in the registry's order until one answers; where none does, the user sees the last one's misfit.
+    Estimators are asked in the registry's order until one answers. If no estimator answers, the user sees the misfit of the
+    last one.
     """
 
     @abc.abstractmethod

@@ -26,14 +26,14 @@ MOST = 2**17
 class Importance:
     """log p(x) of each unit as the log of its mean importance weight, in nats.
 
-    In expectation it lies below log p(x), by half its variance. The error is as good as the weights are tame: where the guide
-    is narrower than the posterior, weights of a few draws have a longer tail than they show.
+    In expectation the estimate lies below log p(x), by half its variance. The standard error is only reliable if the weights
+    have light tails: where the guide is narrower than the posterior, a few draws do not show the long tail of their weights.
 
     Attributes:
-        value: (units,).
-        se: its standard error, by the delta method, (units,).
-        draws: whose weights are averaged, of each unit, (units,).
-        pilot: draws before them, which told how many it takes, (units,).
+        value: the estimates, (units,).
+        se: the standard errors of ``value``, by the delta method, (units,).
+        draws: the number of draws of each unit whose weights are averaged, (units,).
+        pilot: the number of pilot draws, which show how many draws each unit takes, (units,).
     """
 
     value: Tensor

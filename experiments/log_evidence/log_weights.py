@@ -45,12 +45,12 @@ class Estimate:
 class LogWeights:
     """Log-densities of model and guide at draws z ~ q(z | x), each (draws, units), in nats.
 
-    ``log_weight`` = log p(x, z) − log q(z). ``log_measure`` is the log of each draw's share in an expectation under q:
-    −log draws where z was drawn, log q(z) where the draws are all values of a finite support, and every expectation is
-    an exact sum. The reductions below are the same for both. ``loc`` and ``variance`` are those of z itself, (units, d).
+    ``log_weight`` = log p(x, z) − log q(z). ``log_measure`` is the log of each draw's share in an expectation under q. This
+    share is 1 / draws for random draws. If the draws are all values of a finite support, the share is q(z), and every
+    expectation is an exact sum. The methods are the same in both cases. ``loc`` and ``variance`` are those of z, (units, d).
 
-    Where the program could not evaluate log p(x, z), which ``unevaluated`` (draws, units) marks, it is −∞: such draws have
-    weight zero. Expectations are then those of q on the others, renormalised to them, whose ELBO is a bound as well.
+    ``unevaluated`` (draws, units) marks draws at which the program could not evaluate log p(x, z). These draws have weight
+    zero. Expectations are then under q restricted to the other draws; the ELBO of this restricted q is a lower bound, too.
     """
 
     log_prior: Tensor

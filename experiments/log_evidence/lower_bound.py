@@ -25,8 +25,9 @@ T95 = 2.131449545559323
 class LowerBound(Estimator):
     """The importance-weighted bound of the first guide: its expectation is at most log p(x | θ).
 
-    With a ``precision``, as many draws for each unit as that takes: see
-    :func:`experiments.log_evidence.importance.importance`. Else :data:`GROUPS` groups of as many draws as are affordable.
+    With a ``precision``, each unit gets as many draws as the precision takes, see
+    :func:`experiments.log_evidence.importance.importance`. Without a ``precision``, the bound is the average over
+    :data:`GROUPS` independent groups of draws, by default of as many draws as are affordable.
     """
 
     def misfit(self, question: Question) -> str:

@@ -1,7 +1,7 @@
 """The estimators of log p(x | θ), in order of trust: a new one is a line here, and a class in a file of its own.
 
-The name of an estimator is the ``kind`` of the evidence that it gives. The words that the terminal, records, reports and
-verdicts use for a kind are here, and nowhere else. The registry is plain data: listing it imports nothing heavy.
+The name of an estimator is the ``kind`` of the evidence that it gives. This module alone has the words that the terminal,
+records, reports and verdicts use for a kind. The registry is plain data, so listing it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class EstimatorEntry:
 
     Attributes:
         path: ``module:class``.
-        words: how a number of this kind is known, as tables show it: ``source`` and ``method`` are filled in.
-        level: how far it can be relied on, as a verdict of the report.
-        verdict: the verdict's sentence, which begins with "log p(x | θ) is".
-        drawn: whether both ends of its interval come from draws, so that evidence with a wide one has no ``value``.
-        bounded: whether its interval has an upper end.
+        words: how tables say that a number of this kind is known; ``source`` and ``method`` are filled in.
+        level: how reliable a number of this kind is, as a verdict of the report.
+        verdict: the sentence of the verdict, which begins with "log p(x | θ) is".
+        drawn: whether both ends of the interval come from draws, so that evidence with a wide interval has no ``value``.
+        bounded: whether the interval has an upper end.
     """
 
     path: str

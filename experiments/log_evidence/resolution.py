@@ -34,10 +34,11 @@ class Resolution:
     """The mass that rounding loses, estimated from a guide's draws and their importance weights.
 
     Attributes:
-        lost: share of a unit's posterior mass at draws of which some latent is rounded to an end of its support, the largest of
-            all units. Beyond these draws a density is cut off: log p(x) comes out too low by about as much, and no draw tells.
-        site: the latent site that is rounded most.
-        rounding: nats by which float32 changes log p(x), all units together; 0 where that can't be told, and in float64.
+        lost: the share of a unit's posterior mass at draws in which some latent is rounded to an end of its support; the
+            largest share of all units. The density is cut off beyond these draws, so log p(x) comes out too low by about as
+            much, and no draw shows this.
+        site: the latent site with the most mass at rounded draws.
+        rounding: nats by which float32 changes log p(x), all units together; 0 in float64, and if the change is not known.
     """
 
     lost: float = 0.0

@@ -25,18 +25,20 @@ class Evidence:
 
     Attributes:
         kind: a key of :data:`experiments.log_evidence.registry.ESTIMATORS`: ``exact`` (closed form or enumeration),
-            ``quadrature`` (d ≤ 2), ``bracketed`` (between a lower bound and, by a draw of the exact posterior, an upper bound),
-            ``estimated`` (the same with Markov chains for the exact draw), or ``lower_bound`` (importance-weighted: its
-            *expectation* is at most log p(x | θ)).
-        value: total over units; of a bracket the middle; ``None`` where the bracket is wide: there is only the interval.
-        se: Monte-Carlo standard error of ``value``, or of a wide bracket's middle; 0 where nothing was drawn.
-        lower, upper: a 95% interval for log p(x | θ): exact, ± the quadrature's error, from the lower bound's limit to the
-            upper bound's, or from the lower bound's up: then ``upper`` is ``None``.
-        units: the units' own values, of brackets their middles, (units,); they add up to ``value``.
-        source: the guides that gave the bounds, empty for other kinds.
-        method: how bounds were had: ``importance`` or ``annealed`` weights.
-        remark: what is to be known of it in one line, e.g. that guides miss modes; empty where there is nothing.
-        rounding: nats that float32 may have changed it by, and every bound beside it; 0 where that is too little to matter.
+            ``quadrature`` (d ≤ 2), ``bracketed`` (between a lower bound and an upper bound from draws of the exact posterior),
+            ``estimated`` (the same with draws of Markov chains), or ``lower_bound`` (importance-weighted: the *expectation* of
+            the bound is at most log p(x | θ)).
+        value: the total over units; for a bracket its middle; ``None`` for a wide bracket, which is only an interval.
+        se: the Monte-Carlo standard error of ``value``, or of a wide bracket's middle; 0 where nothing was drawn.
+        lower, upper: a 95% interval for log p(x | θ). An exact value is both ends; a quadrature value has its error on both
+            sides; a bracket reaches from the limit of the lower bound to the limit of the upper bound. For a lower bound,
+            ``lower`` is its limit, and ``upper`` is ``None``.
+        units: the values of the units, for brackets their middles, (units,); the sum is ``value``.
+        source: the guides that gave the bounds; empty for other kinds.
+        method: the weights that gave the bounds, ``importance`` or ``annealed``.
+        remark: a remark in one line, e.g. that guides miss modes; empty if there is none.
+        rounding: nats by which float32 may have changed the evidence and every bound beside it; 0 if that is too little to
+            matter.
     """
 
     kind: str

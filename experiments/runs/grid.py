@@ -30,8 +30,9 @@ class Grid:
     """The runs of a spec file: one, or one for each combination of the values that its lists offer.
 
     Attributes:
-        specs: by name, which says what a run has other than the others: ``latent=2,seed=0``; a single run's is empty.
-        record: with what a finished run was run; empty in a spec that a person wrote.
+        specs: the specs by name. A name lists the values in which a run differs from the others, e.g. ``latent=2,seed=0``; the
+            name of a single run is empty.
+        record: the provenance of a finished run; empty in a spec that a person wrote.
     """
 
     specs: Mapping[str, Spec]

@@ -31,8 +31,8 @@ class Loaded:
     """A finished run, back in memory.
 
     Attributes:
-        path, spec: where it lies, and what was asked.
-        comparison: its numbers, as plain data: comparison.json.
+        path, spec: the directory and the spec of the run.
+        comparison: the numbers of the run, as plain data, from comparison.json.
     """
 
     path: Path

@@ -36,15 +36,15 @@ class RunOptions:
     """Options of a run that its results do not depend on.
 
     Attributes:
-        callbacks: told of every fit.
-        begun: given the job before its work.
-        show: given the table as soon as it is there, before figures and report are made.
-        progress: bars on standard error; ``None``: on a terminal.
+        callbacks: callbacks of every fit.
+        begun: called with the job before the work begins.
+        show: called with the table as soon as it is there, before figures and report are made.
+        progress: whether to show progress bars on standard error; ``None``: on a terminal.
         interval: seconds between checkpoints.
-        stop: set by whoever wants the run to stop.
+        stop: set by the caller to stop the run.
         report: whether to make the figures, the posterior's draws and the report.
-        force: go on although data or code changed.
-        keep: keep the directory of a run that failed before its first step.
+        force: whether to continue although data or code changed.
+        keep: whether to keep the directory of a run that failed before its first step.
     """
 
     callbacks: Sequence[Callback] = ()

@@ -22,12 +22,12 @@ class Spec(BaseModel):
 
     Attributes:
         command: ``compare``: fit θ once and each guide to it; ``fit``: fit θ and one guide together.
-        options: the model's own.
-        fitting: options of the method, see :mod:`experiments.inference.registry`, those at their defaults left out. They are
-            given by name beside the others, ``train_draws`` for the method's ``draws``; :meth:`plain` gives them so, too.
-        seeds: of ``fit``: from how many seeds, of which the best is kept.
+        options: the options of the model.
+        fitting: the options of the method that are not at their defaults, see :mod:`experiments.inference.registry`. A spec
+            gives these options beside the other keys, and calls the method's ``draws`` ``train_draws``; so does :meth:`plain`.
+        seeds: for ``fit``, the number of seeds to fit from; the best fit is kept.
 
-    The others are what the options of ``zoo compare`` and ``zoo fit`` of the same names are. :meth:`of` makes one.
+    The other attributes are the options of ``zoo compare`` and ``zoo fit`` of the same names. :meth:`of` makes a spec.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

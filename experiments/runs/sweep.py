@@ -37,10 +37,10 @@ class SweepOptions:
     """Options of a sweep over a grid of runs.
 
     Attributes:
-        jobs: processes at a time; 0: one a core.
-        interval, report, force: as of :class:`experiments.runs.run.RunOptions`.
-        stop: set by whoever wants the sweep to stop.
-        told: given the name and the state of each run as it ends.
+        jobs: the number of processes at a time; 0: one per core.
+        interval, report, force: see :class:`experiments.runs.run.RunOptions`.
+        stop: set by the caller to stop the sweep.
+        told: called with the name and the state of each run when the run ends.
     """
 
     jobs: int = 0

@@ -112,16 +112,16 @@ class Annealing:
 
     The log weight of a path is Σ_t (β_t − β_{t−1}) (log p(x, z_{t−1}) − log q(z_{t−1})).
 
-    - :meth:`forward`: z_0 ~ q. The mean weight estimates p(x) without bias; its log is a lower bound on log p(x) in
-      expectation.
-    - :meth:`reverse`: from a draw of the exact posterior back, by the same kernels. The mean of 1 / weight estimates
-      1 / p(x) without bias; minus its log is an upper bound in expectation.
+    - :meth:`forward` starts at z_0 ~ q. The mean weight is an unbiased estimate of p(x), and the log of the mean weight is a
+      lower bound on log p(x) in expectation.
+    - :meth:`reverse` starts at a draw of the exact posterior and goes back by the same kernels. The mean of 1 / weight is an
+      unbiased estimate of 1 / p(x), and minus the log of this mean is an upper bound in expectation.
 
     Attributes:
         ends: the guide and the joint.
         betas: β_0 … β_T, (T + 1,).
-        steps: the kernels' step sizes at β_1 … β_{T−1}, (T − 1, units): not learnt from the chains that they move.
-        scales: their metric at β = 0 and at β = 1; see :func:`between`.
+        steps: the kernels' step sizes at β_1 … β_{T−1}, (T − 1, units), adapted on other chains than the kernels move.
+        scales: the kernels' metric at β = 0 and at β = 1; see :func:`between`.
 
     Source: Neal (2001), Annealed importance sampling, https://arxiv.org/abs/physics/9803008; Grosse, Ghahramani and
     Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo, https://arxiv.org/abs/1511.02543

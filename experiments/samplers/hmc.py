@@ -41,12 +41,12 @@ class State(NamedTuple):
 class Target:
     """A log density Σ_m mix_m · terms_m(z), not normalised.
 
-    A state keeps the terms apart: on a path between two densities, the temperature changes at no cost.
+    A :class:`State` keeps the terms apart, so that a new temperature on a path between two densities costs no evaluation.
 
     Attributes:
         terms: the log densities that are mixed.
-        mix: their coefficients.
-        each: about how many numbers one chain's density touches: more chains than fit into memory go in chunks.
+        mix: the coefficients of the terms.
+        each: about how many numbers one chain's density touches; chains that do not fit into memory together go in chunks.
 
     >>> target = Target((lambda z: -0.5 * z.square().sum(-1),))
     >>> state = target.at(torch.ones(2, 3, 1))

@@ -10,7 +10,7 @@ from zoo.errors import ZooError
 
 
 class CategoricalFamily(Family):
-    """q(z = values_k) = softmax(logits)_k over the K values of a unit's discrete latents. It holds the exact posterior.
+    """q(z = values_k) = softmax(logits)_k over the K values of a unit's discrete latents; one member is the exact posterior.
 
     φ: ``logits`` (K,).
 

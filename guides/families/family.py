@@ -25,7 +25,7 @@ PRIOR_DRAWS = 64
 class Start:
     """Where fits begin: ``loc`` and ``scale`` (units, d), and the support (K, d) of discrete latents.
 
-    The scale is a tenth of the prior's: draws then lie close together at first, whatever the coordinates' units.
+    The scale is a tenth of the prior's scale, so the first draws lie close together, whatever the units of the coordinates.
     """
 
     loc: Tensor
@@ -117,12 +117,12 @@ class NormalBase(Family):
 class Normal(NormalBase):
     """A family of normals z = loc + S ε that can be climbed by natural gradients.
 
-    See :mod:`guides.families.natural`. ``cross`` is E[∇ log p εᵀ], (units, d, d), of the first d numbers of the noise,
-    ``slope`` E[∇ log p], (units, d), gradients of log p(x, z) in z.
+    See :mod:`guides.families.natural`. In the methods, ``slope`` is E[∇ log p], (units, d), and ``cross`` is E[∇ log p εᵀ],
+    (units, d, d), where ∇ log p is the gradient of log p(x, z) in z, and ε has the first d numbers of the noise.
 
     Attributes:
-        complete: whether natural steps move all of φ: where they come to rest, the family has no better normal.
-        any_covariance: whether the family holds normals of any covariance, see :meth:`of_normal`.
+        complete: whether natural steps move all of φ, so that the family has no better normal where the steps come to rest.
+        any_covariance: whether the family contains normals of any covariance, see :meth:`of_normal`.
     """
 
     complete = True

@@ -18,21 +18,22 @@ CONTEXT = 8
 class FlowFamily(nn.Module, Family):
     """q(z): z = loc + L · G(ε; context), ε ~ N(0, I), L lower triangular, G a flow near the identity at the start.
 
-    φ: ``loc`` (d,), ``tril`` (d (d + 1) / 2,) as of :class:`guides.families.gaussian.FullRank`, ``context`` (8,; none where
-    there is one unit). The network that turns the context into the map G is the family's own, shared by all units and fitted
-    with φ: "the best member" of this family is the best φ of each unit under the best such network. With G the identity it is
-    ``full_rank``.
+    φ: ``loc`` (d,), ``tril`` (d (d + 1) / 2,) as in :class:`guides.families.gaussian.FullRank`, ``context`` (8,; none for a
+    single unit). The network that turns the context into the map G belongs to the family. All units share the network, and it
+    is fitted with φ: "the best member" of this family is the best φ of each unit under the best such network. If G is the
+    identity, the family is ``full_rank``.
 
-    Where each unit has its own φ, that is in the coordinates of a normal which stays as it is: z = centre + factor ·
-    (loc + L · G(ε)). A fit that begins at a fitted normal has them from there: a step of Adam is then a share of the
-    posterior's scale, whatever the latents' units and correlations.
+    Where each unit has its own φ, z is written in the coordinates of a normal that stays fixed: z = centre + factor ·
+    (loc + L · G(ε)). If a fit begins at a fitted normal, these are the coordinates of that normal, so a step of Adam is a share
+    of the posterior's scale, whatever the units and correlations of the latents.
 
     Args:
-        kind: a key of ``zoo.nn.flows.FLOWS``. Draws take one pass in each; an arbitrary z takes d passes of ``maf``. A spline
-            moves no draw by more than ten scales, so that a fit far from its end stays finite; ``realnvp`` is twice as quick,
-            but its shifts are unbounded, and on a variance in logarithms it overflows within ten steps.
-        layers: how many.
-        hidden: widths of each layer's network.
+        kind: a key of ``zoo.nn.flows.FLOWS``. Draws take one pass through each kind of flow; the density of an arbitrary z
+            takes d passes through ``maf``. A spline moves no draw by more than ten scales, so a fit far from its end stays
+            finite; ``realnvp`` is twice as quick, but its shifts are unbounded, and on a variance in logarithms it overflows
+            within ten steps.
+        layers: the number of layers.
+        hidden: the widths of each layer's network.
 
     Raises:
         ZooError: one latent dimension, an unknown kind, no layers.

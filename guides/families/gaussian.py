@@ -149,9 +149,9 @@ def _triangle(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class TrilNormal(dist.MultivariateNormal):
-    """torch's, from a mean (*batch, d) and a factor (*batch, d, d), which need no broadcasting.
+    """torch's multivariate normal, from a mean (*batch, d) and a factor (*batch, d, d), without broadcasting of shapes.
 
-    To broadcast shapes, torch first imports SymPy, which takes a process longer than most of its fits.
+    To broadcast shapes, torch first imports SymPy, and this import takes longer than most fits.
     """
 
     def __init__(self, loc: Tensor, scale_tril: Tensor):
@@ -166,14 +166,14 @@ class TrilNormal(dist.MultivariateNormal):
 class LowRank(Normal):
     """q(z) = N(z | loc, S (I + B Bᵀ) S), S = diag(scale), B of ``rank`` columns.
 
-    φ: ``loc`` (d,), ``log_scale`` (d,), ``loadings`` B (d, rank). The low-rank part is in units of the scale, so that it
-    is as easy to fit whatever the coordinates' units, and the density stays computable where a scale nearly vanishes.
+    φ: ``loc`` (d,), ``log_scale`` (d,), ``loadings`` B (d, rank). The low-rank part is in units of the scale. So the units of
+    the coordinates do not make it harder to fit, and the density stays computable if a scale nearly vanishes.
 
     Args:
         rank: columns of B, from 1 to d; ``None``: 2, or 1 where d is 1.
 
     Raises:
-        ZooError: the rank is no whole number above 0.
+        ZooError: the rank is not a whole number above 0.
 
     Source: Ong, Nott and Smith (2018), Gaussian variational approximation with a factor covariance structure,
     https://arxiv.org/abs/1701.03208

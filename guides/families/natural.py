@@ -1,11 +1,13 @@
 """The curvature that a normal guide meets, and the natural-gradient steps that follow from it.
 
-With z = loc + S ε, ε ~ N(0, I), q is N(loc, S Sᵀ), and Stein's identity tells the mean Hessian of log p(x, z) from gradients:
+Let z = loc + S ε with ε ~ N(0, I), so that q is N(loc, S Sᵀ). Stein's identity gives the mean Hessian of log p(x, z) from
+gradients:
 
     Sᵀ E_q[∇² log p] S = E[(Sᵀ ∇ log p) εᵀ].
 
-Minus that is the *curvature*, in coordinates in which q is standard normal. It is the identity, and the mean gradient zero,
-at the best normal of the family; where log p is quadratic in z one step leads there, so the step is Newton's.
+The *curvature* is minus this matrix; its coordinates are those in which q is standard normal. At the best normal of the family,
+the curvature is the identity and the mean gradient is zero. If log p is quadratic in z, one natural-gradient step leads to the
+best normal, as Newton's step does.
 
 Source: Amari (1998), Natural gradient works efficiently in learning, https://doi.org/10.1162/089976698300017746; Opper and
 Archambeau (2009), The variational Gaussian approximation revisited, https://doi.org/10.1162/neco.2008.08-07-592; Khan and
@@ -31,9 +33,9 @@ REACH = 2.5
 class Curvature:
     """−E_q[∇² log p(x, z)] of each unit where q is standard normal, by its eigenvalues (units, d) and vectors (units, d, d).
 
-    In a direction in which log p curves upwards, Newton's step of the mean would lead to a minimum: there the eigenvalue counts
-    by its size (Dauphin et al. 2014, https://arxiv.org/abs/1406.2572). No scale is best there, and q keeps the one it has: one
-    that grew would come to lie across two modes.
+    In a direction in which log p curves upwards, Newton's step of the mean would lead to a minimum, so the step uses the
+    absolute value of the eigenvalue there (Dauphin et al. 2014, https://arxiv.org/abs/1406.2572). No scale of q is best in such
+    a direction, so q keeps its present scale: with a growing scale, q would come to lie across two modes.
     """
 
     values: Tensor

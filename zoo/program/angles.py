@@ -34,8 +34,8 @@ class Turn(Transform):
 
         angle = centre + 2π (Φ(x) − ½), less whole turns, with Φ the standard normal distribution function
 
-    So a uniform angle is a standard normal x, and a density that lies about ``centre`` is not cut apart. The inverse takes any
-    angle, whatever turn it is of.
+    So a uniform angle corresponds to a standard normal x, and a density that lies about ``centre`` is not cut into two parts.
+    The inverse accepts any angle, also one outside (−π, π).
 
     >>> turn = Turn(torch.tensor(3.0))
     >>> round(float(turn(torch.zeros(()))), 4)
@@ -123,8 +123,8 @@ def unwrapped(fn: Any) -> Any:
 class Wound(dist.TorchDistribution):
     """A univariate distribution on the line, wound around the circle: Σ_k p(value + 2π k), over the turns about its mean.
 
-    Draws are the line's. A guide whose draws of an angle are those of a normal has this density: that on the line grows ever
-    thinner as it widens, and the ELBO with it rises without end.
+    Draws are those of the distribution on the line. A guide that draws an angle from a normal has this wound density. With the
+    density on the line instead, which becomes ever smaller as the normal widens, the ELBO would rise without end.
 
     >>> wide = Wound(dist.Normal(0.0, 9.0))
     >>> round(float(wide.log_prob(torch.tensor(1.0)).exp() * 2 * math.pi), 4)

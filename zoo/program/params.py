@@ -28,7 +28,7 @@ def theta(model: nn.Module) -> dict[str, Tensor]:
 class LocalParams(Messenger):
     """Serve ``pyro.param`` statements from the module ``owner``, whose parameters they become.
 
-    Names with a dot, which modules can't have, are kept with a slash.
+    The module keeps a slash in place of each dot in a name, since names of a module's parameters can't have dots.
     """
 
     def __init__(self, owner: nn.Module):

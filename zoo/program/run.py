@@ -1,7 +1,7 @@
 """Running a Pyro program: at a point, and from its prior.
 
-Nothing here touches Pyro's global state for longer than the run: validation and the parameter store are set in
-:func:`isolated` and restored.
+A run leaves Pyro's global state as it was: :func:`isolated` sets validation and the parameter store, and restores both after
+the run.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 class Unobserve(Messenger):
     """Draw the observed sites afresh, marked ``was_observed``.
 
-    Unlike Pyro's own ``uncondition`` it leaves deterministic sites alone (redrawn in a plate, they would grow a dimension)
-    and factors, which are no observations. Sites ``observed`` in other data are marked, too, where they are not in these.
+    Unlike Pyro's own ``uncondition``, this messenger leaves alone deterministic sites, which would gain a dimension if they
+    were redrawn in a plate, and factors, which are not observations. It also marks sites that are ``observed`` in other data
+    and not in these data.
     """
 
     def __init__(self, observed: Container[str] = ()):

@@ -24,9 +24,10 @@ class Runner:
         model: a PyroModule whose ``forward(x)`` is the program, with a ``label``.
 
     Attributes:
-        observed: names of sites that were observed in data asked about before.
-        draws: how the program is mapped over draws.
-        kept: what others found of the program, by who found it. Copies start without, as it may hold on to the data.
+        observed: the names of sites that were observed in earlier data.
+        draws: the map of the program over draws, by vmap or one by one.
+        kept: results on the program from other modules, by the name of the finder. Copies of the runner start with none, since
+            the results may hold on to the data.
     """
 
     def __init__(self, model: Any):

@@ -44,12 +44,12 @@ class Labelled(Protocol):
 class OverDraws:
     """Maps runs of one program over draws: by vmap, or one by one from the first time that vmap can't, with a warning.
 
-    A single row is run as it is: vmap nearly doubles what small operations take. Rows that take more memory together than there
-    is are run one by one, which says nothing of the program.
+    A single row is run without vmap, because vmap nearly doubles the time of small operations. Rows that do not fit into memory
+    together are run one by one, without the warning, and later rows go by vmap again.
 
     Args:
-        program: whose ``label`` the warning names.
-        quiet: leave out torch's own warnings of operations that it maps in a loop.
+        program: the program; the warning names its ``label``.
+        quiet: whether to hide torch's own warnings of operations that torch maps in a loop.
 
     Attributes:
         vectorised: whether vmap has been able to run the program so far.

@@ -1,9 +1,9 @@
 """Proof that a computation is affine in its input: the tensor operations that it does are followed one by one.
 
 A tensor that depends on the input is a :class:`Dependent`. PyTorch hands every operation to :class:`Following`, below
-autograd and vmap. A result is affine in the input if a table says that the operation keeps it so, and else is not. A dependent
+autograd and vmap. A result counts as affine in the input only if a table says that the operation keeps it affine. A dependent
 tensor has no memory of its own, so Python can't look at its numbers unseen: ``if``, ``.item()``, ``.tolist()`` and ``.numpy()``
-raise. So what is proved holds for every input, not only for that of the run. A proof costs one run of the computation.
+raise. So the proof holds for every input, not only for the input of the run. A proof costs one run of the computation.
 PyTorch's ``make_fx`` sees the same operations, but first imports PyTorch's compiler, which takes longer than most fits.
 """
 
@@ -91,7 +91,8 @@ class Following(TorchDispatchMode):
     """Follows a computation from its :class:`Dependent` input; see :mod:`zoo.structure.affine`.
 
     Attributes:
-        reason: why it could not be followed to its end, if it could not; the computation may have caught the error.
+        reason: why the computation could not be followed to its end; otherwise empty. The computation may have caught the
+        error.
 
     Raises:
         Unfollowed: the computation draws random numbers, changes a tensor in place by a dependent one, or looks at numbers.

@@ -1,9 +1,9 @@
-"""Linear predictors: programs whose observations hang on the latents through one number each, affine in them.
+"""Linear predictors: programs in which each observation depends on the latents through one number, affine in the latents.
 
-Of p(y_i | η_i) with η = b + A z, as of a generalised linear model with known dispersion, the mean log-likelihood under a
-normal q(z) is one integral an observation, however many latents there are. That a program is of that kind is proved on the
-tensor operations between z and the parameters, see :mod:`zoo.structure.affine`: a program that looks affine at some points
-need not be. A, b and log p(y_i | η_i) are found by running it: it stays the only definition.
+For p(y_i | η_i) with η = b + A z, as in a generalised linear model with known dispersion, the mean log-likelihood under a
+normal q(z) is one integral per observation, however many latents there are. The tensor operations between z and the parameters
+prove that a program has this form, see :mod:`zoo.structure.affine`: a program that looks affine at some points need not be
+affine. A, b and log p(y_i | η_i) are found by running the program, which stays the only definition of the model.
 
 Source: McCullagh and Nelder (1989), Generalized linear models, §2.2, https://doi.org/10.1007/978-1-4899-3242-6; Challis and
 Barber (2013), Gaussian Kullback–Leibler approximate inference, https://jmlr.org/papers/v14/challis13a.html
@@ -45,16 +45,16 @@ FAILURES = (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeE
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """η = b + A z of the n observations of a program of one unit, and what each one's log-likelihood makes of it.
+    """The linear predictor η = b + A z of the n observations of a program of one unit, and the log-likelihoods given η.
 
     Attributes:
         offset: b, (n,).
         matrix: A, (n, d); its columns lie one after the other in memory, so that products over observations are quick.
-        name: of η among the parameters of the observations' distribution, e.g. ``logits``.
-        kind: that distribution's class.
-        others: its other parameters, (n,) each.
+        name: the name of η among the parameters of the observations' distribution, e.g. ``logits``.
+        kind: the class of the observations' distribution.
+        others: the other parameters of this distribution, (n,) each.
         value: the observations, (n,).
-        checked: what the program said at one point: η and the other parameters, log p(x | z) and log p(z).
+        checked: results of the program at one point: η, the other parameters, log p(x | z) and log p(z).
     """
 
     offset: Tensor

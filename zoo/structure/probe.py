@@ -22,14 +22,15 @@ MATRICES = 2**20
 class Probe:
     """Rows whose densities determine a program's polynomials in the features of ``frame``, at each value of z.
 
-    Of few columns, the coefficients follow from the densities at the frame's corners by differences; of many, from densities
-    and gradients at its ends: where rows have matrices, densities at the corners take D⁴ operations, gradients at the ends D³.
-    Both are exact where the density is a polynomial of degree two, which is checked on rows of the data.
+    With few columns, the coefficients follow from differences of the densities at the frame's corners. With many columns, they
+    follow from densities and gradients at the frame's ends: if each row has a matrix, densities at the corners take D⁴
+    operations, and gradients at the ends take D³. Both ways are exact if the density is a polynomial of degree two, which is
+    checked on rows of the data.
 
     Args:
-        frame: of the data.
+        frame: the frame of the data.
         support: the values of z, (K, d).
-        checked: rows of the data, (rows, D), float64.
+        checked: the rows of the data for the check, (rows, D), float64.
     """
 
     def __init__(self, frame: Frame, support: Tensor, checked: Tensor):

@@ -1,13 +1,13 @@
-"""Rows that a density meets only through their first and second moments.
+"""Densities that depend on rows only through the first and second moments of these rows.
 
-Where log p(x_i, z_i | θ) is a polynomial of degree two in row i, at every value of z_i, one of these replaces a pass of the
-program over all rows:
+If log p(x_i, z_i | θ) is a polynomial of degree two in row i, at every value of z_i, one of two computations replaces a pass of
+the program over all rows:
 
-- z on a finite support (a Gaussian mixture): the polynomial's coefficients at each value of z. They are read off the
-  program, by running it on a handful of rows (:mod:`zoo.structure.probe`): the program is the only definition of the density.
-- x and z jointly normal (probabilistic PCA): log p(x), the posterior's mean and all expectations are polynomials of degree
-  two in the row as well, so any rows with the data's mean and covariance give their totals: a few are as good as all
-  (:meth:`Frame.rows`).
+- z has a finite support (a Gaussian mixture): the polynomial's coefficients at each value of z. They are found by running the
+  program on a handful of rows (:mod:`zoo.structure.probe`), so the program stays the only definition of the density.
+- x and z are jointly normal (probabilistic PCA): log p(x), the posterior's mean and all expectations are polynomials of degree
+  two in the row as well. So any rows with the data's mean and covariance give the data's totals, and a few rows are as good as
+  all rows (:meth:`Frame.rows`).
 
 Everything is computed in float64, whatever the data's type, a chunk of rows at a time.
 """

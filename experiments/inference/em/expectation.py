@@ -1,6 +1,6 @@
 """The E-step, the M-step and the terms of the ELBO in EM, by the program on all rows.
 
-:mod:`experiments.inference.em.moments` has two quicker ways to the same.
+:mod:`experiments.inference.em.moments` computes the same in two faster ways, for quadratic models.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def elbo(model: Model, x: Data, q: Distribution) -> Tensor:
 
 
 class Expectation(abc.ABC):
-    """The data as EM meets them: q is remembered from the last :meth:`expect`, θ is that of ``model`` now.
+    """The E-step, the M-step and the terms of the ELBO of one EM fit to its data.
 
-    ``model`` is the one that EM moves: of float32 data a float64 copy, where moments are computed in float64.
+    q is the posterior of the last :meth:`expect`, and θ is the present θ of ``model``. ``model`` is the model that EM moves: if
+    moments are computed in float64 and the parameters are float32, ``model`` is a float64 copy of the model that is fitted.
     """
 
     def __init__(self, model: Model):
@@ -96,9 +97,9 @@ class Rows(Expectation):
     Args:
         model: the model.
         x: the rows, or this process's share of them.
-        latents: of the model, on any rows of that kind.
-        units: how many there are in ``x``.
-        processes: that have the others.
+        latents: the layout of the model's latents on such rows.
+        units: the number of units in ``x``.
+        processes: the processes that share the rows.
     """
 
     def __init__(self, model: Model, x: Data, latents: Latents, units: int, processes: Processes = ALONE):

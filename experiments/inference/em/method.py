@@ -32,10 +32,10 @@ TOLERANCE = 1e-9
 class EM(Method[EMOptions]):
     """Expectation–maximisation: :func:`e_step` and :func:`m_step` in turn.
 
-    It ends where log p(x | θ) rises by under :data:`TOLERANCE` nats per unit. θ that turns non-finite stops the fit at the last
-    finite θ. With ``accelerate``, each E-step is taken where :class:`Anderson` extrapolates to, if log p(x | θ) there is at
-    least the ELBO that the M-step reached, and else where the M-step led to: it stays monotone. Of several processes each
-    takes the E-step on its share of the units.
+    The fit ends when an iteration raises log p(x | θ) by less than :data:`TOLERANCE` nats per unit. If θ turns non-finite, the
+    fit stops at the last finite θ. With ``accelerate``, :class:`Anderson` extrapolates θ from the last iterations. The next
+    E-step is taken at the extrapolated θ if log p(x | θ) there is at least the ELBO after the M-step, and at the M-step's θ
+    otherwise, so log p(x | θ) never falls. If several processes share the units, each process takes the E-step on its share.
 
     Source: Dempster, Laird and Rubin (1977), https://doi.org/10.1111/j.2517-6161.1977.tb01600.x; Neal and Hinton (1998),
     A view of the EM algorithm that justifies incremental, sparse, and other variants,

@@ -30,13 +30,14 @@ EMPTY = 1e-8
 class RepresentativeRows(Expectation):
     """EM's steps on a few rows that stand for all, where x and z are jointly normal.
 
-    Every total that EM asks for is then a polynomial of degree two in the row: rows with the data's mean and covariance have
-    the same, as 2 d values of z with q's mean and covariance have its expectations.
+    Every total that EM needs is then the sum of a polynomial of degree two in the row. So a few rows with the data's mean and
+    covariance give the same totals as all rows. In the same way, 2 d values of z with q's mean and covariance give the
+    expectations under q.
 
     Args:
         model: the model.
         x: the rows, (rows, D), float64.
-        share: how many rows of the data each of them stands for.
+        share: the number of rows of the data that each row of ``x`` stands for.
     """
 
     def __init__(self, model: Model, x: Tensor, share: float):
@@ -69,8 +70,8 @@ class RepresentativeRows(Expectation):
 class QuadraticStatistics(Expectation):
     """EM's steps by the rows' quadratic statistics at each value of z: one pass of matrix products an iteration.
 
-    Where they turn out not to be what the program says (a subclass with another density, a covariance so thin that the
-    expansion cancels), or a component has lost its rows, an iteration goes by the program.
+    An iteration runs the program on all rows instead if the statistics do not give the program's densities (a subclass with
+    another density, or a covariance so thin that the expansion cancels), or if a component has lost its rows.
     """
 
     def __init__(self, model: Model, x: Tensor, frame: Frame, latents: Latents, processes: Processes = ALONE):

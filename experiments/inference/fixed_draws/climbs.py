@@ -86,9 +86,9 @@ class UnitClimbs:
     """The climbs of the units' own φ, where nothing else moves: each unit for itself.
 
     Attributes:
-        held: the ELBO.
-        own: the units' φ.
-        noise: that the ELBO is climbed on, (draws, 1, size).
+        held: the ELBO on fixed draws.
+        own: the amortisation that holds the units' φ.
+        noise: the fixed noise on which the ELBO is maximised, (draws, 1, size).
     """
 
     held: FixedDrawsELBO

@@ -65,11 +65,11 @@ class _Climbed:
     """Where climbs on held draws ended.
 
     Attributes:
-        value: the ELBO on the held draws.
-        fresh: the ELBO on the draws that judge them.
-        judges: the noise of these.
-        taken: iterations of all climbs.
-        converged: whether the last one has.
+        value: the ELBO on the fixed draws.
+        fresh: the ELBO at the same φ on fresh draws.
+        judges: returns the noise of the fresh draws.
+        taken: the iterations of all climbs together.
+        converged: whether the last climb has converged.
     """
 
     value: float

@@ -24,13 +24,14 @@ from zoo.program.vectorise import LinAlgError
 
 
 class FixedDraws(Method[FixedDrawsOptions]):
-    """The ELBO on held noise, maximised by L-BFGS; the draws are doubled, warm, until fresh noise agrees.
+    """The ELBO on fixed noise, maximised by L-BFGS; the number of draws is doubled until the ELBO on fresh noise agrees.
 
-    With few held draws the optimum overfits them. To first order the objective stands as far above the best ELBO as φ's own
-    ELBO lies below it, so φ falls short by half of what it loses on fresh noise: draws are doubled until that is under
-    :data:`TOLERANCE` nats per unit. Where a program is proved to have a linear predictor, see
-    :mod:`zoo.structure.linear_predictor`, the likelihood takes no draws at all, and natural steps go all of the way. Discrete
-    guides are summed exactly: no doubling.
+    With few fixed draws the optimum overfits them. To first order, the ELBO on the fixed draws lies above the best ELBO by as
+    much as φ's own ELBO lies below it. So φ falls short of the best ELBO by half of the difference between the ELBO on the
+    fixed draws and the ELBO on fresh draws. The number of draws is doubled until φ falls short by less than :data:`TOLERANCE`
+    nats per unit; each climb begins at the φ of the last one. If a program is proved to have a linear predictor, see
+    :mod:`zoo.structure.linear_predictor`, the likelihood takes no draws, and natural-gradient steps alone reach the optimum.
+    Guides over discrete latents are summed exactly, without any doubling.
     """
 
     name = "fixed_draws"

@@ -37,12 +37,12 @@ class UnitNormals:
     """The units' own normals, and the objective that natural steps climb on them.
 
     Attributes:
-        objective: (φ as rows (k, size), units (k,)) → the units' ELBOs (k,), a number to report (k,), and the mean of ∇ log p
-            and of its products with the noise as one row, (k, d + d²).
-        family: of the guide.
-        own: φ at the start; in the end, where the steps led.
-        tape: as of :func:`experiments.optimisers.each.ascend_each`.
-        check: called where the start of a unit is not finite: it may refuse to go on.
+        objective: (φ as rows (k, size), units (k,)) → the units' ELBOs (k,), a number to report (k,), and one row per unit of
+            the mean of ∇ log p and the mean of its products with the noise, (k, d + d²).
+        family: the family of the guide.
+        own: the units' φ, which the natural steps move.
+        tape: see :func:`experiments.optimisers.each.ascend_each`.
+        check: called if the ELBO of a unit is not finite at the start; ``check`` may raise.
     """
 
     objective: Objective
@@ -170,11 +170,12 @@ def _extrapolated(
 
 @dataclass(frozen=True)
 class Chart:
-    """Coordinates y (units, size) of units' φ about where they are, in which their ELBOs curve alike in all directions.
+    """Preconditioned coordinates y (units, size) of units' φ, in which the ELBOs curve alike in all directions.
 
     Attributes:
-        start: φ as rows, (units, size).
-        roots: that of the curvature, (units, d, d); none of a family that knows no curvature, of which y is φ less ``start``.
+        start: φ at y = 0, as rows, (units, size).
+        roots: the square root of the inverse curvature, (units, d, d); empty if the family knows no curvature, and y is then
+            φ less ``start``.
     """
 
     family: Family

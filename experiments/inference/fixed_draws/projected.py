@@ -1,8 +1,9 @@
 """Means of log p(x, z) under a normal q where each observation sees z through one number: one integral an observation.
 
-Where log p(x | z) = Σ_i log p(y_i | η_i) with η = b + A z, and q is N(loc, S Sᵀ), η_i is normal with mean b_i + a_iᵀ loc and
-standard deviation |Sᵀ a_i|. So the mean of each term is an integral over the line, which a few Gauss–Hermite nodes do, where
-draws of z would have to fill d dimensions: no noise is left for φ to learn. Of the prior draws remain, which cost little.
+Let log p(x | z) = Σ_i log p(y_i | η_i) with η = b + A z, and let q be N(loc, S Sᵀ). Then η_i is normal with mean
+b_i + a_iᵀ loc and standard deviation |Sᵀ a_i|. So the mean of each term is an integral over the line, which a few Gauss–Hermite
+nodes compute, while draws of z would have to fill d dimensions. The likelihood then has no noise that φ could overfit. Only the
+mean of log p(z) is taken over draws, which cost little.
 
 Source: Challis and Barber (2013), Gaussian Kullback–Leibler approximate inference,
 https://jmlr.org/papers/v14/challis13a.html

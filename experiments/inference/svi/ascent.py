@@ -26,17 +26,17 @@ class Ascent:
 
     Args:
         problem: what is fitted.
-        bound: what is climbed.
-        options: how.
+        bound: the bound that is maximised.
+        options: the options of the method.
         pace: the factor of the learning rate after each step.
 
     Attributes:
-        parameters: those that are trained.
+        parameters: the parameters that are trained.
         values: the bound's estimate at each step.
-        numbers: of the last step, what a :class:`Moment` tells besides the ELBO.
+        numbers: the numbers of the last step that a :class:`Moment` reports besides the ELBO.
 
     Raises:
-        ZooError: operations are to be compiled that are not known to be pure.
+        ZooError: steps are to be compiled, but the program or the guide is not known to be pure.
     """
 
     def __init__(self, problem: Problem, bound: Bound, options: SVIOptions, pace: Pace):

@@ -28,14 +28,14 @@ class Bound:
     """One fit's bound on log p(x), at the state that its model and guide are in.
 
     Attributes:
-        model, guide, processes: of the fit.
-        x: the units that are trained on.
-        validation: those held out; ``None``: none.
-        units, held: how many these are.
-        share: what totals over the units trained on are multiplied by to be totals over all.
-        size: units of a minibatch.
-        label: what the bound is called.
-        order: the units that a pass over the data has yet to come to.
+        model, guide, processes: the model, the guide and the processes of the fit.
+        x: the training units.
+        validation: the held-out units; ``None``: no unit is held out.
+        units, held: the numbers of training units and of held-out units.
+        share: the factor that turns a total over the training units into a total over all units.
+        size: the number of units in a minibatch.
+        label: the name of the bound.
+        order: the training units that the present pass over the data has not come to yet.
 
     Raises:
         ZooError: options that the data, the model or the guide do not allow.

@@ -21,16 +21,16 @@ class Course:
     """The course of one run: it climbs until it has settled, then its learning rate falls, and it ends.
 
     Args:
-        bound: what is climbed.
-        judge: of the run's states.
-        options: of the run.
+        bound: the bound that is maximised.
+        judge: the judge of the run's states.
+        options: the options of the run.
 
     Attributes:
-        open: whether the run ends when it has converged.
-        steps: that it takes at most.
-        pace: of the learning rate.
-        windows, closings: means of where the run was, and the steps at which a window ends.
-        plateau: where the ascent had settled when its rate began to fall.
+        open: whether the run ends when it has converged, and not after a given number of steps.
+        steps: the largest number of steps of the run.
+        pace: the pace of the learning rate.
+        windows, closings: the means of the iterates over windows of steps, and the steps at which a window ends.
+        plateau: the mean of the iterates when the learning rate began to fall.
         done: whether the run has ended.
     """
 

@@ -17,15 +17,16 @@ class Judge:
     """The judge of one run: at the end of each block of steps it compares the state with the best one before.
 
     Args:
-        bound: what is climbed.
-        tensors: what the run moves.
-        options: of the run.
-        block: steps of a block.
+        bound: the bound that is maximised.
+        tensors: the tensors that the run moves.
+        options: the options of the run.
+        block: the number of steps in a block.
 
     Attributes:
-        start, best: copies of the first state and of the best one; after which step that was, its bound and that one's error.
-        mark, stale: the bound that blocks have to raise, and how many in a row have not.
-        stopped: why the run is to stop, if it is.
+        start, best: copies of the first state and of the best state.
+        best_step, best_value, best_error: the step of the best state, the bound there, and the bound's standard error.
+        mark, stale: the bound that a block has to exceed, and how many blocks in a row have not exceeded this bound.
+        stopped: why the run should stop; empty if the run should go on.
     """
 
     def __init__(self, bound: Bound, tensors: Sequence[Tensor], options: SVIOptions, block: int):

@@ -20,23 +20,24 @@ LONG = 5.0
 class SVI(Method[SVIOptions]):
     """Adam on minibatch estimates of a bound; uses torch's generator.
 
-    A minibatch holds whole units, and its bound is scaled by units / batch_size here, never by the program's plates, so
-    that it is unbiased for the full one whatever the program does with scales.
+    A minibatch consists of whole units. This method, not the program's plates, scales the bound of a minibatch by
+    units / batch_size, so the estimate is unbiased for the bound of all units, whatever the program does with scales.
 
-    The best state is that of the block (a fiftieth of the run) with the highest mean. With a ``validation`` share it is that
-    with the highest held-out ELBO, by more than a standard error of the paired difference: a later state that is hardly better
-    there may have learnt by heart what it trains on. A run that diverges, or turns non-finite, is rolled back to the best
-    state, and a warning says so.
-    States are compared under the objective as it is then, so one that a callback or a schedule changes is not taken for a fall.
+    The best state is that of the block (a fiftieth of the run) with the highest mean. With a ``validation`` share, the best
+    state is the one with the highest held-out ELBO. A later state only replaces the best state if its held-out ELBO is higher
+    by more than a standard error of the paired difference, since a smaller gain may come from overfitting the training units.
+    If a run diverges or turns non-finite, the fit returns to the best state and warns. States are compared under the present
+    objective, so a change of the objective by a callback or a schedule is not mistaken for a fall of the bound.
 
-    Without ``steps`` the rate stays until the ascent has settled, then falls over as many steps again, and the run ends if
-    it has settled there, too; else it climbs on at a quarter of the rate. It has settled where it no longer :func:`rises`, by
-    :data:`TOLERANCE` nats per unit, or, with a ``validation`` share, where ``patience`` blocks of 100 steps raised the held-out
-    ELBO by no more than a quarter of that.
+    Without ``steps``, the learning rate stays constant until the ascent has converged at this rate, and then falls over as many
+    steps again. The run ends if the ascent has converged at the end of the fall, too; otherwise the run goes on at a quarter of
+    the rate. The ascent has converged if :func:`rises` finds no gain above :data:`TOLERANCE` nats per unit. With a
+    ``validation`` share, it has converged if ``patience`` blocks of 100 steps raised the held-out ELBO by no more than a
+    quarter of :data:`TOLERANCE`.
 
-    Steps of pure programs and guides are recorded, see :mod:`zoo.program.recording`; where recorded results are found to differ
-    from Python's, the run goes back to the last step that was compared and on by Python. Of several processes each takes its
-    share of a minibatch: their gradients are added up.
+    The steps of pure programs and guides are recorded, see :mod:`zoo.program.recording`. If recorded results are found to
+    differ from Python's results, the run returns to the last step at which both were compared, and continues by Python. If
+    several processes share the units, each process takes its share of a minibatch, and the gradients are added up.
 
     Source: Kucukelbir et al. (2017), Automatic differentiation variational inference, https://arxiv.org/abs/1603.00788;
     Kingma and Ba (2015), Adam, https://arxiv.org/abs/1412.6980; means of where the steps lead, and rates that fall once these

@@ -26,8 +26,8 @@ from zoo.program.run import generators, replaying
 class Objective:
     """Rényi's bound of order α on K draws: log((1/K) Σ_k w_k^(1−α)) / (1−α), in nats.
 
-    α = 1 is the ELBO (the limit: the mean log weight), α = 0 the importance-weighted bound IWAE-K. For 0 ≤ α ≤ 1 it lies below
-    log p(x) in expectation, between the two.
+    α = 1 is the ELBO (the limit: the mean log weight), and α = 0 is the importance-weighted bound IWAE-K. For 0 ≤ α ≤ 1 the
+    expectation of the bound lies between these two, and below log p(x).
 
     Source: Li and Turner (2016), Rényi divergence variational inference, https://arxiv.org/abs/1602.02311; Burda, Grosse and
     Salakhutdinov (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
@@ -98,8 +98,9 @@ def check_estimator(estimator: str, objective: Objective) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """One stochastic estimate: ``value`` of the bound, summed over all units; ``loss``, whose gradient is minus its gradient's
-    estimate; the draws ``z`` (draws, units, d); and E_q[log p(x | z)], ``reconstruction``, summed over all units."""
+    """One stochastic estimate of a bound: its ``value``, summed over all units; the ``loss``, whose gradient is minus an
+    estimate of the bound's gradient; the draws ``z`` (draws, units, d); and the ``reconstruction`` E_q[log p(x | z)] of all
+    units."""
 
     value: Tensor
     loss: Tensor
@@ -109,14 +110,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Estimation:
-    """How a bound is estimated.
+    """The options by which a bound is estimated.
 
     Attributes:
-        draws: K, of z per unit; of a mixture, rounded up to as many of each component.
-        objective: which bound.
-        estimator: a key of :data:`ESTIMATORS`.
-        processes: with whom the minibatch is shared. Each draws all of z, so that the draws are those of one process, and then
-            goes on with its own share of the units; their steps add up to the one of a single process.
+        draws: K, the number of draws of z per unit; for a mixture, rounded up to the same number from each component.
+        objective: the bound.
+        estimator: the gradient estimator, a key of :data:`ESTIMATORS`.
+        processes: the processes that share the minibatch. Each process draws z for all units, so that the draws are those of a
+            single process, and then evaluates its own share of the units. The processes' steps add up to a single process's.
     """
 
     draws: int

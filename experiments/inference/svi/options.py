@@ -24,11 +24,11 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 
 
 class Pace:
-    """The factor of the learning rate after each step of a run, which may not know where it ends until it has settled.
+    """The factor of the learning rate after each step of a run, whose last step may be unknown until the run has converged.
 
     Args:
         schedule: a key of :data:`SCHEDULES`.
-        steps: of the run; 0: the rate stays until :meth:`fall`.
+        steps: the number of steps of the run; 0: the learning rate stays constant until :meth:`fall` is called.
     """
 
     def __init__(self, schedule: str, steps: int):
@@ -72,42 +72,49 @@ class SVIOptions(Options):
     """The options of ``svi``. ``None`` leaves a choice to the model or to the number of units.
 
     Attributes:
-        steps: of Adam; ``None``: until it has converged, up to 50,000.
-        draws: K, of z per unit and step; ``None``: 16 for one unit, 4 for many, 1 for an encoder on batches of 100 or more.
-            Discrete guides are summed exactly.
-        batch_size: units a step; ``None``: all, up to 256.
-        learning_rate: of Adam at the first step; ``None``: the model's own, or the guide's if that is lower.
-        schedule: a key of :data:`SCHEDULES`: over the run, or where ``steps`` is left out, once it has settled.
-        objective: ``elbo``, ``iwae`` or ``renyi(alpha)``, on as many draws as a step takes.
-        estimator: ``reparameterised``, ``stl`` or ``dreg``.
-        clip: largest norm of the gradient, in nats per unit; ``None``: no limit.
-        warm_up: steps over which the weight of KL(q ‖ prior) rises from 0 to 1.
-        validation: share of the units held out, on whose ELBO the run stops early and the best state is chosen; ``None``: none,
-            but a tenth, 20 to 512 units, where ``steps`` is left out and a guide that serves new units has more parameters,
-            with θ, than the 200 or more units.
-        patience: blocks (fiftieths of the run; 100 steps where ``steps`` is left out) without a better held-out ELBO before it
-            stops.
-        view: draws a fresh view of a minibatch, e.g. its binarisation.
-        compile: hand the recorded operations of a step to PyTorch's compiler, Inductor, which needs a C++ compiler and takes
-            seconds to minutes, once: what it made is kept on disk. The program and the guide must be pure.
+        steps: the largest number of steps of Adam; ``None``: the fit runs until it has converged, for at most 50,000 steps.
+        draws: K, the number of draws of z per unit and step; ``None``: 16 for one unit, 4 for many units, 1 for an encoder on
+            batches of 100 or more. Guides over discrete latents are summed exactly.
+        batch_size: the number of units in a minibatch; ``None``: all units, but at most 256.
+        learning_rate: the learning rate of Adam at the first step; ``None``: that of the model, or of the guide if lower.
+        schedule: a key of :data:`SCHEDULES`. The rate follows the schedule over the run or, if ``steps`` is left out, after the
+            ascent has converged at the constant rate.
+        objective: ``elbo``, ``iwae`` or ``renyi(alpha)``; the bound is on as many draws as a step takes.
+        estimator: the gradient estimator, ``reparameterised``, ``stl`` or ``dreg``.
+        clip: the largest norm of the gradient, in nats per unit; ``None``: no limit.
+        warm_up: the number of steps over which the weight of KL(q ‖ prior) rises from 0 to 1.
+        validation: the share of the units that are held out. Their ELBO decides when the run stops early, and which state is
+            the best. ``None``: no units are held out, with one exception: if ``steps`` is left out, there are 200 or more
+            units, and the guide serves new units and has, with θ, more parameters than there are units, then a tenth of the
+            units (20 to 512 units) is held out.
+        patience: the number of blocks without a better held-out ELBO after which the run stops. A block is a fiftieth of the
+            run, or 100 steps if ``steps`` is left out.
+        view: a function that draws a fresh view of a minibatch, e.g. its binarisation.
+        compile: compile the recorded operations of a step with PyTorch's compiler, Inductor. The compiler needs a C++ compiler
+            and takes seconds to minutes, once: the compiled code is kept on disk. The program and the guide must be pure.
 
     Raises:
-        ZooError: a number out of its range or an unknown word.
+        ZooError: a number out of its range, or an unknown word.
     """
 
     most = 50_000
 
-    draws: int | None = option(None, "Draws of z per unit of a fit; of svi, per step.", whole=True, least=1, key="train_draws")
-    batch_size: int | None = option(None, "Units per step.", whole=True, least=1)
-    learning_rate: float | None = option(None, "Of Adam at the first step.")
-    objective: str = option("elbo", "elbo, iwae or renyi(alpha).")
-    estimator: str = option("reparameterised", "reparameterised, stl or dreg.")
-    schedule: str = option("cosine", "Of the learning rate: cosine, linear or constant.")
-    clip: float | None = option(None, "Largest gradient norm, nats per unit.")
-    warm_up: int = option(0, "Steps over which the KL term's weight rises to 1.", whole=True, least=0)
-    validation: float | None = option(None, "Share of units on whose ELBO it stops early.")
-    patience: int = option(10, "Fiftieths of the run without a better one.", whole=True, least=1)
-    compile: bool = option(False, "Hand the recorded steps to PyTorch's compiler; needs a C++ compiler.")
+    draws: int | None = option(
+        None, "Number of draws of z per unit: the same draws for the whole fit in fixed_draws, new draws in each step in svi.",
+        whole=True, least=1, key="train_draws")
+    batch_size: int | None = option(None, "Number of units in a minibatch.", whole=True, least=1)
+    learning_rate: float | None = option(None, "Learning rate of Adam at the first step.")
+    objective: str = option("elbo", "Bound that the fit maximises: elbo, iwae or renyi(alpha).")
+    estimator: str = option("reparameterised", "Gradient estimator: reparameterised, stl or dreg.")
+    schedule: str = option("cosine", "Schedule of the learning rate: cosine, linear or constant.")
+    clip: float | None = option(None, "Largest norm of the gradient, in nats per unit; larger gradients are scaled down.")
+    warm_up: int = option(0, "Number of steps over which the weight of the KL term rises to 1.", whole=True, least=0)
+    validation: float | None = option(
+        None, "Share of the units that are held out; the fit stops early on the ELBO of these units.")
+    patience: int = option(
+        10, "Number of blocks without a better held-out ELBO after which the fit stops; a block is a fiftieth of the run, or "
+        "100 steps if steps is left out.", whole=True, least=1)
+    compile: bool = option(False, "Compile the recorded steps with PyTorch's compiler; needs a C++ compiler.")
     view: Callable[[Tensor], Tensor] | None = option(None, "", hidden=True)
 
     def __post_init__(self) -> None:

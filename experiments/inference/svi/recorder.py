@@ -29,22 +29,22 @@ MOST = 4
 class Recorder:
     """A function of tensors that is run by Python at first, and by its recorded operations once these are worth it.
 
-    The first calls of a recording, every 50th, and the last one (:meth:`check`) are run both ways. Recorded results are
-    returned on these calls, too, so that a fit's bits do not depend on when it was compared. Random numbers come from torch's
-    generators, the same ones either way. Where settings have changed, operations are recorded anew.
+    The first calls of a recording, every 50th call, and the last call (:meth:`check`) are run both ways and compared. The
+    recorded results are returned on compared calls, too, so the results of a fit do not depend on which calls were compared.
+    Both ways draw the same random numbers from torch's generators. If settings have changed, the operations are recorded anew.
 
     Args:
-        function: of the modules' parameters, as a list, and of the inputs.
-        modules: whose parameters and buffers may change between calls.
-        reason: why Python is to run all calls, such as that the function is not known to be pure.
-        compiled: hand the operations to Inductor, from the first call on.
-        unchanged: says whether what else the function loads from outside is as it was.
+        function: a function of the modules' parameters, as a list, and of the inputs.
+        modules: the modules whose parameters and buffers may change between calls.
+        reason: why Python has to run all calls, e.g. that the function is not known to be pure.
+        compiled: whether Inductor compiles the operations, from the first call on.
+        unchanged: returns whether everything else that the function loads from outside is unchanged.
 
     Attributes:
-        reason: why Python runs all calls from now on, if it does.
-        differs: what happened where recorded results were not Python's. What was returned since the last comparison is then
-            not to be trusted; from that call on, results are Python's.
-        checked: how many calls were compared.
+        reason: why Python runs all calls from now on; empty if Python does not.
+        differs: how recorded results differed from Python's results. The results since the last comparison are then not to be
+            trusted; from the compared call on, Python computes the results. Empty if no difference was found.
+        checked: the number of calls that were compared.
 
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> recorder = Recorder(lambda parameters, x: (layer(x).sum().detach(),), [layer])

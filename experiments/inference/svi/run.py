@@ -36,10 +36,10 @@ class Run:
     """One run: an ascent of a bound, the judge of its states, and the course that it takes.
 
     Attributes:
-        tensors: what the run moves.
-        remarks: what is to be said of it besides.
-        safe: the last state of which recorded results are known to be Python's: how many comparisons there had been, the step,
-            the state, and torch's generators.
+        tensors: the tensors that the run moves.
+        remarks: remarks on the run.
+        safe: the last state whose recorded results agreed with Python's: the number of comparisons so far, the step, the state,
+            and the state of torch's generators.
     """
 
     def __init__(self, problem: Problem, options: SVIOptions):

@@ -42,8 +42,8 @@ def closings(steps: int | None, limit: int) -> list[int]:
 class Windows:
     """The means of an ascent's iterates over a window of its steps, and over the window before.
 
-    Steps of stochastic gradients jitter about where they lead. Their mean tells where that is, and the means of two windows
-    where it is going: :func:`rises` asks whether it would gain to go there.
+    Stochastic-gradient steps jitter about a moving centre. The mean of a window estimates this centre, and the means of two
+    windows give the direction in which the centre moves. :func:`rises` tells whether the bound gains in this direction.
     """
 
     every: int

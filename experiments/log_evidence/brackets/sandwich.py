@@ -23,16 +23,16 @@ class Bracket:
     """Bounds on log p(x | θ), in nats: ``lower`` and ``upper`` hold in expectation, the limits allow for their noise.
 
     Attributes:
-        kind: ``bracketed``, from draws of the exact posterior; or ``estimated``, where Markov chains stood in for them, and
-            what bias they have is in ``upper``.
-        method: ``importance`` or ``annealed``; it gave both sides.
-        lower, upper: of each unit, (units,).
-        lower_total, upper_total: their sums.
+        kind: ``bracketed``: from draws of the exact posterior; ``estimated``: Markov chains replace these draws, and ``upper``
+            has the bias of the chains.
+        method: the weights that gave both bounds, ``importance`` or ``annealed``.
+        lower, upper: the bounds of each unit, (units,).
+        lower_total, upper_total: the sums of the bounds over units.
         lower_se, upper_se: Monte-Carlo standard errors of the sums, given x.
         lower_limit, upper_limit: 95% limits for the total log p(x | θ), 2.5% on either side.
-        draws: importance draws, or annealed chains, per unit.
-        temperatures: of the annealing; 1 for importance.
-        rhat: split R-hat of the Markov chains of each unit, (units,), where there were any.
+        draws: the number of importance draws, or annealed chains, per unit.
+        temperatures: the number of temperatures of the annealing; 1 for importance weights.
+        rhat: split R-hat of the Markov chains of each unit, (units,); ``None`` without Markov chains.
     """
 
     kind: str

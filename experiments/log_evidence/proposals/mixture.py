@@ -24,9 +24,10 @@ from zoo.model import Model
 class EqualMixture(dist.TorchDistribution):
     """q(z) = (q_1(z) + … + q_G(z)) / G: a draw comes from each component with probability 1 / G.
 
-    Importance weights p(z) / q(z) against all components, not the one that gave the draw, are the balance heuristic. They are
-    at most G times the weights of any one component, so that a mode that one component reaches is in the estimate, and
-    components that miss it cost at most log G nats of a bound on one draw, and a G-fold number of draws.
+    The importance weights p(z) / q(z) use the density of the whole mixture, not of the component that gave the draw; this is
+    the balance heuristic. The weights are at most G times the weights of any one component. So a mode that one component
+    reaches is in the estimate, and components that miss the mode cost at most log G nats of a bound on one draw, and a G-fold
+    number of draws.
 
     Args:
         components: G distributions, each of batch shape (units,) and event shape (d,).
@@ -65,8 +66,9 @@ class EqualMixture(dist.TorchDistribution):
 class Tails(dist.TorchDistribution):
     """Independent Student's t of 5 degrees of freedom in the coordinates L⁻¹ (z − loc).
 
-    A normal's tails fall off faster than those of most posteriors, and the importance weights of its draws then have a variance
-    that a few of them rule, or none. Mixed with these, they are bounded there: a defensive mixture.
+    A normal's tails fall off faster than those of most posteriors, so the importance weights of its draws have a variance that
+    a few draws dominate, or no finite variance. In a mixture with these heavier tails the weights are bounded there: a
+    defensive mixture.
 
     Args:
         loc: (units, d).
@@ -112,13 +114,13 @@ class Tails(dist.TorchDistribution):
 
 
 class MixtureGuide(BaseGuide):
-    """The mixture in equal shares of what several guides of one model, and any ``components`` beside them, say of one ``x``.
+    """The mixture, in equal shares, of the posteriors that several guides of one model give for ``x``, and of ``components``.
 
     Args:
         model: the model.
         guides: the guides, of continuous latents, whose density is known at any z: see :func:`densities_known`.
-        components: distributions over the latents of the data that it is asked for, beside the guides'.
-        text: what to call it; empty: after its guides.
+        components: further distributions over the latents of the same data.
+        text: the name of the mixture; empty: the names of the guides.
 
     Raises:
         ZooError: neither guides nor components.

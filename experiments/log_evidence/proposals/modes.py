@@ -30,11 +30,11 @@ class Modes:
     """The modes of each unit's p(x, z), padded to one number for all units.
 
     Attributes:
-        loc: (modes, units, d).
-        scale: a first width of each, (modes, units, d).
-        present: (modes, units): whether the unit has so many modes.
-        unit: (units, d): the coordinates' scale, in which distances are measured.
-        spread: (units,): an eighth of the least distance between two modes.
+        loc: the modes, (modes, units, d).
+        scale: a first estimate of the width of each mode, (modes, units, d).
+        present: whether the unit has this mode, (modes, units).
+        unit: the scale of the coordinates, in which distances are measured, (units, d).
+        spread: an eighth of the smallest distance between two modes, (units,).
     """
 
     loc: Tensor

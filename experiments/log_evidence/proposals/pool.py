@@ -33,9 +33,9 @@ class Pool:
     """A guide to draw from, and remarks on what it misses.
 
     Attributes:
-        guide: one of the guides, or their mixture, with modes that restarts have found.
-        remark: which modes which guides miss; empty where there is nothing to say.
-        unmet: why modes are to be expected that neither the guides nor the restarts have met; empty where they are not.
+        guide: one of the guides, or a mixture of the guides, of modes that restarts have found, and of heavier tails.
+        remark: how many of the modes each guide holds; empty if no guide misses a mode.
+        unmet: why further modes are to be expected, which neither the guides nor the restarts have met; otherwise empty.
     """
 
     guide: BaseGuide

@@ -41,11 +41,12 @@ class Restarts:
 
     Attributes:
         loc: the modes, (modes, d), highest mass first.
-        scale_tril: Cholesky factors of the inverse curvatures there, (modes, d, d).
-        height: log p(x, z) there, (modes,), in nats.
-        met: how many restarts from the prior ended at each, (modes,).
-        held: whether each guide holds it, (modes, guides): some of its draws ended there, or its density there is high.
-        starts: restarts from the prior.
+        scale_tril: Cholesky factors of the inverse curvatures at the modes, (modes, d, d).
+        height: log p(x, z) at the modes, (modes,), in nats.
+        met: how many restarts from the prior ended at each mode, (modes,).
+        held: whether each guide holds each mode, (modes, guides): climbs from some of the guide's draws ended at the mode, or
+            the guide's density there is high.
+        starts: the number of restarts from the prior.
     """
 
     loc: Tensor

@@ -1,10 +1,11 @@
 """Recorded runs: the tensor operations of a pure function, captured once by PyTorch's ``make_fx`` and repeated without Python.
 
-A Pyro program is Python that runs anew for each evaluation, and on small data that takes longer than its arithmetic. Where the
-same tensor operations follow each time, they can be captured, gradients included, and repeated. Python stays what a program
-means: operations are captured on fake tensors, which have shapes and no numbers, so that a program that looks at a number
-(``if z > 0``, ``.item()``, ``.tolist()``, ``.numpy()``) can't be captured; only functions that are declared or proved pure are
-captured, as Python's own state is seen by no capture; settings are compared before each call, and results again and again.
+A Pyro program is Python that runs anew for each evaluation, and on small data this takes longer than the program's arithmetic.
+If the same tensor operations follow each time, they can be captured, gradients included, and repeated. The Python code remains
+the definition of the program, for three reasons. Operations are captured on fake tensors, which have shapes and no numbers, so
+a program that looks at a number (``if z > 0``, ``.item()``, ``.tolist()``, ``.numpy()``) can't be captured. Only functions that
+are declared or proved pure are captured, since a capture does not see Python's own state. And settings are compared before each
+call, and recorded results are compared with Python's again and again.
 """
 
 from __future__ import annotations
@@ -109,11 +110,11 @@ def alike(a: Tensor, b: Tensor) -> bool:
 
 
 class Recording:
-    """The operations of a function on inputs of one shape, and all that must stay as it was for them to be the function's.
+    """The recorded operations of a function on inputs of one shape, with the settings and constants for which they are valid.
 
     Args:
-        function, modules, inputs: as of :func:`capture`.
-        compiled: hand the operations to Inductor.
+        function, modules, inputs: see :func:`capture`.
+        compiled: whether Inductor compiles the operations.
     """
 
     def __init__(self, function: Function, modules: Sequence[nn.Module], inputs: Sequence[Tensor], compiled: bool):

@@ -24,14 +24,14 @@ _MISSING = object()
 class Settings:
     """A snapshot of all attributes of modules but the values of their parameters and buffers.
 
-    Attributes are compared by value where they are plain or small (numbers, text, containers, arrays, the attributes of
-    objects, what functions load from outside), and by identity where they are not; tensors by identity and by their version
-    counter, which counts changes in place. An attribute that is added or removed counts as a change, and so do a parameter
-    that is replaced or frozen, a module that is switched from training to evaluation, and another default dtype. What a class
-    names in ``caches`` is left out: such attributes hold what is known already.
+    Plain or small attributes are compared by value: numbers, text, containers, arrays, the attributes of objects, and what
+    functions load from outside. Other attributes are compared by identity. Tensors are compared by identity and by their
+    version counter, which counts changes in place. An added or removed attribute counts as a change, and so do a parameter that
+    is replaced or frozen, a module that is switched from training to evaluation, and another default dtype. Attributes that a
+    class names in ``caches`` are left out, because they only keep results that are already known.
 
     Args:
-        modules: whose attributes, those of their submodules included, are remembered.
+        modules: the modules whose attributes are remembered, with those of their submodules.
 
     >>> layer = nn.Linear(2, 1)
     >>> layer.scales = {"x": 1.0}

@@ -1,7 +1,7 @@
 """Abstract interpretation of a function's bytecode: what may stand on the stack and in each local variable.
 
-All paths but those of exceptions are followed until nothing new is found. An instruction that is not listed here is a
-:class:`~zoo.program.recording.purity.values.Doubt`.
+The interpreter follows all paths, except those of exceptions, until nothing new is found. An instruction that is not listed
+here raises a :class:`~zoo.program.recording.purity.values.Doubt`.
 """
 
 from __future__ import annotations

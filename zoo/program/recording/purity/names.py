@@ -1,6 +1,6 @@
 """Names of Python, PyTorch and Pyro that are known to be free of effects, and those that change what they are called on.
 
-A name that is not listed here is not known, and a program that uses it is not proved pure.
+A program that uses a name which is not listed here is not proved pure.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """A proof, by reading its code, that a Python function has no effects and depends on nothing that is not watched.
 
-A *pure* program may have its tensor operations recorded once and repeated. The reader follows the bytecode of the function, and
-of all functions that it calls, on abstract values: what it knows of a value is whether the call itself made it. A function is
-proved pure if it stores only to its own local variables and to containers and tensors that it made, and if all that it loads
-from outside is torch, Pyro, their distributions, ``math``, plain numbers and strings, tensors, and functions that are proved
-themselves. What the reader does not know is never proved: an instruction that it has not seen, a name that
-:mod:`zoo.program.recording.purity.names` does not list.
+The tensor operations of a *pure* program may be recorded once and repeated. The reader follows the bytecode of the function,
+and of all functions that it calls, on abstract values: for each value, the reader only knows whether the call itself made the
+value. A function is proved pure under two conditions. It stores only to its own local variables and to containers and tensors
+that it made. And all that it loads from outside is torch, Pyro, their distributions, ``math``, plain numbers and strings,
+tensors, and functions that are proved pure themselves. A function with an unknown instruction, or with a name that
+:mod:`zoo.program.recording.purity.names` does not list, is never proved pure.
 
-Arguments are taken to be data: tensors, plain numbers and strings, and dicts, lists and tuples of these.
+The reader takes arguments to be data: tensors, plain numbers and strings, and dicts, lists and tuples of these.
 """
 
 from __future__ import annotations

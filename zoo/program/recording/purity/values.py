@@ -1,7 +1,8 @@
 """Abstract values of a function's code: where a value came from, and what may be done with it.
 
-A value that the call itself made may be changed; what torch or Pyro returned may be called and entered; of anything else,
-arguments and items among them, only attributes that are known to be free of effects may be read.
+A function may change a value that the call itself made. It may call a value that torch or Pyro returned, and may enter such a
+value in a ``with`` statement. Of all other values, such as arguments and items, it may only read attributes that are known to
+be free of effects.
 """
 
 from __future__ import annotations
