@@ -22,8 +22,8 @@ from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.coordinates import volumes
-from zoo.program.latents import Site
 from zoo.program.run import Program
+from zoo.program.sites.latents import Site
 
 #: What is accepted wherever a guide is asked for: one of ours, how one is written, or any Pyro guide.
 AnyGuide: TypeAlias = "BaseGuide | str | Callable[..., Any]"

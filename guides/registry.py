@@ -20,8 +20,8 @@ from zoo.registry import Facts, lookup
 class FamilyEntry:
     """A family of distributions over a unit's latent vector, and the kind of latents it is for.
 
-    ``quick``: fitted in seconds, so that it is compared where nobody names guides. ``contains``: the families of normals that
-    it contains, the richest first; it has :meth:`Family.embed` for each.
+    ``quick``: ``fixed_draws`` fits it, in seconds, so that it is compared where nobody names guides. ``contains``: the families
+    of normals that it contains, the richest first; it has :meth:`Family.embed` for each.
     """
 
     path: str

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from zoo.datasets.spool import mapped
     from zoo.distributions.enumerated import Enumerated
     from zoo.model import Model
-    from zoo.program.latents import Latents
     from zoo.program.run import seeded
+    from zoo.program.sites.latents import Latents
     from zoo.structure.linear_predictor import linear_predictor
 
 _LAZY = {
     "Dataset": "zoo.datasets:Dataset",
     "Enumerated": "zoo.distributions.enumerated:Enumerated",
-    "Latents": "zoo.program.latents:Latents",
+    "Latents": "zoo.program.sites.latents:Latents",
     "Model": "zoo.model:Model",
     "as_model": "zoo.bare:as_model",
     "build": "zoo.construct:build",

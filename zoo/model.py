@@ -14,11 +14,13 @@ from zoo.data import Data, reference
 from zoo.distributions.empty import Empty
 from zoo.distributions.enumerated import Enumerated
 from zoo.program.coordinates import coordinates
+from zoo.program.density import log_terms
 from zoo.program.drawing import predictions, prior_draws, simulation
-from zoo.program.latents import Latents, Substitute, is_deterministic
 from zoo.program.params import theta
-from zoo.program.run import latent_log_prob, log_terms, run
+from zoo.program.run import run
 from zoo.program.runner import Runner
+from zoo.program.sites.latents import Latents, is_deterministic
+from zoo.program.sites.substitution import Substitute, latent_log_prob
 from zoo.registry import MODELS, Facts
 
 #: Rows of all draws that a program of independent rows takes in one run.
@@ -116,7 +118,7 @@ class Model(PyroModule):
         :meth:`predict` draw it.
 
         Raises:
-            ZooError: see :func:`zoo.program.layout.layout`.
+            ZooError: see :func:`zoo.program.sites.layout.layout`.
         """
         return self.runner.latents(x)
 
@@ -130,13 +132,13 @@ class Model(PyroModule):
         Returns:
             two tensors (draws, units). The first includes log|det J| of the constraining map.
         """
-        unit = self.runner.unit(x)
+        scheme = self.runner.scheme(x)
         if self.quadratic and isinstance(x, Tensor) and len(z) > 1 and z[..., 0].numel() <= AT_ONCE:
             # Rows know nothing of each other, so all draws are as many rows more: one run, which need not be mapped.
             prior, likelihood = self.runner.over_draws(
-                lambda rows: log_terms(self.runner.program, x.repeat(len(z), 1), rows, unit), z.flatten(0, 1)[None])
+                lambda rows: log_terms(self.runner.program, x.repeat(len(z), 1), rows, scheme), z.flatten(0, 1)[None])
             return prior.view(len(z), -1), likelihood.view(len(z), -1)
-        prior, likelihood = self.runner.over_draws(lambda row: log_terms(self.runner.program, x, row, unit), z)
+        prior, likelihood = self.runner.over_draws(lambda row: log_terms(self.runner.program, x, row, scheme), z)
         return prior, likelihood
 
     def log_joint(self, x: Data, z: Tensor) -> Tensor:
@@ -149,10 +151,10 @@ class Model(PyroModule):
 
         Those of latent sites include log|det J|. Their sums are :meth:`log_terms`.
         """
-        unit = self.runner.unit(x)
+        scheme = self.runner.scheme(x)
 
         def one(row: Tensor) -> dict[str, Tensor]:
-            substitute = Substitute(row, unit)
+            substitute = Substitute(row, scheme)
             sites = run(self.runner.program, x, substitute).items()
             return {k: latent_log_prob(k, s, substitute) for k, s in sites if not is_deterministic(s)}
 
@@ -166,10 +168,10 @@ class Model(PyroModule):
 
     def constrain(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Return the latent and deterministic sites' values at z (draws, units, d), each (draws, *shape)."""
-        unit = self.runner.unit(x)
+        scheme = self.runner.scheme(x, drawing=True)
 
         def one(row: Tensor) -> dict[str, Tensor]:
-            sites = run(self.runner.program, x, Substitute(row, unit, observed=self.runner.observed), density=False).items()
+            sites = run(self.runner.program, x, Substitute(row, scheme), density=False).items()
             return {k: s["value"] for k, s in sites if k not in self.runner.observed or is_deterministic(s)}
 
         result: dict[str, Tensor] = self.runner.over_draws(one, z, self.latents(x).awaited)
@@ -224,7 +226,8 @@ class Model(PyroModule):
     def posterior(self, x: Data) -> Distribution:
         """Return the exact p(z | x, θ): batch shape (units,), event shape (d,), unconstrained coordinates.
 
-        Discrete latents are enumerated, and latents that are functions of x leave a point, so all such models know it.
+        Discrete latents are enumerated, and latents that are functions of x leave a point, so all such models know it. The
+        distribution has ``log_prob``, ``sample`` (or ``rsample``), ``mean`` and, where it is known, ``variance``.
 
         Raises:
             NotImplementedError: where it is not known.

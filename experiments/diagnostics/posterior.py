@@ -15,8 +15,8 @@ from guides.guide import AnyGuide, BaseGuide
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program.latents import Latents, Site
 from zoo.program.run import Program, seeded
+from zoo.program.sites.latents import Latents, Site
 
 if TYPE_CHECKING:
     from xarray import DataTree

@@ -19,7 +19,7 @@ from experiments.runtime.processes import ALONE, Processes
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.model import Model
-from zoo.program.latents import Latents
+from zoo.program.sites.latents import Latents
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from zoo.data import Data, reference
 from zoo.distributions.enumerated import Enumerated, expect
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
-from zoo.program.latents import Latents
 from zoo.program.run import evaluating, seeded
+from zoo.program.sites.latents import Latents
 from zoo.program.tolerance import tolerant
 
 #: Two-sided 95% of a standard normal.

@@ -238,7 +238,7 @@ def _mass_levels(surface: np.ndarray) -> list[float]:
 
 
 def panels_of(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
-    """Return a figure and its panels, without the lines above and to the right."""
+    """Return a figure and its panels (one alone as it is, more as an array), without the lines above and to the right."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(rows, columns, figsize=(width, height), layout="constrained")

@@ -70,7 +70,10 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def distribution(self, phi: Phi) -> Distribution:
-        """Return q(z; φ): batch shape (units,), event shape (d,)."""
+        """Return q(z; φ): batch shape (units,), event shape (d,).
+
+        It needs ``rsample``, ``log_prob`` and ``expand``; stock Pyro draws from it, too.
+        """
 
     def embed(self, phi: Phi, contained: Normal) -> dict[str, Tensor]:
         """Return the φ, all entries of :meth:`initial`, at which this family is the normal that ``contained`` has at ``phi``.

@@ -36,7 +36,7 @@ class FlowFamily(nn.Module, Family):
         hidden: the widths of each layer's network.
 
     Raises:
-        ZooError: one latent dimension, an unknown kind, no layers.
+        ZooError: an unknown kind, no layers.
 
     Source: Rezende and Mohamed (2015), Variational inference with normalizing flows, https://arxiv.org/abs/1505.05770;
     Kingma et al. (2016), Improving variational inference with inverse autoregressive flow, https://arxiv.org/abs/1606.04934

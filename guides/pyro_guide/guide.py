@@ -17,11 +17,12 @@ from zoo.data import Data, Identity, reference, take
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program.angles import centre, with_one_turn
-from zoo.program.latents import Pack, Packing, Substitute, is_deterministic, sum_right
-from zoo.program.layout import first_run
 from zoo.program.params import LocalParams
-from zoo.program.run import Program, by_unit, isolated, run, seeded
+from zoo.program.run import Program, isolated, run, seeded
+from zoo.program.sites.angles import centre, with_one_turn
+from zoo.program.sites.latents import Packing, Scheme, by_unit, is_deterministic, sum_right
+from zoo.program.sites.layout import first_run
+from zoo.program.sites.substitution import Pack, Substitute
 from zoo.program.vectorise import FORBIDDEN, OverDraws
 
 
@@ -212,21 +213,21 @@ class ProgramGuide(BaseGuide):
 
     def _place(self, x: Data, sites: Mapping[str, Any], units: int) -> tuple[Tensor, Tensor]:
         """Return one draw's z (units, d) and log q(z | x) (units,) from the program's trace."""
-        unit, volume, parts = self.latents.unit, torch.zeros(()), []
+        scheme, volume, parts = self.model.runner.scheme(x, drawing=True), torch.zeros(()), []
         values, known = self._values(sites), trace.unpack(self._auxiliary, sites)
-        model = self._run_model(x, Pack(values, unit, observed=self.model.runner.observed))
+        model = self._run_model(x, Pack(values, scheme))
         for name, value in values.items():
-            packing = Packing.of(model[name], unit)
+            packing = Packing.of(model[name], scheme)
             assert packing.transform is not None, "discrete latents are enumerated"
             z = known[name] if name in known else packing.transform.inv(value)
             log_abs_det = packing.transform.log_abs_det_jacobian(z, value)
-            volume = volume + by_unit(sum_right(log_abs_det, packing.extra), model[name], unit)
+            volume = volume + by_unit(sum_right(log_abs_det, packing.extra), model[name], scheme.unit)
             parts.append(packing.pack(z))
         return torch.cat(parts, 1), self._sum(sites, model, units) + volume
 
     def _at(self, x: Data, row: Tensor, text: str | None) -> tuple[dict[str, Any], dict[str, Any], Substitute]:
         """Return the traces of the program, without densities where ``text`` is ``None``, and of the model at z (units, d)."""
-        substitute = Substitute(row, self.latents.unit, observed=self.model.runner.observed)
+        substitute = Substitute(row, self.model.runner.scheme(x, drawing=True))
         model = self._run_model(x, substitute)
         fixed = trace.Fixed(self._values(model), substitute.unconstrained, self._auxiliary, text)
         return self._run(x, fixed, density=text is not None), model, substitute
@@ -244,7 +245,7 @@ class ProgramGuide(BaseGuide):
                 continue
             each = site["fn"].base_dist.log_prob(site["value"])
             for latent, part in trace.split(each, self._auxiliary[name]).items():
-                total = total + Packing.of(model[latent], self.latents.unit).pack(part).sum(1)
+                total = total + Packing.of(model[latent], Scheme(self.latents.unit)).pack(part).sum(1)
         return total
 
     def _check_units(self, sites: Mapping[str, Any]) -> None:

@@ -23,10 +23,10 @@ from zoo.bare import FunctionModel
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program.angles import wound
-from zoo.program.latents import Latents, Site, is_discrete
 from zoo.program.params import LocalParams
 from zoo.program.run import Program
+from zoo.program.sites.angles import wound
+from zoo.program.sites.latents import Latents, Site, is_discrete
 
 if TYPE_CHECKING:
     from guides.pyro_guide.guide import ProgramGuide
@@ -117,7 +117,7 @@ class Fixed(Messenger):
 
 
 class Angles(Messenger):
-    """Let a program's draws of the angles ``names`` have the density of their directions, :class:`zoo.program.angles.Wound`."""
+    """Give a program's draws of the angles ``names`` the density of directions, :class:`zoo.program.sites.angles.Wound`."""
 
     def __init__(self, names: Collection[str]):
         super().__init__()

@@ -27,7 +27,7 @@ LISTED: Mapping[str, tuple[str, str]] = {
     # Whether a module's forward is all that a call of it does.
     "_pyro_samples": ("zoo/structure/test_quadratic.py", "test_parameters_drawn_by_the_module_still_are_latents"),
     # The mask of a distribution.
-    "_mask": ("zoo/program/test_masks.py", "test_pyro_keeps_the_mask_of_a_distribution_where_it_is_looked_for"),
+    "_mask": ("zoo/program/sites/test_masks.py", "test_pyro_keeps_the_mask_of_a_distribution_where_it_is_looked_for"),
     # What an AutoGuide makes on its first call.
     "_setup_prototype": ("guides/test_pyro_guides.py", "test_stock_elbo_agrees"),
 }

@@ -314,13 +314,21 @@ def test_errors_name_the_mend(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_one_latent_dimension_has_no_flow() -> None:
-    x = zoo.dataset("wine", standardise=True).x
-    message = r"expected at least 2 dimensions for a flow guide, .*; got 1; use a mixture instead"
-    for text in ("flow", "flow:encoder", "flow:semi"):
-        with pytest.raises(ZooError, match=message):
-            guides.build(text, zoo.build("ppca", x, latent=1), x)
-    assert guides.build("mixture", zoo.build("ppca", x, latent=1), x).posterior(x).event_shape == (1,)
+def test_a_flow_of_one_latent_dimension_follows_a_skewed_posterior() -> None:
+    def rate(x: torch.Tensor) -> None:
+        scale = pyro.sample("scale", dist.Gamma(torch.tensor(0.7).double(), 1.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Poisson(scale), obs=x)
+
+    x = torch.tensor([0.0]).double()
+    table = experiments.compare(rate, x, ["mean_field", "flow"], steps=1500)
+    truth = 0.7 * math.log(1 / 2)  # Γ(0.7) / Γ(0.7) · (1 / 2)^0.7
+    normal, flow = (row.evaluation.elbo.value for row in table.rows)
+    assert truth - normal > 0.05
+    assert truth - flow < 0.2 * (truth - normal)
+    for text in ("flow:encoder", "flow:semi"):
+        wine = zoo.dataset("wine", standardise=True).x
+        assert guides.build(text, zoo.build("ppca", wine, latent=1), wine).posterior(wine).event_shape == (1,)
 
 
 def test_full_rank_is_torchs_normal() -> None:

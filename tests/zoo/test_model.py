@@ -14,7 +14,7 @@ import experiments
 import zoo
 import zoo.model
 from zoo.program import runner
-from zoo.program.layout import layout
+from zoo.program.sites.layout import layout
 
 
 def test_theta_is_constrained_and_named() -> None:

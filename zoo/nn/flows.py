@@ -57,24 +57,32 @@ def _spline(features: int, context: int, layers: int, hidden: Sequence[int]) -> 
 
     zuko: Any = _zuko()
     bins = 8
-    spline = partial(zuko.transforms.MonotonicRQSTransform, slope=1e-3)
-    return _transform(zuko.flows.NICE(
-        features, context, transforms=layers, univariate=spline, shapes=[(bins,), (bins,), (bins - 1,)],
-        hidden_features=hidden, activation=ACTIVATION))
+    how = {
+        "univariate": partial(zuko.transforms.MonotonicRQSTransform, slope=1e-3), "shapes": [(bins,), (bins,), (bins - 1,)]}
+    return _layers(zuko.flows.NICE, features, context, layers, hidden, **how)
 
 
 def _real_nvp(features: int, context: int, layers: int, hidden: Sequence[int]) -> nn.Module:
-    return _transform(_zuko().flows.RealNVP(
-        features, context, transforms=layers, hidden_features=hidden, activation=ACTIVATION))
+    return _layers(_zuko().flows.RealNVP, features, context, layers, hidden)
 
 
 def _maf(features: int, context: int, layers: int, hidden: Sequence[int]) -> nn.Module:
-    return _transform(_zuko().flows.MAF(features, context, transforms=layers, hidden_features=hidden, activation=ACTIVATION))
+    return _layers(_zuko().flows.MAF, features, context, layers, hidden)
 
 
-def _transform(flow: Any) -> nn.Module:
-    """Keep a zuko flow's transform, normalising direction; the base is always standard normal."""
-    transform: nn.Module = flow.transform
+def _layers(flow: Any, features: int, context: int, layers: int, hidden: Sequence[int], **how: Any) -> nn.Module:
+    """Return a zuko flow's transform, normalising direction; the base is always standard normal.
+
+    A dimension alone has no others to be moved by: its layers are monotone maps, which a network makes from the context.
+    """
+    if features == 1:
+        flows = _zuko().flows
+        networks = {"hidden_features": hidden, "activation": ACTIVATION} if context else {}
+        parts = [flows.ElementWiseTransform(1, context, **how, **networks) for _ in range(layers)]
+        one: nn.Module = _zuko().lazy.LazyComposedTransform(*parts)
+        return one
+    transform: nn.Module = flow(
+        features, context, transforms=layers, hidden_features=hidden, activation=ACTIVATION, **how).transform
     return transform
 
 
@@ -97,24 +105,22 @@ def build_flow(
 
     Args:
         kind: a key of :data:`FLOWS`.
-        features: dimensions, 2 or more: a layer moves one dimension given others.
+        features: dimensions. A layer moves some given the others; one alone goes through monotone maps.
         context: length of the context vector; 0 for none.
         layers: how many.
         hidden: widths of each layer's conditioning network.
         what: how errors call it.
 
     Raises:
-        ZooError: an unknown kind, one dimension, no layers, or widths that are no whole numbers above 0.
+        ZooError: an unknown kind, no dimension, no layers, or widths that are no whole numbers above 0.
 
     >>> flow = build_flow("realnvp", 2)
     >>> flow()(torch.zeros(5, 2)).shape
     torch.Size([5, 2])
     """
     build = chosen(FLOWS, kind, f"the kind of {what}")
-    if features < 2:
-        raise ZooError(
-            f"expected at least 2 dimensions for {what}, whose layers move some given the others; got {features}; "
-            "use a mixture instead")
+    if features < 1:
+        raise ZooError(f"expected at least one dimension for {what}; got {features}; pass data with a column")
     if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
         raise ZooError(f"expected a whole number of layers above 0 for {what}; got {layers!r}; e.g. 4")
     module = build(features, context, layers, check_hidden(hidden))
@@ -123,10 +129,15 @@ def build_flow(
 
 
 def damp(flow: nn.Module, factor: float) -> None:
-    """Multiply the last layer of each conditioning network by ``factor``: with zero the flow is the identity."""
+    """Multiply the last layer of each conditioning network by ``factor``: with zero the flow is the identity.
+
+    Maps without a network, those of a dimension alone without context, have numbers of their own in its place.
+    """
+    networks = [m[-1] for m in flow.modules() if isinstance(m, nn.Sequential)]
+    own = [m for m in flow.modules() if isinstance(m, nn.ParameterList)]
     with torch.no_grad():
-        for network in (m for m in flow.modules() if isinstance(m, nn.Sequential)):
-            for parameter in network[-1].parameters():
+        for part in (*networks, *own):
+            for parameter in part.parameters():
                 parameter.mul_(factor)
 
 

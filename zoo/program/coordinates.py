@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from zoo.data import Data, reference
-from zoo.program.latents import Collected, Pack, Substitute
-from zoo.program.run import log_prior, run
+from zoo.program.density import log_prior
+from zoo.program.run import run
 from zoo.program.runner import Runner
+from zoo.program.sites.substitution import Collected, Pack, Substitute
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 def coordinates(runner: Runner, x: Data, values: Mapping[str, Tensor]) -> Tensor:
     """Return the coordinates of latent ``values``, (draws, units, d); see :meth:`zoo.Model.unconstrain`."""
-    unit, latents = runner.unit(x), runner.latents(x)
+    scheme, latents = runner.scheme(x, drawing=True), runner.latents(x)
     if not latents.size:
         draws = len(next(iter(values.values()))) if values else 1
         return runner.empty(x).expand(draws, -1, -1)
 
     def one(row: Mapping[str, Tensor]) -> Tensor:
-        pack = Pack(row, unit, latents.sites[-1].name, runner.observed)
+        pack = Pack(row, scheme, latents.sites[-1].name)
         with suppress(Collected):
             run(runner.program, x, pack, density=False)
         return torch.cat(pack.parts, 1)
@@ -39,9 +40,9 @@ def volumes(runner: Runner, x: Data, z: Tensor) -> dict[str, Tensor]:
     """Return what each continuous latent site gains from its coordinates at one draw z (units, d), over its batch shape.
 
     log|det ∂value/∂z|, and where a mask leaves a latent without a density a standard normal; see
-    :class:`zoo.program.latents.Substitute`.
+    :class:`zoo.program.sites.latents.Substitute`.
     """
-    substitute = Substitute(z, runner.unit(x), observed=runner.observed)
+    substitute = Substitute(z, runner.scheme(x, drawing=True))
     with runner.isolated():
         run(runner.model, x, substitute, density=False)
     return substitute.volume
@@ -58,9 +59,9 @@ def log_terms_and_slope(model: Model, x: Data, z: Tensor) -> tuple[Tensor, Tenso
 
 def log_prior_and_slope(runner: Runner, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return log p(z) alone, (draws, units), and its gradient in z (draws, units, d), both without a graph."""
-    unit, last = runner.unit(x), runner.latents(x).sites[-1].name
+    scheme, last = runner.scheme(x), runner.latents(x).sites[-1].name
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        prior: Tensor = runner.over_draws(lambda row: log_prior(runner.program, x, row, unit, last), z)
+        prior: Tensor = runner.over_draws(lambda row: log_prior(runner.program, x, row, scheme, last), z)
         [slope] = torch.autograd.grad(prior.sum(), [z])
     return prior.detach(), slope

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from zoo.data import Data, put_back, reference
 from zoo.errors import ZooError
-from zoo.program.latents import Collected, Pack, Substitute
-from zoo.program.masks import with_masked
 from zoo.program.run import Unobserve, draw_afresh, run, seeded
 from zoo.program.runner import Runner
+from zoo.program.sites.masks import with_masked
+from zoo.program.sites.substitution import Collected, Pack, Substitute
 from zoo.program.tolerance import drawn
 
 
@@ -24,11 +24,11 @@ def prior_draws(runner: Runner, x: Data, draws: int) -> tuple[Tensor, int]:
     Raises:
         ZooError: other latent sites from draw to draw, or a program that fails at nearly every draw.
     """
-    unit, sites, nothing = runner.unit(x), runner.latents(x).sites, runner.empty(x)
+    scheme, sites, nothing = runner.scheme(x, drawing=True), runner.latents(x).sites, runner.empty(x)
 
     def draw() -> Tensor:
         # What follows the last latent site, often a network and draws of the size of the data, is not wanted.
-        pack = Pack(None, unit, sites[-1].name if sites else "", runner.observed)
+        pack = Pack(None, scheme, sites[-1].name if sites else "")
         with suppress(Collected):
             run(runner.model, x, Unobserve(), pack, density=False)
         return torch.cat(pack.parts, 1) if pack.parts else nothing
@@ -44,9 +44,9 @@ def prior_draws(runner: Runner, x: Data, draws: int) -> tuple[Tensor, int]:
 
 def predictions(runner: Runner, x: Data, z: Tensor) -> dict[str, Tensor]:
     """Return observations drawn at each of z (draws, units, d): {site: (draws, *shape)}; see :meth:`zoo.Model.predict`."""
-    unit = runner.unit(x)
+    scheme = runner.scheme(x, drawing=True)
     with torch.no_grad(), runner.isolated():
-        rows = [draw_afresh(runner.model, x, Substitute(row, unit, observed=runner.observed))[1] for row in z]
+        rows = [draw_afresh(runner.model, x, Substitute(row, scheme))[1] for row in z]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from zoo.data import Data, place
-from zoo.program.latents import Substitute
-from zoo.program.masks import filled
 from zoo.program.run import run
+from zoo.program.sites.masks import filled
+from zoo.program.sites.substitution import Substitute
 from zoo.program.tolerance import FAILURES, refuse
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _observation(model: Model, x: Data, z: Tensor, name: str, log_prob: Tensor |
     """
     draw = 0 if log_prob is None else int((~log_prob.reshape(len(log_prob), -1).sum(1).isfinite()).int().argmax())
     with model.runner.isolated():
-        site = run(model, x, Substitute(z[draw], model.runner.unit(x)), density=False)[name]
+        site = run(model, x, Substitute(z[draw], model.runner.scheme(x)), density=False)[name]
     value = site["value"]
     if not site["is_observed"] or not value.numel():
         return ""

@@ -7,8 +7,8 @@ the run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Container, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyro
@@ -20,9 +20,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from zoo.data import Data
-from zoo.errors import ZooError
-from zoo.program.latents import Collected, Substitute, is_awaited, is_deterministic, is_observation, unit_frame
-from zoo.program.masks import standing_in
+from zoo.program.sites.latents import is_awaited, is_deterministic, is_observation
+from zoo.program.sites.masks import standing_in
 
 Program = Callable[[Data], Any]
 
@@ -146,6 +145,11 @@ class Unobserve(Messenger):
 
 def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:
     """Run ``program`` under ``handlers``; return its sample sites by name, with their log-probabilities (``density``)."""
+    return random_sites(traced(program, x, *handlers, density=density))
+
+
+def traced(program: Program, x: Data, *handlers: Messenger, density: bool = True) -> Any:
+    """Run ``program`` under ``handlers``; return Pyro's trace of it, with log-probabilities (``density``)."""
     with ExitStack() as stack:
         tracer = stack.enter_context(poutine.trace())
         for handler in handlers:
@@ -154,10 +158,13 @@ def run(program: Program, x: Data, *handlers: Messenger, density: bool = True) -
     if density:
         with standing_in(s for s in tracer.trace.nodes.values() if s["type"] == "sample" and is_observation(s)):
             tracer.trace.compute_log_prob()
+    return tracer.trace
+
+
+def random_sites(trace: Any) -> dict[str, Any]:
+    """Return a trace's sample sites by name, those of plates' subsamples left out."""
     return {
-        name: site for name, site in tracer.trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site)
-    }
+        name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
 
 
 def draw_afresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -166,53 +173,3 @@ def draw_afresh(program: Program, x: Data, *handlers: Messenger) -> tuple[dict[s
     fresh = {k: s for k, s in sites.items() if not is_deterministic(s) and not s["is_observed"]}
     observed = {k: s["value"] for k, s in fresh.items() if s["infer"].get("was_observed", False)}
     return {k: s["value"] for k, s in fresh.items() if k not in observed}, observed
-
-
-def log_terms(program: Program, x: Data, z: Tensor, unit: str | None) -> tuple[Tensor, Tensor]:
-    """Return log p(z) with its Jacobian, and log p(x | z), for one draw z (units, d): each (units,)."""
-    substitute = Substitute(z, unit)
-    sites = run(program, x, substitute)
-    if substitute.taken != z.shape[1]:
-        raise ZooError(
-            f"expected {substitute.taken} coordinates per unit; got {z.shape[1]}; rebuild the guide for this x")
-    likelihood = z.new_zeros(z.shape[0])
-    for site in sites.values():
-        if site["is_observed"] and not is_deterministic(site):
-            likelihood = likelihood + by_unit(site["log_prob"], site, unit)
-    return prior_of(sites, substitute), likelihood
-
-
-def log_prior(program: Program, x: Data, z: Tensor, unit: str | None, last: str) -> Tensor:
-    """Return log p(z) with its Jacobian, (units,), for one draw z (units, d). The program is left after its ``last`` latent."""
-    substitute = Substitute(z, unit, last)
-
-    def begin(x: Data) -> None:
-        with suppress(Collected):
-            program(x)
-
-    return prior_of(run(begin, x, substitute), substitute)
-
-
-def prior_of(sites: Mapping[str, Any], substitute: Substitute) -> Tensor:
-    """Return the sum of a run's latent log-probabilities by unit, (units,): log p(z) with its Jacobian."""
-    prior = substitute.z.new_zeros(len(substitute.z))
-    for name, site in sites.items():
-        if not site["is_observed"] and not is_deterministic(site):
-            prior = prior + by_unit(latent_log_prob(name, site, substitute), site, substitute.unit)
-    return prior
-
-
-def latent_log_prob(name: str, site: Any, substitute: Substitute) -> Tensor:
-    """Return a latent site's log-probability in unconstrained coordinates, see :class:`zoo.program.latents.Substitute`."""
-    log_prob: Tensor = site["log_prob"]
-    return log_prob + substitute.volume[name] if name in substitute.volume else log_prob
-
-
-def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
-    """Sum a site's log-probabilities over every dimension but the unit plate's: (units,)."""
-    frame = unit_frame(site, unit)
-    if frame is None:
-        return log_prob.sum().reshape(1)
-    shape = [1] * max(0, -frame.dim - log_prob.ndim) + list(log_prob.shape)
-    shape[frame.dim] = frame.size
-    return log_prob.expand(shape).movedim(frame.dim, 0).reshape(frame.size, -1).sum(1)

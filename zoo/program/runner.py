@@ -10,10 +10,10 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from zoo.data import FEW, Data, Identity, reference, subsample_rows
-from zoo.program.latents import Latents
-from zoo.program.layout import layout
 from zoo.program.params import LocalParams
 from zoo.program.run import isolated, seeded, unregistered
+from zoo.program.sites.latents import Latents, Scheme
+from zoo.program.sites.layout import layout
 from zoo.program.vectorise import OverDraws
 
 
@@ -69,9 +69,13 @@ class Runner:
             found = self._last[1].grown(units, self._last[1].units)
             self._part = None if found is None else (Identity.of(part), found)
 
-    def unit(self, x: Data) -> str | None:
-        """Return the plate that owns the latents. It hangs on the program, not on the rows: minibatches need no new run."""
-        return self._last[1].unit if self._last is not None else self.latents(x).unit
+    def scheme(self, x: Data, drawing: bool = False) -> Scheme:
+        """Return how the program's sites are read. It hangs on the program, not on the rows: minibatches need no new run.
+
+        ``drawing``: what is observed in other data, and not in these, may be drawn; a density needs it.
+        """
+        found = self._last[1] if self._last is not None else self.latents(x)
+        return Scheme(found.unit, self.observed if drawing else frozenset(), bool(found.summed), found.depth)
 
     def empty(self, x: Data) -> Tensor:
         """Return the units' vectors where there are no latents, (units, 0)."""

@@ -20,10 +20,12 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from zoo.data import Data, Identity, reference
-from zoo.program.latents import Substitute, is_deterministic
+from zoo.program.density import prior_of
 from zoo.program.recording.record import alike
 from zoo.program.recording.settings import Settings
-from zoo.program.run import prior_of, run, seeded
+from zoo.program.run import run, seeded
+from zoo.program.sites.latents import Scheme, is_deterministic
+from zoo.program.sites.substitution import Substitute
 from zoo.structure.affine import Dependent, Following
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def find(model: Model, x: Data) -> Predictor | None:
     ('loc', tensor([1., 1., 1.]), tensor([[0., 1., 2.]]))
     """
     latents = model.latents(x)
-    if latents.unit is not None or latents.discrete or not latents.size or len(latents.observed) != 1:
+    if latents.unit is not None or latents.discrete or latents.summed or not latents.size or len(latents.observed) != 1:
         return None
     if latents.observed[0].shape.numel() * latents.size > MOST:
         return None
@@ -140,7 +142,7 @@ def _proved(model: Model, x: Data) -> tuple[str, type] | None:
     def one(row: Tensor) -> Tensor:
         z = Dependent(row, affine=True)
         with Following() as following:
-            site = _observed_site(run(model.runner.program, x, Substitute(z, None), density=False))
+            site = _observed_site(run(model.runner.program, x, Substitute(z, Scheme()), density=False))
             base = _base(site["fn"])
             moving = {name: value for name, value in _parameters(base).items() if isinstance(value, Dependent)}
             vars(base).update({name: value.value for name, value in moving.items()})
@@ -209,7 +211,7 @@ def _value(model: Model, x: Data, z: Tensor) -> Tensor:
     values: list[Tensor] = []
 
     def one(row: Tensor) -> Tensor:
-        values.append(_observed_site(run(model.runner.program, x, Substitute(row, None), density=False))["value"])
+        values.append(_observed_site(run(model.runner.program, x, Substitute(row, Scheme()), density=False))["value"])
         return row
 
     model.runner.over_draws(one, z[None])
@@ -221,7 +223,7 @@ def _seen(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
     shape = model.latents(x).observed[0].shape
 
     def one(row: Tensor) -> dict[str, Tensor]:
-        substitute = Substitute(row, None)
+        substitute = Substitute(row, Scheme())
         sites = run(model.runner.program, x, substitute)
         site = _observed_site(sites)
         parameters = {name: value.expand(shape).reshape(-1) for name, value in _parameters(_base(site["fn"])).items()}

@@ -19,7 +19,7 @@ from zoo.data import Data, reference
 from zoo.distributions.covariances import covariances
 from zoo.distributions.enumerated import Enumerated, expect
 from zoo.model import Model
-from zoo.program.latents import Latents
+from zoo.program.sites.latents import Latents
 
 #: E_q[log p(z | θ)], E_q[log p(x | z, θ)] and the entropy of q, in nats, summed over units: the ELBO's three terms.
 Terms: TypeAlias = tuple[float, float, float]

@@ -22,7 +22,7 @@ from guides.guide import BaseGuide
 from guides.model_based import Exact
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
-from zoo.program.latents import Latents
+from zoo.program.sites.latents import Latents
 from zoo.structure.m_step import Bounded
 
 #: EM has converged where an iteration raises log p(x | θ) by less, in nats per unit.

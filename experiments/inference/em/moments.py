@@ -16,7 +16,7 @@ from zoo.data import Data, reference, take
 from zoo.distributions.covariances import covariances
 from zoo.distributions.enumerated import Enumerated
 from zoo.model import Model
-from zoo.program.latents import Latents
+from zoo.program.sites.latents import Latents
 from zoo.structure.m_step import FromMoments
 from zoo.structure.probe import Probe
 from zoo.structure.quadratic import ROWS, Frame, power_sums, responsibilities

@@ -24,7 +24,7 @@ from guides.families.family import Normal, NormalBase, Phi
 from guides.guide import Guide
 from zoo.data import Data, in_double, take
 from zoo.model import Model
-from zoo.program.latents import Latents
+from zoo.program.sites.latents import Latents
 from zoo.program.vectorise import FORBIDDEN, LinAlgError
 from zoo.structure.linear_predictor import linear_predictor
 

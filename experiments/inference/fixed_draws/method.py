@@ -19,7 +19,7 @@ from experiments.inference.options import FixedDrawsOptions
 from guides.amortisation import Free
 from guides.families.family import NormalBase
 from guides.guide import BaseGuide, Guide
-from zoo.program.latents import Latents
+from zoo.program.sites.latents import Latents
 from zoo.program.vectorise import LinAlgError
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from experiments.runtime.memory import CACHED, FIT, PART, within, work
 from zoo.data import Data
 from zoo.model import Model
-from zoo.program.latents import Latents
+from zoo.program.sites.latents import Latents
 
 #: Draws of one unit that are evaluated at once, at least.
 FEWEST = 32

@@ -11,7 +11,7 @@ from experiments.inference.svi.options import SVIOptions
 from experiments.inference.svi.run import Run
 from experiments.runtime.threads import quick_products
 from guides.guide import BaseGuide
-from zoo.program.latents import Latents
+from zoo.program.sites.latents import Latents
 
 #: Seconds from which on a run says what declaring a program pure would save.
 LONG = 5.0

@@ -16,7 +16,7 @@ import torch
 
 import experiments
 import zoo
-from zoo.program.layout import layout
+from zoo.program.sites.layout import layout
 
 ROWS = np.random.default_rng(0).normal(size=(1000, 3))
 

@@ -375,7 +375,6 @@ def test_convolutional_models_train(side: int, likelihood: str) -> None:
     (64, {"likelihood": "bernouli"}, "did you mean 'bernoulli'"),
     (64, {"prior": "gaussian"}, "one of standard, mixture, vamp, flow; got 'gaussian'; choose one"),
     (64, {"prior": "mixture", "components": 1}, "at least 2 components for a mixture prior; got 1; raise --components"),
-    (64, {"prior": "flow", "latent": 1}, "at least 2 dimensions for a flow prior"),
     (64, {"layers": 2}, "unknown option 'layers' of vae"),
 ])
 def test_errors_name_the_mend(columns: int, given: dict[str, Any], message: str) -> None:
@@ -510,8 +509,6 @@ def test_guides_that_do_not_fit() -> None:
     schools = zoo.dataset("eight_schools").x
     with pytest.raises(ZooError, match="latents that all rows share: one unit, nothing to amortise over"):
         experiments.fit(zoo.build("eight_schools", schools), "mean_field:encoder", schools)
-    with pytest.raises(ZooError, match="expected at least 2 dimensions for a flow guide"):
-        experiments.fit(zoo.build("ppca", wine(), latent=1), "flow", wine())
 
 
 # -- training --------------------------------------------------------------------------------------------------------------

@@ -466,9 +466,21 @@ def test_data_that_a_flow_cannot_use(x: Tensor, message: str) -> None:
         zoo.build("flow", x)
 
 
-def test_one_latent_dimension_has_no_flow_prior() -> None:
-    with pytest.raises(ZooError, match=r"expected at least 2 dimensions for a flow prior, .*; got 1; use a mixture instead"):
-        zoo.build("flow_prior", moons()[:20], latent=1)
+@pytest.mark.parametrize("kind", FLOWS)
+@pytest.mark.parametrize("context", [0, 3])
+def test_a_flow_of_one_dimension_is_a_density(kind: str, context: int) -> None:
+    """Its layers are monotone maps: the density integrates to one, and draws have it."""
+    with zoo.seeded(0):
+        network = build_flow(kind, 1, context).double()
+        for parameter in network.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+        q = FlowDistribution(network(torch.ones(context, dtype=torch.double) if context else None), torch.zeros(1).double())
+        grid = torch.linspace(-60, 60, 120_001, dtype=torch.double)[:, None]
+        with torch.no_grad():
+            density, drawn = q.log_prob(grid).exp(), q.rsample((4000,))
+    assert float(torch.trapezoid(density, grid[:, 0])) == pytest.approx(1.0, abs=1e-4)
+    mean = float(torch.trapezoid(density * grid[:, 0], grid[:, 0]))
+    assert abs(float(drawn.mean()) - mean) < 5 * float(drawn.std()) / math.sqrt(len(drawn))
 
 
 IMPORT = """

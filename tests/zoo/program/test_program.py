@@ -183,13 +183,6 @@ def test_discrete_sites_are_enumerated_jointly() -> None:
     assert experiments.compare(model, X, ["exact", "categorical"]).rows[1].evaluation.kl_gap.value == pytest.approx(0, abs=1e-9)
 
 
-def mixed(x: Tensor) -> None:
-    m = pyro.sample("m", dist.Normal(ZERO, 2.0))
-    with pyro.plate("rows", len(x)):
-        k = pyro.sample("k", dist.Bernoulli(0.5))
-        pyro.sample("x", dist.Normal(m + k, 1.0), obs=x)
-
-
 def subsampled(x: Tensor) -> None:
     m = pyro.sample("m", dist.Normal(ZERO, 2.0))
     with pyro.plate("rows", len(x), subsample_size=2) as index:
@@ -225,7 +218,6 @@ def crowded(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("program", "text"), [
-    (mixed, "got discrete 'k' beside continuous 'm'; marginalise 'k'"),
     (subsampled, "expected plate 'rows' to hold all its rows; got 2 of 4"),
     (counted, "expected discrete latents of finite support; got site 'k' of Poisson"),
     (blind, "expected a program with observed sites"),

@@ -13,7 +13,7 @@ from torch import Tensor
 import experiments
 import zoo
 from zoo.errors import ZooError
-from zoo.program.masks import counting, stand_in
+from zoo.program.sites.masks import counting, stand_in
 
 X = torch.tensor([2.0, 3.0, 4.0, 7.0], dtype=torch.double)
 ZERO = torch.zeros((), dtype=torch.double)

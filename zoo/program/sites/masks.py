@@ -11,7 +11,7 @@ from pyro.distributions import MaskedDistribution, Unit
 from torch import Tensor
 from torch.distributions.transforms import AffineTransform, ComposeTransform, Transform
 
-from zoo.program.angles import WRAPPERS, bijection
+from zoo.program.sites.angles import WRAPPERS, bijection
 
 
 def counting(site: Any) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import experiments
 import zoo
-from zoo.program.angles import Turn, bijection, once
+from zoo.program.sites.angles import Turn, bijection, once
 
 Y = torch.tensor([0.1, 0.3, -0.2], dtype=torch.double)
 

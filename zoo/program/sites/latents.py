@@ -1,25 +1,19 @@
-"""How a program's latent sites pack into one unconstrained vector per unit, and back.
-
-Three Pyro messengers share one description of a site, :class:`Packing`. They run inside the program, so the
-supports they see are the ones of that very run: a support may depend on other latents.
-"""
+"""What a program's sites are, and how its latent ones pack into one unconstrained vector per unit, and back."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from zoo.errors import ZooError
-from zoo.program.angles import bijection
-from zoo.program.masks import counting, domain_shape
+from zoo.program.sites.angles import bijection
+from zoo.program.sites.masks import domain_shape
 
 MAX_VALUES = 4096
 
@@ -47,6 +41,28 @@ def support_values(site: Any) -> Tensor:
             f"expected discrete latents of finite support; got site '{site['name']}' of {type(fn).__name__}; marginalise it")
     values: Tensor = fn.enumerate_support(expand=False)
     return values.reshape(values.shape[0], *values.shape[values.ndim - fn.event_dim:])
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a program's sites are read into units' vectors.
+
+    Attributes:
+        unit: the plate whose rows own the latents; ``None`` where the data set is one unit.
+        observed: sites that are observed in other data, and are drawn where they are not in these.
+        summed: whether discrete latents are summed out, and are no coordinates.
+        depth: how many batch dimensions plates take; what lies to their left enumerates discrete latents.
+    """
+
+    unit: str | None = None
+    observed: frozenset[str] = frozenset()
+    summed: bool = False
+    depth: int = 0
+
+    def shape(self, fn: Any) -> torch.Size:
+        """Return the shape of a site's value, the dimensions that enumerate discrete latents left out."""
+        shape: torch.Size = fn.shape()
+        return shape[max(0, len(shape) - self.depth - fn.event_dim):] if self.summed else shape
 
 
 def is_awaited(msg: Any, observed: Container[str]) -> bool:
@@ -84,16 +100,16 @@ class Packing:
     dtype: torch.dtype | None
 
     @classmethod
-    def of(cls, site: Any, unit: str | None) -> Packing:
-        fn, frame = site["fn"], unit_frame(site, unit)
+    def of(cls, site: Any, scheme: Scheme) -> Packing:
+        fn, frame, shape = site["fn"], unit_frame(site, scheme.unit), scheme.shape(site["fn"])
         dim = None if frame is None else frame.dim
         if is_discrete(site):
             axis = None if dim is None else dim - fn.event_dim
-            return cls(None, fn.shape(), axis, 0, support_values(site).dtype)
+            return cls(None, shape, axis, 0, support_values(site).dtype)
         transform = bijection(fn)
         extra = fn.event_dim - transform.codomain.event_dim
         axis = None if dim is None else dim - extra - transform.domain.event_dim
-        return cls(transform, domain_shape(transform, fn.shape()), axis, extra, None)
+        return cls(transform, domain_shape(transform, shape), axis, extra, None)
 
     @property
     def size(self) -> int:
@@ -114,107 +130,19 @@ class Packing:
         return value.reshape(1, -1) if self.axis is None else value.movedim(self.axis, 0).reshape(value.shape[self.axis], -1)
 
 
-class Substitute(Messenger):
-    """Give the latent sites, in the program's order, the consecutive coordinates of one draw ``z`` (units, d).
-
-    ``log_abs_det[name]`` is then log|det ∂value/∂z| over the site's batch shape, and ``unconstrained[name]`` the site's
-    coordinates in its own shape. ``volume[name]`` is what the site's log-density gains from its coordinates: log|det|, and
-    a standard normal where a mask leaves coordinates without a density. After the site ``until`` the program is left by
-    raising :class:`Collected`. Sites that are ``observed`` in other data are drawn where they are not, see :func:`is_awaited`.
-    """
-
-    def __init__(self, z: Tensor, unit: str | None, until: str = "", observed: Container[str] = ()):
-        super().__init__()
-        self.z, self.unit, self.until, self.taken, self.observed = z, unit, until, 0, observed
-        self.log_abs_det: dict[str, Tensor] = {}
-        self.unconstrained: dict[str, Tensor] = {}
-        self.volume: dict[str, Tensor] = {}
-        self.last = "the first site"
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            return
-        self.last = msg["name"]
-        if msg["is_observed"] or msg["value"] is not None or is_awaited(msg, self.observed):
-            return
-        packing = Packing.of(msg, self.unit)
-        flat = self.z[:, self.taken : self.taken + packing.size]
-        if flat.shape[1] < packing.size:
-            raise ZooError(
-                f"expected {self.taken + packing.size} or more coordinates at site '{msg['name']}'; got {self.z.shape[1]}; "
-                "if it is observed, pass its observations in x; latent sites must not depend on their values")
-        self.taken += packing.size
-        value = packing.unpack(flat)
-        if packing.transform is None:
-            msg["value"] = value.to(packing.dtype)
-            return
-        msg["value"] = packing.transform(value)
-        log_abs_det = packing.transform.log_abs_det_jacobian(value, msg["value"])
-        self.log_abs_det[msg["name"]] = sum_right(log_abs_det, packing.extra)
-        self.unconstrained[msg["name"]] = value
-        self.volume[msg["name"]] = _volume(packing, msg, value, log_abs_det)
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if self.until and msg["name"] == self.until:  # the trace around this handler has noted the site
-            raise Collected
-
-
-def _volume(packing: Packing, site: Any, value: Tensor, log_abs_det: Tensor) -> Tensor:
-    """Return log|det J|, with a standard normal in its place where a mask leaves a site's coordinates without a density.
-
-    A density of nothing would have no integral. This one has the integral one, so the evidence is that without the masked
-    latents, and a guide has something to match. A mask that is ``False`` as a whole is Pyro's way to write an improper prior,
-    and stays one.
-    """
-    counts = counting(site)
-    transform = packing.transform
-    if counts is None or transform is None or not counts.ndim:
-        return sum_right(log_abs_det, packing.extra)
-    for _ in range(transform.codomain.event_dim):
-        counts = counts.select(-1, 0)
-    normal = sum_right(-0.5 * (value.square() + math.log(2 * math.pi)), transform.domain.event_dim)
-    return sum_right(torch.where(counts, log_abs_det, normal), packing.extra)
-
-
-class Pack(Messenger):
-    """Collect the latent sites' unconstrained coordinates, (units, size) each, in ``parts``.
-
-    The sites are set to ``values`` (one draw) where given, and drawn by the program where not. After the site ``last`` the
-    program has nothing more to say, and is left by raising :class:`Collected`. ``observed``: as of :class:`Substitute`.
-    """
-
-    def __init__(
-        self, values: Mapping[str, Tensor] | None, unit: str | None, last: str = "", observed: Container[str] = (),
-    ):
-        super().__init__()
-        self.values, self.unit, self.last, self.observed = values, unit, last, observed
-        self.parts: list[Tensor] = []
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if is_awaited(msg, self.observed) or self.values is None or site_is_subsample(msg):
-            return
-        if msg["is_observed"] or msg["value"] is not None:
-            return
-        if msg["name"] not in self.values:
-            raise ZooError(f"expected a value for latent site '{msg['name']}'; got {', '.join(self.values)}; add it")
-        msg["value"] = self.values[msg["name"]].expand(msg["fn"].shape())
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg) or msg["is_observed"] or msg["infer"].get("was_observed", False):
-            return
-        packing, value = Packing.of(msg, self.unit), msg["value"]
-        self.parts.append(packing.pack(value if packing.transform is None else packing.transform.inv(value)))
-        if msg["name"] == self.last:
-            raise Collected
-
-
-class Collected(Exception):  # a way out, no error
-    """All latent sites of a program have been met."""
-
-
 def sum_right(value: Tensor, dims: int) -> Tensor:
     """Sum over the last ``dims`` dimensions."""
     return value.flatten(-dims).sum(-1) if dims else value
+
+
+def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
+    """Sum a site's log-probabilities over every dimension but the unit plate's: (units,)."""
+    frame = unit_frame(site, unit)
+    if frame is None:
+        return log_prob.sum().reshape(1)
+    shape = [1] * max(0, -frame.dim - log_prob.ndim) + list(log_prob.shape)
+    shape[frame.dim] = frame.size
+    return log_prob.expand(shape).movedim(frame.dim, 0).reshape(frame.size, -1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -244,6 +172,7 @@ class Latents:
         units: how many units.
         size: d, the length of a unit's unconstrained vector; 0 where every latent is a function of x.
         awaited: whether an observed site has no observation in these data, as in rows to predict.
+        summed: discrete latent sites that the density is summed over: they are no coordinates.
     """
 
     sites: tuple[Site, ...]
@@ -252,6 +181,7 @@ class Latents:
     units: int
     size: int = field(init=False)
     awaited: bool = False
+    summed: tuple[Site, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", sum(site.size for site in self.sites))
@@ -262,19 +192,24 @@ class Latents:
         return any(site.values is not None for site in self.sites)
 
     @property
+    def depth(self) -> int:
+        """How many batch dimensions plates take, at most."""
+        return max((len(site.plates) for site in (*self.sites, *self.observed, *self.summed)), default=0)
+
+    @property
     def rows_first(self) -> bool:
         """Whether the units run along the first dimension of every observed site."""
         return all(site.plates[:1] == (self.unit,) for site in self.observed)
 
     def grown(self, units: int, before: int) -> Latents | None:
         """Return the layout of a table of ``units`` rows from that of ``before`` of them; ``None`` where rows are not units."""
-        sites = [*self.sites, *self.observed]
+        sites = [*self.sites, *self.observed, *self.summed]
         if self.units != before or any(site.plates[:1] != (self.unit,) for site in sites):
             return None
-        latent, observed = (
+        latent, observed, summed = (
             tuple(replace(site, shape=torch.Size([units, *site.shape[1:]])) for site in kind)
-            for kind in (self.sites, self.observed))
-        return Latents(latent, observed, self.unit, units, self.awaited)
+            for kind in (self.sites, self.observed, self.summed))
+        return Latents(latent, observed, self.unit, units, self.awaited, summed)
 
     def support(self) -> Tensor:
         """Return the (K, d) values of a discrete unit's vector: the product of its elements' supports.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Container
 from contextlib import suppress
@@ -13,9 +14,14 @@ from torch import Tensor
 
 from zoo.data import Data, place, tensors
 from zoo.errors import ZooError, ZooWarning
-from zoo.program.latents import (
+from zoo.program.density import log_terms
+from zoo.program.enumeration.messenger import check_enumerable
+from zoo.program.run import Program, run
+from zoo.program.sites.latents import (
+    MAX_VALUES,
     Latents,
     Packing,
+    Scheme,
     Site,
     is_deterministic,
     is_discrete,
@@ -23,8 +29,8 @@ from zoo.program.latents import (
     support_values,
     unit_frame,
 )
-from zoo.program.masks import counting, filled
-from zoo.program.run import Program, run
+from zoo.program.sites.masks import counting, filled
+from zoo.program.sites.substitution import Pack
 from zoo.program.vectorise import LinAlgError
 
 #: Letters of a support that an error shows.
@@ -33,14 +39,14 @@ SHOWN = 80
 ROUGH, LOST = 0.05, 1.0
 
 
-def layout(program: Program, x: Data, label: str, observed: Container[str] = ()) -> Latents:
+def layout(program: Program, x: Data, label: str, observed: frozenset[str] = frozenset()) -> Latents:
     """Run ``program`` once from its prior and return what its latents are and which plate owns them.
 
     Sites that are ``observed`` in other data count as such here, too: rows to predict have no observations.
 
     Raises:
-        ZooError: no latent or no observed site, a plate that subsamples, discrete latents beside continuous ones or of
-            infinite support, latents that can't be drawn or mapped, an entry of x that is missing, an observation
+        ZooError: no latent or no observed site, a plate that subsamples, discrete latents of infinite support or in
+            no plate, latents that can't be drawn or mapped, an entry of x that is missing, an observation
             outside its distribution's support, or a program that fails on x. ``label`` is how it calls the program.
     """
     try:
@@ -61,11 +67,12 @@ def layout(program: Program, x: Data, label: str, observed: Container[str] = ())
             "built on, or mend the program") from error
 
 
-def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
+def _layout(program: Program, x: Data, known: frozenset[str]) -> Latents:
     traced = first_run(program, x).values()
     sites = [site for site in traced if not is_deterministic(site)]
     latent, observed = latent_and_observed(sites, known)
     check_structure(latent, observed, len(sites) < len(traced))
+    discrete = [site for site in latent if is_discrete(site)]
     for site in sites:
         check_shape(site)
     check_supports(program, x, observed)
@@ -73,9 +80,44 @@ def _layout(program: Program, x: Data, known: Container[str]) -> Latents:
         check_rounding(site)
     unit = unit_plate(sites)
     frame = unit_frame(sites[0], unit)
-    return Latents(
-        tuple(describe(site, unit, True) for site in latent), tuple(describe(site, unit, False) for site in observed), unit,
-        int(frame.size) if frame else 1, any(not site["is_observed"] for site in observed))
+    summed = bool(discrete) and (len(discrete) < len(latent) or log_joint_values(discrete, unit) > math.log(MAX_VALUES))
+    for site in discrete if summed else ():
+        check_enumerable(site)
+    parts = {
+        "sites": [site for site in latent if not (summed and is_discrete(site))], "observed": observed,
+        "summed": discrete if summed else []}
+    described = {kind: tuple(describe(site, unit, kind) for site in some) for kind, some in parts.items()}
+    awaited = any(not site["is_observed"] for site in observed)
+    found = Latents(unit=unit, units=int(frame.size) if frame else 1, awaited=awaited, **described)
+    if summed:
+        check_enumerated_run(program, x, found, known)
+    return found
+
+
+def log_joint_values(discrete: list[Any], unit: str | None) -> float:
+    """Return the logarithm of how many joint values a unit's discrete latents have."""
+    total = 0.0
+    for site in discrete:
+        values = support_values(site)
+        total += Packing.of(site, Scheme(unit)).size // values[0].numel() * math.log(len(values))
+    return total
+
+
+def check_enumerated_run(program: Program, x: Data, found: Latents, known: frozenset[str]) -> None:
+    """Raise a :class:`ZooError` unless the program runs at all values of its discrete latents at once."""
+    scheme, names = Scheme(found.unit, known, True, found.depth), ", ".join(site.name for site in found.summed)
+    pack = Pack(None, scheme)
+    run(program, x, pack, density=False)
+    z = torch.cat(pack.parts, 1) if pack.parts else torch.empty(found.units, 0)
+    try:
+        log_terms(program, x, z, scheme)
+    except ZooError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise ZooError(
+            f"expected a program that runs at all values of its discrete latents ({names}) at once; got "
+            f"{(str(error).splitlines() or [type(error).__name__])[0][:160]}; index tensors by them and keep them in plates, "
+            "as in Pyro's enumeration tutorial") from error
 
 
 def latent_and_observed(sites: list[Any], known: Container[str]) -> tuple[list[Any], list[Any]]:
@@ -93,16 +135,14 @@ def first_run(program: Program, x: Data, attempts: int = 8) -> dict[str, Any]:
     return run(program, x)
 
 
-def describe(site: Any, unit: str | None, latent: bool) -> Site:
-    """Return what is kept of a traced site."""
+def describe(site: Any, unit: str | None, kind: str) -> Site:
+    """Return what is kept of a traced site: of ``sites``, which have coordinates, of ``summed`` or of ``observed`` ones."""
     plates: list[str | None] = [None] * len(site["fn"].batch_shape)
     for frame in site["cond_indep_stack"]:
         if frame.vectorized:
             plates[frame.dim] = frame.name
-    size, values = 0, None
-    if latent:
-        size = Packing.of(site, unit).size
-        values = support_values(site) if is_discrete(site) else None
+    size = Packing.of(site, Scheme(unit)).size if kind == "sites" else 0
+    values = support_values(site) if kind != "observed" and is_discrete(site) else None
     return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values)
 
 
@@ -115,7 +155,7 @@ def unit_plate(sites: list[Any]) -> str | None:
 
 
 def check_structure(latent: list[Any], observed: list[Any], deterministic: bool) -> None:
-    """Raise unless there are latent and observed sites, whole plates, and latents of one kind.
+    """Raise unless there are latent and observed sites, and whole plates.
 
     Latents may all be functions of x, ``deterministic`` sites: then a unit's vector is empty and its posterior a point.
     """
@@ -125,7 +165,6 @@ def check_structure(latent: list[Any], observed: list[Any], deterministic: bool)
         raise ZooError("expected a program with observed sites; got none; pass the data as obs=")
     for site in [*latent, *observed]:
         check_whole_plates(site)
-    check_one_kind(latent)
 
 
 def check_whole_plates(site: Any) -> None:
@@ -135,16 +174,6 @@ def check_whole_plates(site: Any) -> None:
             raise ZooError(
                 f"expected plate '{frame.name}' to hold all its rows; got {frame.size} of {frame.full_size}; "
                 "drop subsample_size: fit(method='svi', batch_size=...) makes the minibatches")
-
-
-def check_one_kind(latent: list[Any]) -> None:
-    """Raise where discrete latents stand beside continuous ones."""
-    discrete = [site["name"] for site in latent if is_discrete(site)]
-    continuous = [site["name"] for site in latent if not is_discrete(site)]
-    if discrete and continuous:
-        raise ZooError(
-            f"expected all latents continuous or all discrete; got discrete '{discrete[0]}' beside continuous "
-            f"'{continuous[0]}'; marginalise '{discrete[0]}', e.g. with MixtureSameFamily")
 
 
 def check_shape(site: Any) -> None:
