@@ -15,7 +15,7 @@ from torch.distributions import Distribution, constraints
 from guides.guide import BaseGuide
 from zoo.data import Data, reference
 from zoo.distributions.enumerated import Enumerated
-from zoo.errors import ZooWarning
+from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.drawing import prior_draws
 from zoo.program.run import seeded
@@ -41,6 +41,10 @@ class Prior(BaseGuide):
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         latents = self.model.latents(x)
+        if latents.improper:
+            raise ZooError(
+                f"expected a proper prior for guide '{self.text}'; got '{latents.improper[0]}' of {self.model.label}, whose "
+                "prior is improper; use another guide")
         if not latents.discrete:
             return PriorDistribution(self.model, x, self._tell)
         values = latents.support().to(reference(x))

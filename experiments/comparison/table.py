@@ -73,6 +73,16 @@ class Comparison:
     own_theta: bool = False
     simulated: bool = False
 
+    @property
+    def improper(self) -> tuple[str, ...]:
+        """The latents whose priors are improper: then ``evidence`` is the log normaliser log ∫ p(x, z) dz."""
+        return self.model.latents(self.x).improper
+
+    @property
+    def quantity(self) -> str:
+        """What ``evidence`` is called: no marginal likelihood where a prior is improper."""
+        return "log normaliser" if self.improper else "log p(x | θ)"
+
     def guide(self, text: str) -> BaseGuide:
         """Return the fitted guide written ``text``.
 
@@ -94,7 +104,7 @@ class Comparison:
             "model": self.model.label, "data": self.data, "units": self.units, "units_in_all": self.partition.total,
             "holdout": round(self.partition.share, 6), "seed": self.seed,
             "log_evidence": None if self.own_theta else _evidence(self.evidence), "own_theta": self.own_theta,
-            "simulated": self.simulated,
+            "simulated": self.simulated, "improper": list(self.improper),
             "theta": theta, "guides": [row.to_dict() for row in self.rows]})
         return whole
 

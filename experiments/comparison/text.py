@@ -206,14 +206,14 @@ def _evidence(table: Comparison) -> str:
     kind = found.entry.words.format(source=found.source, method=found.method)
     if not found.entry.drawn or found.upper is None:
         each = _each(f"{found.middle / units:.3f}", units)
-        return f"log p(x | θ) = {_point(found)} nats{each}, {kind}"
+        return f"{table.quantity} = {_point(found)} nats{each}, {kind}"
     digits = 3 if found.width > 0.01 else 4
     ends = f"[{found.lower:.{digits}f}, {found.upper:.{digits}f}]"
     if found.value is None:
         each = _each(f"[{found.lower / units:.3f}, {found.upper / units:.3f}]", units)
-        return f"log p(x | θ) in {ends} nats{each}, {kind}"
+        return f"{table.quantity} in {ends} nats{each}, {kind}"
     each = _each(f"{found.value / units:.3f}", units)
-    return f"log p(x | θ) = {found.value:.{digits}f} {ends} nats{each}, {kind}"
+    return f"{table.quantity} = {found.value:.{digits}f} {ends} nats{each}, {kind}"
 
 
 def _point(found: Evidence) -> str:
@@ -254,6 +254,10 @@ def _evidence_remarks(table: Comparison) -> list[str]:
 
 def _remarks(table: Comparison) -> list[str]:
     lines = ["nats, totals over units, ± Monte-Carlo standard error; k̂ and ESS are the worst unit's"]
+    if table.improper:
+        lines.append(
+            f"log normaliser = log ∫ p(x, z) dz, which is no marginal likelihood: improper prior of {', '.join(table.improper)}"
+            "; gaps are not affected")
     if any(row.split is not None for row in table.rows):
         lines.append(
             "an encoder's KL(q‖posterior) = approximation (what the best free member of its family still lacks) "

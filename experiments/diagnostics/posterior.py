@@ -39,7 +39,7 @@ def posterior(
 
     ========================  ==========================================================================
     ``posterior``             z ~ q(z | x)
-    ``prior``                 z ~ p(z)
+    ``prior``                 z ~ p(z); left out where a prior is improper
     ``posterior_predictive``  x_new ~ p(x | z), z ~ q
     ``log_likelihood``        log p(x_i | z) of each observation, in nats
     ``sample_stats``          ``log_p`` = log p(x, z), ``log_q``, ``log_weight``, of each unit, in nats
@@ -126,6 +126,8 @@ def _draw(
             "posterior": lambda: _values(model, x, z), "prior": lambda: _values(model, x, model.sample_prior(x, draws)),
             "posterior_predictive": lambda: model.predict(x, z), "log_likelihood": lambda: model.log_likelihood(x, z),
             "sample_stats": stats}
+        if model.latents(x).improper:
+            del makers["prior"]
         return {group: make() for group, make in makers.items() if group in groups}
 
 

@@ -97,7 +97,7 @@ def _line_labels(table: Comparison, named: Sequence[tuple[str, Fit]]) -> tuple[l
 def _draw_level(axes: Any, table: Comparison, level: float) -> None:
     """Draw log p(x | θ) per unit as a line, and its interval as a band where both ends are known."""
     evidence = table.evidence
-    axes.axhline(level, color="0.35", linewidth=1, label=f"log p(x | θ), {evidence.kind.replace('_', ' ')}")
+    axes.axhline(level, color="0.35", linewidth=1, label=f"{table.quantity}, {evidence.kind.replace('_', ' ')}")
     if evidence.upper is not None:
         axes.axhspan(evidence.lower / table.units, evidence.upper / table.units, color="0.35", alpha=0.2, linewidth=0)
 

@@ -208,7 +208,7 @@ class ProgramGuide(BaseGuide):
         return {name: site for name, site in sites.items() if not is_deterministic(site)}
 
     def _run_model(self, x: Data, handler: Messenger) -> dict[str, Any]:
-        with isolated(LocalParams(self.model)):
+        with self.model.runner.isolated():
             return run(self.model, x, handler, density=False)
 
     def _place(self, x: Data, sites: Mapping[str, Any], units: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from zoo.errors import ZooError
 from zoo.program.run import Unobserve, draw_afresh, run, seeded
 from zoo.program.runner import Runner
 from zoo.program.sites.masks import with_masked
+from zoo.program.sites.stand_ins import Improper
 from zoo.program.sites.substitution import Collected, Pack, Substitute
 from zoo.program.tolerance import drawn
 
@@ -30,7 +31,7 @@ def prior_draws(runner: Runner, x: Data, draws: int) -> tuple[Tensor, int]:
         # What follows the last latent site, often a network and draws of the size of the data, is not wanted.
         pack = Pack(None, scheme, sites[-1].name if sites else "")
         with suppress(Collected):
-            run(runner.model, x, Unobserve(), pack, density=False)
+            run(runner.model, x, Unobserve(), Improper(x), pack, density=False)
         return torch.cat(pack.parts, 1) if pack.parts else nothing
 
     with torch.no_grad(), runner.isolated():
@@ -52,7 +53,12 @@ def predictions(runner: Runner, x: Data, z: Tensor) -> dict[str, Tensor]:
 
 def simulation(runner: Runner, x: Data, seed: int | None) -> tuple[dict[str, Tensor], Data]:
     """Return latents and observations drawn from the program, shaped like ``x``; see :meth:`zoo.Model.simulate`."""
-    model, observed = runner.model, {site.name for site in runner.latents(x).observed}
+    model, found = runner.model, runner.latents(x)
+    if found.improper:
+        raise ZooError(
+            f"expected priors to draw from in {model.label}; got '{found.improper[0]}', whose prior is improper; give it a "
+            "proper one")
+    observed = {site.name for site in found.observed}
     with seeded(seed), torch.no_grad(), runner.isolated():
         [run_once], _ = drawn(lambda: run(model, x, density=False), 1, f"a prior of {model.label}")
         sites = {k: s for k, s in run_once.items() if k in observed}

@@ -14,6 +14,7 @@ from zoo.program.params import LocalParams
 from zoo.program.run import isolated, seeded, unregistered
 from zoo.program.sites.latents import Latents, Scheme
 from zoo.program.sites.layout import layout
+from zoo.program.sites.stand_ins import whole_plates
 from zoo.program.vectorise import OverDraws
 
 
@@ -39,6 +40,7 @@ class Runner:
         self._part: tuple[Any, Latents] | None = None
         self._plain: bool | None = None
         self._alone = False
+        self._subsamples = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "kept": {}, "_last": None, "_part": None}
@@ -49,13 +51,14 @@ class Runner:
         for known in (self._last, self._part):
             if known is not None and known[0] == key:
                 return known[1]
-        with seeded(0), self.isolated():
+        with seeded(0), self.isolated(), whole_plates() as asked:
             few = subsample_rows(x, FEW)
             if few is not x and bool(reference(x).isnan().any()):
                 few = x  # which row has a number missing, all of them must be asked
             found = layout(self.model, few, self.model.label, self.observed)
             grown = found if few is x else found.grown(len(reference(x)), len(reference(few)))
             found = layout(self.model, x, self.model.label, self.observed) if grown is None else grown
+        self._subsamples = bool(asked)
         self.observed |= {site.name for site in found.observed}
         self._last, self._part, self._plain = (key, found), None, None
         return found
@@ -99,7 +102,8 @@ class Runner:
     def isolated(self, called: bool = True) -> Iterator[None]:
         """Keep Pyro's store out of runs. Where a PyroModule is ``called``, Pyro sees parameters, and warns of fixed ones."""
         fixed = called and self.model.training and any(not p.requires_grad for p in self.model.parameters())
-        with isolated(LocalParams(self.model)), unregistered() if fixed else nullcontext():
+        whole = whole_plates() if self._subsamples else nullcontext()
+        with isolated(LocalParams(self.model)), unregistered() if fixed else nullcontext(), whole:
             yield
 
     def over_draws(self, one: Callable[[Any], Any], rows: Any, drawing: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,8 @@ def _proposal(model: Model, guide: BaseGuide, x: Data) -> Distribution:
     Source: Hesterberg (1995), Weighted average importance sampling and defensive mixture distributions,
     https://doi.org/10.1080/00401706.1995.10484303
     """
-    q, prior = guide.posterior(x), Prior(model, "prior").posterior(x)
-    if not (isinstance(q, Enumerated) and isinstance(prior, Enumerated)):
+    q = guide.posterior(x)
+    if not isinstance(q, Enumerated):
         return q
+    prior: Any = Prior(model, "prior").posterior(x)
     return Enumerated(torch.logaddexp(math.log(0.9) + q.logits, math.log(0.1) + prior.logits), q.values, validate_args=False)

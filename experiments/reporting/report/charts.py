@@ -118,7 +118,7 @@ def splits(rows: Sequence[dict[str, Any]], units: int) -> dict[str, Any] | None:
 
 def chart(
     traces: dict[str, Trace], level: float | None, points: int, banded: bool = True, objective: str = "ELBO",
-    elsewhere: Container[str] = (),
+    elsewhere: Container[str] = (), quantity: str = "log p(x | θ)",
 ) -> dict[str, Any]:
     """Return lines for bounds against seconds, on the range where the fits' ends can be told apart.
 
@@ -127,6 +127,7 @@ def chart(
         level: log p(x | θ) per unit, where it is known.
         points: of a line, at most, about.
         objective: what the bounds are called.
+        quantity: what ``level`` is called.
         elsewhere: fits on other units than ``level`` is of, which is then no limit to them.
     """
     curves = {name: _curve(trace, None if name in elsewhere else level) for name, trace in traces.items()}
@@ -138,7 +139,7 @@ def chart(
     named = {name: re.sub(r"^theta\b", "θ", name) + ", units trained on" * (name in elsewhere) for name in traces}
     return {
         "x": plane.x, "y": y, "level": None if level is None else y.at(level), "smooth": bool(noisy), "banded": banded,
-        "objective": objective, "lines": [
+        "objective": objective, "quantity": quantity, "lines": [
             {"name": named[name], "path": plane.path(line), "band": noisy.get(name, ""),
              "end": short(line[-1][1], 0.1 * depth)} for name, line in lines.items()]}
 

@@ -84,7 +84,8 @@ def _run(name: str, record: Record, points: int) -> dict[str, Any]:
         "name": name, "record": record, "table": table, "verdicts": found, "level": worst(found), "figures": [], "missing": [],
         **_guides(table),
         "chart": chart(
-            traces, level, points, objective=objective_of(record), elsewhere=trained_elsewhere(record)) if traces else None,
+            traces, level, points, objective=objective_of(record), elsewhere=trained_elsewhere(record),
+            quantity="log normaliser" if table and table.get("improper") else "log p(x | θ)") if traces else None,
         "summary": summary_table(record.summary[:MOST["variables"]]) if record.summary else None}
 
 

@@ -183,12 +183,6 @@ def test_discrete_sites_are_enumerated_jointly() -> None:
     assert experiments.compare(model, X, ["exact", "categorical"]).rows[1].evaluation.kl_gap.value == pytest.approx(0, abs=1e-9)
 
 
-def subsampled(x: Tensor) -> None:
-    m = pyro.sample("m", dist.Normal(ZERO, 2.0))
-    with pyro.plate("rows", len(x), subsample_size=2) as index:
-        pyro.sample("x", dist.Normal(m, 1.0), obs=x[index])
-
-
 def counted(x: Tensor) -> None:
     with pyro.plate("rows", len(x)):
         k = pyro.sample("k", dist.Poisson(3.0))
@@ -218,7 +212,6 @@ def crowded(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("program", "text"), [
-    (subsampled, "expected plate 'rows' to hold all its rows; got 2 of 4"),
     (counted, "expected discrete latents of finite support; got site 'k' of Poisson"),
     (blind, "expected a program with observed sites"),
     (certain, "expected a program with latent sites"),

@@ -45,8 +45,8 @@ def check_enumerable(site: Any) -> None:
         base = base.base_dist
     if not base.has_enumerate_support:
         raise ZooError(
-            f"expected discrete latents of finite support; got site '{name}' of {type(base).__name__}, which has no upper bound; "
-            "bound it, e.g. by a Categorical with logits=dist.Poisson(rate)[..., None].log_prob(torch.arange(100.0)), or marginalise it")
+            f"expected discrete latents of finite support; got site '{name}' of {type(base).__name__}, which has no upper "
+            "bound; bound it, e.g. by a Categorical whose logits are its log-probabilities of 0 to 99, or marginalise it")
     try:
         fn.enumerate_support(expand=False)
     except NotImplementedError as error:

@@ -173,6 +173,7 @@ class Latents:
         size: d, the length of a unit's unconstrained vector; 0 where every latent is a function of x.
         awaited: whether an observed site has no observation in these data, as in rows to predict.
         summed: discrete latent sites that the density is summed over: they are no coordinates.
+        improper: latent sites whose priors do not integrate to one: there is no prior to draw from, and no evidence.
     """
 
     sites: tuple[Site, ...]
@@ -182,6 +183,7 @@ class Latents:
     size: int = field(init=False)
     awaited: bool = False
     summed: tuple[Site, ...] = ()
+    improper: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", sum(site.size for site in self.sites))
@@ -209,7 +211,7 @@ class Latents:
         latent, observed, summed = (
             tuple(replace(site, shape=torch.Size([units, *site.shape[1:]])) for site in kind)
             for kind in (self.sites, self.observed, self.summed))
-        return Latents(latent, observed, self.unit, units, self.awaited, summed)
+        return Latents(latent, observed, self.unit, units, self.awaited, summed, self.improper)
 
     def support(self) -> Tensor:
         """Return the (K, d) values of a discrete unit's vector: the product of its elements' supports.

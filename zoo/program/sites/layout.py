@@ -30,6 +30,7 @@ from zoo.program.sites.latents import (
     unit_frame,
 )
 from zoo.program.sites.masks import counting, filled
+from zoo.program.sites.stand_ins import Improper, is_improper
 from zoo.program.sites.substitution import Pack
 from zoo.program.vectorise import LinAlgError
 
@@ -45,7 +46,7 @@ def layout(program: Program, x: Data, label: str, observed: frozenset[str] = fro
     Sites that are ``observed`` in other data count as such here, too: rows to predict have no observations.
 
     Raises:
-        ZooError: no latent or no observed site, a plate that subsamples, discrete latents of infinite support or in
+        ZooError: no latent or no observed site, discrete latents of infinite support or in
             no plate, latents that can't be drawn or mapped, an entry of x that is missing, an observation
             outside its distribution's support, or a program that fails on x. ``label`` is how it calls the program.
     """
@@ -88,7 +89,8 @@ def _layout(program: Program, x: Data, known: frozenset[str]) -> Latents:
         "summed": discrete if summed else []}
     described = {kind: tuple(describe(site, unit, kind) for site in some) for kind, some in parts.items()}
     awaited = any(not site["is_observed"] for site in observed)
-    found = Latents(unit=unit, units=int(frame.size) if frame else 1, awaited=awaited, **described)
+    improper = tuple(site["name"] for site in latent if is_improper(site))
+    found = Latents(unit=unit, units=int(frame.size) if frame else 1, awaited=awaited, improper=improper, **described)
     if summed:
         check_enumerated_run(program, x, found, known)
     return found
@@ -107,7 +109,7 @@ def check_enumerated_run(program: Program, x: Data, found: Latents, known: froze
     """Raise a :class:`ZooError` unless the program runs at all values of its discrete latents at once."""
     scheme, names = Scheme(found.unit, known, True, found.depth), ", ".join(site.name for site in found.summed)
     pack = Pack(None, scheme)
-    run(program, x, pack, density=False)
+    run(program, x, Improper(x), pack, density=False)
     z = torch.cat(pack.parts, 1) if pack.parts else torch.empty(found.units, 0)
     try:
         log_terms(program, x, z, scheme)
@@ -131,8 +133,8 @@ def first_run(program: Program, x: Data, attempts: int = 8) -> dict[str, Any]:
     """Run ``program`` from its prior, again where its arithmetic fails at a draw: another one may do."""
     for _ in range(attempts - 1):
         with suppress(LinAlgError, ArithmeticError, ValueError):
-            return run(program, x)
-    return run(program, x)
+            return run(program, x, Improper(x))
+    return run(program, x, Improper(x))
 
 
 def describe(site: Any, unit: str | None, kind: str) -> Site:
@@ -155,7 +157,7 @@ def unit_plate(sites: list[Any]) -> str | None:
 
 
 def check_structure(latent: list[Any], observed: list[Any], deterministic: bool) -> None:
-    """Raise unless there are latent and observed sites, and whole plates.
+    """Raise unless there are latent and observed sites.
 
     Latents may all be functions of x, ``deterministic`` sites: then a unit's vector is empty and its posterior a point.
     """
@@ -163,17 +165,6 @@ def check_structure(latent: list[Any], observed: list[Any], deterministic: bool)
         raise ZooError("expected a program with latent sites; got none; give one pyro.sample no obs=")
     if not observed:
         raise ZooError("expected a program with observed sites; got none; pass the data as obs=")
-    for site in [*latent, *observed]:
-        check_whole_plates(site)
-
-
-def check_whole_plates(site: Any) -> None:
-    """Raise where a site lies in a plate that subsamples its rows."""
-    for frame in site["cond_indep_stack"]:
-        if frame.full_size is not None and frame.full_size != frame.size:
-            raise ZooError(
-                f"expected plate '{frame.name}' to hold all its rows; got {frame.size} of {frame.full_size}; "
-                "drop subsample_size: fit(method='svi', batch_size=...) makes the minibatches")
 
 
 def check_shape(site: Any) -> None:
@@ -204,7 +195,7 @@ def check_supports(program: Program, x: Data, observed: list[Any], attempts: int
             return
         if attempt == attempts - 1:
             refuse_outside(outside[0])
-        sites = run(program, x, density=False).values()
+        sites = run(program, x, Improper(x), density=False).values()
         observed = [site for site in sites if is_observation(site)]
 
 
