@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
-from torch.utils._mode_utils import no_dispatch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Types of numbers that may be affine: coarser ones round, and whole numbers are steps.
@@ -67,8 +66,8 @@ class Dependent(Tensor):
     value: Tensor
     affine: bool
 
-    # PyTorch's way to have operations alone handled, without the Python functions around them.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    # As parameters have it: operations alone are handled, not the Python functions around them.
+    __torch_function__ = nn.Parameter.__torch_function__
 
     @staticmethod
     def __new__(cls, value: Tensor, affine: bool) -> Dependent:
@@ -123,14 +122,17 @@ class Following(TorchDispatchMode):
     def _followed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do an operation on dependent tensors and mark what depends on them, or refuse the operation."""
         reshapes = _reshapes_in_place(func)
-        if func._schema.is_mutable and not reshapes:  # no public name says so
+        if str(func).split(".")[1].endswith("_") and not reshapes:
             self._refuse(f"{func} changes a tensor in place")
         if _looks(func, args):
             self._refuse(f"Python looks at the outcome of {func}")
-        result = func(*_values(args), **_values(kwargs))
+        given, named = _values(args), _values(kwargs)
+        before = [each._version for each in _tensors([*given, *named.values()])]
+        result = func(*given, **named)
+        if before != [each._version for each in _tensors([*given, *named.values()])] and not reshapes:
+            self._refuse(f"{func} changes a tensor in place")
         if reshapes:
-            with no_dispatch():
-                return func(*args, **kwargs)
+            return Tensor.__torch_dispatch__(func, (), args, kwargs)
         if str(func) in SHAPE_ONLY:
             return result
         if not all(isinstance(each, Tensor) for each in _flat([result])):
@@ -180,6 +182,10 @@ def _values(value: Any) -> Any:
 
 def _dependent(values: Iterable[Any]) -> list[Dependent]:
     return [each for each in _flat(values) if isinstance(each, Dependent)]
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    return [each for each in _flat(values) if isinstance(each, Tensor)]
 
 
 def _flat(values: Iterable[Any]) -> list[Any]:
