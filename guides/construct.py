@@ -40,8 +40,10 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     from guides.families.family import Start
     from guides.guide import Guide
     from zoo.data import FEW, subsample_rows
+    from zoo.program.calls import as_data
     from zoo.program.run import seeded
 
+    x = as_data(x)
     spec = parse(text)
     facts = model.facts(x)
     spec.check(facts)

@@ -1,7 +1,7 @@
 """Latent-variable models p(x, z | θ) as Pyro programs, and data for them.
 
 - ``build`` makes a registered model, ``as_model`` wraps a program of one's own; both are a ``Model``. ``MODELS`` lists those
-  that are registered.
+  that are registered. ``arguments`` makes data of what a program of several arguments is called with.
 - ``dataset`` loads a ``Dataset``: ``DATASETS`` lists them.
 - ``Latents`` says how z is laid out, ``Enumerated`` is a posterior over a finite support.
 - ``linear_predictor`` finds the number through which each observation hangs on the latents, where there is one.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zoo.datasets.spool import mapped
     from zoo.distributions.enumerated import Enumerated
     from zoo.model import Model
+    from zoo.program.calls import arguments
     from zoo.program.run import seeded
     from zoo.program.sites.latents import Latents
     from zoo.structure.linear_predictor import linear_predictor
@@ -34,6 +35,7 @@ _LAZY = {
     "Enumerated": "zoo.distributions.enumerated:Enumerated",
     "Latents": "zoo.program.sites.latents:Latents",
     "Model": "zoo.model:Model",
+    "arguments": "zoo.program.calls:arguments",
     "as_model": "zoo.bare:as_model",
     "build": "zoo.construct:build",
     "dataset": "zoo.datasets:dataset",
@@ -43,8 +45,8 @@ _LAZY = {
 }
 
 __all__ = [
-    "DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "as_model", "build",
-    "dataset", "linear_predictor", "mapped", "seeded",
+    "DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "arguments", "as_model",
+    "build", "dataset", "linear_predictor", "mapped", "seeded",
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -10,6 +9,7 @@ from torch import nn
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program.calls import Call, arguments, signature
 from zoo.program.params import LocalParams
 from zoo.program.run import Program
 
@@ -24,13 +24,14 @@ class FunctionModel(Model):
     models may hold it. Its parameters are θ, which fits move in place; fits leave it in evaluation mode.
     """
 
-    caches = (*Model.caches, "_proof")
+    caches = (*Model.caches, "_proof", "_call")
 
     def __init__(self, program: Program, pure: bool | None = None):
         super().__init__()
         if pure is not None:
             self.pure = pure
         self._proof: Purity | None = None
+        self._call: Call | None = None
         if isinstance(program, nn.Module):
             # PyroModule's own way would rename its sites, and refuse one that has run.
             nn.Module.add_module(self, "module", program)
@@ -45,7 +46,12 @@ class FunctionModel(Model):
         return program if program is not None else self._function
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_proof": None}  # it holds on to what the program loads
+        return {**self.__dict__, "_proof": None, "_call": None}  # it holds on to what the program loads
+
+    def given(self, x: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._call is None:
+            self._call = Call(self.program, self.label)
+        return self._call.given(x)
 
     def purity(self) -> str:
         if "pure" in vars(self):
@@ -61,8 +67,9 @@ class FunctionModel(Model):
         return self._proof is None or self._proof.holds()
 
     def forward(self, x: Data) -> Any:
+        args, kwargs = self.given(x)
         with LocalParams(self):  # stock Pyro, too, must run the program with this model's θ
-            return self.program(x)
+            return self.program(*args, **kwargs)
 
     @property
     def label(self) -> str:
@@ -70,17 +77,18 @@ class FunctionModel(Model):
 
 
 def as_model(program: Model | Program, pure: bool | None = None) -> Model:
-    """Return ``program`` as a :class:`Model`: itself, or a bare Pyro program of one argument wrapped.
+    """Return ``program`` as a :class:`Model`: itself, or a bare Pyro program wrapped.
 
-    A ``PyroModule`` is not changed by this, and can be wrapped any number of times; see :class:`FunctionModel`.
+    A program of several arguments takes its data as a mapping by the names of its parameters, see :func:`zoo.arguments`. A
+    ``PyroModule`` is not changed by this, and can be wrapped any number of times; see :class:`FunctionModel`.
 
     Args:
-        program: a model, or a Pyro program of x: a function, a module, or another callable.
+        program: a model, or a Pyro program: a function, a module, or another callable.
         pure: declare that the program does the same tensor operations in every run, whatever else Python knows, so that fits
             may record them; ``None``: as it says of itself by an attribute ``pure``, or, of a function, as its code proves.
 
     Raises:
-        ZooError: if it is not callable with exactly one argument.
+        ZooError: if it can't be called, or takes no argument.
     """
     if isinstance(program, Model):
         if pure is not None:
@@ -88,12 +96,12 @@ def as_model(program: Model | Program, pure: bool | None = None) -> Model:
         return program
     if not callable(program):
         raise ZooError(f"expected a Pyro program or a zoo.Model; got {type(program).__name__}; pass a function of x")
-    if not isinstance(program, nn.Module):
-        try:
-            inspect.signature(program).bind(None)
-        except TypeError:
-            name = getattr(program, "__name__", "the program")
-            raise ZooError(
-                f"expected a program of one argument, x; got {name}{inspect.signature(program)}; "
-                "put covariates and observations in one mapping") from None
+    if not signature(program).parameters:
+        name = getattr(program, "__name__", "the program")
+        raise ZooError(f"expected a program that takes its data; got {name}(), which takes no argument; give it one")
     return FunctionModel(program, pure)
+
+
+def given(program: Model | Program, *args: Any, **kwargs: Any) -> Data:
+    """Return the data that a program, bare or wrapped, is called with, see :func:`zoo.arguments`."""
+    return arguments(program.program if isinstance(program, FunctionModel) else program, *args, **kwargs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,16 +16,18 @@ from torch import Tensor
 from zoo.errors import ZooError
 
 Data: TypeAlias = Tensor | Mapping[str, Tensor]
+#: Settings that a mapping may hold beside tensors: a program gets them as they are.
+PLAIN = (bool, int, float, str)
 
 
 def tensors(x: Data) -> dict[str, Tensor]:
-    """Return the tensors of ``x`` by name; a lone tensor is called ``x``. Entries that are ``None`` are left out.
+    """Return the tensors of ``x`` by name; a lone tensor is called ``x``. ``None``, plain numbers and words are left out.
 
     Raises:
         ZooError: if ``x`` is neither a tensor nor a mapping of tensors.
     """
-    entries: Mapping[str, Tensor | None] = x if isinstance(x, Mapping) else {"x": x}
-    named = {name: value for name, value in entries.items() if value is not None}
+    entries: Mapping[str, Any] = x if isinstance(x, Mapping) else {"x": x}
+    named = {name: value for name, value in entries.items() if value is not None and not isinstance(value, PLAIN)}
     for name, value in named.items():
         if not isinstance(value, Tensor):
             where = f"entry '{name}'" if isinstance(x, Mapping) else "data"
@@ -43,7 +45,12 @@ def take(x: Data, index: Tensor, units: int) -> Data:
     """
     if isinstance(x, Tensor):
         return x.index_select(0, index)  # a third of the time of x[index]
-    return {k: v.index_select(0, index) if v is not None and v.ndim and v.shape[0] == units else v for k, v in x.items()}
+    return {k: v.index_select(0, index) if _of_units(v, units) else v for k, v in x.items()}
+
+
+def _of_units(value: Any, units: int) -> bool:
+    """Return whether an entry has a row for each unit."""
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == units
 
 
 #: Rows of a table beyond which some stand for all where one asks for a scale or the layout; and how many do for the latter.
@@ -67,13 +74,18 @@ class Identity:
     """
 
     entries: tuple[tuple[str, Tensor, int], ...]
+    settings: tuple[tuple[str, type, Any], ...] = ()
 
     @classmethod
     def of(cls, x: Data) -> Identity:
-        return cls(tuple((name, value, value._version) for name, value in tensors(x).items()))
+        entries = x.items() if isinstance(x, Mapping) else ()
+        settings = tuple((name, type(value), value) for name, value in entries if isinstance(value, PLAIN))
+        return cls(tuple((name, value, value._version) for name, value in tensors(x).items()), settings)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Identity) and len(self.entries) == len(other.entries) and all(
+        if not isinstance(other, Identity) or self.settings != other.settings or len(self.entries) != len(other.entries):
+            return False
+        return all(
             a[0] == b[0] and a[1] is b[1] and a[2] == b[2] for a, b in zip(self.entries, other.entries, strict=True))
 
     def __hash__(self) -> int:
@@ -220,4 +232,5 @@ def in_double(x: Data) -> Data:
     """Return ``x`` with its floating entries in float64."""
     if isinstance(x, Tensor):
         return x.double() if x.is_floating_point() else x
-    return {name: value.double() if value.is_floating_point() else value for name, value in x.items()}
+    return {
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for name, value in x.items()}

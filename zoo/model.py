@@ -96,6 +96,10 @@ class Model(PyroModule):
     def forward(self, x: Any) -> Any:
         raise NotImplementedError("a Model writes its Pyro program as forward(x)")
 
+    def given(self, x: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional and keyword arguments with which the program, and a guide of it, is called on ``x``."""
+        return (x,), {}
+
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
         self.hooked = True
         return super().register_forward_hook(*args, **kwargs)

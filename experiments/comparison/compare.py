@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from experiments.comparison.plan import FittedComparison, alone, fit_comparison
-from experiments.comparison.request import Request
+from experiments.comparison.request import Request, split_guides
 from experiments.comparison.table import Comparison, Row
 from experiments.diagnostics.evaluation import summarise
 from experiments.fits.callbacks import Callback
@@ -18,14 +18,16 @@ from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.seeds import Stream
 from guides.guide import AnyGuide
+from zoo.bare import given
 from zoo.data import Data
 from zoo.model import Model
 from zoo.program.run import Program
 
 
 def compare(
-    model: Model | Program, x: Data, guides: AnyGuide | Sequence[AnyGuide] | None = None, *, seed: int = 0,
-    method: str | None = None, train_with: str | None = None, train_model: bool = False, holdout: float | None = None,
+    model: Model | Program, *x: Any, guides: AnyGuide | Sequence[AnyGuide] | None = None, args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None, seed: int = 0, method: str | None = None, train_with: str | None = None,
+    train_model: bool = False, holdout: float | None = None,
     draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
     simulate: bool = False, data: str = "data", progress: bool | None = None, callbacks: Sequence[Callback] = (),
     journal: Journal | None = None, pure: bool | None = None, **options: Any,
@@ -40,8 +42,10 @@ def compare(
 
     Args:
         model: a model or a bare Pyro program.
+        x: the data: a tensor, an array, a frame, or a mapping of these; for a program of several arguments all of them, as it
+            would be called. The guides may come last among them.
         guides: as written, built, or any Pyro guides; ``None``: exact, each free family and one encoder, as far as they fit.
-        x: the data.
+        args, kwargs: the program's arguments, in another way; see :func:`zoo.arguments`.
         seed: of all that is drawn.
         method: of the guides' fits; ``None``: each family's own.
         train_with: the guide to fit θ with; ``exact`` for EM.
@@ -68,8 +72,11 @@ def compare(
     >>> table.evidence.kind, round(table.evidence.value, 2)
     ('exact', -1130.26)
     """
+    shown, guides = split_guides((*x, *args), guides)
     request = Request(guides, seed, method, train_with, train_model, holdout, view, simulate)
-    done = fit_comparison(model, x, request, progress=progress, callbacks=callbacks, journal=journal, pure=pure, **options)
+    data_given = given(model, *shown, **(kwargs or {}))
+    done = fit_comparison(
+        model, data_given, request, progress=progress, callbacks=callbacks, journal=journal, pure=pure, **options)
     return settle(done, draws=draws, data=data)
 
 

@@ -77,6 +77,22 @@ class Request:
                 "expected one θ to simulate from; got train_model, where each guide has its own; leave one of them out")
 
 
+def split_guides(
+    values: tuple[Any, ...], guides: AnyGuide | Sequence[AnyGuide] | None,
+) -> tuple[tuple[Any, ...], AnyGuide | Sequence[AnyGuide] | None]:
+    """Split what a comparison is called with into the program's arguments and the guides, which may come last."""
+    if guides is None and len(values) > 1 and _are_guides(values[-1]):
+        return values[:-1], values[-1]
+    return values, guides
+
+
+def _are_guides(value: Any) -> bool:
+    """Return whether a value is a guide, or several: data are tensors, arrays, frames and mappings of them."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_are_guides, value))
+    return isinstance(value, str | BaseGuide) or callable(value)
+
+
 def check_distinct(specs: Sequence[GuideSpec]) -> None:
     """Raise a :class:`ZooError` for a guide that is asked for twice, however it is written."""
     for i, spec in enumerate(specs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from experiments.log_evidence.log_weights import Z95, Estimate, LogWeights, log_
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.seeds import Stream
 from guides.guide import AnyGuide
-from zoo.data import Data
+from zoo.bare import given
 from zoo.model import Model
 from zoo.program.run import Program
 
@@ -100,7 +101,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model | Program, guide: AnyGuide, x: Data, *, draws: int | None = None, seed: int = 0,
+    model: Model | Program, guide: AnyGuide, *x: Any, draws: int | None = None, seed: int = 0,
     log_evidence: Evidence | None = None,
 ) -> Evaluation:
     """Evaluate ``guide`` on ``model`` with θ as it is.
@@ -108,7 +109,7 @@ def evaluate(
     Args:
         model: a model or a bare Pyro program.
         guide: the guide, fitted or not; one written without parameters (``exact``); or any Pyro guide.
-        x: the data.
+        x: the data, or all arguments of the program, as of :func:`experiments.fit`.
         draws: of z, per unit; 4,096 for one unit, at least 512 for many.
         seed: of the draws: the same seed gives the same numbers.
         log_evidence: of the model, where it is known already.
@@ -122,11 +123,12 @@ def evaluate(
     >>> abs(evaluate(model, guides.build("exact", model, x), x).kl_gap.value) < 1e-6
     True
     """
-    model, guide = pair(model, guide, x, seed)
-    weights = log_weights(model, guide, x, draws, seed + Stream.EVALUATION)
+    data = given(model, *x)
+    model, guide = pair(model, guide, data, seed)
+    weights = log_weights(model, guide, data, draws, seed + Stream.EVALUATION)
     if log_evidence is not None:
         return summarise(weights, guide.text, log_evidence)
-    found, elbo = evidence(model, x, guide, seed=seed), weights.elbo()
+    found, elbo = evidence(model, data, guide, seed=seed), weights.elbo()
     found = found.covering({f"the ELBO of '{guide.text}'": (elbo.value, elbo.se)})
     return summarise(weights, guide.text, found.for_gaps([found.middle - elbo.value]))
 

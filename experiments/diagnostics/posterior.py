@@ -12,9 +12,11 @@ from torch import Tensor
 from experiments.inference.fit import pair
 from experiments.log_evidence.log_weights import log_joint
 from guides.guide import AnyGuide, BaseGuide
+from zoo.bare import given
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program.calls import plates_of_categories
 from zoo.program.run import Program, seeded
 from zoo.program.sites.latents import Latents, Site
 
@@ -27,7 +29,7 @@ GROUPS = (
 
 
 def posterior(
-    model: Model | Program, guide: AnyGuide, x: Data, *, draws: int = 1000, seed: int = 0,
+    model: Model | Program, guide: AnyGuide, *x: Any, draws: int = 1000, seed: int = 0,
     groups: Sequence[str] = GROUPS, coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> DataTree:
@@ -49,11 +51,12 @@ def posterior(
     Args:
         model: a model or a bare Pyro program.
         guide: a fitted guide, how one without parameters is written (``exact``, ``prior``), or any Pyro guide.
-        x: the data.
+        x: the data, or all arguments of the program, as of :func:`experiments.fit`.
         draws: how many.
         seed: of the draws.
         groups: which groups to make; predictive draws run the program draw by draw, so leave them out where not needed.
-        coords: labels of dimensions, e.g. ``{"school": [...]}``.
+        coords: labels of dimensions, e.g. ``{"school": [...]}``. Where x is a frame, a plate ``counties`` of as many rows as
+            its column ``county`` has categories is labelled by these.
         dims: names of sites' event dimensions, over the model's own.
 
     Raises:
@@ -68,15 +71,16 @@ def posterior(
     {'chain': 1, 'draw': 10, 'rows': 272}
     """
     _check(draws, groups)
-    model, guide = pair(model, guide, x, seed)
-    latents = model.latents(x)
-    data = _draw(model, guide, x, draws, seed, groups)
-    given = {group: values for group, values in _given(x, latents).items() if group in groups and values}
+    shown = given(model, *x)
+    model, guide = pair(model, guide, shown, seed)
+    latents = model.latents(shown)
+    data = _draw(model, guide, shown, draws, seed, groups)
+    observed = {group: values for group, values in _given(shown, latents).items() if group in groups and values}
     named = {
-        group: _names(model, latents, group, values, 0 if group in given else 1, dict(dims or {}))
-        for group, values in {**data, **given}.items()}
-    arrays = _arrays(data, given)
-    return _tree(arrays, named, _labels(named, arrays, dict(coords or {})))
+        group: _names(model, latents, group, values, 0 if group in observed else 1, dict(dims or {}))
+        for group, values in {**data, **observed}.items()}
+    arrays = _arrays(data, observed)
+    return _tree(arrays, named, _labels(named, arrays, dict(coords or {}), plates_of_categories(shown)))
 
 
 def _check(draws: int, groups: Sequence[str]) -> None:
@@ -186,14 +190,15 @@ def _batch(site: Site) -> list[str]:
 
 def _labels(
     named: Mapping[str, Mapping[str, list[str]]], arrays: Mapping[str, Mapping[str, np.ndarray]],
-    coords: dict[str, Sequence[Any]],
+    coords: dict[str, Sequence[Any]], categories: Mapping[str, Sequence[str]],
 ) -> dict[str, list[Any]]:
-    """Return the labels whose dimension is in use; raise where a length differs."""
+    """Return the labels whose dimension is in use, those of categories where they are as many; raise where a length differs."""
     sizes: dict[str, int] = {}
     for group, values in arrays.items():
         for name, value in values.items():
             names = named[group][name]
             sizes.update(zip(names, value.shape[value.ndim - len(names):], strict=True))
+    coords = {**{dim: labels for dim, labels in categories.items() if sizes.get(dim) == len(labels)}, **coords}
     for dim, labels in coords.items():
         if dim in sizes and len(labels) != sizes[dim]:
             raise ZooError(f"expected {sizes[dim]} labels of dimension '{dim}'; got {len(labels)}; match them")

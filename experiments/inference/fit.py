@@ -30,7 +30,7 @@ from experiments.runtime.threads import keep_memory, threads_for
 from guides.construct import build
 from guides.guide import AnyGuide, BaseGuide, Guide, paired
 from guides.pyro_guide.guide import as_guide
-from zoo.bare import as_model
+from zoo.bare import as_model, given
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
@@ -38,7 +38,7 @@ from zoo.program.run import Program, seeded
 
 
 def fit(
-    model: Model | Program, guide: AnyGuide, x: Data, *, method: str | None = None, train_model: bool = True,
+    model: Model | Program, guide: AnyGuide, *x: Any, method: str | None = None, train_model: bool = True,
     shard: bool = False, seed: int = 0, progress: bool | None = None, callbacks: Sequence[Callback] = (),
     journal: Journal | str | Path | None = None, name: str = "", pure: bool | None = None,
     start: BaseGuide | str | None = None, **options: Any,
@@ -48,7 +48,8 @@ def fit(
     Args:
         model: a model or a bare Pyro program.
         guide: a guide, how one is written (it is then built on ``x``), or any Pyro guide.
-        x: the data.
+        x: the data: a tensor, an array, a frame, or a mapping of these; for a program of several arguments all of them, as it
+            would be called, see :func:`zoo.arguments`.
         method: a key of :data:`METHODS`; ``None``: the first of them that suits the guide.
         train_model: move θ too. A model without parameters has nothing to move.
         shard: share the units out over the processes of torch.distributed's group, each of which makes this same call: EM adds
@@ -81,11 +82,12 @@ def fit(
     """
     check_number("seed", seed, whole=True, least=0, most=2**31 - 1, mend="choose another")
     check_options(options)
-    shown = one_view(x, options.get("view"), seed)
+    data = given(model, *x)
+    shown = one_view(data, options.get("view"), seed)
     start = _begins(start, guide)
     model, guide = pair(model, guide, shown, seed)
     theta = train_model and any(p.requires_grad for p in model.parameters())
-    problem = Problem(model, guide, x, theta, seed, pure, Processes.joined() if shard else ALONE, shown)
+    problem = Problem(model, guide, data, theta, seed, pure, Processes.joined() if shard else ALONE, shown)
     chosen, how = choose(method, problem, options)
     if method is None and not theta and not guide.size:
         return Fit(model, guide, "none", 0, 0.0, None, True, units=problem.latents.units)
@@ -97,10 +99,10 @@ def fit(
     inner: dict[str, Any] = {"train_model": theta, "seed": seed, "progress": progress, "journal": kept, "pure": pure}
     floor, before = _floor(problem, chosen, how, start, inner)
     first = Moment(
-        model, guide, x, chosen.name, how.limit, problem.latents.units, name, objective=chosen.bound(problem, how))
+        model, guide, data, chosen.name, how.limit, problem.latents.units, name, objective=chosen.bound(problem, how))
     watch = Watch(first, [*bars(progress), *callbacks], kept)
     fitted = _never_below(floor, _run(chosen, problem, how, watch, before), partial(
-        fit, model, guide, x, method=chosen.name, name="from the contained", **inner, **options))
+        fit, model, guide, data, method=chosen.name, name="from the contained", **inner, **options))
     watch.end(fitted)
     if kept is not None:
         keep(kept, fitted)  # last: a fit that is kept is not watched again, and what its callbacks know must be written

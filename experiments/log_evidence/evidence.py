@@ -15,6 +15,7 @@ from guides.guide import BaseGuide, paired
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
+from zoo.program.calls import as_data
 from zoo.program.run import Program, evaluating
 
 
@@ -51,6 +52,7 @@ def evidence(
     >>> evidence(zoo.build("gmm", x), x).kind
     'exact'
     """
+    x = as_data(x)
     guides = [] if guide is None else [guide] if isinstance(guide, BaseGuide) else list(guide)
     model = paired(model, guides[0] if guides else None)
     for other in guides:

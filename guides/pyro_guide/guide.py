@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.messenger import Messenger
+from pyro.poutine.messenger import Messenger, unwrap
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -18,7 +18,7 @@ from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.params import LocalParams
-from zoo.program.run import Program, isolated, run, seeded
+from zoo.program.run import Program, isolated, precision, run, seeded
 from zoo.program.sites.angles import centre, with_one_turn
 from zoo.program.sites.latents import Packing, Scheme, by_unit, is_deterministic, sum_right
 from zoo.program.sites.layout import first_run
@@ -103,7 +103,7 @@ class ProgramGuide(BaseGuide):
 
     def __init__(self, model: Model, program: Program, x: Data):
         super().__init__(model, getattr(program, "__name__", type(program).__name__))
-        trace.check_program(model, program, self.text)
+        trace.check_program(model, program, self.text, model.given(x))
         self.latents = model.latents(x)
         if not self.latents.size:
             raise ZooError(f"expected a model with latents for '{self.text}'; got {model.label}, which has none; use 'exact'")
@@ -136,7 +136,7 @@ class ProgramGuide(BaseGuide):
 
     def forward(self, x: Data) -> Any:
         with trace.Params(self):  # stock Pyro, too, must run the program with this guide's φ
-            return self.program(x)
+            return self._called(x)
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         units = self.model.latents(x).units if index is None else len(index)
@@ -185,12 +185,14 @@ class ProgramGuide(BaseGuide):
 
     def _create(self, x: Data) -> None:
         """Let the program make the parameters that it makes on its first call."""
-        with seeded(0), trace.precision(reference(x).dtype):
+        with seeded(0), precision(reference(x).dtype):
             part: Any
             for part in self.program.modules() if isinstance(self.program, nn.Module) else ():
                 if getattr(part, "prototype_trace", part) is None:
                     with isolated(LocalParams(self.model)):  # it runs the model, whose θ must not become φ
-                        part._setup_prototype(x)  # in a call of the guide, its parameters would be taken for pyro.param's
+                        args, kwargs = self._given(x)
+                        # In a call of the guide, its parameters would be taken for pyro.param's.
+                        part._setup_prototype(*args, **kwargs)
                     for site in part.prototype_trace.nodes.values():
                         if site.get("type") == "sample":
                             site["fn"] = with_one_turn(site["fn"])  # its coordinates of an angle would be the angle on the line
@@ -203,9 +205,18 @@ class ProgramGuide(BaseGuide):
                 "don't register the model as its submodule")
 
     def _run(self, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:
-        with isolated(trace.Params(self)), trace.precision(reference(x).dtype):
-            sites = run(self.program, x, trace.Angles(self._angles), *handlers, density=density)
+        with isolated(trace.Params(self)), precision(reference(x).dtype):
+            sites = run(self._called, x, trace.Angles(self._angles), *handlers, density=density)
         return {name: site for name, site in sites.items() if not is_deterministic(site)}
+
+    def _called(self, x: Data) -> Any:
+        args, kwargs = self._given(x)
+        return self.program(*args, **kwargs)
+
+    def _given(self, x: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what the program is called with: as the model's, but for an AutoGuide of the model that wraps a program."""
+        wraps = isinstance(self.program, AutoGuide) and unwrap(self.program.model) is self.model
+        return ((x,), {}) if wraps else self.model.given(x)
 
     def _run_model(self, x: Data, handler: Messenger) -> dict[str, Any]:
         with self.model.runner.isolated():

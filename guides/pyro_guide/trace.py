@@ -6,7 +6,6 @@ import inspect
 import math
 import weakref
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyro.distributions as dist
@@ -144,17 +143,6 @@ class Batched(TorchFunctionMode):
         return result + self.zero.to(result.dtype) if empty else result
 
 
-@contextmanager
-def precision(dtype: torch.dtype) -> Iterator[None]:
-    """Let programs make tensors in ``dtype``: flows and their inverses take torch's default, whatever that of the data."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def auxiliary_sites(program: Program, sites: Mapping[str, Any]) -> Auxiliary:
     """Return which auxiliary sites of an AutoGuide hold unconstrained values of which latents; none for other programs."""
     if not isinstance(program, AutoGuide):
@@ -217,8 +205,10 @@ def point(fn: Any) -> bool:
     return any(isinstance(part, dist.Delta) for part in wrapped(fn))
 
 
-def check_program(model: Model, program: Program, text: str) -> None:
-    """Raise unless a guide takes x alone, and is no ``AutoGuide`` of another model."""
+def check_program(
+    model: Model, program: Program, text: str, given: tuple[tuple[Any, ...], Mapping[str, Any]],
+) -> None:
+    """Raise unless a guide takes what its model is given, and is no ``AutoGuide`` of another model."""
     if isinstance(program, AutoGuide):
         own = unwrap(program.model)
         if own is not model and not (isinstance(model, FunctionModel) and own == model.program):
@@ -226,11 +216,11 @@ def check_program(model: Model, program: Program, text: str) -> None:
                 f"expected {text} of this {model.label}; got one built for another model; build it with {text}(model)")
     if not isinstance(program, nn.Module):
         try:
-            inspect.signature(program).bind(None)
+            inspect.signature(program).bind(*given[0], **given[1])
         except TypeError:
             raise ZooError(
-                f"expected a guide program of one argument, x; got {text}{inspect.signature(program)}; put covariates and "
-                "observations in one mapping") from None
+                f"expected a guide program of the arguments of {model.label}; got {text}{inspect.signature(program)}; let both "
+                "take the same") from None
 
 
 def check_sites(latents: Latents, sites: Mapping[str, Any], text: str) -> None:

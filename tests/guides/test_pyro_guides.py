@@ -630,7 +630,7 @@ def test_refused_programs(options: dict[str, Any], message: str) -> None:
     (autoguide.AutoNormalizingFlow, "expected AutoNormalizingFlow to take the model alone"),
     (PyroSample, "expected a guide: its name, or a Pyro program of x; got the class PyroSample"),
     (3, "expected a guide: its name, or a Pyro program of x; got int"),
-    (lambda x, y: None, "expected a guide program of one argument, x; got <lambda>(x, y)")])
+    (lambda x, y: None, "expected a guide program of the arguments of ppca; got <lambda>(x, y)")])
 def test_refused_kinds(auto: Any, message: str) -> None:
     model, x = case("ppca")
     with pytest.raises(ZooError) as error:

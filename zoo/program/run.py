@@ -111,6 +111,17 @@ def set_generators(cpu: Tensor, cuda: list[Tensor]) -> None:
 
 
 @contextmanager
+def precision(dtype: torch.dtype) -> Iterator[None]:
+    """Let programs make tensors in ``dtype``: constants and flows take torch's default, whatever that of the data."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Run with ``modules`` in evaluation mode, and put each part's mode back after: nothing that drops out or adapts does."""
     before = [(part, part.training) for module in modules for part in module.modules()]

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from zoo.data import FEW, Data, Identity, reference, subsample_rows
 from zoo.program.params import LocalParams
-from zoo.program.run import isolated, seeded, unregistered
+from zoo.program.run import isolated, precision, seeded, unregistered
 from zoo.program.sites.latents import Latents, Scheme
 from zoo.program.sites.layout import layout
 from zoo.program.sites.stand_ins import whole_plates
@@ -41,6 +42,7 @@ class Runner:
         self._plain: bool | None = None
         self._alone = False
         self._subsamples = False
+        self._wide = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "kept": {}, "_last": None, "_part": None}
@@ -51,6 +53,7 @@ class Runner:
         for known in (self._last, self._part):
             if known is not None and known[0] == key:
                 return known[1]
+        self._wide = reference(x).dtype == torch.float64  # as then constants of the program are to be, too
         with seeded(0), self.isolated(), whole_plates() as asked:
             few = subsample_rows(x, FEW)
             if few is not x and bool(reference(x).isnan().any()):
@@ -103,7 +106,8 @@ class Runner:
         """Keep Pyro's store out of runs. Where a PyroModule is ``called``, Pyro sees parameters, and warns of fixed ones."""
         fixed = called and self.model.training and any(not p.requires_grad for p in self.model.parameters())
         whole = whole_plates() if self._subsamples else nullcontext()
-        with isolated(LocalParams(self.model)), unregistered() if fixed else nullcontext(), whole:
+        wide = precision(torch.float64) if self._wide else nullcontext()
+        with isolated(LocalParams(self.model)), unregistered() if fixed else nullcontext(), whole, wide:
             yield
 
     def over_draws(self, one: Callable[[Any], Any], rows: Any, drawing: bool = False) -> Any:

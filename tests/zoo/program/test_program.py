@@ -226,15 +226,15 @@ def test_programs_that_cannot_be_used_are_refused_in_one_line(program: object, t
 
 @pytest.mark.parametrize(("value", "text"), [
     ([1.0, 2.0], "expected data to be a tensor; got list"), (torch.empty(0), "at least one row"),
-    ({"x": 1.0}, "expected entry 'x' to be a tensor; got float")])
+    ({"x": [1.0]}, "expected entry 'x' to be a tensor; got list"), ({"x": 1.0}, "at least one row")])
 def test_data_that_are_no_tensors_are_refused(value: object, text: str) -> None:
     with pytest.raises(zoo.ZooError, match=text):
         zoo.as_model(shared).latents(value)
 
 
-def test_programs_take_one_argument() -> None:
-    with pytest.raises(zoo.ZooError, match="expected a program of one argument"):
-        zoo.as_model(lambda x, y: None)
+def test_programs_take_their_data() -> None:
+    with pytest.raises(zoo.ZooError, match="expected a program that takes its data"):
+        zoo.as_model(lambda: None)
     with pytest.raises(zoo.ZooError, match="expected a Pyro program"):
         zoo.as_model(3)
 

@@ -62,19 +62,23 @@ def _aligned(operand: Tensor, dims: str, order: str) -> Tensor:
 
 def _by_matrices(names: list[str], output: str, summed: str, operands: tuple[Tensor, ...]) -> Tensor:
     """Return the log of a sum of products of two operands by their exponentials, each divided by its largest entry."""
-    renamed = dict(zip(sorted(set("".join(names))), string.ascii_letters, strict=False))
-    shifts, exponentials = [], []
-    for dims, operand in zip(names, operands, strict=True):
-        over = [i for i, name in enumerate(dims) if name in summed]
-        shift = operand.detach()
-        if over:
-            shift = shift.amax(over, keepdim=True).clamp(min=torch.finfo(operand.dtype).min)
-        exponentials.append((operand - shift).exp())
-        kept = [name for name in dims if name not in summed]
-        shifts.append(_aligned(shift.squeeze(over) if over else shift, "".join(kept), output))
-    equation = ",".join("".join(renamed[name] for name in dims) for dims in names)
-    product = torch.einsum(f"{equation}->{''.join(renamed[name] for name in output)}", *exponentials)
-    return reduce(torch.add, shifts) + product.clamp(min=torch.finfo(product.dtype).tiny).log()
+    renamed = str.maketrans(dict(zip(sorted(set("".join(names))), string.ascii_letters, strict=False)))
+    shifts = [_largest(operand, dims, summed) for dims, operand in zip(names, operands, strict=True)]
+    exponentials = [(operand - shift).exp() for operand, shift in zip(operands, shifts, strict=True)]
+    equation = ",".join(names).translate(renamed)
+    product = torch.einsum(f"{equation}->{output.translate(renamed)}", *exponentials)
+    kept = [
+        _aligned(shift.reshape([n for n, name in zip(shift.shape, dims, strict=True) if name not in summed]),
+                 "".join(name for name in dims if name not in summed), output)
+        for dims, shift in zip(names, shifts, strict=True)]
+    return reduce(torch.add, kept) + product.clamp(min=torch.finfo(product.dtype).tiny).log()
+
+
+def _largest(operand: Tensor, dims: str, summed: str) -> Tensor:
+    """Return the largest entries of an operand over the dimensions that are summed, kept with length one."""
+    over = [i for i, name in enumerate(dims) if name in summed]
+    value = operand.detach()
+    return value.amax(over, keepdim=True).clamp(min=torch.finfo(operand.dtype).min) if over else value
 
 
 tensordot = Tensordot(einsum)

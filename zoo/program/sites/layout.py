@@ -73,27 +73,38 @@ def _layout(program: Program, x: Data, known: frozenset[str]) -> Latents:
     sites = [site for site in traced if not is_deterministic(site)]
     latent, observed = latent_and_observed(sites, known)
     check_structure(latent, observed, len(sites) < len(traced))
-    discrete = [site for site in latent if is_discrete(site)]
     for site in sites:
         check_shape(site)
     check_supports(program, x, observed)
     for site in observed:
         check_rounding(site)
-    unit = unit_plate(sites)
-    frame = unit_frame(sites[0], unit)
-    summed = bool(discrete) and (len(discrete) < len(latent) or log_joint_values(discrete, unit) > math.log(MAX_VALUES))
-    for site in discrete if summed else ():
-        check_enumerable(site)
-    parts = {
-        "sites": [site for site in latent if not (summed and is_discrete(site))], "observed": observed,
-        "summed": discrete if summed else []}
-    described = {kind: tuple(describe(site, unit, kind) for site in some) for kind, some in parts.items()}
-    awaited = any(not site["is_observed"] for site in observed)
-    improper = tuple(site["name"] for site in latent if is_improper(site))
-    found = Latents(unit=unit, units=int(frame.size) if frame else 1, awaited=awaited, improper=improper, **described)
-    if summed:
+    found = described(latent, observed, unit_plate(sites))
+    if found.summed:
         check_enumerated_run(program, x, found, known)
     return found
+
+
+def described(latent: list[Any], observed: list[Any], unit: str | None) -> Latents:
+    """Return what is kept of the traced sites of a run."""
+    frame = unit_frame((latent or observed)[0], unit)
+    summed = summed_out(latent, unit)
+    for site in summed:
+        check_enumerable(site)
+    names = [site["name"] for site in summed]
+    return Latents(
+        sites=tuple(describe(site, unit, "sites") for site in latent if site["name"] not in names),
+        observed=tuple(describe(site, unit, "observed") for site in observed), unit=unit,
+        units=int(frame.size) if frame else 1, awaited=any(not site["is_observed"] for site in observed),
+        summed=tuple(describe(site, unit, "summed") for site in summed),
+        improper=tuple(site["name"] for site in latent if is_improper(site)))
+
+
+def summed_out(latent: list[Any], unit: str | None) -> list[Any]:
+    """Return the discrete latents, if they are summed out: beside continuous ones, or of too many joint values."""
+    discrete = [site for site in latent if is_discrete(site)]
+    if len(discrete) == len(latent) and log_joint_values(discrete, unit) <= math.log(MAX_VALUES):
+        return []
+    return discrete
 
 
 def log_joint_values(discrete: list[Any], unit: str | None) -> float:
