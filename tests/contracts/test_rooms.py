@@ -14,7 +14,7 @@ from tests import ROOT
 #: The rooms of each package, from the lowest to the highest: none imports one that comes after it.
 ROOMS: Mapping[str, Sequence[str]] = {
     "zoo": (
-        "errors", "registry", "data", "calls", "distributions", "nn", "program", "structure", "model", "bare", "models",
+        "errors", "registry", "data", "distributions", "nn", "program", "structure", "model", "bare", "models",
         "construct",
         "datasets"),
     "guides": ("registry", "families", "amortisation", "guide", "model_based", "pyro_guide", "construct"),
