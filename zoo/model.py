@@ -16,6 +16,7 @@ from zoo.distributions.enumerated import Enumerated
 from zoo.program.coordinates import coordinates
 from zoo.program.density import log_terms
 from zoo.program.drawing import predictions, prior_draws, simulation
+from zoo.program.enumeration.rows import likelihoods, without_values
 from zoo.program.params import theta
 from zoo.program.run import run
 from zoo.program.runner import Runner
@@ -153,9 +154,15 @@ class Model(PyroModule):
     def log_probs(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Return every site's log-probability at z (draws, units, d): {site: (draws, *batch shape of the site)}.
 
-        Those of latent sites include log|det J|. Their sums are :meth:`log_terms`.
+        Those of latent sites include log|det J|. Their sums are :meth:`log_terms`. Where discrete latents are summed out, sites
+        have no terms of their own: then there is one of all latents and one of all observations, (draws, units), under all
+        their names.
         """
         scheme = self.runner.scheme(x)
+        if scheme.summed:
+            kinds = (self.latents(x).sites, self.latents(x).observed)
+            names = (", ".join(site.name for site in kind) for kind in kinds)
+            return dict(zip(names, self.log_terms(x, z), strict=True))
 
         def one(row: Tensor) -> dict[str, Tensor]:
             substitute = Substitute(row, scheme)
@@ -166,17 +173,28 @@ class Model(PyroModule):
         return result
 
     def log_likelihood(self, x: Data, z: Tensor) -> dict[str, Tensor]:
-        """Return log p(x_i | z, θ) of each observation by site: {site: (draws, *batch shape of the site)}."""
+        """Return log p(x_i | z, θ) of each observation by site: {site: (draws, *batch shape of the site)}.
+
+        Where discrete latents are summed out: of each row of the plate that holds them and the observations, under the names of
+        all observed sites; of all observations together, (draws,), where there is no such plate.
+        """
+        if self.latents(x).summed:
+            return likelihoods(self.runner, x, z)
         observed = {site.name for site in self.latents(x).observed}
         return {k: v for k, v in self.log_probs(x, z).items() if k in observed}
 
     def constrain(self, x: Data, z: Tensor) -> dict[str, Tensor]:
-        """Return the latent and deterministic sites' values at z (draws, units, d), each (draws, *shape)."""
+        """Return the latent and deterministic sites' values at z (draws, units, d), each (draws, *shape).
+
+        Discrete latents that are summed out, and what is computed from them, have none.
+        """
+        out = without_values(self.runner, x, z[0])
         scheme = self.runner.scheme(x, drawing=True)
 
         def one(row: Tensor) -> dict[str, Tensor]:
             sites = run(self.runner.program, x, Substitute(row, scheme), density=False).items()
-            return {k: s["value"] for k, s in sites if k not in self.runner.observed or is_deterministic(s)}
+            return {
+                k: s["value"] for k, s in sites if k not in out and (k not in self.runner.observed or is_deterministic(s))}
 
         result: dict[str, Tensor] = self.runner.over_draws(one, z, self.latents(x).awaited)
         return result

@@ -17,6 +17,8 @@ from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.calls import plates_of_categories
+from zoo.program.enumeration.recovery import draws as recovered_draws
+from zoo.program.enumeration.recovery import probabilities
 from zoo.program.run import Program, seeded
 from zoo.program.sites.latents import Latents, Site
 
@@ -30,7 +32,7 @@ GROUPS = (
 
 def posterior(
     model: Model | Program, guide: AnyGuide, *x: Any, draws: int = 1000, seed: int = 0,
-    groups: Sequence[str] = GROUPS, coords: Mapping[str, Sequence[Any]] | None = None,
+    groups: Sequence[str] = GROUPS, infer_discrete: bool = False, coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> DataTree:
     """Return draws of the guide as an ArviZ ``DataTree``.
@@ -55,6 +57,8 @@ def posterior(
         draws: how many.
         seed: of the draws.
         groups: which groups to make; predictive draws run the program draw by draw, so leave them out where not needed.
+        infer_discrete: recover discrete latents that are summed out, in the posterior group: draws under their sites' names,
+            and ``<site>_probs``, the posterior probabilities of their values at each draw of the continuous latents.
         coords: labels of dimensions, e.g. ``{"school": [...]}``. Where x is a frame, a plate ``counties`` of as many rows as
             its column ``county`` has categories is labelled by these.
         dims: names of sites' event dimensions, over the model's own.
@@ -74,7 +78,7 @@ def posterior(
     shown = given(model, *x)
     model, guide = pair(model, guide, shown, seed)
     latents = model.latents(shown)
-    data = _draw(model, guide, shown, draws, seed, groups)
+    data = _draw(model, guide, shown, draws, seed, groups, infer_discrete)
     observed = {group: values for group, values in _given(shown, latents).items() if group in groups and values}
     named = {
         group: _names(model, latents, group, values, 0 if group in observed else 1, dict(dims or {}))
@@ -114,7 +118,7 @@ def _tree(
 
 
 def _draw(
-    model: Model, guide: BaseGuide, x: Data, draws: int, seed: int, groups: Sequence[str],
+    model: Model, guide: BaseGuide, x: Data, draws: int, seed: int, groups: Sequence[str], infer_discrete: bool = False,
 ) -> dict[str, dict[str, Tensor]]:
     """Return what is drawn, (draws, …) each, by group and variable."""
     with seeded(seed), torch.no_grad():
@@ -127,7 +131,8 @@ def _draw(
             return values if model.latents(x).unit else {k: v[:, 0] for k, v in values.items()}
 
         makers: dict[str, Callable[[], dict[str, Tensor]]] = {
-            "posterior": lambda: _values(model, x, z), "prior": lambda: _values(model, x, model.sample_prior(x, draws)),
+            "posterior": lambda: {**_values(model, x, z), **(_recovered(model, x, z) if infer_discrete else {})},
+            "prior": lambda: _values(model, x, model.sample_prior(x, draws)),
             "posterior_predictive": lambda: model.predict(x, z), "log_likelihood": lambda: model.log_likelihood(x, z),
             "sample_stats": stats}
         if model.latents(x).improper:
@@ -138,6 +143,14 @@ def _draw(
 def _values(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
     values = model.constrain(x, z)
     return {**values, **model.recover(x, values)}
+
+
+def _recovered(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
+    """Return the discrete latents that are summed out, drawn at each of z, and the probabilities of their values."""
+    if not model.latents(x).summed:
+        return {}
+    shares = probabilities(model.runner, x, z)
+    return {**recovered_draws(model.runner, x, z), **{f"{name}_probs": value for name, value in shares.items()}}
 
 
 def _given(x: Data, latents: Latents) -> dict[str, dict[str, Tensor]]:
@@ -158,12 +171,13 @@ def _names(
     """Name the dimensions of a group's variables, after the ``skip`` first ones (draws)."""
     if group == "sample_stats":
         return {name: [latents.unit] if latents.unit else [] for name in values}
-    sites = {site.name: site for site in (*latents.sites, *latents.observed)}
+    sites = {site.name: site for site in (*latents.sites, *latents.observed, *latents.summed)}
     own = {**model.dims, **dims}
     named: dict[str, list[str]] = {}
     for name, value in values.items():
         shape = tuple(value.shape[skip:])
-        batch = _batch(sites[name])[: len(shape)] if name in sites else _plates_of(shape, latents, group, name in own)
+        site = sites.get(name) or sites.get(name.removesuffix("_probs"))
+        batch = _batch(site)[: len(shape)] if site is not None else _plates_of(shape, latents, group, name in own)
         left = len(shape) - len(batch)
         events = list(own.get(name, ()))[-left:] if left else []
         rest = [f"{name}_dim_{i}" for i in range(left - len(events))]

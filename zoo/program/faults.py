@@ -72,7 +72,9 @@ def _observation(model: Model, x: Data, z: Tensor, name: str, log_prob: Tensor |
     """
     draw = 0 if log_prob is None else int((~log_prob.reshape(len(log_prob), -1).sum(1).isfinite()).int().argmax())
     with model.runner.isolated():
-        site = run(model, x, Substitute(z[draw], model.runner.scheme(x)), density=False)[name]
+        site = run(model, x, Substitute(z[draw], model.runner.scheme(x)), density=False).get(name)
+    if site is None:  # of several sites together
+        return ""
     value = site["value"]
     if not site["is_observed"] or not value.numel():
         return ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +25,12 @@ class StableLogRing(LogRing):
     """Pyro's sum-product in logarithms, with sums that neither underflow nor stop ``vmap``."""
 
     _backend = "zoo.program.enumeration.log_einsum"
+
+
+class SampledLogRing(LogRing):
+    """The same, with gradients that are draws of the values that are summed over."""
+
+    _backend = "zoo.program.enumeration.sampled_einsum"
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,9 @@ class Factors:
         found.check_scales()
         return found
 
-    def total(self) -> Tensor:
+    def total(self, ring: type[LogRing] = StableLogRing) -> Tensor:
         """Return log Σ of all factors, (units,): the log-density with the discrete latents summed out."""
-        return self._contracted(lambda site: True)
+        return self._contracted(lambda site: True, ring)
 
     def prior(self) -> Tensor:
         """Return log Σ of the latents' factors, (units,): the log-density of the continuous latents alone."""
@@ -98,20 +103,16 @@ class Factors:
     def _continuous(self) -> Iterator[Any]:
         return (site for site in self.sites.values() if not site["is_observed"] and not is_discrete(site))
 
-    @cached_property
-    def _ring(self) -> LogRing:
-        sizes = {
-            self.symbols[frame.name]: frame.size for site in self.sites.values() for frame in site["cond_indep_stack"]
-            if frame.vectorized}
-        return StableLogRing(dim_to_size=sizes)  # type: ignore[no-untyped-call]
-
-    def _contracted(self, kept: Callable[[Any], bool]) -> Tensor:
+    def _contracted(self, kept: Callable[[Any], bool], ring: type[LogRing] = StableLogRing) -> Tensor:
         tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+        sizes: dict[str, int] = {}
         for site in filter(kept, self.sites.values()):
-            plates = frozenset(self.symbols[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized)
-            tree.setdefault(plates, []).append(site["packed"]["log_prob"])
+            frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+            sizes |= {self.symbols[frame.name]: frame.size for frame in frames}
+            tree.setdefault(frozenset(self.symbols[frame.name] for frame in frames), []).append(site["packed"]["log_prob"])
         target = frozenset({self.symbols[self.scheme.unit]} if self.scheme.unit else ())
-        result: Tensor = contract_to_tensor(tree, set(self.enumerated), target_ordinal=target, ring=self._ring)
+        made: Any = ring
+        result: Tensor = contract_to_tensor(tree, set(self.enumerated), target_ordinal=target, ring=made(dim_to_size=sizes))
         return result.reshape(self.units)
 
 

@@ -8,6 +8,7 @@ is log 0. Here the largest product is found first.
 from __future__ import annotations
 
 import string
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import torch
@@ -30,21 +31,32 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     >>> einsum("ij,i->j", a, b).exp()
     tensor([0.3800, 0.6200])
     """
-    inputs, output = equation.split("->")
-    names = inputs.split(",")
-    summed = "".join(sorted(set("".join(names)) - set(output)))
-    order = output + summed
+    names, output, summed = parse(equation)
     sizes = {name: size for dims, operand in zip(names, operands, strict=True)
              for name, size in zip(dims, operand.shape, strict=True)}
-    if summed and len(operands) == 2 and torch.Size(sizes[name] for name in order).numel() > LARGEST:
+    if summed and len(operands) == 2 and torch.Size(sizes[name] for name in output + summed).numel() > LARGEST:
         return _by_matrices(names, output, summed, operands)
+    return sum_of_products(equation, operands, log_sum_exp)
+
+
+def parse(equation: str) -> tuple[list[str], str, str]:
+    """Return the names of each operand's dimensions, of the result's, and of those that are summed over."""
+    inputs, output = equation.split("->")
+    names = inputs.split(",")
+    return names, output, "".join(sorted(set("".join(names)) - set(output)))
+
+
+def sum_of_products(equation: str, operands: Sequence[Tensor], reduction: Callable[[Tensor, list[int]], Tensor]) -> Tensor:
+    """Return the reduction, over the dimensions that are summed, of the sum of the operands, all of it written out."""
+    names, output, summed = parse(equation)
+    order = output + summed
     aligned = [_aligned(operand, dims, order) for dims, operand in zip(names, operands, strict=True)]
     total = reduce(torch.add, aligned)
     # An operand alone is copied: Pyro writes the names of dimensions onto the result.
-    return _log_sum_exp(total, list(range(len(output), len(order)))) if summed else total + 0.0
+    return reduction(total, list(range(len(output), len(order)))) if summed else total + 0.0
 
 
-def _log_sum_exp(value: Tensor, dims: list[int]) -> Tensor:
+def log_sum_exp(value: Tensor, dims: list[int]) -> Tensor:
     """Return log Σ exp over dimensions; where all is impossible, log 0 with no gradient, of which torch's own is NaN."""
     top = value.detach().amax(dims, keepdim=True)
     finite = top.clamp(min=torch.finfo(value.dtype).min)
@@ -60,7 +72,7 @@ def _aligned(operand: Tensor, dims: str, order: str) -> Tensor:
     return moved.reshape([next(shape) if name in dims else 1 for name in order])
 
 
-def _by_matrices(names: list[str], output: str, summed: str, operands: tuple[Tensor, ...]) -> Tensor:
+def _by_matrices(names: list[str], output: str, summed: str, operands: Sequence[Tensor]) -> Tensor:
     """Return the log of a sum of products of two operands by their exponentials, each divided by its largest entry."""
     renamed = str.maketrans(dict(zip(sorted(set("".join(names))), string.ascii_letters, strict=False)))
     shifts = [_largest(operand, dims, summed) for dims, operand in zip(names, operands, strict=True)]
