@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import gzip
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,15 +17,65 @@ from zoo.datasets.arrays import read_idx, read_numpy
 from zoo.datasets.frame import Frame
 from zoo.errors import ZooError
 
+#: What may stand between the fields of a row, the surest first; commas may be decimal.
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", r"\s+": "spaces"}
+#: Lines by which separators are told.
+LOOKED_AT = 20
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text file writes a table: what separates fields, and what stands for a decimal point."""
+
+    separator: str = ","
+    decimal: str = "."
+
+    @classmethod
+    def of(cls, lines: Sequence[str]) -> Dialect:
+        """Tell the dialect of a table's first lines: the separator by which all have as many fields, two or more.
+
+        >>> Dialect.of(["a;b", "1,5;2"]), Dialect.of(["a,b", "1.5,2"])
+        (Dialect(separator=';', decimal=','), Dialect(separator=',', decimal='.'))
+        """
+        for separator in SEPARATORS:
+            rows = [fields(line, separator) for line in lines]
+            if len(rows[0]) > 1 and len({len(row) for row in rows[1:]}) <= 1 and (len(rows) == 1 or len(rows[1]) > 1):
+                values = [value for row in rows[1:] for value in row]
+                commas = separator != "," and any(map(DECIMAL_COMMA.fullmatch, values)) and not any(map(_has_point, values))
+                return cls(separator, "," if commas else ".")
+        return cls()
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The arguments of pandas."""
+        return {"sep": self.separator, "decimal": self.decimal, "skipinitialspace": True}
+
+
+DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+([eE][-+]?\d+)?\s*")
+
+
+def fields(line: str, separator: str) -> list[str]:
+    """Return the fields of a line; separators within quotes are none."""
+    return re.split(separator, line.strip()) if separator == r"\s+" else next(csv.reader([line], delimiter=separator), [])
+
+
+def _has_point(value: str) -> bool:
+    return "." in value and _is_float(value)
+
 
 def read_csv(path: Path) -> Frame:
-    """Read a CSV file, with a header line or (all names are numbers) without.
+    """Read a CSV file, with a header line or (all names are numbers) without; gzipped, too.
 
-    A first column without a name that counts the rows or labels them is left out, as R and pandas write it.
+    Fields are separated by commas, semicolons, tabs, bars or spaces, as the first lines tell; where it is not by commas, these
+    may be decimal. A first column without a name that counts the rows or labels them is left out, as R and pandas write it.
     """
-    names = _first_line(path)
-    bare = all(_is_float(name) for name in names)
-    data = pd.read_csv(path, skipinitialspace=True, header=None if bare else 0, index_col=None)
+    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rt", newline="", encoding="utf-8-sig", errors="replace") as file:
+        lines = [line.rstrip("\r\n") for line in itertools.islice(file, LOOKED_AT)]
+    dialect = Dialect.of([line for line in lines if line.strip()] or [""])
+    names = _first_line(path, dialect)
+    bare = all(_is_float(name.replace(dialect.decimal, ".")) for name in names)
+    data = pd.read_csv(path, header=None if bare else 0, index_col=None, **dialect.how)
     if not isinstance(data.index, pd.RangeIndex):
         raise ZooError(f"expected as many fields in each row of {path.name} as its header names; got more; mend the rows")
     if bare:
@@ -29,9 +85,9 @@ def read_csv(path: Path) -> Frame:
     return Frame(data.iloc[:, 1:] if _labels_rows(names, data) else data)
 
 
-def _first_line(path: Path) -> list[str]:
+def _first_line(path: Path, dialect: Dialect) -> list[str]:
     """Return the fields of a CSV file's first line, stripped; an empty one is an empty text."""
-    first = pd.read_csv(path, skipinitialspace=True, header=None, nrows=1, dtype=str).iloc[0]
+    first = pd.read_csv(path, header=None, nrows=1, dtype=str, **dialect.how).iloc[0]
     return ["" if pd.isna(name) else str(name).strip() for name in first]
 
 
@@ -60,7 +116,8 @@ def _refuse_twice(names: list[str], path: Path) -> None:
 
 #: By the end of a file's name, lower case; the first that fits.
 READERS: dict[str, Callable[[Path], Frame]] = {
-    ".csv": read_csv, ".npy": read_numpy, ".parquet": read_parquet, ".pq": read_parquet, ".npz": read_numpy,
+    ".csv": read_csv, ".tsv": read_csv, ".csv.gz": read_csv, ".tsv.gz": read_csv, ".npy": read_numpy,
+    ".parquet": read_parquet, ".pq": read_parquet, ".npz": read_numpy,
     ".idx": read_idx, "-ubyte": read_idx, ".gz": read_idx}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,7 +85,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("words", "text"), [
     ({"name": "wine", "kind": "images"}, r"gives images \(numbers in \[0, 1\], a row an image\); got 'wine', which gives t"),
     ({"name": "wine", "kind": "imagse"}, "unknown kind of data 'imagse'; did you mean 'images'?"),
-    ({"name": "wyne"}, r"unknown data set \(and no .csv, .npy.* file\) 'wyne'; did you mean 'wine'?"),
+    ({"name": "wyne"}, r"unknown data set \(and no .csv, .tsv.* file\) 'wyne'; did you mean 'wine'?"),
     ({"name": "sample:gnm"}, "unknown model to draw data from: 'gnm'; did you mean 'gmm'?"),
     ({"name": "sample:gmm", "kind": "binary"}, "got 'sample:gmm', which gives table"),
     ({"name": "sample:gmm", "target": "y"}, "expected --target with a file only; got 'y' for 'sample:gmm'"),
@@ -269,3 +271,25 @@ def test_huge_columns_can_be_standardised(tmp_path: Path) -> None:
 def test_a_first_column_without_a_name_is_kept_where_it_is_data(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text(",b\n0.5,2\n3.5,4\n6,7\n")
     assert zoo.dataset(str(tmp_path / "f.csv")).columns == ("column_0", "b")
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("semicolons.csv", "height;width\n1,5;2\n2,5;3,25\n0,5;1\n"), ("tabs.tsv", "height\twidth\n1.5\t2\n2.5\t3.25\n0.5\t1\n"),
+    ("tabs.csv", "height\twidth\n1,5\t2\n2,5\t3,25\n0,5\t1\n"), ("bars.csv", "height|width\n1.5|2\n2.5|3.25\n0.5|1\n"),
+    ("spaces.csv", "height width\n1.5  2\n2.5 3.25\n0.5 1\n"), ("mark.csv", "\ufeffheight,width\n1.5,2\n2.5,3.25\n0.5,1\n"),
+    ("quoted.csv", '"height";"width"\n"1,5";2\n"2,5";"3,25"\n0,5;1\n'),
+    ("zipped.csv.gz", "height,width\n1.5,2\n2.5,3.25\n0.5,1\n")])
+def test_separators_and_decimal_commas_are_told(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    opened: Any = gzip.open if name.endswith(".gz") else open
+    with opened(path, "wt", encoding="utf-8") as file:
+        file.write(text)
+    data = zoo.dataset(str(path))
+    assert data.columns == ("height", "width")
+    assert torch.equal(torch.as_tensor(data.x), torch.tensor([[1.5, 2], [2.5, 3.25], [0.5, 1]], dtype=torch.double))
+
+
+def test_thousands_in_quotes_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('a,b\n"1,5",2\n"2,5",3\n')
+    with pytest.raises(zoo.ZooError, match="expected"):
+        zoo.dataset(str(tmp_path / "x.csv"))
