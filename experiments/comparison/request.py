@@ -89,7 +89,7 @@ def split_guides(
 def _are_guides(value: Any) -> bool:
     """Return whether a value is a guide, or several: data are tensors, arrays, frames and mappings of them."""
     if isinstance(value, list | tuple):
-        return bool(value) and all(map(_are_guides, value))
+        return all(map(_are_guides, value))
     return isinstance(value, str | BaseGuide) or callable(value)
 
 

@@ -74,7 +74,8 @@ def _lost(model: Model, x: Data, z: Tensor, share: Tensor) -> tuple[float, str]:
         if not isinstance(error, ZooError):
             refuse(error)
         return 0.0, ""
-    off = ~((back - z).abs() < BACK)
+    known = torch.cat([torch.full((site.size,), not site.loose, device=z.device) for site in sites])
+    off = known & ~((back - z).abs() < BACK)
     mass = float((share * off.any(-1)).sum(0).max())
     each = [float((share[..., None] * part).sum()) for part in off.split([site.size for site in sites], -1)]
     return mass, sites[each.index(max(each))].name

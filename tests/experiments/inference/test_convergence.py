@@ -279,7 +279,7 @@ def decay(size: float, noise: float, wide: bool = True) -> tuple[Any, Tensor]:
         low = pyro.sample("low", dist.Normal(size * one, 3.0))
         rate = pyro.sample("rate", dist.LogNormal(0 * one, 1.0))
         with pyro.plate("rows", len(x)):
-            times = x[:, 0] if wide else torch.mv(x[:, :1], torch.ones(1))  # which takes float32 alone
+            times = x[:, 0] if wide else torch.mv(x[:, :1], torch.ones(1, dtype=torch.float32))  # float32 alone
             pyro.sample("y", dist.Normal(high * torch.exp(-rate * times) + low, noise * one), obs=x[:, 1])
 
     return program, data

@@ -18,6 +18,8 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import ComposeTransform, Transform
 
+from zoo.program.sites.spheres import Direction, is_sphere
+
 #: Distributions of angles, by the names of their directions; each has a density of period 2π in every coordinate.
 CIRCULAR: dict[type, tuple[str, ...]] = {
     torch.distributions.VonMises: ("loc",), dist.SineBivariateVonMises: ("phi_loc", "psi_loc")}
@@ -108,6 +110,8 @@ def bijection(fn: Any) -> Transform:
     direction = centre(fn)
     if direction is not None:
         return Turn(direction)
+    if is_sphere(fn.support):
+        return Direction()
     support = getattr(base.support, "base_constraint", None) if isinstance(base, MixtureSameFamily) else None
     found: Transform = biject_to(fn.support if support is None else support)
     return found

@@ -149,8 +149,8 @@ def by_unit(log_prob: Tensor, site: Any, unit: str | None) -> Tensor:
 class Site:
     """One site of a program: its shapes, its share of the unit's vector, and the names of its plates.
 
-    ``size`` is how many coordinates it owns (0 for an observed site); ``plates`` names each batch dimension, ``None`` where
-    it is in no plate; ``values`` is the support of one element of a discrete site.
+    ``size`` is how many coordinates it owns (0 for an observed site), ``loose`` whether these hold more than the value tells,
+    as the length of a direction; ``plates`` names each batch dimension, ``None`` where it is in no plate; ``values`` is the support of one element of a discrete site.
     """
 
     name: str
@@ -159,6 +159,7 @@ class Site:
     plates: tuple[str | None, ...]
     size: int = 0
     values: Tensor | None = None
+    loose: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from zoo.program.sites.latents import (
     unit_frame,
 )
 from zoo.program.sites.masks import counting, filled
+from zoo.program.sites.spheres import is_sphere
 from zoo.program.sites.stand_ins import Improper, is_improper
 from zoo.program.sites.substitution import Pack
 from zoo.program.vectorise import LinAlgError
@@ -156,7 +157,8 @@ def describe(site: Any, unit: str | None, kind: str) -> Site:
             plates[frame.dim] = frame.name
     size = Packing.of(site, Scheme(unit)).size if kind == "sites" else 0
     values = support_values(site) if kind != "observed" and is_discrete(site) else None
-    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values)
+    loose = kind == "sites" and is_sphere(site["fn"].support)
+    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values, loose)
 
 
 def unit_plate(sites: list[Any]) -> str | None:

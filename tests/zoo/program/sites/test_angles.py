@@ -114,16 +114,6 @@ def test_the_map_is_its_own_jacobian() -> None:
     assert torch.allclose(once(torch.tensor(-7.0)), torch.tensor(-7.0 + 2 * math.pi))
 
 
-def test_a_point_on_a_sphere_is_refused_in_one_line() -> None:
-    def sphere(x: Tensor) -> None:
-        u = pyro.sample("u", dist.ProjectedNormal(torch.zeros(2)))
-        with pyro.plate("rows", len(x)):
-            pyro.sample("x", dist.Normal(u, 1.0).to_event(1), obs=x)
-
-    with pytest.raises(zoo.ZooError, match="expected latents that can be drawn from their prior and mapped to the reals"):
-        zoo.as_model(sphere).latents(torch.ones(3, 2))
-
-
 def test_other_supports_are_as_they_were() -> None:
     assert isinstance(bijection(dist.Gamma(1.0, 1.0)), type(torch.distributions.biject_to(dist.Gamma(1.0, 1.0).support)))
 
