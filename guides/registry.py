@@ -150,7 +150,7 @@ class GuideSpec:
         if not self.amortisation:
             return "knows no exact posterior" if WHOLE[self.family].exact and not facts.exact else None
         if facts.latents == "none":
-            return "has latents that are functions of x: nothing to infer"
+            return "has no latents to infer: they are functions of x, or discrete and summed out"
         if FAMILIES[self.family].latents != facts.latents:
             return f"has {facts.latents} latents"
         if facts.units not in AMORTISATIONS[self.amortisation].units:

@@ -101,7 +101,7 @@ def put_back(x: Data, before: Mapping[str, Tensor], fresh: Mapping[str, Tensor])
     if isinstance(x, Tensor):
         name = next(iter(fresh))
         if len(fresh) == 1 and before[name].shape == x.shape:
-            return fresh[name].to(x.dtype)
+            return _alike(fresh[name], x)
         got = ", ".join(f"{name} {tuple(value.shape)}" for name, value in fresh.items())
         raise ZooError(f"expected one observed site of shape {tuple(x.shape)}; got {got}; pass a mapping")
     data = dict(x)
@@ -109,8 +109,14 @@ def put_back(x: Data, before: Mapping[str, Tensor], fresh: Mapping[str, Tensor])
         key = next((k for k, v in x.items() if v is before[name]), name)
         if key not in data:
             raise ZooError(f"expected observed site '{name}' to be an entry of x; got {', '.join(x)}; name it so")
-        data[key] = value.to(data[key].dtype)
+        data[key] = _alike(value, data[key])
     return data
+
+
+def _alike(fresh: Tensor, before: Tensor) -> Tensor:
+    """Return observations in the type of those that they replace; real ones stay real where those were whole numbers."""
+    whole = before.is_floating_point() or not bool((fresh != fresh.round()).any())
+    return fresh.to(before.dtype) if whole else fresh
 
 
 def reference(x: Data) -> Tensor:

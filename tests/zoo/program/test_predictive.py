@@ -150,3 +150,16 @@ def test_an_encoder_reads_entries_by_name(rows: Rows) -> None:
     encoder = guides.build("mean_field:encoder", model, rows)
     turned = {"y": rows["y"], "X": rows["X"]}
     assert torch.equal(encoder.posterior(turned).mean, encoder.posterior(rows).mean)
+
+
+def test_real_observations_given_as_whole_numbers_are_simulated_as_real_ones() -> None:
+    def level(x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 3.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=x)
+
+    _, fresh = zoo.as_model(level).simulate(torch.tensor([1, 2, 3]), seed=0)
+    assert isinstance(fresh, Tensor)
+    assert bool((fresh != fresh.round()).all())
+    elbo = experiments.compare(level, [1, 2, 3], ["full_rank"]).rows[0].evaluation.elbo
+    assert elbo.value == pytest.approx(-5.6372, abs=1e-3)
