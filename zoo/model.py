@@ -13,13 +13,15 @@ from torch.utils.hooks import RemovableHandle
 from zoo.data import Data, reference
 from zoo.distributions.empty import Empty
 from zoo.distributions.enumerated import Enumerated
+from zoo.errors import ZooError
 from zoo.program.coordinates import coordinates
-from zoo.program.density import log_terms
+from zoo.program.density import log_block_terms, log_terms
 from zoo.program.drawing import predictions, prior_draws, simulation
 from zoo.program.enumeration.rows import likelihoods, without_values
 from zoo.program.params import theta
 from zoo.program.run import run
 from zoo.program.runner import Runner
+from zoo.program.sites.blocks import Blocks
 from zoo.program.sites.latents import Latents, is_deterministic
 from zoo.program.sites.substitution import Substitute, latent_log_prob
 from zoo.registry import MODELS, Facts
@@ -145,6 +147,27 @@ class Model(PyroModule):
             return prior.view(len(z), -1), likelihood.view(len(z), -1)
         prior, likelihood = self.runner.over_draws(lambda row: log_terms(self.runner.program, x, row, scheme), z)
         return prior, likelihood
+
+    def blocks(self, x: Data) -> Blocks | None:
+        """Return the two blocks of latents, shared and local; ``None`` where rows own all of theirs, or no plate holds x."""
+        return Blocks.of(self.latents(x))
+
+    def log_block_terms(self, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(u | θ), (draws,), and log p(x_i, z_i | u, θ), (draws, rows), in nats, at z (draws, 1, d).
+
+        u are the shared latents and z_i the local ones of :meth:`blocks`; Jacobians are in. Their sum is :meth:`log_joint`.
+
+        Raises:
+            ZooError: the program has no blocks.
+        """
+        blocks, scheme = self.blocks(x), self.runner.scheme(x)
+        if blocks is None:
+            raise ZooError(
+                f"expected a plate that holds every observed site of {self.label}, and latents that rows share; got none; put "
+                "the observations in one plate")
+        shared, local = self.runner.over_draws(
+            lambda row: log_block_terms(self.runner.program, x, row, scheme, blocks.plate), z)
+        return shared, local
 
     def log_joint(self, x: Data, z: Tensor) -> Tensor:
         """Return log p(x, z | θ) in nats, (draws, units), for z (draws, units, d): the sum of :meth:`log_terms`."""

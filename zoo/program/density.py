@@ -12,7 +12,7 @@ from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.program.enumeration.contraction import Factors
 from zoo.program.run import Program, run
-from zoo.program.sites.latents import Scheme, by_unit, is_deterministic
+from zoo.program.sites.latents import Scheme, by_unit, is_deterministic, unit_frame
 from zoo.program.sites.substitution import Collected, Substitute, latent_log_prob
 
 
@@ -34,6 +34,27 @@ def log_terms(program: Program, x: Data, z: Tensor, scheme: Scheme) -> tuple[Ten
         if site["is_observed"] and not is_deterministic(site):
             likelihood = likelihood + by_unit(site["log_prob"], site, scheme.unit)
     return prior_of(sites, substitute), likelihood
+
+
+def log_block_terms(program: Program, x: Data, z: Tensor, scheme: Scheme, plate: str) -> tuple[Tensor, Tensor]:
+    """Return log p(u) with its Jacobian, (), and log p(x_i, z_i | u) of each row of ``plate``, (rows,), for one draw (1, d)."""
+    substitute = Substitute(z, scheme)
+    if scheme.summed:
+        factors = Factors.of(program, x, substitute)
+        _check_taken(substitute)
+        return factors.outside(plate), factors.inside(plate)
+    sites = run(program, x, substitute)
+    _check_taken(substitute)
+    shared, local = z.new_zeros(()), z.new_zeros(1)
+    for name, site in sites.items():
+        if is_deterministic(site):
+            continue
+        log_prob = latent_log_prob(name, site, substitute)
+        if unit_frame(site, plate) is None:
+            shared = shared + log_prob.sum()
+        else:
+            local = local + by_unit(log_prob, site, plate)
+    return shared, local
 
 
 def _check_taken(substitute: Substitute) -> None:

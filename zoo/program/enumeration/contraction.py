@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.program.enumeration.messenger import Enumerate
 from zoo.program.run import Program, random_sites, traced
-from zoo.program.sites.latents import Scheme, by_unit, is_deterministic, is_discrete
+from zoo.program.sites.latents import Scheme, by_unit, is_deterministic, is_discrete, unit_frame
 from zoo.program.sites.masks import counting
 from zoo.program.sites.substitution import Substitute, latent_log_prob
 
@@ -76,6 +76,16 @@ class Factors:
     def total(self, ring: type[LogRing] = StableLogRing) -> Tensor:
         """Return log Σ of all factors, (units,): the log-density with the discrete latents summed out."""
         return self._contracted(lambda site: True, ring)
+
+    def inside(self, plate: str) -> Tensor:
+        """Return log Σ of the factors of each row of ``plate``, (rows,), which holds every enumerated latent."""
+        sites = {name: site for name, site in self.sites.items() if unit_frame(site, plate) is not None}
+        rows = int(next(unit_frame(site, plate).size for site in sites.values()))
+        return replace(self, sites=sites, scheme=replace(self.scheme, unit=plate), units=rows).total()
+
+    def outside(self, plate: str) -> Tensor:
+        """Return the sum of the factors outside of ``plate``, ()."""
+        return sum((site["log_prob"].sum() for site in self.sites.values() if unit_frame(site, plate) is None), torch.zeros(()))
 
     def prior(self) -> Tensor:
         """Return log Σ of the latents' factors, (units,): the log-density of the continuous latents alone."""
