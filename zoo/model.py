@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.utils.hooks import RemovableHandle
 
 from zoo.data import Data, reference
 from zoo.distributions.empty import Empty
 from zoo.distributions.enumerated import Enumerated
-from zoo.errors import ZooError
-from zoo.program.coordinates import coordinates
-from zoo.program.density import log_block_terms, log_terms
+from zoo.program.coordinates import constrained, coordinates
+from zoo.program.density import log_terms
 from zoo.program.drawing import predictions, prior_draws, simulation
-from zoo.program.enumeration.rows import likelihoods, without_values
+from zoo.program.enumeration.rows import likelihoods
 from zoo.program.params import theta
 from zoo.program.run import run
-from zoo.program.runner import Runner
-from zoo.program.sites.blocks import Blocks
+from zoo.program.runner import Hooked, Runner
 from zoo.program.sites.latents import Latents, is_deterministic
 from zoo.program.sites.substitution import Substitute, latent_log_prob
 from zoo.registry import MODELS, Facts
@@ -30,7 +26,7 @@ from zoo.registry import MODELS, Facts
 AT_ONCE = 2**13
 
 
-class Model(PyroModule):
+class Model(Hooked):
     """A latent-variable model p(x, z | θ), defined by one plain Pyro program.
 
     A subclass writes ``forward(x)`` as in any Pyro tutorial: for one draw, with no thought of batching. θ lives in
@@ -87,8 +83,6 @@ class Model(PyroModule):
     learning_rate: ClassVar[float] = 0.02
     quadratic: ClassVar[bool] = False
     pure: bool = False
-    #: Whether forward hooks were ever registered, which calls of ``forward`` alone would leave out.
-    hooked: bool = False
     #: Attributes that hold what is known already of the program and the data.
     caches: ClassVar[tuple[str, ...]] = ("runner",)
 
@@ -102,14 +96,6 @@ class Model(PyroModule):
     def given(self, x: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the positional and keyword arguments with which the program, and a guide of it, is called on ``x``."""
         return (x,), {}
-
-    def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
-        self.hooked = True
-        return super().register_forward_hook(*args, **kwargs)
-
-    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
-        self.hooked = True
-        return super().register_forward_pre_hook(*args, **kwargs)
 
     @property
     def label(self) -> str:
@@ -147,27 +133,6 @@ class Model(PyroModule):
             return prior.view(len(z), -1), likelihood.view(len(z), -1)
         prior, likelihood = self.runner.over_draws(lambda row: log_terms(self.runner.program, x, row, scheme), z)
         return prior, likelihood
-
-    def blocks(self, x: Data) -> Blocks | None:
-        """Return the two blocks of latents, shared and local; ``None`` where rows own all of theirs, or no plate holds x."""
-        return Blocks.of(self.latents(x))
-
-    def log_block_terms(self, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log p(u | θ), (draws,), and log p(x_i, z_i | u, θ), (draws, rows), in nats, at z (draws, 1, d).
-
-        u are the shared latents and z_i the local ones of :meth:`blocks`; Jacobians are in. Their sum is :meth:`log_joint`.
-
-        Raises:
-            ZooError: the program has no blocks.
-        """
-        blocks, scheme = self.blocks(x), self.runner.scheme(x)
-        if blocks is None:
-            raise ZooError(
-                f"expected a plate that holds every observed site of {self.label}, and latents that rows share; got none; put "
-                "the observations in one plate")
-        shared, local = self.runner.over_draws(
-            lambda row: log_block_terms(self.runner.program, x, row, scheme, blocks.plate), z)
-        return shared, local
 
     def log_joint(self, x: Data, z: Tensor) -> Tensor:
         """Return log p(x, z | θ) in nats, (draws, units), for z (draws, units, d): the sum of :meth:`log_terms`."""
@@ -211,16 +176,7 @@ class Model(PyroModule):
 
         Discrete latents that are summed out, and what is computed from them, have none.
         """
-        out = without_values(self.runner, x, z[0])
-        scheme = self.runner.scheme(x, drawing=True)
-
-        def one(row: Tensor) -> dict[str, Tensor]:
-            sites = run(self.runner.program, x, Substitute(row, scheme), density=False).items()
-            return {
-                k: s["value"] for k, s in sites if k not in out and (k not in self.runner.observed or is_deterministic(s))}
-
-        result: dict[str, Tensor] = self.runner.over_draws(one, z, self.latents(x).awaited)
-        return result
+        return constrained(self.runner, x, z)
 
     def unconstrain(self, x: Data, values: Mapping[str, Tensor]) -> Tensor:
         """Return the (draws, units, d) coordinates of latent ``values``, each (draws, *shape): inverts ``constrain``."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.messenger import Messenger, unwrap
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -19,7 +19,7 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.params import LocalParams
 from zoo.program.run import Program, isolated, precision, run, seeded
-from zoo.program.sites.angles import centre, with_one_turn
+from zoo.program.sites.angles import centre
 from zoo.program.sites.latents import Packing, Scheme, by_unit, is_deterministic, sum_right
 from zoo.program.sites.layout import first_run
 from zoo.program.sites.substitution import Pack, Substitute
@@ -186,16 +186,11 @@ class ProgramGuide(BaseGuide):
     def _create(self, x: Data) -> None:
         """Let the program make the parameters that it makes on its first call."""
         with seeded(0), precision(reference(x).dtype):
-            part: Any
             for part in self.program.modules() if isinstance(self.program, nn.Module) else ():
                 if getattr(part, "prototype_trace", part) is None:
+                    args, kwargs = self._given(x)
                     with isolated(LocalParams(self.model)):  # it runs the model, whose θ must not become φ
-                        args, kwargs = self._given(x)
-                        # In a call of the guide, its parameters would be taken for pyro.param's.
-                        part._setup_prototype(*args, **kwargs)
-                    for site in part.prototype_trace.nodes.values():
-                        if site.get("type") == "sample":
-                            site["fn"] = with_one_turn(site["fn"])  # its coordinates of an angle would be the angle on the line
+                        trace.set_up(part, args, kwargs)
             self._run(x)
         theta = {id(p): name for name, p in self.model.named_parameters()}
         shared = [theta[id(p)] for p in self.parameters() if id(p) in theta]
@@ -215,8 +210,7 @@ class ProgramGuide(BaseGuide):
 
     def _given(self, x: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what the program is called with: as the model's, but for an AutoGuide of the model that wraps a program."""
-        wraps = isinstance(self.program, AutoGuide) and unwrap(self.program.model) is self.model
-        return ((x,), {}) if wraps else self.model.given(x)
+        return ((x,), {}) if trace.wraps(self.program, self.model) else self.model.given(x)
 
     def _run_model(self, x: Data, handler: Messenger) -> dict[str, Any]:
         with self.model.runner.isolated():

@@ -24,7 +24,7 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.params import LocalParams
 from zoo.program.run import Program
-from zoo.program.sites.angles import wound
+from zoo.program.sites.angles import with_one_turn, wound
 from zoo.program.sites.latents import Latents, Site, is_discrete
 
 if TYPE_CHECKING:
@@ -141,6 +141,19 @@ class Batched(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         empty = func in EMPTY and result.is_floating_point()
         return result + self.zero.to(result.dtype) if empty else result
+
+
+def wraps(program: Program, model: Model) -> bool:
+    """Return whether a program is an AutoGuide of ``model`` itself, not of the bare program that it wraps."""
+    return isinstance(program, AutoGuide) and unwrap(program.model) is model
+
+
+def set_up(guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Let an AutoGuide make its parameters; in a call of it they would be taken for pyro.param's."""
+    guide._setup_prototype(*args, **kwargs)
+    for site in guide.prototype_trace.nodes.values():
+        if site.get("type") == "sample":
+            site["fn"] = with_one_turn(site["fn"])  # its coordinates of an angle would be the angle on the line
 
 
 def auxiliary_sites(program: Program, sites: Mapping[str, Any]) -> Auxiliary:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from zoo.data import Data, reference
 from zoo.program.density import log_prior
+from zoo.program.enumeration.rows import without_values
 from zoo.program.run import run
 from zoo.program.runner import Runner
+from zoo.program.sites.latents import is_deterministic
 from zoo.program.sites.substitution import Collected, Pack, Substitute
 
 if TYPE_CHECKING:
@@ -34,6 +36,18 @@ def coordinates(runner: Runner, x: Data, values: Mapping[str, Tensor]) -> Tensor
 
     result: Tensor = runner.over_draws(one, dict(values))
     return result.to(reference(x).dtype)
+
+
+def constrained(runner: Runner, x: Data, z: Tensor) -> dict[str, Tensor]:
+    """Return the values of latent and deterministic sites at z, each (draws, *shape); see :meth:`zoo.Model.constrain`."""
+    out, scheme = without_values(runner, x, z[0]), runner.scheme(x, drawing=True)
+
+    def one(row: Tensor) -> dict[str, Tensor]:
+        sites = run(runner.program, x, Substitute(row, scheme), density=False).items()
+        return {k: s["value"] for k, s in sites if k not in out and (k not in runner.observed or is_deterministic(s))}
+
+    result: dict[str, Tensor] = runner.over_draws(one, z, runner.latents(x).awaited)
+    return result
 
 
 def volumes(runner: Runner, x: Data, z: Tensor) -> dict[str, Tensor]:

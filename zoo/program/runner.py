@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from zoo.data import FEW, Data, Identity, reference, subsample_rows
 from zoo.program.params import LocalParams
@@ -17,6 +18,20 @@ from zoo.program.sites.latents import Latents, Scheme
 from zoo.program.sites.layout import layout
 from zoo.program.sites.stand_ins import whole_plates
 from zoo.program.vectorise import OverDraws
+
+
+class Hooked(PyroModule):
+    """A module that knows whether forward hooks were ever registered on it: calls of ``forward`` alone would skip these."""
+
+    hooked: bool = False
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        self.hooked = True
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        self.hooked = True
+        return super().register_forward_pre_hook(*args, **kwargs)
 
 
 class Runner:

@@ -37,11 +37,12 @@ class Blocks:
 
         Discrete latents outside of it that are summed out tie the rows together: then there are none either.
         """
-        plates = [site.plates for site in found.observed]
+        observed = [site for site in found.observed if site.shape[-1:] != (0,)] or list(found.observed)  # factors are no data
+        plates = [site.plates for site in observed]
         plate = next((name for name in plates[0] if name and all(name in each for each in plates)), None)
         if found.unit is not None or plate is None or any(plate not in site.plates for site in found.summed):
             return None
-        first = found.observed[0]
+        first = observed[0]
         return cls(plate, first.shape[first.plates.index(plate)], found.sites)
 
     @cached_property
