@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.model import Model
 from zoo.program.density import log_block_terms as of_one_draw
 from zoo.program.sites.blocks import Blocks
+
+if TYPE_CHECKING:
+    from zoo.model import Model
 
 
 def blocks(model: Model, x: Data) -> Blocks | None:
