@@ -186,7 +186,8 @@ FILES = {
     ("one.csv", (), "expected at least 2 rows for gmm; got 1"),
     ("twice.csv", ("--components", "3"), "expected between 1 component and as many as the 2 distinct rows; got 3"),
     ("ragged.csv", (), "expected a readable csv file"),
-    ("odd.txt", (), "expected a file ending in .csv, .tsv, .csv.gz, .tsv.gz, .npy, .parquet, .pq, .npz, .idx, -ubyte, .gz; got 'odd.txt'"),
+    ("odd.txt", (), "expected a file ending in .csv, .tsv, .csv.gz, .tsv.gz, .npy, .parquet, .pq, "
+     ".npz, .idx, -ubyte, .gz; got 'odd.txt'"),
 ])
 def test_bad_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str, words: tuple[str, ...], text: str) -> None:
     if file in FILES:
