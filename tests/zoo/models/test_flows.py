@@ -337,7 +337,7 @@ def test_a_flow_has_nothing_to_infer() -> None:
     assert (latents.size, latents.units, latents.sites) == (0, 2000, ())
     assert model.facts(x).latents == "none"
     assert guides.fitting_guides(model.facts(x)) == ["exact", "prior"]
-    with pytest.raises(ZooError, match="has no latents to infer: .*; choose from exact, prior"):
+    with pytest.raises(ZooError, match=r"has no latents to infer: .*; choose from exact, prior"):
         experiments.fit(model, "mean_field:encoder", x)
     done = experiments.fit(model, "exact", x, train_model=False)
     assert (done.method, done.steps, done.converged) == ("none", 0, True)
