@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
 from zoo.data import PLAIN, Data
@@ -77,8 +78,9 @@ def as_data(x: Any) -> Data:
 
 
 def signature(program: Callable[..., Any]) -> inspect.Signature:
-    """Return what a program takes: of a module, its ``forward``."""
-    return inspect.signature(program.forward if isinstance(program, nn.Module) else program)
+    """Return what a program takes: of a module, its ``forward``; of one under Pyro's handlers, what is under them."""
+    inner = unwrap(program)
+    return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)
 
 
 class Call:
@@ -113,8 +115,12 @@ class Call:
         return (x,), {}
 
     def _names(self, x: Mapping[str, Any]) -> bool:
-        """Return whether the entries of ``x`` are the program's parameters, those without a default among them."""
-        return all(self._takes(name) for name in x) and all(name in x for name in self.required)
+        """Return whether the entries of ``x`` are the program's parameters, those without a default among them.
+
+        One at least must be named: a program of ``*args, **kwargs`` would take any mapping for keywords.
+        """
+        named = any(name in self.parameters or self._is_various(name) for name in x)
+        return named and all(self._takes(name) for name in x) and all(name in x for name in self.required)
 
     def _takes(self, name: str) -> bool:
         kinds = {key: p.kind for key, p in self.parameters.items()}

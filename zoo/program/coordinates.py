@@ -40,7 +40,7 @@ def coordinates(runner: Runner, x: Data, values: Mapping[str, Tensor]) -> Tensor
 
 def constrained(runner: Runner, x: Data, z: Tensor) -> dict[str, Tensor]:
     """Return the values of latent and deterministic sites at z, each (draws, *shape); see :meth:`zoo.Model.constrain`."""
-    out, scheme = without_values(runner, x, z[0]), runner.scheme(x, drawing=True)
+    out, scheme = without_values(runner, x, z), runner.scheme(x, drawing=True)
 
     def one(row: Tensor) -> dict[str, Tensor]:
         sites = run(runner.program, x, Substitute(row, scheme), density=False).items()

@@ -12,7 +12,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
+from pyro.infer.reparam import LocScaleReparam
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
@@ -153,3 +155,19 @@ def test_errors_name_the_mend(call: Any, message: str) -> None:
     with pytest.raises(zoo.ZooError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_program_under_a_handler_takes_what_is_under_it() -> None:
+    one = poutine.reparam(effects_of_one, config={"mu": LocScaleReparam(0.0)})
+    several = poutine.reparam(effects, config={"mu": LocScaleReparam(0.0)})
+    assert elbo(one, {"sigma": SIGMA, "y": Y}) == pytest.approx(TRUTH, abs=1e-6)
+    assert elbo(several, SIGMA, Y) == pytest.approx(TRUTH, abs=1e-6)
+
+
+def test_a_program_of_any_arguments_takes_a_mapping_as_one() -> None:
+    def passing(*args: Any, **kwargs: Any) -> None:
+        (effects if len(args) > 1 or kwargs else effects_of_one)(*args, **kwargs)
+
+    assert elbo(passing, {"sigma": SIGMA, "y": Y}) == pytest.approx(TRUTH, abs=1e-6)
+    assert elbo(passing, SIGMA, Y) == pytest.approx(TRUTH, abs=1e-6)
+    assert elbo(passing, SIGMA, kwargs={"y": Y}) == pytest.approx(TRUTH, abs=1e-6)

@@ -79,9 +79,13 @@ class Factors:
 
     def inside(self, plate: str) -> Tensor:
         """Return log Σ of the factors of each row of ``plate``, (rows,), which holds every enumerated latent."""
+        return self.rows(plate).total()
+
+    def rows(self, plate: str) -> Factors:
+        """Return the factors of the rows of ``plate``, each row a unit."""
         sites = {name: site for name, site in self.sites.items() if unit_frame(site, plate) is not None}
-        rows = int(next(unit_frame(site, plate).size for site in sites.values()))
-        return replace(self, sites=sites, scheme=replace(self.scheme, unit=plate), units=rows).total()
+        count = int(next(unit_frame(site, plate).size for site in sites.values()))
+        return replace(self, sites=sites, scheme=replace(self.scheme, unit=plate), units=count)
 
     def outside(self, plate: str) -> Tensor:
         """Return the sum of the factors outside of ``plate``, ()."""

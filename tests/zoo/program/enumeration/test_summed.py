@@ -166,6 +166,7 @@ def test_rows_keep_their_own_terms_and_a_latent_given_a_class_its_one_value() ->
     each = [math.log(p) + dist.Normal(m, 0.5).log_prob(value) for p, m in ((0.3, -2.0), (0.7, 1.0))]
     torch.testing.assert_close(prior, torch.stack(each).logsumexp(0))
     torch.testing.assert_close(likelihood, dist.Normal(value, 1.0).log_prob(x))
+    torch.testing.assert_close(model.log_likelihood(x, z)["x"], likelihood)
 
 
 def test_the_evidence_of_rows_with_a_class_is_that_of_the_mixture() -> None:
