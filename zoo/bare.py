@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from zoo.program.run import Program
 
 if TYPE_CHECKING:
     from zoo.program.recording.purity import Purity
+    from zoo.structure.description import Description
 
 
 class FunctionModel(Model):
@@ -105,3 +107,50 @@ def as_model(program: Model | Program, pure: bool | None = None) -> Model:
 def given(program: Model | Program, *args: Any, **kwargs: Any) -> Data:
     """Return the data that a program, bare or wrapped, is called with, see :func:`zoo.arguments`."""
     return arguments(program.program if isinstance(program, FunctionModel) else program, *args, **kwargs)
+
+
+def describe(
+    program: Model | Program, *x: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+) -> Description:
+    """Return what a program is on given data: its sites, plates and units, what is summed out, and what depends on what.
+
+    Printed, it is a table and a drawing of the graphical model as text. In a notebook the drawing is an image; ``.svg()``
+    returns it. Statements that repeat, as over time, are one line. The program is run a few times from its prior; nothing is
+    fitted.
+
+    Args:
+        program: a model, or a bare Pyro program.
+        x: the data: a tensor, an array, a frame, or a mapping of these; for a program of several arguments all of them, as it
+            would be called, see :func:`zoo.arguments`.
+        args, kwargs: the program's arguments, in another way.
+
+    Raises:
+        ZooError: a program or data that can't be fitted either, see :func:`zoo.program.sites.layout.layout`.
+
+    >>> import pyro, torch, pyro.distributions as dist
+    >>> def line(x, y):
+    ...     slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    ...     with pyro.plate("rows", len(x)):
+    ...         noise = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
+    ...         pyro.sample("y", dist.Normal(slope * x, noise), obs=y)
+    >>> describe(line, torch.arange(3.0), torch.tensor([0.1, 1.2, 1.9]))
+    line
+    <BLANKLINE>
+    site   kind      support   shape  plates  block
+    slope  latent    real      ()             shared
+    noise  latent    positive  (3,)   rows    local
+    y      observed  real      (3,)   rows
+    <BLANKLINE>
+    unit plate: rows, 3 units; 1 shared coordinate, 1 local coordinate a unit
+    <BLANKLINE>
+    ○ slope  Normal
+    ┌ rows × 3 ──────────────────────┐
+    │ ○ noise  LogNormal             │
+    │ ● y      Normal ← slope, noise │
+    └────────────────────────────────┘
+    <BLANKLINE>
+    ○ latent  ● observed  ← depends on
+    """
+    from zoo.structure.description import Description
+
+    return Description.of(as_model(program), given(program, *x, *args, **(kwargs or {})))

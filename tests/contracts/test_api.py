@@ -18,8 +18,8 @@ import zoo
 from tests import ROOT
 
 PUBLIC = {
-    zoo: ["DATASETS", "MODELS", "Dataset", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning", "arguments", "as_model",
-          "build", "dataset", "linear_predictor", "mapped", "seeded"],
+    zoo: ["DATASETS", "MODELS", "Dataset", "Description", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning",
+          "arguments", "as_model", "build", "dataset", "describe", "linear_predictor", "mapped", "seeded"],
     guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free",
              "Guide", "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide",
              "build", "default_guides", "fitting_guides", "parse"],
