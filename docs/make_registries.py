@@ -14,7 +14,7 @@ from zoo.registry import DATASETS, MODELS
 PAGE = Path(__file__).parent / "registries.md"
 HEAD = """# What there is
 
-`make docs` writes this page from the registries. `zoo list` prints the same tables, and `zoo list MODEL` a model's options.
+`make docs` writes this page from the registries. `zoo list` prints the same tables; `zoo list MODEL` describes a model.
 CONTRIBUTING.md says how to add an entry.
 """
 

@@ -13,6 +13,7 @@ from zoo.registry import load
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from guides.families.family import Start
     from guides.guide import BaseGuide
     from zoo.data import Data
     from zoo.model import Model
@@ -36,8 +37,34 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
     >>> build("low_rank(3)", zoo.build("eight_schools", x), x).size
     50
     """
-    from guides.amortisation import Free
     from guides.families.family import Start
+
+    return _built(text, model, x, seed, Start.of, amortisation)
+
+
+def sketch(text: str, model: Model, x: Data) -> BaseGuide:
+    """Return the guide written ``text`` with standard normals where :func:`build` asks the prior: quick, and no place to begin.
+
+    It tells what the guide is, so what can fit it.
+
+    Raises:
+        ZooError: as of :func:`build`.
+
+    >>> import zoo
+    >>> x = zoo.dataset("eight_schools").x
+    >>> sketch("low_rank(3)", zoo.build("eight_schools", x), x).size
+    50
+    """
+    from guides.families.family import Start
+
+    return _built(text, model, x, 0, Start.standard, {})
+
+
+def _built(
+    text: str, model: Model, x: Data, seed: int | None, start: Callable[[Model, Data], Start],
+    amortisation: Mapping[str, Any],
+) -> BaseGuide:
+    from guides.amortisation import Free
     from guides.guide import Guide
     from zoo.data import FEW, subsample_rows
     from zoo.program.calls import as_data
@@ -65,7 +92,7 @@ def build(text: str, model: Model, x: Data, seed: int | None = 0, **amortisation
         model.runner.adopt(few, len(few))
     with seeded(seed):
         family = make_family(*spec.family_arguments[0], **spec.family_arguments[1])
-        initial = family.initial(Start.of(model, few))
+        initial = family.initial(start(model, few))
         if few is not seen:
             initial = _mean_for_each(initial, units)
         if make_part is Free:

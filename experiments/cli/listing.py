@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -10,28 +9,25 @@ from experiments.comparison.text import console, grid, interval, number
 from experiments.inference.options import names
 from experiments.inference.registry import METHODS, known_options
 from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
-from zoo.errors import ZooError
-from zoo.registry import DATASETS, KINDS, MODELS, lookup
+from zoo.registry import DATASETS, KINDS, MODELS
 
 if TYPE_CHECKING:
     from experiments.studies.runner import Report
 
 
-def show(name: str | None = None) -> None:
-    """Print all registries, or one model with its options."""
-    if name is not None:
-        return show_model(name)
+def show() -> None:
+    """Print all registries."""
     out = console()
-    _table("models", ("model", "what", "latents", "data that fits", "guides that fit"), _model_rows())
-    _table("guides, written family[:amortisation]", ("guide", "what", "for"), _guide_rows())
-    _table("methods", ("method", "what", "options"), (
+    print_table("models", ("model", "what", "latents", "data that fits", "guides that fit"), _model_rows())
+    print_table("guides, written family[:amortisation]", ("guide", "what", "for"), _guide_rows())
+    print_table("methods", ("method", "what", "options"), (
         (n, e.summary, " ".join(key for key, one in known_options().items() if one.name in names(e.options)))
         for n, e in METHODS.items()))
-    _table("data sets", ("data", "what", "serves as"), (
+    print_table("data sets", ("data", "what", "serves as"), (
         (n, e.summary, ", ".join(e.gives)) for n, e in DATASETS.items()))
     kinds = "; ".join(f"{k}: {v}" for k, v in KINDS.items())
     out.print(f"A CSV, NPY, NPZ, Parquet or IDX file serves as any kind: {kinds}. sample:MODEL draws from a model.")
-    out.print("'zoo list MODEL' shows a model's options.")
+    out.print("'zoo list MODEL' shows what a model is: its options, sites and plates, and what fits it.")
 
 
 def _model_rows() -> Iterable[tuple[str, ...]]:
@@ -51,32 +47,11 @@ def _guide_rows() -> Iterable[tuple[str, ...]]:
         *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())]
 
 
-def show_model(name: str) -> None:
-    """Print one model's documentation and options."""
-    if name not in MODELS and (name in DATASETS or name in FAMILIES or name in WHOLE):
-        what = "data set" if name in DATASETS else "guide"
-        raise ZooError(f"expected a model; got the {what} '{name}'; 'zoo list' shows it")
-    entry = lookup(MODELS, name, "model")
-    import inspect
-
-    from zoo.construct import options
-    from zoo.registry import load
-
-    out = console()
-    text = (inspect.getdoc(load(entry.path)) or "").split("\n>>>")[0].rstrip()
-    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
-    out.print(f"{name}: {entry.summary}\n\n{text}\n", markup=False, highlight=False)
-    _table("options", ("option", "default"), (
-        (f"--{key.replace('_', '-')}", str(p.default)) for key, p in options(name).items()))
-    out.print(f"guides that fit: {' '.join(fitting_guides(entry.facts(name)))}", markup=False, highlight=False)
-    out.print(f"data that fits: {' '.join(d for d, e in DATASETS.items() if entry.takes in e.gives)}", highlight=False)
-
-
 def show_studies() -> None:
     """Print the studies, in the order of the theory."""
     from experiments.studies.registry import STUDIES
 
-    _table("studies", ("study", "claim"), ((name, entry.claim) for name, entry in STUDIES.items()))
+    print_table("studies", ("study", "claim"), ((name, entry.claim) for name, entry in STUDIES.items()))
     console().print("'zoo study NAME' runs one, 'zoo study --all' all of them.", markup=False, highlight=False)
 
 
@@ -109,10 +84,11 @@ def show_runs(rows: list[dict[str, Any]]) -> None:
         return row["run"], row["state"], row["guide"], elbo or "−∞", low, khat, f"{row['seconds']:.2f}"
 
     heads = ("run", "state", "guide", "ELBO per unit", "KL(q‖posterior) per unit, 95%", "k̂", "sec.")
-    _table("", heads, [cells(row) for row in rows])
+    print_table("", heads, [cells(row) for row in rows])
 
 
-def _table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print a table under its title, ruled on a terminal."""
     out = console()
     table = grid(title, out)
     for i, head in enumerate(heads):

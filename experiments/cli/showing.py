@@ -10,19 +10,34 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.app import app
-from experiments.cli.options import JSON, SEED
+from experiments.cli.options import JSON, OWN, SEED
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     from experiments.studies.runner import Report
 
 
-@app.command("list")
-def list_command(name: Annotated[str | None, typer.Argument(help="A model whose options are shown.")] = None) -> None:
-    """List the models, guides, methods and data sets, and which of these fit each other."""
+@app.command("list", context_settings=OWN)
+def list_command(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(
+        metavar="[MODEL]", help="A model to describe. The options of the model follow as --name value.")] = None,
+    data: Annotated[str | None, typer.Option(
+        "--data", "-d", help="With MODEL: the data that it is described on; by default those that it is shown on.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="With MODEL: write its graphical model to this file as SVG.")] = None,
+) -> None:
+    """List the models, guides, methods and data sets; or describe MODEL: its sites, plates and units, and what fits it."""
     from experiments.cli import listing
 
-    listing.show(name)
+    if name is None or name.startswith("-"):
+        given = [word for word, value in (("--data", data), ("--svg", svg)) if value is not None]
+        for word in [*given, *([] if name is None else [name]), *context.args]:
+            raise ZooError(f"expected a model before {word}; got none; write 'zoo list MODEL {word} …'")
+        return listing.show()
+    from experiments.cli import describing
+    from experiments.runs.spec import read_options
+
+    describing.show_model(name, data, read_options(context.args), svg)
 
 
 @app.command()

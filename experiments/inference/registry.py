@@ -93,6 +93,26 @@ def default_method(guide: BaseGuide, x: Data | None = None) -> str:
     return next(name for name in METHODS if build_method(name).suits(guide, latents))
 
 
+def fitting_methods(guide: BaseGuide, x: Data, train_model: bool = True) -> list[str]:
+    """Return the registered methods that can fit a guide, and θ with it (``train_model``), the default one first.
+
+    A guide without parameters, of a model whose θ does not move, has nothing to fit.
+
+    >>> import guides, zoo
+    >>> x = zoo.dataset("eight_schools").x
+    >>> fitting_methods(guides.build("full_rank", zoo.build("eight_schools", x), x), x)
+    ['fixed_draws', 'svi', 'laplace']
+    """
+    from experiments.inference.method import Problem
+
+    theta = train_model and any(p.requires_grad for p in guide.model.parameters())
+    if not theta and not guide.size:
+        return []
+    problem = Problem(guide.model, guide, x, theta)
+    found = [name for name in METHODS if not build_method(name).misfit(problem)]
+    return sorted(found, key=lambda name: name != default_method(guide, x))
+
+
 def methods_with(option: str) -> list[str]:
     """Return the methods that have an option.
 

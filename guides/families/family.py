@@ -47,6 +47,15 @@ class Start:
         loc = own_start(model, x)
         return cls(quartiles[1] if loc is None else loc, scale, None)
 
+    @classmethod
+    def standard(cls, model: Model, x: Data) -> Start:
+        """Take standard normals, or the support of discrete latents: what needs no draw."""
+        from zoo.data import reference
+
+        latents, like = model.latents(x), reference(x)
+        loc = like.new_zeros(latents.units, latents.size)
+        return cls(loc, loc + 1, latents.support().to(like) if latents.discrete else None)
+
 
 def own_start(model: Model, x: Data) -> Tensor | None:
     """Return the coordinates (units, d) of the model's own start; ``None`` where it has none."""

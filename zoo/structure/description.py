@@ -18,7 +18,7 @@ from zoo.program.sites.blocks import Blocks
 from zoo.program.sites.latents import Latents
 from zoo.registry import MODELS
 from zoo.structure.graph.dependencies import Trace, TracedSite, is_computed, trace
-from zoo.structure.graph.nodes import DescribedSite, Node, fold
+from zoo.structure.graph.nodes import DescribedSite, Node, fold, network
 from zoo.structure.graph.parameters import Parameter, parameters
 from zoo.structure.graph.supports import distribution_name
 from zoo.structure.graph.svg import svg
@@ -88,8 +88,9 @@ class Description:
         """Describe a model on data; see :func:`zoo.describe`."""
         found = model.latents(x)
         few = _few(model, x, found)
-        with seeded(0):
-            model.sample_prior(few, DRAWS)  # raises where other runs have other sites
+        if not model.pure or model.purity():
+            with seeded(0):
+                model.sample_prior(few, DRAWS)  # raises where other runs have other sites
         theta = parameters(model, model.theta())
         traced = trace(model, few, {one.name: one.tensor for one in theta})
         blocks = Blocks.of(found)
@@ -167,8 +168,9 @@ def _names(theta: Sequence[Parameter], traced: Trace) -> dict[str, str]:
     sites = {site.name: site.name for site in traced.sites}
     found = {}
     for one in theta:
-        head, dot, rest = one.name.removeprefix("module.").partition(".")
-        found[one.name] = f"{head} (θ){dot}{rest}" if head in sites else f"{head}{dot}{rest}"
+        name = one.name.removeprefix("module.")
+        head = network(name)
+        found[one.name] = f"{head} (θ){name.removeprefix(head)}" if head in sites else name
     return {**sites, **found}
 
 

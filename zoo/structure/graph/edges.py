@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from zoo.structure.graph.shelves import Spot
 
@@ -44,12 +46,24 @@ def line(parent: Spot, child: Spot, others: Sequence[Spot]) -> Line:
     >>> line(above, below, []).pull[0] == 0, line(above, below, [between]).pull[0] != 0
     (True, True)
     """
-    met = [(_met(one, others), one) for one in (_bent(parent, child, bend) for bend in BENDS)]
-    best = min(met, key=lambda pair: pair[0])[1]
+    found = _clearest(parent, child, np.array([(o.x, o.y, o.width, o.height) for o in others]).reshape(-1, 4))
     steps = [i / POINTS for i in range(POINTS + 1)]
-    first = max((t for t in steps if parent.holds(*best.at(t))), default=0.0)
-    last = min((t for t in steps if child.holds(*best.at(t), GAP)), default=1.0)
-    return best.between(first, last) if first < last else best
+    first = max((t for t in steps if parent.holds(*found.at(t))), default=0.0)
+    last = min((t for t in steps if child.holds(*found.at(t), GAP)), default=1.0)
+    return found.between(first, last) if first < last else found
+
+
+def _clearest(parent: Spot, child: Spot, others: np.ndarray) -> Line:
+    """Return the first bent line that meets none of the others, (nodes, 4), or else the one that meets them least."""
+    best, least = _bent(parent, child, 0.0), -1
+    for bend in BENDS:
+        one = _bent(parent, child, bend)
+        met = _met(one, others)
+        if met == 0:
+            return one
+        if least < 0 or met < least:
+            best, least = one, met
+    return best
 
 
 def _bent(parent: Spot, child: Spot, bend: float) -> Line:
@@ -59,7 +73,11 @@ def _bent(parent: Spot, child: Spot, bend: float) -> Line:
     return Line((parent.x, parent.y), middle, (child.x, child.y))
 
 
-def _met(one: Line, others: Iterable[Spot]) -> int:
-    """Return at how many points a line lies in other nodes."""
-    points = [one.at(i / POINTS) for i in range(POINTS + 1)]
-    return sum(spot.holds(*point, CLEAR) for spot in others for point in points)
+def _met(one: Line, others: np.ndarray) -> int:
+    """Return at how many of its points a line lies in other nodes, whose ends are round."""
+    points = np.array([one.at(i / POINTS) for i in range(POINTS + 1)])
+    x, y, width, height = others.T[:, :, None]
+    radius = np.minimum(width, height) / 2
+    dx = np.maximum(0.0, np.abs(points[:, 0] - x) - (width / 2 - radius))
+    dy = np.maximum(0.0, np.abs(points[:, 1] - y) - (height / 2 - radius))
+    return int((dx**2 + dy**2 <= (radius + CLEAR) ** 2).sum())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 
-from zoo.structure.graph.nodes import Node
+from zoo.structure.graph.nodes import Node, shortened
 from zoo.structure.graph.plates import Box, Crossing, Item, arrange, nodes_of, parents_among
 from zoo.structure.graph.shelves import APART, ROWS, Frame, Layout, Shelf, Spot, moved
 
@@ -15,6 +16,10 @@ NAME, DETAIL, PLATE = 7.3, 5.9, 6.6
 HEIGHT, TALL, WIDEST = 30.0, 42.0, 820.0
 #: Space between a plate's border and what lies inside, and for its label below.
 PADDING, LABEL = 16.0, 17.0
+#: Distance between the borders of plates that cross.
+STEP = 6.0
+#: Letters of a longer name that a node shows.
+LETTERS = 28
 #: How far the arrow of a node to itself reaches.
 LOOP = 26.0
 
@@ -35,6 +40,15 @@ def plate_label(plate: str, plates: Mapping[str, int]) -> str:
     return f"{plate} × {plates[plate]:,}"
 
 
+def _label_width(plate: str, plates: Mapping[str, int]) -> float:
+    return PLATE * len(plate_label(plate, plates)) + PADDING
+
+
+def name(node: Node) -> str:
+    """Return what is written on a node."""
+    return shortened(node.label, LETTERS)
+
+
 def detail(node: Node) -> str:
     """Return what is written below a node's name."""
     if node.kind == "parameter":
@@ -44,36 +58,34 @@ def detail(node: Node) -> str:
 
 def _placed(item: Item, plates: Mapping[str, int]) -> Layout:
     if isinstance(item, Node):
-        width = max(44.0, NAME * len(item.label) + 24, DETAIL * len(detail(item)) + 24)
+        width = max(44.0, NAME * len(name(item)) + 24, DETAIL * len(detail(item)) + 24)
         height = TALL if detail(item) else HEIGHT
         room = width + (2 * LOOP if item.loop else 0.0)
         return Layout(room, height, {item.label: Spot(room / 2, height / 2, width, height)})
     if isinstance(item, Crossing):
         return _crossed(item, plates)
     inside = _rows_of(item.items, plates)
-    text = PLATE * len(plate_label(item.plates[0], plates)) + 16
-    width, height = max(inside.width + 2 * PADDING, text), inside.height + 2 * PADDING + LABEL - 4
+    width = max(inside.width + 2 * PADDING, _label_width(item.plates[0], plates))
+    height = inside.height + 2 * PADDING + LABEL - 4
     inner = moved(inside, (width - inside.width) / 2, PADDING)
     return Layout(width, height, inner.spots, (Frame(item.plates[0], 0.0, 0.0, width, height), *inner.frames))
 
 
 def _together(parts: Sequence[Layout], frames: Sequence[Frame] = ()) -> Layout:
-    """Return parts that are in their places as one whose corner is at the origin."""
-    spots = {label: spot for part in parts for label, spot in part.spots.items()}
-    every = [*frames, *(frame for part in parts for frame in part.frames)]
-    edges = [(s.x - s.width / 2, s.y - s.height / 2, s.x + s.width / 2, s.y + s.height / 2) for s in spots.values()]
-    edges += [(f.x, f.y, f.x + f.width, f.y + f.height) for f in every]
-    if not edges:
-        return Layout(0.0, 0.0, {})
+    """Return parts that are in their places, and boxes around them, as one whose corner is at the origin."""
+    edges = [(part.left, part.top, part.left + part.width, part.top + part.height) for part in parts]
+    edges += [(f.x, f.y, f.x + f.width, f.y + f.height) for f in frames]
     left, top, right, bottom = (pick(edge[i] for edge in edges) for i, pick in enumerate((min, min, max, max)))
-    return moved(Layout(right - left, bottom - top, spots, tuple(every)), -left, -top)
+    spots = {label: spot for part in parts for label, spot in part.spots.items()}
+    every = (*frames, *(frame for part in parts for frame in part.frames))
+    return replace(moved(Layout(right - left, bottom - top, spots, every), -left, -top), left=0.0, top=0.0)
 
 
 def _rows_of(items: Sequence[Item], plates: Mapping[str, int]) -> Layout:
     """Place items, which come parents first, in rows."""
     parts = [_placed(item, plates) for item in items]
     rows = _rows(parts, parents_among(items))
-    links = [(name, node.label) for item in items for node in nodes_of(item) for name in node.parents]
+    links = [(parent, node.label) for item in items for node in nodes_of(item) for parent in node.parents]
     shelf = Shelf(parts, rows, links)
     return _together(shelf.settled())
 
@@ -95,34 +107,41 @@ def _rows(parts: Sequence[Layout], parents: Sequence[set[int]]) -> list[list[int
 
 
 def _broken(row: Sequence[int], parts: Sequence[Layout]) -> list[list[int]]:
-    """Return a row as several of about one width where it is too wide."""
-    total = sum(parts[i].width + APART for i in row)
-    lines = int(total // WIDEST) + 1
-    found: list[list[int]] = [[] for _ in range(lines)]
-    begun = 0.0
-    for i in row:
-        found[min(lines - 1, int(begun / (total / lines)))].append(i)
-        begun += parts[i].width + APART
-    return [line for line in found if line]
+    """Return a row as several of about as many items where it is too wide."""
+    lines = int(sum(parts[i].width + APART for i in row) // WIDEST) + 1
+    each = -(-len(row) // lines)
+    return [list(row[first : first + each]) for first in range(0, len(row), each)]
 
 
 def _crossed(item: Crossing, plates: Mapping[str, int]) -> Layout:
     """Place the cells of plates that cross side by side, each below what it depends on, and the plates' boxes around them."""
     cells = _lined_up(item)
-    parts = [_rows_of(cell.items, plates) for cell in cells]
-    order = sorted(range(len(cells)), key=lambda i: item.cells.index(cells[i]))
-    parents, rank = parents_among(item.cells), [0] * len(cells)
-    for i in range(len(item.cells)):
-        rank[i] = max((rank[j] + 1 for j in parents[i] if j < i), default=0)
-    level = {cell: rank[i] for i, cell in enumerate(order)}
-    tops = _tops([level[i] for i in range(len(cells))], [part.height for part in parts])
+    parts = [_widened(_rows_of(cell.items, plates), [_label_width(plate, plates) for plate in cell.plates]) for cell in cells]
+    rank: list[int] = []
+    for i, parents in enumerate(parents_among(item.cells)):
+        rank.append(max((rank[j] + 1 for j in parents if j < i), default=0))
+    tops = _tops([rank[item.cells.index(cell)] for cell in cells], [part.height for part in parts])
     done, x = [], 0.0
     for part, top in zip(parts, tops, strict=True):
         done.append(moved(part, x, top))
-        x += part.width + 2 * PADDING + APART
-    height = max(part.height + top for part, top in zip(parts, tops, strict=True))
-    frames = [frame for i, plate in enumerate(item.plates) for frame in _runs(plate, cells, done, height, i, plates)]
+        x += part.width + 2 * _around(len(item.plates)) + APART
+    height = max(part.top + part.height for part in done)
+    frames = [
+        Frame(plate, done[a].left - out, -out, done[b].left + done[b].width - done[a].left + 2 * out,
+              height + 2 * out + LABEL - 4, i % 2 == 0)
+        for i, plate in enumerate(item.plates) for out in (_around(i),) for a, b in _stretches(plate, cells)]
     return _together(done, frames)
+
+
+def _around(nth: int) -> float:
+    """Return how far the box of the ``nth`` of plates that cross is from its cells: borders must not coincide."""
+    return PADDING + STEP * nth
+
+
+def _widened(part: Layout, widths: Sequence[float]) -> Layout:
+    """Return a part that is as wide as the labels of its plates, with its nodes in the middle."""
+    more = max(0.0, *widths) - part.width
+    return part if more <= 0 else replace(moved(part, more / 2, 0.0), width=part.width + more, left=0.0)
 
 
 def _tops(level: Sequence[int], heights: Sequence[float]) -> list[float]:
@@ -148,23 +167,3 @@ def _stretches(plate: str, cells: Sequence[Box]) -> list[tuple[int, int]]:
         if plate in cell.plates:
             found[-1:] = [(found[-1][0], i)] if found and found[-1][1] == i - 1 else [*found[-1:], (i, i)]
     return found
-
-
-def _runs(
-    plate: str, cells: Sequence[Box], done: Sequence[Layout], height: float, nth: int, plates: Mapping[str, int],
-) -> list[Frame]:
-    """Return the boxes of a plate around the stretches of its cells; borders of plates that cross do not coincide."""
-    out = PADDING + 5 * nth
-    found = []
-    for first, last in _stretches(plate, cells):
-        left, right = _sides(done[first])[0], _sides(done[last])[1]
-        width = max(right - left + 2 * PADDING, PLATE * len(plate_label(plate, plates)) + 16)
-        found.append(Frame(plate, left - PADDING, -out, width, height + 2 * out + LABEL - 4, nth % 2 == 0))
-    return found
-
-
-def _sides(part: Layout) -> tuple[float, float]:
-    """Return where a part begins and ends from left to right."""
-    ends = [(spot.x - spot.width / 2, spot.x + spot.width / 2) for spot in part.spots.values()]
-    ends += [(frame.x, frame.x + frame.width) for frame in part.frames]
-    return min(left for left, _ in ends), max(right for _, right in ends)

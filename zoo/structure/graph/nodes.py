@@ -87,6 +87,25 @@ class Node:
         return str(self.first.shape)
 
 
+def network(parameter: str) -> str:
+    """Return the name of the network that a parameter is of, or of one of none its own.
+
+    >>> network("decoder.0.weight"), network("decoder$$$0.weight"), network("scale")
+    ('decoder', 'decoder', 'scale')
+    """
+    return re.split(r"\.|\$\$\$", parameter)[0]
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text, or, of a longer one, its beginning and its end.
+
+    >>> shortened("coefficients_of_the_slope", 12)
+    'coeffic…lope'
+    """
+    end = (length - 1) // 3
+    return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
+
+
 def fold(sites: Sequence[DescribedSite]) -> tuple[Node, ...]:
     """Return the nodes of ``sites``, in their order: statements that repeat and the parameters of a network become one.
 
@@ -116,7 +135,7 @@ def _groups(sites: Sequence[DescribedSite]) -> dict[str, list[DescribedSite]]:
 def _signature(site: DescribedSite) -> tuple[object, ...]:
     """Return what sites of one node have in common."""
     if site.kind == "parameter":
-        return (site.kind, re.split(r"\.|\$\$\$", site.name)[0])
+        return (site.kind, network(site.name))
     return (
         NUMBER.sub("#", site.name), site.kind, site.distribution, site.support, site.shape, site.plates, site.block, site.line)
 
@@ -127,7 +146,7 @@ def _is_folded(members: Sequence[DescribedSite]) -> bool:
 
 def _label(members: Sequence[DescribedSite]) -> str:
     if members[0].kind == "parameter":
-        return re.split(r"\.|\$\$\$", members[0].name)[0]
+        return network(members[0].name)
     return f"{members[0].name} … {members[-1].name}"
 
 

@@ -52,12 +52,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Layout:
-    """A placed part of the drawing: its size, and where nodes, by label, and plates lie in it."""
+    """A part of the drawing: its size, where its nodes, by label, and plates are, and its own upper left corner."""
 
     width: float
     height: float
     spots: Mapping[str, Spot]
     frames: tuple[Frame, ...] = ()
+    left: float = 0.0
+    top: float = 0.0
 
 
 def moved(part: Layout, x: float, y: float) -> Layout:
@@ -65,7 +67,8 @@ def moved(part: Layout, x: float, y: float) -> Layout:
     return Layout(
         part.width, part.height,
         {label: Spot(s.x + x, s.y + y, s.width, s.height) for label, s in part.spots.items()},
-        tuple(Frame(f.plate, f.x + x, f.y + y, f.width, f.height, f.left) for f in part.frames))
+        tuple(Frame(f.plate, f.x + x, f.y + y, f.width, f.height, f.left) for f in part.frames),
+        part.left + x, part.top + y)
 
 
 class Shelf:

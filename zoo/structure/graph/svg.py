@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from zoo.structure.graph.edges import Line, Point, line
-from zoo.structure.graph.layout import LOOP, detail, layout, plate_label
+from zoo.structure.graph.layout import LOOP, detail, layout, name, plate_label
 from zoo.structure.graph.nodes import KINDS, Node
 from zoo.structure.graph.shelves import Frame, Spot
 
@@ -70,10 +70,9 @@ def _label(frame: Frame, plates: Mapping[str, int]) -> str:
 def _edges(node: Node, spots: Mapping[str, Spot]) -> Iterator[str]:
     """Yield the arrows to a node, and the one from it to itself."""
     own = spots[node.label]
-    for name in node.parents:
-        others = [spot for label, spot in spots.items() if label not in (name, node.label)]
-        found = line(spots[name], own, others)
-        yield _arrow(found)
+    for parent in node.parents:
+        others = [spot for label, spot in spots.items() if label not in (parent, node.label)]
+        yield _arrow(line(spots[parent], own, others))
     if node.loop:
         x, y = own.x + own.width / 2 - 3, own.y
         start, end = (x, y - 9), (x + 3, y + 9)
@@ -109,8 +108,9 @@ def _node(node: Node, spot: Spot) -> Iterator[str]:
     yield _shape(node.kind, spot)
     ink = "#ffffff" if node.kind == "factor" else "#111111"
     y = spot.y - 3 if below else spot.y + 4
+    whole = "" if name(node) == node.label else f"<title>{escape(node.label)}</title>"  # where the pointer rests
     yield (f'<text x="{spot.x:.1f}" y="{y:.1f}" text-anchor="middle" font-size="12" fill="{ink}" {FONTS}>'
-           f"{escape(node.label)}</text>")
+           f"{whole}{escape(name(node))}</text>")
     if below:
         yield (f'<text x="{spot.x:.1f}" y="{spot.y + 12:.1f}" text-anchor="middle" font-size="10" fill="#555b63" {SMALL}>'
                f"{escape(below)}</text>")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
-from zoo.structure.graph.nodes import KINDS, Node
+from zoo.structure.graph.nodes import KINDS, Node, shortened
 from zoo.structure.graph.plates import Crossing, Item, arrange
 
 #: Columns of a terminal; letters of a label that others are aligned with; letters that a shortened cell keeps.
@@ -23,11 +23,8 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int = WI
     widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
     while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > LEAST:
         widths[widths.index(max(widths))] -= 1
-    return "\n".join("  ".join(_cut(cell, n).ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table)
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    lines = ("  ".join(shortened(cell, n).ljust(n) for cell, n in zip(row, widths, strict=True)) for row in table)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def drawing(nodes: Sequence[Node], plates: Mapping[str, int], width: int = WIDTH) -> str:
@@ -56,7 +53,7 @@ def _lines(items: Sequence[Item], plates: Mapping[str, int], width: int) -> list
 def _box(names: tuple[str, ...], items: Sequence[Item], plates: Mapping[str, int], width: int) -> list[str]:
     while len(items) == 1 and not isinstance(items[0], Node | Crossing):
         names, items = (*names, *items[0].plates), items[0].items
-    title = _cut(", ".join(f"{name} × {plates[name]:,}" for name in names), width - 6)
+    title = shortened(", ".join(f"{name} × {plates[name]:,}" for name in names), width - 6)
     inside = _lines(items, plates, width - 4)
     length = max(len(title) + 1, *(len(line) for line in inside))
     return [
@@ -71,7 +68,6 @@ def _node(node: Node, aligned: int, width: int) -> list[str]:
     head = f"{KINDS[node.kind][0]} {node.label.ljust(aligned)}"
     if not text:
         return wrap(head, width) or [head]
-    indent = min(len(head) + 2, ALIGNED + 4)
-    if len(head) + 2 > width // 2:
-        return [_cut(head.rstrip(), width), *wrap(text, width, initial_indent=" " * 4, subsequent_indent=" " * 6)]
-    return wrap(text, width, initial_indent=f"{head}  ", subsequent_indent=" " * (indent + 2))
+    if len(head) > ALIGNED + 4:
+        return [shortened(head.rstrip(), width), *wrap(text, width, initial_indent=" " * 4, subsequent_indent=" " * 6)]
+    return wrap(text, width, initial_indent=f"{head}  ", subsequent_indent=" " * (len(head) + 4))
