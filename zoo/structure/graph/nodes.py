@@ -100,7 +100,7 @@ def shortened(text: str, length: int) -> str:
     """Return a text, or, of a longer one, its beginning and its end.
 
     >>> shortened("coefficients_of_the_slope", 12)
-    'coeffic…lope'
+    'coeffici…ope'
     """
     end = (length - 1) // 3
     return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
