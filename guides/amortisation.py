@@ -19,15 +19,22 @@ class Amortisation(nn.Module, abc.ABC):
     """A map from x to φ, built from φ's start (units, *shape) and the data.
 
     ``new_units``: whether it can serve units that it was not fitted on. ``pure``: whether it does the same tensor operations in
-    every run; a network that was passed says so by an attribute ``pure``.
+    every run; a network that was passed says so by an attribute ``pure``. ``reads``: whether its network reads latents that all
+    units share.
     """
 
     new_units = False
     pure = True
+    reads = False
 
     @abc.abstractmethod
-    def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
-        """Return φ, (units, *shape) each, for the ``units`` of ``x``; ``index`` says which of the fitted units they are."""
+    def forward(self, x: Data, units: int, index: Tensor | None = None, shared: Tensor | None = None) -> Phi:
+        """Return φ, (units, *shape) each, for the ``units`` of ``x``; ``index`` says which of the fitted units they are.
+
+        Where a network ``reads`` shared latents, ``shared`` (draws, their number) holds standardised draws of them, and each
+        entry of φ is (draws, units, *shape). An entry ``slope`` (units, d, their number) says by how
+        much they move each unit's loc.
+        """
 
 
 class Free(Amortisation):
@@ -37,14 +44,19 @@ class Free(Amortisation):
         initial: φ at the start.
         x: the data.
         constants: more entries of φ, (units, *shape), which no fit moves: see ``Family.constants``.
+        shared: how many latents all units share: each unit's loc is then an affine map of them. 0: it does not hang on any.
 
     >>> free = Free({"loc": torch.zeros(4, 2)}, torch.zeros(4, 3))
     >>> free(torch.zeros(2, 3), 2, torch.tensor([0, 3]))["loc"].shape
     torch.Size([2, 2])
     """
 
-    def __init__(self, initial: dict[str, Tensor], x: Data, constants: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self, initial: dict[str, Tensor], x: Data, constants: Mapping[str, Tensor] | None = None, shared: int = 0,
+    ):
         super().__init__()
+        if shared:
+            self.slope = nn.Parameter(initial["loc"].new_zeros(len(initial["loc"]), initial["loc"].shape[-1], shared))
         self.units = len(next(iter(initial.values())))
         self.constants = tuple(constants or ())
         for name, value in (constants or {}).items():
@@ -52,8 +64,10 @@ class Free(Amortisation):
         self.phi = nn.ParameterDict({name: nn.Parameter(value.detach().clone()) for name, value in initial.items()})
         self.shapes = {name: value.shape[1:] for name, value in initial.items()}
 
-    def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
+    def forward(self, x: Data, units: int, index: Tensor | None = None, shared: Tensor | None = None) -> Phi:
         phi = {**dict(self.phi.items()), **{name: getattr(self, name) for name in self.constants}}
+        if hasattr(self, "slope"):
+            phi["slope"] = self.slope
         if index is not None:
             return {name: value[index] for name, value in phi.items()}
         if units != self.units:
@@ -102,6 +116,7 @@ class Encoder(Amortisation):
         hidden: widths of the hidden layers.
         network: ``mlp``, ``conv`` (square images; hidden are its channels), or any module from (units, columns) to (units,
             outputs), with the columns standardised.
+        shared: how many latents all units share, which the network reads beside the columns; 0: none.
 
     Raises:
         ZooError: the network's output has another shape than φ needs.
@@ -119,8 +134,10 @@ class Encoder(Amortisation):
 
     def __init__(
         self, initial: dict[str, Tensor], x: Data, hidden: Sequence[int] = (64, 64), network: nn.Module | str = "mlp",
+        shared: int = 0,
     ):
         super().__init__()
+        self.reads = shared > 0
         if not isinstance(network, nn.Module | str):
             raise ZooError(
                 f"expected the encoder's network to be a name or a torch module; got {type(network).__name__}; pass one")
@@ -132,15 +149,23 @@ class Encoder(Amortisation):
         spread = rows.std(0, unbiased=False)
         self.register_buffer("spread", torch.where(spread > 0, spread, torch.ones_like(spread)))
         bias = torch.cat([value.mean(0).flatten() for value in initial.values()])
+        rows = torch.cat([rows, rows.new_zeros(len(rows), shared)], 1) if shared else rows
         self.network = _network(network, rows, check_hidden(hidden), bias)
         self.pure = isinstance(network, str) or bool(getattr(network, "pure", False))
 
-    def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
-        rows = features(x, units, self.names)
-        output = self.network((rows - self.centre) / self.spread)
-        parts = output.split([math.prod(shape) for shape in self.shapes.values()], 1)
+    def forward(self, x: Data, units: int, index: Tensor | None = None, shared: Tensor | None = None) -> Phi:
+        rows = (features(x, units, self.names) - self.centre) / self.spread
+        if self.reads:
+            assert shared is not None, "a network that reads shared latents needs them"
+            draws = len(shared)
+            pairs = [rows.expand(draws, *rows.shape), shared[:, None].expand(draws, units, -1)]
+            output = self.network(torch.cat(pairs, 2).flatten(0, 1)).reshape(draws, units, -1)
+        else:
+            output = self.network(rows)
+        parts = output.split([math.prod(shape) for shape in self.shapes.values()], -1)
         return {
-            name: part.reshape(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+            name: part.reshape(*output.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 
 class Semi(Amortisation):
@@ -149,7 +174,7 @@ class Semi(Amortisation):
     Args:
         initial: φ at the start.
         x: the data.
-        hidden, network: of the :class:`Encoder`.
+        hidden, network, shared: of the :class:`Encoder`; the correction is an affine map of shared latents, too.
 
     Source: Kim et al. (2018), Semi-amortized variational autoencoders, https://arxiv.org/abs/1802.02550 (which takes gradient
     steps from the encoder's answer; here the correction is a parameter).
@@ -161,15 +186,17 @@ class Semi(Amortisation):
 
     def __init__(
         self, initial: dict[str, Tensor], x: Data, hidden: Sequence[int] = (64, 64), network: nn.Module | str = "mlp",
+        shared: int = 0,
     ):
         super().__init__()
-        self.encoder = Encoder(initial, x, hidden, network)
+        self.reads = shared > 0
+        self.encoder = Encoder(initial, x, hidden, network, shared)
         self.pure = self.encoder.pure
-        self.correction = Free({name: torch.zeros_like(value) for name, value in initial.items()}, x)
+        self.correction = Free({name: torch.zeros_like(value) for name, value in initial.items()}, x, shared=shared)
 
-    def forward(self, x: Data, units: int, index: Tensor | None = None) -> Phi:
-        own, common = self.correction(x, units, index), self.encoder(x, units, index)
-        return {name: common[name] + own[name] for name in common}
+    def forward(self, x: Data, units: int, index: Tensor | None = None, shared: Tensor | None = None) -> Phi:
+        own, common = self.correction(x, units, index, shared), self.encoder(x, units, index, shared)
+        return {**own, **{name: common[name] + own[name] for name in common}}
 
 
 def features(x: Data, units: int, names: Sequence[str] | None = None) -> Tensor:

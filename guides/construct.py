@@ -64,25 +64,38 @@ def _built(
     text: str, model: Model, x: Data, seed: int | None, start: Callable[[Model, Data], Start],
     amortisation: Mapping[str, Any],
 ) -> BaseGuide:
-    from guides.amortisation import Free
-    from guides.guide import Guide
-    from zoo.data import FEW, subsample_rows
     from zoo.program.calls import as_data
-    from zoo.program.run import seeded
 
     x = as_data(x)
     spec = parse(text)
-    facts = model.facts(x)
-    spec.check(facts)
+    spec.check(model.facts(x))
     if spec.family in WHOLE:
         whole: BaseGuide = load(WHOLE[spec.family].path)(model, text)
         return whole
+    make = _build_joint if spec.shared is None else _build_blocks
+    return make(spec, model, x, seed, start, amortisation)
+
+
+def _build_joint(
+    spec: GuideSpec, model: Model, x: Data, seed: int | None, start: Callable[[Model, Data], Start],
+    amortisation: Mapping[str, Any],
+) -> BaseGuide:
+    """Build a guide that is one joint distribution over each unit's latents."""
+    from guides.amortisation import Free
+    from guides.guide import Guide
+    from zoo.data import FEW, subsample_rows
+    from zoo.program.run import seeded
+
+    facts = model.facts(x)
     if AMORTISATIONS[spec.amortisation].units == ("rows",) and not model.latents(x).rows_first:
         raise ZooError(
-            f"expected the units of {facts.name} along the first dimension of its observations for '{text}'; got them along "
+            f"expected the units of {facts.name} along the first dimension of its observations for '{spec.text}'; got them along "
             "another; transpose x and the program's plates")
     positional, named = spec.amortisation_arguments
     make_family, make_part = load(FAMILIES[spec.family].path), load(AMORTISATIONS[spec.amortisation].path)
+    if spec.amortisation_arguments[1].get("shared") is not None:
+        raise ZooError(
+            f"expected shared=True in a guide of two blocks, such as full_rank+{spec.text}; got '{spec.text}'; leave it out")
     _check_arguments(spec, make_family, make_part, amortisation)
     # A guide that serves units it has not seen is as well started on some of very many, and all of them alike.
     shared = make_part.new_units and facts.units == "rows"
@@ -98,7 +111,49 @@ def _built(
         if make_part is Free:
             amortisation = {**amortisation, "constants": family.constants(initial)}
         part = make_part(initial, seen, *positional, **named, **amortisation)
-    return Guide(model, family, part, text).eval()
+    return Guide(model, family, part, spec.text).eval()
+
+
+def _build_blocks(
+    spec: GuideSpec, model: Model, x: Data, seed: int | None, start: Callable[[Model, Data], Start],
+    amortisation: Mapping[str, Any],
+) -> BaseGuide:
+    """Build a guide of two blocks: a family of the shared latents, and one with an amortisation of each row's."""
+    from guides.amortisation import Free
+    from guides.blocks import BlockAmortisation, BlockGuide
+    from guides.families.blocks import block_family
+    from zoo.program.run import seeded
+    from zoo.structure.blocks import blocks
+
+    found, shared = blocks(model, x), spec.shared
+    assert found is not None and shared is not None, "a model with local latents has blocks"  # noqa: PT018
+    latents, named = model.latents(x), dict(spec.amortisation_arguments[1])
+    if AMORTISATIONS[spec.amortisation].network and any(site.plates[:1] != (found.plate,) for site in latents.observed):
+        raise ZooError(
+            f"expected the rows of plate '{found.plate}' along the first dimension of the observations of {model.label} for "
+            f"'{spec.text}'; got them along another; transpose x and the program's plates")
+    reads = named.pop("shared", False)
+    if not isinstance(reads, bool):
+        raise ZooError(f"expected shared=True or shared=False in '{spec.text}'; got {reads!r}; mend it")
+    make_shared, make_family = load(FAMILIES[shared.family].path), load(FAMILIES[spec.family].path)
+    make_part = load(AMORTISATIONS[spec.amortisation].path)
+    _check_arguments(spec, make_family, make_part, amortisation)
+    _check_arguments(shared, make_shared, Free, {})
+    with seeded(seed):
+        one, other = (
+            make(*each.family_arguments[0], **each.family_arguments[1])
+            for make, each in ((make_shared, shared), (make_family, spec)))
+        family = block_family(found, one, other)
+        of_shared, of_local = family.parts(start(model, x))
+        first, initial = one.initial(of_shared), other.initial(of_local)
+        if make_part is Free:
+            amortisation = {**amortisation, "constants": other.constants(initial)}
+        part = make_part(
+            initial, x, *spec.amortisation_arguments[0], **named, **amortisation, shared=len(found.shared) if reads else 0)
+        own = Free(first, x, one.constants(first))
+    # A start's scale is a tenth of the prior's.
+    phi = BlockAmortisation(own, part, of_shared.loc[0], 10 * of_shared.scale[0])
+    return BlockGuide(model, family, phi, spec.text).eval()
 
 
 def _check_arguments(

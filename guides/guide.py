@@ -14,7 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from guides.amortisation import Amortisation
+from guides.amortisation import Amortisation, Free
 from guides.families.family import Family, Phi
 from zoo.bare import FunctionModel, as_model
 from zoo.data import Data
@@ -150,6 +150,11 @@ class Guide(BaseGuide):
         q = self.family.distribution(self.phi(x, index))
         self.check_size(x, q.event_shape[0], index)
         return q
+
+    @property
+    def own_phi(self) -> bool:
+        """Whether each unit, or row, has a φ of its own and no network gives it."""
+        return isinstance(self.amortisation, Free)
 
     def phi(self, x: Data, index: Tensor | None = None) -> Phi:
         """Return the family's parameters for the units of ``x``, (units, *shape) each."""

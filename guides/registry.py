@@ -1,8 +1,10 @@
 """What guides there are, how one is written, and what fits what.
 
 A guide is written ``family[:amortisation]``, ``free`` where unsaid; either part may take arguments in parentheses:
-``exact``, ``mean_field``, ``low_rank(4)``, ``full_rank:encoder(hidden=(32, 32))``. Python, the command line and files
-read the same literal dicts. A new family is one file and one line in ``FAMILIES``.
+``exact``, ``mean_field``, ``low_rank(4)``, ``full_rank:encoder(hidden=(32, 32))``. A guide of a model in which rows share
+latents and have their own is written ``family+family[:amortisation]``, shared latents first: ``full_rank+mean_field:encoder``,
+see :mod:`guides.blocks`. Python, the command line and files read the same literal dicts. A new family is one file and one line
+in ``FAMILIES``.
 """
 
 from __future__ import annotations
@@ -90,22 +92,31 @@ WHOLE: Mapping[str, WholeEntry] = {
     "prior": WholeEntry("guides.model_based:Prior", "the prior p(z): naive Monte Carlo", False),
 }
 
+_OWNERS: Mapping[str, str] = {"rows": "latents of each row", "dataset": "latents that all rows share"}
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class GuideSpec:
-    """A guide as written. ``amortisation`` is empty for a whole guide."""
+    """A guide as written. ``amortisation`` is empty for a whole guide.
+
+    ``shared``: the family of shared latents, as written; the rest is then of the rows' own. ``None`` of one joint distribution.
+    """
 
     text: str
     family: str
     amortisation: str
     family_arguments: Arguments = field(default=((), {}), hash=False)
     amortisation_arguments: Arguments = field(default=((), {}), hash=False)
+    shared: GuideSpec | None = None
 
     def same(self, other: GuideSpec) -> bool:
         """Whether ``other`` is the same guide, however written."""
-        return replace(self, text="") == replace(other, text="")
+        return self._unnamed() == other._unnamed()
+
+    def _unnamed(self) -> GuideSpec:
+        return replace(self, text="", shared=None if self.shared is None else self.shared._unnamed())
 
     @property
     def free_text(self) -> str:
@@ -115,12 +126,12 @@ class GuideSpec:
     @property
     def own_units(self) -> bool:
         """Whether the guide has parameters for each unit, and so serves only those it was fitted on."""
-        return bool(self.amortisation) and AMORTISATIONS[self.amortisation].own
+        return self.shared is not None or (bool(self.amortisation) and AMORTISATIONS[self.amortisation].own)
 
     @property
     def amortised(self) -> bool:
         """Whether a network reads x, which may lose something against each unit's best."""
-        return bool(self.amortisation) and AMORTISATIONS[self.amortisation].network
+        return self.shared is None and bool(self.amortisation) and AMORTISATIONS[self.amortisation].network
 
     @property
     def free(self) -> bool:
@@ -130,17 +141,22 @@ class GuideSpec:
     @property
     def quick(self) -> bool:
         """Whether the guide is fitted in seconds, or needs no fit."""
-        return not self.amortisation or FAMILIES[self.family].quick
+        return not self.amortisation or (FAMILIES[self.family].quick and self.shared is None)
 
     def same_family(self, other: GuideSpec) -> bool:
         """Whether ``other`` has the same family, whatever its amortisation."""
-        return self.family == other.family and self.family_arguments == other.family_arguments
+        alike = self.family == other.family and self.family_arguments == other.family_arguments
+        if self.shared is None or other.shared is None:
+            return alike and self.shared is other.shared
+        return alike and self.shared.same(other.shared)
 
     @property
     def needs(self) -> str:
         """Say in words what latents and units the guide is for."""
         if not self.amortisation:
             return "a model that knows p(z | x)" if WHOLE[self.family].exact else "any model"
+        if self.shared is not None:
+            return "continuous latents that all rows share, and others of each row"
         units = AMORTISATIONS[self.amortisation].units
         of = "rows that own their latents" if units == ("rows",) else "any units"
         return f"{FAMILIES[self.family].latents} latents and {of}"
@@ -153,6 +169,8 @@ class GuideSpec:
             return "has no latents to infer: they are functions of x, or discrete and summed out"
         if FAMILIES[self.family].latents != facts.latents:
             return f"has {facts.latents} latents"
+        if self.shared is not None:
+            return None if facts.local else f"has {_OWNERS[facts.units]} alone"
         if facts.units not in AMORTISATIONS[self.amortisation].units:
             return "has latents that all rows share: one unit, nothing to amortise over"
         return None
@@ -197,14 +215,49 @@ def default_guides(facts: Facts) -> list[str]:
 
 
 def parse(text: str) -> GuideSpec:
-    """Read ``family[:amortisation]``.
+    """Read ``family[:amortisation]``, or ``family+family[:amortisation]`` of shared and local latents.
 
     Raises:
         ZooError: unknown family or amortisation (with the nearest name), or arguments that are no Python literals.
 
     >>> parse("low_rank(4):encoder").family_arguments
     ((4,), {})
+    >>> parse("full_rank+mean_field:encoder").shared.family
+    'full_rank'
     """
+    parts = _split_blocks(text)
+    if len(parts) == 1:
+        return _parse_joint(text)
+    if len(parts) > 2:
+        raise ZooError(f"expected two blocks, shared+local, as in full_rank+mean_field:encoder; got '{text}'; drop the others")
+    shared, local = map(_parse_joint, parts)
+    for part in (shared, local):
+        if part.family in WHOLE or FAMILIES[part.family].latents != "continuous":
+            raise ZooError(f"expected a family of continuous latents in each block; got '{part.text}' in '{text}'; name one")
+    if shared.amortisation != UNSAID or shared.amortisation_arguments != ((), {}):
+        raise ZooError(
+            f"expected no amortisation of shared latents, which are one vector; got '{shared.text}' in '{text}'; leave it out")
+    return replace(local, text=text, shared=shared)
+
+
+def _split_blocks(text: str) -> list[str]:
+    """Split a guide as written at each + that stands in no parentheses.
+
+    >>> _split_blocks("full_rank+flow(hidden=(8, +8))")
+    ['full_rank', 'flow(hidden=(8, +8))']
+    """
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "+" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _parse_joint(text: str) -> GuideSpec:
+    """Read ``family[:amortisation]``."""
     family_text, colon, amortisation_text = text.partition(":")
     family, family_arguments = _call(family_text, text)
     if family in WHOLE:

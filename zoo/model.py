@@ -18,6 +18,7 @@ from zoo.program.enumeration.rows import likelihoods
 from zoo.program.params import theta
 from zoo.program.run import run
 from zoo.program.runner import Hooked, Runner
+from zoo.program.sites.blocks import Blocks
 from zoo.program.sites.latents import Latents, is_deterministic
 from zoo.program.sites.substitution import Substitute, latent_log_prob
 from zoo.registry import MODELS, Facts
@@ -221,8 +222,9 @@ class Model(Hooked):
         found = self.latents(x)
         exact = found.discrete or not found.size or type(self).posterior is not Model.posterior
         kind = "discrete" if found.discrete else "continuous" if found.size else "none"
+        blocks = Blocks.of(found)
         return Facts(
-            kind, "rows" if found.unit else "dataset", exact, self.label)
+            kind, "rows" if found.unit else "dataset", exact, self.label, blocks is not None and blocks.both)
 
     def posterior(self, x: Data) -> Distribution:
         """Return the exact p(z | x, θ): batch shape (units,), event shape (d,), unconstrained coordinates.

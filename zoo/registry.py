@@ -26,12 +26,14 @@ class Facts:
         units: ``"rows"`` where each row of x owns its latents, ``"dataset"`` where all rows share them.
         exact: whether p(z | x, θ) is known in closed form or by enumeration.
         name: how errors call the model.
+        local: whether rows that share latents also have latents of their own: see :mod:`zoo.program.sites.blocks`.
     """
 
     latents: str
     units: str
     exact: bool
     name: str = "this model"
+    local: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class ModelEntry:
 
     ``path`` is ``module:class``; ``takes`` the kind of data its program reads; ``data`` the data set it is shown on where
     none is named; ``standardise`` whether its priors expect standardised columns; ``by_option`` the kinds of data that values
-    of its options ask for instead: {option: {value: kind}}.
+    of its options ask for instead: {option: {value: kind}}; ``local`` whether rows that share latents also have their own.
     """
 
     path: str
@@ -52,6 +54,7 @@ class ModelEntry:
     exact: bool
     standardise: bool = False
     by_option: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
+    local: bool = False
 
     def kind(self, options: Mapping[str, Any]) -> str:
         """Return the kind of data that the model takes with these ``options``."""
@@ -63,7 +66,7 @@ class ModelEntry:
         return self.standardise and self.kind(options) not in ("images", "counts")
 
     def facts(self, name: str) -> Facts:
-        return Facts(self.latents, self.units, self.exact, name)
+        return Facts(self.latents, self.units, self.exact, name, self.local)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ MODELS: Mapping[str, ModelEntry] = {
         "continuous", "dataset", False, standardise=True),
     "eight_schools": ModelEntry(
         "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects",
-        "eight_schools", "continuous", "dataset", False),
+        "eight_schools", "continuous", "dataset", False, local=True),
     "flow": ModelEntry("zoo.models.flow:Flow", "normalising flow", "table", "two_moons", "none", "rows", True),
     "flow_prior": ModelEntry(
         "zoo.models.vae:FlowPrior", "flow prior with a decoder network", "table", "two_moons", "continuous", "rows", False,

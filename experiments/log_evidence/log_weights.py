@@ -277,7 +277,7 @@ def _check_density(q: Distribution, log_q: Tensor, text: str) -> None:
     Everything else rests on log q. A density that rounding has spoilt would give bounds above log p(x).
     """
     try:
-        entropy = float(q.entropy().sum())
+        entropy = float(q.entropy().sum().detach())
     except NotImplementedError:
         return
     if isinstance(q, Enumerated):

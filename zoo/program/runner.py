@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from zoo.data import FEW, Data, Identity, reference, subsample_rows
 from zoo.program.params import LocalParams
 from zoo.program.run import isolated, precision, seeded, unregistered
+from zoo.program.sites.blocks import rows_of
 from zoo.program.sites.latents import Latents, Scheme
 from zoo.program.sites.layout import layout
 from zoo.program.sites.stand_ins import whole_plates
@@ -54,13 +55,14 @@ class Runner:
         self.kept: dict[str, Any] = {}
         self._last: tuple[Any, Latents] | None = None
         self._part: tuple[Any, Latents] | None = None
+        self._parts: dict[int, Latents | None] = {}  # of the data last asked about, by how many rows are taken
         self._plain: bool | None = None
         self._alone = False
         self._subsamples = False
         self._wide = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "kept": {}, "_last": None, "_part": None}
+        return {**self.__dict__, "kept": {}, "_last": None, "_part": None, "_parts": {}}
 
     def latents(self, x: Data) -> Latents:
         """Return the layout of the program's latents on ``x``; see :meth:`zoo.Model.latents`."""
@@ -78,16 +80,19 @@ class Runner:
             found = layout(self.model, x, self.model.label, self.observed) if grown is None else grown
         self._subsamples = bool(asked)
         self.observed |= {site.name for site in found.observed}
-        self._last, self._part, self._plain = (key, found), None, None
+        self._last, self._part, self._parts, self._plain = (key, found), None, {}, None
         return found
 
     def adopt(self, part: Data, units: int) -> None:
-        """Take it that ``part`` is ``units`` of the units of the data last asked about: its :meth:`latents` are then known.
+        """Take it that ``part`` is ``units`` rows of the data last asked about: its :meth:`latents` are then known.
 
         A minibatch is new data each time, and its layout would else be found by running the program each time.
         """
         if self._last is not None:
-            found = self._last[1].grown(units, self._last[1].units)
+            if units not in self._parts:
+                whole = self._last[1]
+                self._parts[units] = whole.grown(units, whole.units) if whole.unit else rows_of(whole, units)
+            found = self._parts[units]
             self._part = None if found is None else (Identity.of(part), found)
 
     def scheme(self, x: Data, drawing: bool = False) -> Scheme:

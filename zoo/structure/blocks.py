@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def blocks(model: Model, x: Data) -> Blocks | None:
     """Return the two blocks of latents, shared and local; ``None`` where rows own all of theirs, or no plate holds x."""
-    return Blocks.of(model.latents(x))
+    found, known = model.latents(x), model.runner.kept.get("blocks")
+    if known is None or known[0] is not found:
+        known = model.runner.kept["blocks"] = (found, Blocks.of(found))
+    return known[1]
 
 
 def log_block_terms(model: Model, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:

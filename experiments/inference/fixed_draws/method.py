@@ -16,7 +16,6 @@ from experiments.inference.fixed_draws.draws import FEWEST, draws_at_start, draw
 from experiments.inference.fixed_draws.elbo import FixedDrawsELBO
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import FixedDrawsOptions
-from guides.amortisation import Free
 from guides.families.family import NormalBase
 from guides.guide import BaseGuide, Guide
 from zoo.program.sites.latents import Latents
@@ -37,7 +36,7 @@ class FixedDraws(Method[FixedDrawsOptions]):
     name = "fixed_draws"
 
     def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
-        return isinstance(guide, Guide) and isinstance(guide.amortisation, Free) and _deterministic(guide)
+        return isinstance(guide, Guide) and guide.own_phi and _deterministic(guide)
 
     def misfit(self, problem: Problem) -> str:
         guide = problem.guide

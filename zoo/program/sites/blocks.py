@@ -8,7 +8,8 @@ local, z_i; all others are shared, u:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -59,6 +60,15 @@ class Blocks:
             if self.plate in site.plates]
         return torch.cat(parts, 1) if parts else torch.empty(self.rows, 0, dtype=torch.long)
 
+    @property
+    def both(self) -> bool:
+        """Whether there are latents in either block."""
+        return bool(len(self.shared)) and bool(self.local.shape[1])
+
+    def of_rows(self, rows: int) -> Blocks:
+        """Return the blocks of a data set of other ``rows``, as of a minibatch."""
+        return self if rows == self.rows else Blocks(self.plate, rows, resized(self.sites, self.plate, self.rows, rows))
+
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return u (draws, d_shared) and z (draws, rows, d_local) of the joint vector (draws, 1, d)."""
         return z[:, 0, self.shared], z[:, 0, self.local]
@@ -76,3 +86,23 @@ class Blocks:
             found.append((site, torch.arange(first, first + site.size).reshape(*batch, -1)))
             first += site.size
         return found
+
+
+def rows_of(found: Latents, rows: int) -> Latents | None:
+    """Return the layout of some ``rows`` of a data set that is one unit; ``None`` where no plate holds every observed site."""
+    blocks = Blocks.of(found)
+    if blocks is None:
+        return None
+    kinds = (resized(kind, blocks.plate, blocks.rows, rows) for kind in (found.sites, found.observed, found.summed))
+    sites, observed, summed = kinds
+    return replace(found, sites=sites, observed=observed, summed=summed)
+
+
+def resized(sites: Iterable[Site], plate: str, before: int, rows: int) -> tuple[Site, ...]:
+    """Return sites whose plate of ``before`` rows has ``rows`` of them."""
+    return tuple(_resized(site, site.plates.index(plate), before, rows) if plate in site.plates else site for site in sites)
+
+
+def _resized(site: Site, axis: int, before: int, rows: int) -> Site:
+    shape = torch.Size([*site.shape[:axis], rows, *site.shape[axis + 1:]])
+    return replace(site, shape=shape, size=site.size // before * rows)
