@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from experiments.comparison.compare import compare
     from experiments.comparison.gap_split import Split, free_member, split
     from experiments.comparison.table import Comparison, Row
-    from experiments.diagnostics.evaluation import Evaluation, Gap, evaluate
+    from experiments.diagnostics.block_gap import BlockGap
+    from experiments.diagnostics.evaluation import Evaluation, evaluate
+    from experiments.diagnostics.gap import Gap
     from experiments.diagnostics.posterior import posterior
     from experiments.fits.callbacks import Callback, Moment
     from experiments.fits.journal import Journal
@@ -55,11 +57,12 @@ _LAZY = {
     "Comparison": "experiments.comparison.table:Comparison",
     "EMOptions": "experiments.inference.options:EMOptions",
     "Estimate": "experiments.log_evidence.log_weights:Estimate",
+    "BlockGap": "experiments.diagnostics.block_gap:BlockGap",
     "Evaluation": "experiments.diagnostics.evaluation:Evaluation",
     "Evidence": "experiments.log_evidence.result:Evidence",
     "Fit": "experiments.fits.result:Fit",
     "FixedDrawsOptions": "experiments.inference.options:FixedDrawsOptions",
-    "Gap": "experiments.diagnostics.evaluation:Gap",
+    "Gap": "experiments.diagnostics.gap:Gap",
     "Grid": "experiments.runs.grid:Grid",
     "Iteration": "experiments.fits.result:Iteration",
     "Journal": "experiments.fits.journal:Journal",
@@ -100,8 +103,8 @@ _LAZY = {
 }
 
 __all__ = [
-    "METHODS", "Bracket", "Callback", "Comparison", "EMOptions", "Estimate", "Evaluation", "Evidence", "Fit",
-    "FixedDrawsOptions", "Gap", "Grid", "Iteration", "Journal", "Loaded", "LogWeights", "Method", "Metrics", "Moment",
+    "METHODS", "BlockGap", "Bracket", "Callback", "Comparison", "EMOptions", "Estimate", "Evaluation", "Evidence",
+    "Fit", "FixedDrawsOptions", "Gap", "Grid", "Iteration", "Journal", "Loaded", "LogWeights", "Method", "Metrics", "Moment",
     "Options", "Problem", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split", "SweepOptions", "TensorBoard",
     "bracket", "compare", "e_step", "elbo", "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds",
     "free_member", "load", "log_weights", "m_step", "posterior", "read_grid", "resume", "run", "split", "sweep",

@@ -1,8 +1,8 @@
 """Guides of two blocks: q(u) of the latents that all rows share, and q(z_i | u) of each row's own.
 
 Such a guide is written ``shared+local``, as ``full_rank+mean_field:encoder``: any family of continuous latents for u, and any
-with any amortisation for z. With ``shared=True``, as in ``mean_field:encoder(shared=True)``, q(z_i | u) depends on u: an encoder
-reads it beside the row, a free one has an affine map of it for its loc.
+with any amortisation for z. With ``shared=True``, as in ``mean_field:encoder(shared=True)``, q(z_i | u) depends on u: an
+encoder reads it beside the row, a free one has an affine map of it for its loc.
 
 Source: Hoffman et al. (2013), Stochastic variational inference, https://jmlr.org/papers/v14/hoffman13a.html; Hoffman and Blei
 (2015), Structured stochastic variational inference, https://arxiv.org/abs/1404.4114; Agrawal and Domke (2021), Amortized
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from guides.amortisation import Amortisation, Free
-from guides.families.blocks import LOCAL, SHARED, BlockFamily, move_of, moved
+from guides.families.blocks import LOCAL, SHARED, BlockFamily, move_of
 from guides.families.family import Phi
 from guides.guide import Guide
 from zoo.data import Data
@@ -117,15 +117,18 @@ class BlockGuide(Guide):
     def posterior(self, x: Data, index: Tensor | None = None) -> Blockwise:
         if not self.amortisation.reads:
             return self.family.distribution(self.phi(x, index))
-        found = self.blocks(x)
 
         def at(u: Tensor) -> Distribution:
-            phi = self.amortisation(x, found.rows, index, u)
-            local = {name.removeprefix(LOCAL): value for name, value in phi.items() if name.startswith(LOCAL)}
-            if "slope" in phi:
-                move = move_of(phi, u)
-                local["loc"] = local["loc"] + (move if local["loc"].ndim == 3 else move[:, :, None])
-            return self.family.local.distribution({name: value.flatten(0, 1) for name, value in local.items()})
+            return self.family.local.distribution(self.local_phi(x, u, index))
 
         shared = self.family.shared.distribution(self.amortisation.shared(x, 1))
-        return Blockwise(found, shared, at, depends=True)
+        return Blockwise(self.blocks(x), shared, at, depends=True)
+
+    def local_phi(self, x: Data, u: Tensor, index: Tensor | None = None) -> Phi:
+        """Return the local family's φ where a network reads draws u (draws, d_shared): (draws · rows, *shape), draws first."""
+        phi = self.amortisation(x, self.blocks(x).rows, index, u)
+        local = {name.removeprefix(LOCAL): value for name, value in phi.items() if name.startswith(LOCAL)}
+        if "slope" in phi:
+            move = move_of(phi, u)
+            local["loc"] = local["loc"] + (move if local["loc"].ndim == 3 else move[:, :, None])
+        return {name: value.flatten(0, 1) for name, value in local.items()}

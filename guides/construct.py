@@ -89,8 +89,8 @@ def _build_joint(
     facts = model.facts(x)
     if AMORTISATIONS[spec.amortisation].units == ("rows",) and not model.latents(x).rows_first:
         raise ZooError(
-            f"expected the units of {facts.name} along the first dimension of its observations for '{spec.text}'; got them along "
-            "another; transpose x and the program's plates")
+            f"expected the units of {facts.name} along the first dimension of its observations for '{spec.text}'; got them "
+            "along another; transpose x and the program's plates")
     positional, named = spec.amortisation_arguments
     make_family, make_part = load(FAMILIES[spec.family].path), load(AMORTISATIONS[spec.amortisation].path)
     if spec.amortisation_arguments[1].get("shared") is not None:

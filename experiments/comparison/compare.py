@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -10,9 +11,11 @@ from torch import Tensor
 from experiments.comparison.plan import FittedComparison, alone, fit_comparison
 from experiments.comparison.request import Request, split_guides
 from experiments.comparison.table import Comparison, Row
+from experiments.diagnostics.block_gap import block_gap
 from experiments.diagnostics.evaluation import summarise
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
+from experiments.inference.engine import held
 from experiments.inference.fit import fit_seeds, one_view
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
@@ -85,11 +88,14 @@ def settle(done: FittedComparison, draws: int | None = None, data: str = "data")
     plan, fits = done.plan, done.fits
     weights = [log_weights(f.model, f.guide, plan.x, draws, plan.seed + Stream.EVALUATION) for f in fits]
     found = _judged(plan.evidence(fits, weights, done.exact, done.own_theta), weights, done.own_theta)
-    rows = tuple(
-        Row(f, summarise(weight, f.guide.text, known), plan.split(f, weight, known, fits, weights) if done.splits else None)
-        for f, weight, known in zip(fits, weights, found, strict=True))
+    rows = []
+    for f, weight, known in zip(fits, weights, found, strict=True):
+        made = summarise(weight, f.guide.text, known)
+        with held(f.model):
+            made = replace(made, blocks=block_gap(f.model, f.guide, plan.x, made.kl_gap, plan.seed))
+        rows.append(Row(f, made, plan.split(f, weight, made, fits, weights) if done.splits else None))
     return Comparison(
-        fits[0].model, plan.x, data, len(plan.units.index), plan.seed, found[0], rows, done.theta, plan.units,
+        fits[0].model, plan.x, data, len(plan.units.index), plan.seed, found[0], tuple(rows), done.theta, plan.units,
         done.own_theta, done.simulated)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments.diagnostics.evaluation import Gap
+from experiments.diagnostics.gap import Gap
 from experiments.fits.result import Fit
 from experiments.inference.fit import fit
 from experiments.log_evidence.log_weights import Z95, LogWeights

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from experiments.comparison.agreement import beside, most_even
 from experiments.comparison.gap_split import Split, fit_free, free_member, split
+from experiments.comparison.local_split import local_split
 from experiments.comparison.request import Request, spec_of
+from experiments.diagnostics.evaluation import Evaluation
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
@@ -222,10 +224,13 @@ class ComparisonPlan:
         return [of([fits[i] for i in best], [weights[i] for i in best])] * len(fits)
 
     def split(
-        self, done: Fit, weight: LogWeights, found: Evidence, fits: list[Fit], weights: list[LogWeights],
+        self, done: Fit, weight: LogWeights, made: Evaluation, fits: list[Fit], weights: list[LogWeights],
     ) -> Split | None:
-        """Split an encoder's gap; ``None`` for other guides."""
-        spec = spec_of(done.guide)
+        """Split an encoder's gap, of a guide of two blocks the local one; ``None`` for other guides."""
+        if made.blocks is not None:
+            with held(done.model):
+                return local_split(done.model, done.guide, self.x, made.blocks, self.seed)
+        spec, found = spec_of(done.guide), made.evidence
         if spec is None or not spec.amortised:
             return None
         same = [i for i, other in enumerate(fits) if other.model is done.model]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
-from experiments.diagnostics.evaluation import Evaluation, Gap
+from experiments.diagnostics.evaluation import Evaluation
+from experiments.diagnostics.gap import Gap
 from experiments.fits.result import Fit
 from experiments.log_evidence.log_weights import Estimate
 from experiments.log_evidence.result import Evidence
@@ -23,17 +24,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One guide's row: its fit, its evaluation, and the split of its gap if it is an encoder."""
+    """One guide's row: its fit, its evaluation, and the split of its gap if it is an encoder.
+
+    ``split`` is of the whole gap, or of the local one where the guide has two blocks.
+    """
 
     fit: Fit
     evaluation: Evaluation
     split: Split | None = None
+
+    @property
+    def parts(self) -> dict[str, Gap]:
+        """What the gap is made of, by name: its parts add up to it."""
+        blocks = self.evaluation.blocks
+        parts = {} if blocks is None else {"shared": blocks.shared}
+        if self.split is not None:
+            return {**parts, "approximation": self.split.approximation, "amortisation": self.split.amortisation}
+        return {"gap": self.evaluation.kl_gap} if blocks is None else {**parts, "local": blocks.local}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain numbers: totals over units, in nats and seconds."""
         e = self.evaluation
         return {
             "guide": e.guide, "elbo": _estimate(e.elbo), "kl_gap": _gap(e.kl_gap),
+            "shared_gap": None if e.blocks is None else _gap(e.blocks.shared),
+            "local_gap": None if e.blocks is None else _gap(e.blocks.local),
             "approximation_gap": None if self.split is None else _gap(self.split.approximation),
             "amortisation_gap": None if self.split is None else _gap(self.split.amortisation),
             "reconstruction": _estimate(e.reconstruction), "kl_prior": _estimate(e.kl_prior), "active": e.active,

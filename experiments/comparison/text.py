@@ -95,7 +95,7 @@ class Column:
 
     def shown(self, rows: list[dict[str, Any]]) -> bool:
         """Whether any row has something to show."""
-        return not self.key or any(row[self.key] is not None for row in rows)
+        return not self.key or any(row.get(self.key) is not None for row in rows)
 
 
 def _scaled(key: str) -> Callable[[dict[str, Any], int], str]:
@@ -104,7 +104,7 @@ def _scaled(key: str) -> Callable[[dict[str, Any], int], str]:
 
 def _interval(key: str) -> Callable[[dict[str, Any], int], str]:
     def cell(row: dict[str, Any], units: int) -> str:
-        gap = row[key]
+        gap = row.get(key)  # runs of earlier versions have none of some
         return "" if gap is None else interval({k: None if v is None else v / units for k, v in gap.items()})
 
     return cell
@@ -129,6 +129,8 @@ def _ess(row: dict[str, Any], units: int) -> str:
 COLUMNS = (
     Column("ELBO", _scaled("elbo")),
     Column("KL(q‖posterior), 95%", _interval("kl_gap")),
+    Column("shared", _interval("shared_gap"), key="shared_gap"),
+    Column("local", _interval("local_gap"), key="local_gap"),
     Column("approximation", _interval("approximation_gap"), key="approximation_gap"),
     Column("amortisation", _interval("amortisation_gap"), key="amortisation_gap"),
     Column("log p(x | θ)", _own_evidence, key="own_evidence"),
@@ -258,10 +260,17 @@ def _remarks(table: Comparison) -> list[str]:
         lines.append(
             f"log normaliser = log ∫ p(x, z) dz, which is no marginal likelihood: improper prior of {', '.join(table.improper)}"
             "; gaps are not affected")
-    if any(row.split is not None for row in table.rows):
+    if any(row.split is not None and row.evaluation.blocks is None for row in table.rows):
         lines.append(
             "an encoder's KL(q‖posterior) = approximation (what the best free member of its family still lacks) "
             "+ amortisation (what the encoder lacks of that member)")
+    blocks = [row.evaluation.blocks for row in table.rows if row.evaluation.blocks is not None]
+    if blocks:
+        rows = f"{len(blocks[0].units)} rows of '{blocks[0].plate}'"
+        lines.append(
+            f"a guide's KL(q‖posterior) by block = shared (latents that all {rows} share) + local (each row's own, summed)"
+            + ("; a network's local part = approximation + amortisation" if any(
+                row.split is not None and row.evaluation.blocks is not None for row in table.rows) else ""))
     if table.theta is not None:
         lines.append(_theta(table.theta))
     poor = [f"'{row.evaluation.guide}'" for row in table.rows if row.evaluation.misses_mass]

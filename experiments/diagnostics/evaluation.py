@@ -2,58 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from experiments.diagnostics.block_gap import BlockGap, block_gap
+from experiments.diagnostics.gap import Gap
 from experiments.diagnostics.reliability import misses_mass
 from experiments.inference.fit import pair
 from experiments.log_evidence.evidence import evidence
-from experiments.log_evidence.log_weights import Z95, Estimate, LogWeights, log_weights
+from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.seeds import Stream
 from guides.guide import AnyGuide
 from zoo.bare import given
 from zoo.model import Model
 from zoo.program.run import Program
-
-
-@dataclass(frozen=True)
-class Gap:
-    """KL(q ‖ posterior) = log p(x | θ) − ELBO, in nats, summed over units, with a 95% interval cut at 0.
-
-    ``value`` is the plain difference, which noise may take a little below 0; ``None`` where the evidence is a wide interval:
-    then the gap is one, too, and ``se`` is that of its middle.
-    Where the evidence is only bounded from below, so is the gap: ``upper`` is ``None``.
-    """
-
-    value: float | None
-    se: float
-    lower: float
-    upper: float | None
-
-    @classmethod
-    def between(cls, log_evidence: Evidence, elbo: Estimate) -> Gap:
-        """Combine the evidence's interval with the ELBO's error; the two come from independent draws."""
-        if not math.isfinite(elbo.value):  # q has mass where p has none: the divergence is infinite, and no noise is in it
-            return cls(math.inf, 0.0, math.inf, math.inf)
-        middle, se = log_evidence.middle - elbo.value, math.hypot(log_evidence.se, elbo.se)
-        value = None if log_evidence.value is None else middle
-        below = log_evidence.middle - log_evidence.lower
-        if log_evidence.upper is None:  # noise on both sides: it adds up in squares
-            return cls(value, se, max(0.0, middle - math.hypot(below, Z95 * elbo.se)), None)
-        above = log_evidence.upper - log_evidence.middle  # a quadrature's error is a bound: it adds up plainly
-        lower = max(0.0, middle - below - Z95 * elbo.se)
-        return cls(value, se, lower, max(lower, middle + above + Z95 * elbo.se))
-
-    @property
-    def middle(self) -> float:
-        """The value, or where there is none the middle of the interval, its lower end where that is all there is."""
-        if self.value is not None:
-            return self.value
-        return self.lower if self.upper is None else 0.5 * (self.lower + self.upper)
 
 
 @dataclass(frozen=True)
@@ -72,6 +37,7 @@ class Evaluation:
         active: coordinates that tell the units apart, see :meth:`LogWeights.active`.
         khat_units, ess_units: k̂ and ESS of each unit, (units,).
         remark: what is to be known of the guide's draws in one line; empty where there is nothing.
+        blocks: of a guide of two blocks, ``kl_gap`` by block; ``None`` of others.
     """
 
     guide: str
@@ -88,6 +54,7 @@ class Evaluation:
     khat_units: Tensor | None = field(repr=False)
     ess_units: Tensor | None = field(repr=False)
     remark: str = ""
+    blocks: BlockGap | None = None
 
     def worst(self, count: int = 10) -> list[int]:
         """Return the ``count`` units that the guide serves worst, of the largest gap log p(x_i) − ELBO_i, worst first."""
@@ -126,11 +93,12 @@ def evaluate(
     data = given(model, *x)
     model, guide = pair(model, guide, data, seed)
     weights = log_weights(model, guide, data, draws, seed + Stream.EVALUATION)
-    if log_evidence is not None:
-        return summarise(weights, guide.text, log_evidence)
-    found, elbo = evidence(model, data, guide, seed=seed), weights.elbo()
-    found = found.covering({f"the ELBO of '{guide.text}'": (elbo.value, elbo.se)})
-    return summarise(weights, guide.text, found.for_gaps([found.middle - elbo.value]))
+    if log_evidence is None:
+        found, elbo = evidence(model, data, guide, seed=seed), weights.elbo()
+        found = found.covering({f"the ELBO of '{guide.text}'": (elbo.value, elbo.se)})
+        log_evidence = found.for_gaps([found.middle - elbo.value])
+    done = summarise(weights, guide.text, log_evidence)
+    return replace(done, blocks=block_gap(model, guide, data, done.kl_gap, seed))
 
 
 def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.comparison.table import Comparison
-from experiments.diagnostics.evaluation import Gap
+from experiments.diagnostics.gap import Gap
 from experiments.fits.result import Fit
 from experiments.log_evidence.log_weights import Z95
 from experiments.reporting.smoothing import Curve, smoothed

@@ -26,27 +26,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: The parts of a gap: their colours, and what figures call them.
+PARTS = {
+    "gap": (COLOURS[6], "not split"), "shared": (COLOURS[2], "shared latents"), "local": (COLOURS[1], "local latents"),
+    "approximation": (COLOURS[0], "approximation: not in the family"),
+    "amortisation": (COLOURS[4], "amortisation: not learned by the encoder")}
+
+
 def split_bars(table: Comparison) -> Figure:
-    """KL(q ‖ posterior) per unit by guide, an encoder's in two: approximation and amortisation.
+    """KL(q ‖ posterior) per unit by guide, by what it is made of: an encoder's approximation and amortisation, blocks' shares.
 
     Raises:
         ZooError: if no guide's gap splits.
     """
     rows = table.rows[::-1]
-    if all(row.split is None for row in rows):
-        raise ZooError("expected an encoder in the comparison for the split figure; got none")
+    if all(len(row.parts) == 1 for row in rows):
+        raise ZooError("expected an encoder, or a guide of two blocks, in the comparison for the split figure; got none")
     figure, axes = panels_of(6.4, 1.6 + 0.42 * len(rows))
-    units = table.units
+    units, named = table.units, {}
     for i, row in enumerate(rows):
-        gap = max(0.0, row.evaluation.kl_gap.middle) / units
-        parts = (gap, 0.0) if row.split is None else (
-            max(0.0, row.split.approximation.middle) / units, row.split.amortisation.middle / units)
-        axes.barh(i, parts[0], color=COLOURS[0], height=0.6, label="approximation: not in the family")
-        axes.barh(i, parts[1], left=parts[0], color=COLOURS[4], height=0.6, label="amortisation: not learned by the encoder")
-        axes.text(sum(parts), i, f" {sum(parts):.3g}", va="center", ha="left", fontsize=9)
+        left = 0.0
+        for name, gap in row.parts.items():
+            width = max(0.0, gap.middle) / units
+            colour, label = PARTS[name]
+            named[label] = axes.barh(i, width, left=left, color=colour, height=0.6)
+            left += width
+        axes.text(left, i, f" {left:.3g}", va="center", ha="left", fontsize=9)
     axes.set_yticks(range(len(rows)), [row.evaluation.guide for row in rows])
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[:2], names[:2], frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.22), fontsize=9)
+    shown = {label: named[label] for _, label in PARTS.values() if label in named}
+    axes.legend(shown.values(), shown.keys(), frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.22), fontsize=9)
     axes.margins(x=0.15)
     bound = ", lower bound" if table.evidence.upper is None else ""
     axes.set_xlabel(f"KL(q ‖ posterior), nats per unit{bound}")

@@ -22,3 +22,5 @@ class Stream(IntEnum):
     RESTARTS = 9 * _STEP
     RESOLUTION = 10 * _STEP
     GROUPS = 11 * _STEP  # of a lower bound: one seed a group, from here on
+    BLOCKS = 12 * _STEP
+    SPLIT = 13 * _STEP

@@ -31,7 +31,7 @@ class BlockDraws(NamedTuple):
 
 
 class Blockwise(dist.TorchDistribution):
-    """q(u, z) = q(u) Π_i q(z_i | u), of batch shape (1,) and event shape (d,), as :class:`zoo.program.sites.blocks.Blocks` joins.
+    """q(u, z) = q(u) Π_i q(z_i | u), of batch shape (1,) and event shape (d,).
 
     Args:
         blocks: where the two blocks lie in the joint vector.
@@ -64,7 +64,8 @@ class Blockwise(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Blockwise:
         if torch.Size(batch_shape) != self.batch_shape:
-            raise ZooError(f"expected the batch shape (1,) of one data set; got {tuple(batch_shape)}; draw sample shapes instead")
+            raise ZooError(
+                f"expected the batch shape (1,) of one data set; got {tuple(batch_shape)}; draw sample shapes instead")
         return self
 
     def draw(self, draws: int) -> BlockDraws:
@@ -74,7 +75,11 @@ class Blockwise(dist.TorchDistribution):
         return BlockDraws(shared[:, 0], local[0], log_shared[:, 0], log_local[0])
 
     def draw_local(self, shared: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Draw z given u = ``shared`` (draws, d_shared): (count, draws, rows, d_local), and log q(z_i | u) (count, draws, rows)."""
+        """Draw z given u = ``shared`` (draws, d_shared).
+
+        Returns:
+            z (count, draws, rows, d_local), and log q(z_i | u) (count, draws, rows).
+        """
         draws, rows = len(shared), self.blocks.rows
         if self._same is not None:
             z, log_q = _scored(self._same, count * draws)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from experiments.log_evidence.brackets.annealed import AnnealingOptions, anneal
+from experiments.log_evidence.brackets.nested import nested_bracket, nests
 from experiments.log_evidence.brackets.sandwich import Bracket, goal
 from experiments.log_evidence.brackets.weighted import importance_bracket
 from experiments.samplers.posterior import take_draws
@@ -17,7 +18,7 @@ from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.run import Program, evaluating
 
-METHODS = ("importance", "annealed")
+METHODS = ("nested", "importance", "annealed")
 
 
 def bracket(
@@ -26,10 +27,12 @@ def bracket(
 ) -> Bracket:
     """Bound log p(x | θ) from both sides: by importance weights where they will do, by annealing where they will not.
 
-    Importance comes first. Where its limits are more than 0.3 nats plus 0.04 per unit apart, pilot chains say how many
-    temperatures would bring them as close (16 to 256, fewer for large data); annealing with so many then replaces it, on both
-    sides, if it promises to be narrower. So the choice looks at widths, not at where the bounds lie, and at those of pilot
-    chains where it comes to annealing: neither side is the better of two noisy numbers. Only the exact draws serve twice.
+    Where rows share latents and own others, nested weights come first: see
+    :mod:`experiments.log_evidence.brackets.nested`. Else, or where their limits are too far apart, importance does. Where its
+    limits are more than 0.3 nats plus 0.04 per unit apart, pilot chains say how many temperatures would bring them as close
+    (16 to 256, fewer for large data); annealing with so many then replaces it, on both sides, if it promises to be narrower. So
+    the choice looks at widths, not at where the bounds lie, and at those of pilot chains where it comes to annealing: neither
+    side is the better of two noisy numbers. Only the exact draws serve twice.
 
     Args:
         model: a model or a bare Pyro program.
@@ -38,9 +41,9 @@ def bracket(
         exact: draws of the exact posterior given ``x``, (draws, units, d). Of simulated data they are the latents it came
             from (``model.simulate``, then ``model.unconstrain``). ``None``: from ``model.posterior``, or where there is none
             from Markov chains that start at the guide; the bracket is then ``estimated``.
-        method: ``importance`` or ``annealed``; ``None``: as above. Discrete latents: importance.
-        draws: K of importance; ``None``: 32,768 for one unit, down to 256 for large data, or where the program is run draw by
-            draw.
+        method: ``nested``, ``importance`` or ``annealed``; ``None``: as above. Discrete latents: importance.
+        draws: of nested weights those of the shared latents, ``None``: 512; of importance K, ``None``: 32,768 for one unit, down
+            to 256 for large data, or where the program is run draw by draw.
         temperatures: of annealing; ``None``: as above.
         chains: K of annealing; ``None``: 16 for many units, up to 256 for few.
         seed: of all that is drawn.
@@ -60,12 +63,18 @@ def bracket(
     if method not in (None, *METHODS):
         raise ZooError(f"expected method to be one of {', '.join(METHODS)}; got '{method}'; choose one, or leave it out")
     with evaluating(model, guide):
+        if method == "nested" or (method is None and nests(model, x)):
+            found = nested_bracket(model, guide, x, exact, draws=draws, seed=seed)
+            if found is not None and (method == "nested" or found.width <= goal(1)):
+                return found
         exact, rhat = take_draws(model, guide, x, exact, seed)
         found = None
-        if method != "annealed":
+        if method == "nested":
+            found = nested_bracket(model, guide, x, exact, draws=draws, seed=seed)
+        elif method != "annealed":
             found = importance_bracket(model, guide, x, exact, draws=draws, seed=seed)
         close = goal(exact.shape[1])
-        if method != "importance" and not (found and (found.width <= close or model.latents(x).discrete)):
+        if method in (None, "annealed") and not (found and (found.width <= close or model.latents(x).discrete)):
             found = anneal(model, guide, x, exact, AnnealingOptions(temperatures, chains, seed), rival=found)
     assert found is not None, "one of the two methods has run"
     if rhat is None:

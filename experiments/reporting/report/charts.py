@@ -106,14 +106,32 @@ def bars(gaps: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def splits(rows: Sequence[dict[str, Any]], units: int) -> dict[str, Any] | None:
-    """Return encoders' gaps per unit in two: label, both intervals in words, and both parts' widths on the scale."""
-    pairs = [(row["guide"], each(row["approximation_gap"], units), each(row["amortisation_gap"], units)) for row in rows]
-    if not pairs:
+    """Return the parts of gaps per unit as bars: label, and of each part its name, its interval in words, where its bar begins
+    and how wide it is on the scale; and the names of all parts that there are."""
+    split = {row["guide"]: parts for row in rows if len(parts := parts_of(row, units)) > 1}
+    if not split:
         return None
-    widths = [(max(0.0, middle(a)), max(0.0, middle(b))) for _, a, b in pairs]
-    scale = max((Scale.over([sum(width)]) for width in widths), key=lambda scale: scale.high)
-    return {"scale": scale, "rows": [
-        (name, interval(a), interval(b), *map(scale.within, width)) for (name, a, b), width in zip(pairs, widths, strict=True)]}
+    widths = {guide: {name: max(0.0, middle(gap)) for name, gap in parts.items()} for guide, parts in split.items()}
+    scale = max((Scale.over([sum(width.values())]) for width in widths.values()), key=lambda scale: scale.high)
+    drawn = []
+    for guide, parts in split.items():
+        left, bars = 0.0, []
+        for name, gap in parts.items():
+            width = scale.within(widths[guide][name])
+            bars.append((name, interval(gap), left, width))
+            left += width
+        drawn.append((guide, bars))
+    return {"scale": scale, "rows": drawn, "parts": [name for name in PARTS if any(name in parts for parts in split.values())]}
+
+
+#: The parts that a gap may have, in the order of their bars.
+PARTS = ("shared", "local", "approximation", "amortisation")
+
+
+def parts_of(row: dict[str, Any], units: int) -> dict[str, dict[str, Any]]:
+    """Return the parts of a row's gap per unit, by name: a local part that splits gives way to its own parts."""
+    found = {name: each(row[f"{name}_gap"], units) for name in PARTS if row.get(f"{name}_gap")}
+    return {name: gap for name, gap in found.items() if name != "local" or "approximation" not in found}
 
 
 def chart(

@@ -53,8 +53,8 @@ def _finished_row(row: dict[str, Any], own_theta: bool) -> dict[str, Any]:
     for key, lost in MEANING_OF_NULL.items():
         value, se = row[key]["value"], row[key]["se"]
         found[key] = {"value": lost if value is None else value, "se": se or 0.0}
-    for key in ("kl_gap", "approximation_gap", "amortisation_gap"):
-        if row[key] and row[key]["lower"] is None:
+    for key in ("kl_gap", "shared_gap", "local_gap", "approximation_gap", "amortisation_gap"):
+        if row.get(key) and row[key]["lower"] is None:
             found[key] = {"value": math.inf, "se": 0.0, "lower": math.inf, "upper": math.inf}
     return found
 

@@ -96,7 +96,7 @@ def _guides(table: dict[str, Any] | None) -> dict[str, Any]:
     rows, units = table["guides"], table["units"]
     return {
         "tables": tables(rows, units), "bars": bars([(row["guide"], each(row["kl_gap"], units)) for row in rows]),
-        "splits": splits([row for row in rows if row["approximation_gap"]], units)}
+        "splits": splits(rows, units)}
 
 
 def _level(found: dict[str, Any], units: int) -> float | None:

@@ -1,0 +1,272 @@
+"""A bracket by nested importance weights, where rows share latents and own others.
+
+log p(x) = log E_r(u)[p(u) / r(u) Π_i p(x_i | u)], and each p(x_i | u) is the mean of the weights of K draws of z_i. These means
+are unbiased and independent over rows, so their product is unbiased, too: the weights of u are importance weights of an
+extended space, in which log p(x) has the same bounds as in any other. A draw (u, z) of the posterior is one of this space with
+z_i the first of K draws, and K − 1 fresh ones beside it.
+
+Source: Tran, Scharth, Pitt and Kohn (2013), Importance sampling squared, https://arxiv.org/abs/1309.3339; Andrieu, Doucet and
+Holenstein (2010), Particle Markov chain Monte Carlo methods, https://doi.org/10.1111/j.1467-9868.2009.00736.x
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from experiments.log_evidence.brackets.sandwich import Bracket, sandwich
+from experiments.log_evidence.proposals.conditional import RowDensities, row_proposals
+from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
+from experiments.runtime.memory import CACHED, PILOT, affordable, within, work
+from experiments.runtime.seeds import Stream
+from experiments.samplers.hmc import rhat
+from guides.guide import BaseGuide, paired
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.model import Model
+from zoo.program.run import Program, seeded
+from zoo.structure.blocks import blocks
+from zoo.structure.blockwise import Blockwise
+
+#: Draws of the shared latents, and of those by which their proposal is adapted, in so many rounds.
+DRAWS, PILOTS, ROUNDS = 512, 128, 3
+#: Draws of each row's latents at each of the shared ones: at first, at least and at most.
+LOCAL, LEAST, MOST = 16, 4, 256
+#: The variance of log p̂(x | u) that is let be.
+VARIANCE = 0.1
+#: Local latents of a row up to which their curvature is computed.
+FEW = 16
+#: The share of the prior in the proposal of the shared latents.
+FROM_PRIOR = 0.1
+#: Chains, the share of proposals that they must accept, and the R-hat that they may have.
+CHAINS, ACCEPTED, AGREED = 8, 0.15, 1.1
+
+
+def nests(model: Model, x: Data) -> bool:
+    """Return whether rows share latents and own others, few enough for a mode of each row's."""
+    found = None if model.latents(x).discrete else blocks(model, x)
+    return found is not None and found.both and found.local.shape[1] <= FEW and model.runner.draws.vectorised
+
+
+def nested_bracket(
+    model: Model | Program, guide: BaseGuide, x: Data, exact: Tensor | None = None, *, draws: int | None = None, seed: int = 0,
+) -> Bracket | None:
+    """Bound log p(x | θ) by nested importance weights of the guide's shared latents and of ``exact``: see :func:`sandwich`.
+
+    Each row's latents are drawn about their mode given the shared ones, see
+    :mod:`experiments.log_evidence.proposals.conditional`; where they are normal given these, this is exact. The shared latents
+    are drawn from the guide, heavier tails, the prior, and a Student's t that is adapted to their posterior.
+
+    Args:
+        model, guide, x, seed: as of :func:`experiments.bracket`.
+        exact: draws of the exact posterior, (draws, 1, d); ``None``: from independent Metropolis–Hastings chains over the
+            nested draws, which leave the posterior invariant; the bracket is then ``estimated``.
+        draws: of the shared latents; ``None``: 512, or as many as are affordable.
+
+    Returns:
+        the bracket; ``None`` where there is no ``exact`` and the chains hardly move or disagree.
+
+    Raises:
+        ZooError: a model whose rows do not share latents and own others as well.
+
+    >>> import zoo, guides
+    >>> model = zoo.build("eight_schools", x := zoo.dataset("eight_schools").x)
+    >>> found = nested_bracket(model, guides.build("full_rank+mean_field", model, x), x)
+    >>> found.lower_limit < -31.3113 < found.upper_limit
+    True
+    """
+    model = paired(model, guide)
+    if not nests(model, x):
+        raise ZooError(
+            f"expected rows that share latents and own up to {FEW} others each for nested weights; got others in "
+            f"{model.label}; leave the method out")
+    with seeded(seed + Stream.IMPORTANCE), torch.no_grad():
+        weights = _adapted(_begun(model, guide, x))
+        count = draws or affordable(model, within(16 * PILOT, weights.each, 64, DRAWS), 64)
+        forward = weights.draw(count).log_weight
+        ends = independent_chains(weights, count) if exact is None else (exact, None)
+        if ends is None:
+            return None
+        z, agreement = ends
+        reverse = weights.extended(z)
+    found = sandwich(forward[:, None], reverse[:, None], "nested")
+    return found if agreement is None else replace(found, kind="estimated", rhat=agreement)
+
+
+@dataclass(frozen=True)
+class NestedDraws:
+    """Draws of the extended space.
+
+    Attributes:
+        shared: u, (draws, d_shared).
+        local: one z_i a row, drawn by its weight from the row's K, (draws, rows, d_local).
+        log_weight: log p(u) − log r(u) + Σ_i log p̂(x_i | u), (draws,), in nats.
+        noise: the variance of log p̂(x_i | u), summed over rows, at one draw a row, (draws,).
+    """
+
+    shared: Tensor
+    local: Tensor
+    log_weight: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
+class NestedWeights:
+    """Nested importance weights of the shared latents.
+
+    Attributes:
+        density: the rows' densities.
+        proposal: of u, of batch shape (1,); the prior is mixed with it, where it can be drawn from.
+        guides: posteriors of two blocks, if there are any.
+        start: where the climbs to the rows' modes begin without these, (rows, d_local).
+        count: K, draws of each row's latents.
+    """
+
+    density: RowDensities
+    proposal: EqualMixture
+    guides: Sequence[Blockwise]
+    start: Tensor
+    count: int = LOCAL
+
+    @property
+    def each(self) -> int:
+        """How many numbers the densities of one draw of u touch."""
+        model, x = self.density.model, self.density.x
+        return work(x, 1, model.latents(x).size) * self.count
+
+    @property
+    def prior(self) -> float:
+        """The share of the prior in the proposal."""
+        model, x = self.density.model, self.density.x
+        return 0.0 if model.latents(x).improper else FROM_PRIOR
+
+    def draw(self, draws: int) -> NestedDraws:
+        """Draw from the extended space. Uses torch's generator."""
+        u = self.proposal.sample(torch.Size([draws]))[:, 0]
+        from_prior = torch.rand(draws, device=u.device) < self.prior
+        if int(from_prior.sum()):
+            z = self.density.model.sample_prior(self.density.x, int(from_prior.sum()))
+            u[from_prior] = z[:, 0, self.density.blocks.shared].to(u)
+        parts = [self._weighted(part) for part in u.split(within(CACHED, self.each, 16))]
+        return NestedDraws(*(torch.cat([getattr(part, name) for part in parts]) for name in NestedDraws.__annotations__))
+
+    def extended(self, z: Tensor) -> Tensor:
+        """Return the log weights of posterior draws z (draws, 1, d), each row's the first of its K: (draws,)."""
+        u, own = self.density.blocks.split(z)
+        sizes = within(CACHED, self.each, 16)
+        parts = [self._weighted(a, b) for a, b in zip(u.split(sizes), own.split(sizes), strict=True)]
+        return torch.cat([part.log_weight for part in parts])
+
+    def _weighted(self, u: Tensor, own: Tensor | None = None) -> NestedDraws:
+        rows = row_proposals(self.density, u, self.guides, self.start)
+        count = 2 if rows.exact else self.count
+        local = rows.sample(count)
+        if own is not None:
+            local[0] = own
+        prior, weight = rows.log_weights(local)
+        log_r = self.proposal.log_prob(u[:, None])[:, 0]
+        if self.prior:
+            log_r = torch.logaddexp(math.log(1 - self.prior) + log_r, math.log(self.prior) + prior)
+        relative = (weight - weight.logsumexp(0) + math.log(count)).exp()
+        noise = relative.var(0).sum(1).nan_to_num(nan=math.inf)
+        total = (prior - log_r + (weight.logsumexp(0) - math.log(count)).sum(1)).nan_to_num(nan=-math.inf).double()
+        return NestedDraws(u, _chosen(local, weight), total, noise)
+
+
+def _chosen(local: Tensor, weight: Tensor) -> Tensor:
+    """Return one of the rows' z (K, draws, rows, d) by their log weights (K, draws, rows): (draws, rows, d)."""
+    share = weight.softmax(0).nan_to_num(nan=1 / len(weight)).movedim(0, -1)
+    which = torch.multinomial(share.reshape(-1, len(weight)), 1).view(1, *weight.shape[1:], 1)
+    return local.gather(0, which.expand(1, *local.shape[1:]))[0]
+
+
+def _begun(model: Model, guide: BaseGuide, x: Data) -> NestedWeights:
+    """Return nested weights that propose shared latents from the guide's own, and heavier tails."""
+    found = blocks(model, x)
+    assert found is not None, "it nests"
+    q = guide.posterior(x)
+    whole = q.components if isinstance(guide, MixtureGuide) and isinstance(q, EqualMixture) else (q,)
+    parts = [part for part in whole if isinstance(part, Blockwise)]
+    shared, local = found.split(q.sample(torch.Size([DRAWS])))
+    proposal = EqualMixture([*(part.shared for part in parts), Tails.of(shared[:, None])])
+    return NestedWeights(RowDensities(model, x, found), proposal, parts, local.mean(0))
+
+
+def _adapted(weights: NestedWeights) -> NestedWeights:
+    """Return nested weights whose proposal has a component fitted to the posterior of u, with as many local draws as needed.
+
+    Source: Cappé et al. (2008), Adaptive importance sampling in general mixture classes, https://arxiv.org/abs/0710.4242
+    """
+    first = weights.proposal.components
+    for _ in range(ROUNDS):
+        drawn = weights.draw(PILOTS)
+        proposal = EqualMixture([*first, _fitted(drawn)])
+        noise = float(drawn.noise[drawn.log_weight > -math.inf].median()) if bool(drawn.log_weight.isfinite().any()) else 1.0
+        count = min(MOST, max(LEAST, math.ceil(noise / VARIANCE))) if math.isfinite(noise) else MOST
+        weights = replace(weights, proposal=proposal, count=count)
+    return weights
+
+
+def _fitted(drawn: NestedDraws) -> Distribution:
+    """Return a Student's t with the weighted mean and covariance of draws; few that hold all the weight are flattened."""
+    log_weight, size = drawn.log_weight, drawn.shared.shape[1]
+    power = 1.0
+    while power > 1e-3:
+        share = (power * log_weight).softmax(0)
+        if 1 / float(share.square().sum()) >= min(4 * size + 8, len(share) // 4):
+            break
+        power *= 0.5
+    share = share.to(drawn.shared)
+    loc = share @ drawn.shared
+    centred = drawn.shared - loc
+    covariance = (centred * share[:, None]).mT @ centred
+    ridge = 1e-8 * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(size).to(covariance)
+    tril, failed = torch.linalg.cholesky_ex(covariance + ridge)
+    if bool(failed):
+        tril = covariance.diagonal().clamp(min=1e-12).sqrt().diag()
+    return Tails(loc[None], tril[None])
+
+
+def independent_chains(weights: NestedWeights, draws: int) -> tuple[Tensor, Tensor] | None:
+    """Draw from the posterior by Metropolis–Hastings chains whose proposals are draws of the extended space.
+
+    A proposal is accepted with the ratio of its weight to the present one's: the chain leaves the posterior of the extended
+    space invariant, whatever the noise of the weights.
+
+    Returns:
+        the chains' ends z (chains, 1, d), and R-hat (1,) of their last three quarters in u; ``None`` where they hardly move.
+
+    Source: Andrieu, Doucet and Holenstein (2010), Particle Markov chain Monte Carlo methods, section 4.2,
+    https://doi.org/10.1111/j.1467-9868.2009.00736.x
+    """
+    for longer in (2, 6):
+        found = _chains(weights, longer * max(draws, 32 * CHAINS))
+        if found is not None:
+            return found
+    return None
+
+
+def _chains(weights: NestedWeights, draws: int) -> tuple[Tensor, Tensor] | None:
+    """Run the chains over so many proposals in all."""
+    proposed = weights.draw(draws)
+    steps = len(proposed.log_weight) // CHAINS
+    log_weight = proposed.log_weight[: steps * CHAINS].view(steps, CHAINS)
+    at, accepted, path = torch.zeros(CHAINS, dtype=torch.long), 0.0, []
+    lanes = torch.arange(CHAINS)
+    for step in range(steps):
+        gain = log_weight[step] - log_weight[at, lanes]
+        moves = torch.rand(CHAINS).to(gain).log() < gain.nan_to_num(nan=0.0)
+        at = torch.where(moves, step, at)
+        accepted += float(moves.double().mean()) / steps
+        path.append(at * CHAINS + lanes)
+    states = proposed.shared[torch.stack(path[steps // 4:])][:, :, None]
+    agreement = rhat(states)
+    if accepted < ACCEPTED or not bool((agreement <= AGREED).all()):
+        return None
+    ends = path[-1]
+    return weights.density.blocks.join(proposed.shared[ends], proposed.local[ends]), agreement

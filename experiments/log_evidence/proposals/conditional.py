@@ -1,0 +1,168 @@
+"""Proposals of rows' own latents given those that they share: normals at their modes, heavier tails, and the guide's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from experiments.log_evidence.proposals.mixture import Tails
+from experiments.optimisers.newton import derivatives
+from zoo.data import Data
+from zoo.model import Model
+from zoo.program.sites.blocks import Blocks
+from zoo.program.tolerance import tolerant
+from zoo.structure.blocks import log_block_terms
+from zoo.structure.blockwise import Blockwise
+
+#: Newton's steps to the modes of local latents, at most; nats that a step promises where it is the last.
+STEPS, NEAR = 30, 1e-9
+#: Shares of the proposals: the normal at the mode, the same with heavier tails and twice as wide, and the guide's own.
+SHARES = (0.7, 0.15, 0.15)
+#: Spread of conditional log weights, relative to their size, up to which the normal at the mode is the conditional posterior.
+EXACT = 1e-9
+
+
+@dataclass(frozen=True)
+class RowDensities:
+    """log p(u) and log p(x_i, z_i | u) of a model in nats, at draws of both blocks: −∞ or NaN where they can't be evaluated."""
+
+    model: Model
+    x: Data
+    blocks: Blocks
+
+    def __call__(self, shared: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(u), (draws,), and log p(x_i, z_i | u), (count, draws, rows).
+
+        Args:
+            shared: u, (draws, d_shared).
+            local: z, (count, draws, rows, d_local).
+        """
+        count, draws = local.shape[:2]
+        z = self.blocks.join(shared.repeat(count, 1), local.flatten(0, 1))
+        (prior, rows), _ = tolerant(lambda part: log_block_terms(self.model, self.x, part), z, [], [self.blocks.rows])
+        return prior[:draws], rows.reshape(count, draws, -1)
+
+
+@dataclass(frozen=True)
+class LocalProposal:
+    """Proposals of the rows' latents at given draws of the shared ones: a mixture, whatever of it there is.
+
+    Attributes:
+        density: the rows' densities.
+        shared: u, (draws, d_shared).
+        normal: at the modes of log p(x_i, z_i | u), of batch shape (draws, rows).
+        tails: Student's t there, twice as wide.
+        guide: the guide's q(z_i | u), if it has one.
+        exact: whether ``normal`` is p(z_i | x_i, u): then it is alone.
+    """
+
+    density: RowDensities
+    shared: Tensor
+    normal: MultivariateNormal
+    tails: Tails
+    guide: Blockwise | None
+    exact: bool = False
+
+    @classmethod
+    def at(cls, density: RowDensities, shared: Tensor, start: Tensor, guide: Blockwise | None) -> LocalProposal:
+        """Climb to the modes from ``start`` (draws, rows, d_local), and return the proposal there. Uses torch's generator."""
+        loc, tril = modes(density, shared, start)
+        normal = MultivariateNormal(loc, scale_tril=tril, validate_args=False)
+        found = cls(density, shared, normal, Tails(loc, 2 * tril), guide)
+        z = normal.sample(torch.Size([4]))
+        log_weight = density(shared, z)[1] - normal.log_prob(z)
+        spread = (log_weight.amax(0) - log_weight.amin(0)) / (1 + log_weight.abs().amax(0))
+        exact = bool((spread <= max(EXACT, 64 * torch.finfo(spread.dtype).eps)).all())
+        return cls(density, shared, normal, found.tails, guide, exact)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        if self.exact:
+            return (1.0, 0.0, 0.0)
+        return SHARES if self.guide is not None else (SHARES[0] + SHARES[2], SHARES[1], 0.0)
+
+    def sample(self, count: int) -> Tensor:
+        """Draw z, (count, draws, rows, d_local): each row's from a component of its own."""
+        parts = [self.normal.sample(torch.Size([count])), self.tails.sample(torch.Size([count]))]
+        if self.guide is not None:
+            parts.append(self.guide.draw_local(self.shared, count)[0].to(parts[0]))
+        shares = torch.tensor(self.shares[: len(parts)]).to(parts[0])
+        which = torch.multinomial(shares, parts[0][..., 0].numel(), replacement=True).view(parts[0].shape[:-1])
+        drawn = torch.stack(parts)
+        return drawn.gather(0, which[None, ..., None].expand(1, *drawn.shape[1:]))[0]
+
+    def log_prob(self, local: Tensor) -> Tensor:
+        """Return the log density at z (count, draws, rows, d_local): (count, draws, rows)."""
+        parts = [self.normal.log_prob(local), self.tails.log_prob(local)]
+        if self.guide is not None:
+            parts.append(self.guide.local_log_prob(self.shared, local).to(parts[0]))
+        kept = [part + math.log(share) for part, share in zip(parts, self.shares, strict=False) if share]
+        return torch.stack(kept).logsumexp(0)
+
+    def log_weights(self, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(u), (draws,), and the log weights of z, (count, draws, rows), −∞ where there is no density."""
+        prior, rows = self.density(self.shared, local)
+        return prior, (rows - self.log_prob(local)).nan_to_num(nan=-math.inf)
+
+
+def modes(density: RowDensities, shared: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Climb each row's log p(x_i, z_i | u) from ``start`` (draws, rows, d) by Newton's steps; return where they lead.
+
+    A step takes the eigenvalues of the curvature by their size, and counts only for rows that rise; others halve it. Any place
+    will do for a proposal: rows that do not settle are left where they are.
+
+    Returns:
+        the places (draws, rows, d), and the Cholesky factors (draws, rows, d, d) of the inverse curvature there.
+    """
+    draws, rows, size = start.shape
+
+    def log_joint(z: Tensor) -> Tensor:
+        return log_block_terms(
+            density.model, density.x, density.blocks.join(shared.repeat(len(z), 1), z.reshape(-1, rows, size))
+        )[1].reshape(len(z), draws * rows)
+
+    z = start.detach().reshape(-1, size)
+    length = torch.ones_like(z[:, :1])
+    value, gradient, hessian = derivatives(log_joint, z)
+    for _ in range(STEPS):
+        values, vectors = _curvature(hessian)
+        step = (vectors @ ((vectors.mT @ gradient[..., None]) / values[..., None]))[..., 0].nan_to_num()
+        if bool(((gradient * step).sum(-1) * length[:, 0] < NEAR).all()):
+            break
+        trial = z + length * step
+        higher, slope, curved = derivatives(log_joint, trial)
+        rises = (higher >= value)[:, None]
+        z, gradient = torch.where(rises, trial, z), torch.where(rises, slope, gradient)
+        value, hessian = torch.where(rises[:, 0], higher, value), torch.where(rises[..., None], curved, hessian)
+        length = torch.where(rises, (2 * length).clamp(max=1.0), 0.25 * length)
+    values, vectors = _curvature(hessian)
+    factor = torch.linalg.cholesky((vectors / values[..., None, :]) @ vectors.mT)
+    return z.reshape(start.shape), factor.reshape(draws, rows, size, size)
+
+
+def _curvature(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sizes of the eigenvalues (n, d) of −``hessian`` (n, d, d), away from 0, and its eigenvectors (n, d, d)."""
+    whole = torch.where(hessian.isfinite().all(-1).all(-1)[:, None, None], -hessian, torch.eye(hessian.shape[-1]).to(hessian))
+    values, vectors = torch.linalg.eigh(whole)
+    size = values.abs()
+    return size.clamp(min=1e-6).maximum(1e-8 * size.amax(-1, keepdim=True)), vectors
+
+
+def row_proposals(
+    density: RowDensities, shared: Tensor, guides: Sequence[Blockwise], start: Tensor,
+) -> LocalProposal:
+    """Return the proposal at u = ``shared`` (draws, d_shared): the first guide of two blocks has a share, and begins climbs.
+
+    ``start`` (rows, d_local) begins them where there is none.
+    """
+    guide = guides[0] if guides else None
+    if guide is None:
+        return LocalProposal.at(density, shared, start.expand(len(shared), *start.shape), None)
+    with torch.no_grad():
+        begin = guide.draw_local(shared, 8)[0].mean(0).to(shared)
+    return LocalProposal.at(density, shared, begin, guide)
