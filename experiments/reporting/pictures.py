@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: The parts of a gap: their colours, and what figures call them.
 PARTS = {
-    "gap": (COLOURS[6], "not split"), "shared": (COLOURS[2], "shared latents"), "local": (COLOURS[1], "local latents"),
+    "gap": ("0.65", "not split"), "shared": (COLOURS[2], "shared latents"), "local": (COLOURS[1], "local latents"),
     "approximation": (COLOURS[0], "approximation: not in the family"),
     "amortisation": (COLOURS[4], "amortisation: not learned by the encoder")}
 
@@ -54,7 +54,8 @@ def split_bars(table: Comparison) -> Figure:
         axes.text(left, i, f" {left:.3g}", va="center", ha="left", fontsize=9)
     axes.set_yticks(range(len(rows)), [row.evaluation.guide for row in rows])
     shown = {label: named[label] for _, label in PARTS.values() if label in named}
-    axes.legend(shown.values(), shown.keys(), frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.22), fontsize=9)
+    below = -0.55 / (0.6 + 0.42 * len(rows))  # under the label of the axis, however high the bars
+    axes.legend(shown.values(), shown.keys(), frameon=False, loc="upper left", bbox_to_anchor=(0.0, below), fontsize=9)
     axes.margins(x=0.15)
     bound = ", lower bound" if table.evidence.upper is None else ""
     axes.set_xlabel(f"KL(q ‖ posterior), nats per unit{bound}")

@@ -42,8 +42,8 @@ def bracket(
             from (``model.simulate``, then ``model.unconstrain``). ``None``: from ``model.posterior``, or where there is none
             from Markov chains that start at the guide; the bracket is then ``estimated``.
         method: ``nested``, ``importance`` or ``annealed``; ``None``: as above. Discrete latents: importance.
-        draws: of nested weights those of the shared latents, ``None``: 512; of importance K, ``None``: 32,768 for one unit, down
-            to 256 for large data, or where the program is run draw by draw.
+        draws: of nested weights those of the shared latents, ``None``: 512 to 2,048; of importance K, ``None``: 32,768 for one
+            unit, down to 256 for large data, or where the program is run draw by draw.
         temperatures: of annealing; ``None``: as above.
         chains: K of annealing; ``None``: 16 for many units, up to 256 for few.
         seed: of all that is drawn.

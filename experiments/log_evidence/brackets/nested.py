@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 from experiments.log_evidence.brackets.sandwich import Bracket, sandwich
 from experiments.log_evidence.proposals.conditional import RowDensities, row_proposals
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
-from experiments.runtime.memory import CACHED, PILOT, affordable, within, work
+from experiments.runtime.memory import CACHED, PILOT, within, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.hmc import rhat
 from guides.guide import BaseGuide, paired
@@ -33,8 +33,10 @@ from zoo.program.run import Program, seeded
 from zoo.structure.blocks import blocks
 from zoo.structure.blockwise import Blockwise
 
-#: Draws of the shared latents, and of those by which their proposal is adapted, in so many rounds.
-DRAWS, PILOTS, ROUNDS = 512, 128, 3
+#: Draws of the shared latents, at least and at most, and the standard error of log p(x), in nats, that more are for.
+DRAWS, ENOUGH, ERROR = 512, 2048, 0.01
+#: Draws by which their proposal is adapted, in so many rounds.
+PILOTS, ROUNDS = 128, 3
 #: Draws of each row's latents at each of the shared ones: at first, at least and at most.
 LOCAL, LEAST, MOST = 16, 4, 256
 #: The variance of log p̂(x | u) that is let be.
@@ -66,7 +68,7 @@ def nested_bracket(
         model, guide, x, seed: as of :func:`experiments.bracket`.
         exact: draws of the exact posterior, (draws, 1, d); ``None``: from independent Metropolis–Hastings chains over the
             nested draws, which leave the posterior invariant; the bracket is then ``estimated``.
-        draws: of the shared latents; ``None``: 512, or as many as are affordable.
+        draws: of the shared latents; ``None``: from 512 to 2,048, as log p(x) needs for 0.01 nats.
 
     Returns:
         the bracket; ``None`` where there is no ``exact`` and the chains hardly move or disagree.
@@ -86,8 +88,9 @@ def nested_bracket(
             f"expected rows that share latents and own up to {FEW} others each for nested weights; got others in "
             f"{model.label}; leave the method out")
     with seeded(seed + Stream.IMPORTANCE), torch.no_grad():
-        weights = _adapted(_begun(model, guide, x))
-        count = draws or affordable(model, within(16 * PILOT, weights.each, 64, DRAWS), 64)
+        weights, variance = _adapted(_begun(model, guide, x))
+        wanted = min(ENOUGH, max(DRAWS, math.ceil(min(variance, 1.0) / ERROR**2)))
+        count = draws or within(16 * PILOT, weights.each, 64, wanted)
         forward = weights.draw(count).log_weight
         ends = independent_chains(weights, count) if exact is None else (exact, None)
         if ends is None:
@@ -197,8 +200,10 @@ def _begun(model: Model, guide: BaseGuide, x: Data) -> NestedWeights:
     return NestedWeights(RowDensities(model, x, found), proposal, parts, local.mean(0))
 
 
-def _adapted(weights: NestedWeights) -> NestedWeights:
+def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float]:
     """Return nested weights whose proposal has a component fitted to the posterior of u, with as many local draws as needed.
+
+    Beside them the variance of the last pilot's weights over their squared mean.
 
     Source: Cappé et al. (2008), Adaptive importance sampling in general mixture classes, https://arxiv.org/abs/0710.4242
     """
@@ -209,7 +214,8 @@ def _adapted(weights: NestedWeights) -> NestedWeights:
         noise = float(drawn.noise[drawn.log_weight > -math.inf].median()) if bool(drawn.log_weight.isfinite().any()) else 1.0
         count = min(MOST, max(LEAST, math.ceil(noise / VARIANCE))) if math.isfinite(noise) else MOST
         weights = replace(weights, proposal=proposal, count=count)
-    return weights
+    relative = (drawn.log_weight - drawn.log_weight.logsumexp(0) + math.log(PILOTS)).exp()
+    return weights, float(relative.var().nan_to_num(nan=math.inf))
 
 
 def _fitted(drawn: NestedDraws) -> Distribution:

@@ -1,0 +1,122 @@
+"""The gap of a guide of two blocks, by block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import experiments
+import guides
+import zoo
+from experiments.comparison.local_split import local_split
+from experiments.diagnostics.block_gap import block_gap
+from experiments.diagnostics.gap import Gap
+from tests.programs import MeanFieldOptimum, hierarchical_normal, log_evidence, simulated
+
+X = simulated(60, 0)
+
+
+def known_gap(model: zoo.Model, guide: guides.BaseGuide, x: torch.Tensor, seed: int = 0) -> Gap:
+    """Return log p(x) − ELBO, of which log p(x) is known."""
+    elbo = experiments.log_weights(model, guide, x, 4096, seed).elbo()
+    middle = log_evidence(x) - elbo.value
+    return Gap(middle, elbo.se, max(0.0, middle - 1.96 * elbo.se), middle + 1.96 * elbo.se)
+
+
+def test_both_parts_are_those_in_closed_form() -> None:
+    fitted = experiments.fit(hierarchical_normal, "mean_field+mean_field", X, progress=False)
+    found, optimum = block_gap(fitted.model, fitted.guide, X, known_gap(fitted.model, fitted.guide, X)), MeanFieldOptimum(X)
+    assert found is not None
+    assert found.plate == "rows"
+    assert abs(found.local.value - optimum.local) < 4 * found.local.se
+    assert abs(found.shared.value - optimum.shared) < 4 * found.shared.se
+    assert found.local.lower < optimum.local < found.local.upper
+    assert found.local.se < 0.2 * optimum.local
+    # Each row's part is the same here: (u − m)² / 4 on average.
+    assert float(((found.units - optimum.local / 60).abs() / found.units_se).max()) < 5
+    assert float(found.units.sum()) == pytest.approx(found.local.value, rel=1e-9)
+    assert found.worst(1) == [int(found.units.argmax())]
+
+
+def test_an_exact_guide_has_no_gap_in_either_block() -> None:
+    fitted = experiments.fit(hierarchical_normal, "mean_field+mean_field:free(shared=True)", X, progress=False)
+    found = block_gap(fitted.model, fitted.guide, X, known_gap(fitted.model, fitted.guide, X))
+    assert found is not None
+    assert abs(found.shared.value) < 1e-3
+    assert abs(found.local.value) < 1e-3
+
+
+def test_one_row_that_is_served_badly_is_found() -> None:
+    fitted = experiments.fit(hierarchical_normal, "mean_field+mean_field", X, progress=False)
+    with torch.no_grad():
+        fitted.guide.amortisation.local.phi["loc"][7] += 1.0
+    found = block_gap(fitted.model, fitted.guide, X, known_gap(fitted.model, fitted.guide, X))
+    assert found is not None
+    assert found.worst(1) == [7]
+    # KL(N(a, 1/2) ‖ N(b, 1/2)) = (a − b)²: one nat more than before.
+    assert abs(float(found.units[7]) - 1.0) < 5 * float(found.units_se[7]) + 0.02
+
+
+def test_an_encoder_splits_its_local_part() -> None:
+    fitted = experiments.fit(hierarchical_normal, "mean_field+mean_field:encoder", X, progress=False, steps=100)
+    found = block_gap(fitted.model, fitted.guide, X, known_gap(fitted.model, fitted.guide, X))
+    assert found is not None
+    made = local_split(fitted.model, fitted.guide, X, found)
+    assert made is not None
+    q = fitted.guide.posterior(X)
+    mean, variance = float(q.shared.mean.detach()), float(q.shared.variance.detach())
+    # The best member has loc (x + E u) / 2 and variance 1/2, and lacks var(u) / 4 a row; the rest is the network's.
+    phi = fitted.guide.amortisation.local(X, 60)
+    loc, scale = phi["loc"][:, 0].detach(), phi["log_scale"][:, 0].exp().detach()
+    normal = torch.distributions.Normal
+    lacks = torch.distributions.kl_divergence(normal(loc, scale), normal((X + mean) / 2, 0.5**0.5)).sum()
+    assert abs(made.amortisation.value - float(lacks)) < 4 * made.amortisation.se + 0.01
+    assert abs(made.approximation.value - 60 * variance / 4) < 4 * made.approximation.se + 0.01
+    assert made.approximation.value + made.amortisation.value == pytest.approx(found.local.value)
+
+
+def test_an_encoder_that_reads_the_shared_latents_has_members_at_each_draw() -> None:
+    text = "mean_field+mean_field:encoder(shared=True)"
+    fitted = experiments.fit(hierarchical_normal, text, X, progress=False, steps=100)
+    found = block_gap(fitted.model, fitted.guide, X, known_gap(fitted.model, fitted.guide, X))
+    assert found is not None
+    made = local_split(fitted.model, fitted.guide, X, found)
+    assert made is not None
+    # A normal at each u is p(z_i | x_i, u) itself: all is the network's.
+    assert made.approximation.lower == 0.0
+    assert abs(made.amortisation.value - found.local.value) < 5 * made.approximation.se + 0.02
+
+
+def test_other_guides_have_no_blocks() -> None:
+    fitted = experiments.fit(hierarchical_normal, "mean_field", X, progress=False)
+    assert block_gap(fitted.model, fitted.guide, X, Gap(1.0, 0.0, 1.0, 1.0)) is None
+
+
+def test_a_comparison_says_what_gaps_are_made_of() -> None:
+    x = zoo.dataset("eight_schools").x
+    model = zoo.build("eight_schools", x)
+    table = experiments.compare(model, x, ["full_rank", "full_rank+mean_field"], progress=False)
+    joint, pair = table.rows
+    assert list(joint.parts) == ["gap"]
+    assert list(pair.parts) == ["shared", "local"]
+    assert sum(gap.value for gap in pair.parts.values()) == pytest.approx(pair.evaluation.kl_gap.value)
+    row = table.to_dict()["guides"][1]
+    assert row["shared_gap"]["value"] == pair.parts["shared"].value
+    assert table.to_dict()["guides"][0]["local_gap"] is None
+    text = str(table)
+    assert "shared" in text.splitlines()[1]
+    assert "shared (latents that all 8 rows of 'school' share) + local (each row's own, summed)" in text
+
+
+@pytest.mark.long
+def test_intervals_of_both_parts_cover() -> None:
+    inside = {"shared": 0, "local": 0}
+    for seed in range(100):
+        x = simulated(30, seed)
+        fitted = experiments.fit(hierarchical_normal, "mean_field+mean_field", x, progress=False)
+        optimum = MeanFieldOptimum(x)
+        found = experiments.evaluate(fitted.model, fitted.guide, x, seed=seed).blocks
+        assert found is not None
+        inside["shared"] += found.shared.lower <= optimum.shared <= found.shared.upper
+        inside["local"] += found.local.lower <= optimum.local <= found.local.upper
+    assert min(inside.values()) >= 90, inside
