@@ -101,14 +101,14 @@ def _met_alone(
     return found
 
 
-def batch_size(model: Model, guide: BaseGuide, units: int, asked: int | None) -> int:
-    """Return how many units a step takes: as ``asked``, or all up to ``BATCH``.
+def batch_size(model: Model, guide: BaseGuide, units: int, asked: int | None, most: int = BATCH) -> int:
+    """Return how many units, or rows of one, a step takes: as ``asked``, or all up to ``most``.
 
     Raises:
         ZooError: a batch of a one-unit model, or one larger than the data.
     """
     if asked is None:
-        return min(units, BATCH) if guide.minibatches else units
+        return min(units, most) if guide.minibatches else units
     if units == 1:
         raise ZooError(
             f"expected no batch_size for {model.label}, whose latents all rows share (one unit); got {asked}; leave it out")

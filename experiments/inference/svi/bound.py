@@ -9,9 +9,18 @@ from torch import Tensor
 
 from experiments.inference.engine import check_start, trainable
 from experiments.inference.method import Problem
-from experiments.inference.svi.batches import batch_size, check_batch, check_normalisation, default_draws, hold_out
+from experiments.inference.svi.batches import (
+    BATCH,
+    batch_size,
+    check_batch,
+    check_normalisation,
+    default_draws,
+    hold_out,
+)
 from experiments.inference.svi.objectives import Estimation, Step, enumerated_elbos, stochastic_bound
 from experiments.inference.svi.options import SVIOptions
+from experiments.inference.svi.rows import MANY as ROWS
+from experiments.inference.svi.rows import rows_bound, rows_served
 from experiments.log_evidence.log_weights import scored
 from zoo.data import Data, reference, subsample_rows, take
 from zoo.distributions.enumerated import Enumerated
@@ -32,10 +41,12 @@ class Bound:
         x: the training units.
         validation: the held-out units; ``None``: no unit is held out.
         units, held: the numbers of training units and of held-out units.
+        served: how many units minibatches are drawn from; of a data set that is one unit, how many of its rows.
+        by_rows: whether minibatches are of the rows of one unit, see :mod:`experiments.inference.svi.rows`.
         share: the factor that turns a total over the training units into a total over all units.
-        size: the number of units in a minibatch.
+        size: the number of units in a minibatch, or of rows.
         label: the name of the bound.
-        order: the training units that the present pass over the data has not come to yet.
+        order: the training units, or rows, that the present pass over the data has not come to yet.
 
     Raises:
         ZooError: options that the data, the model or the guide do not allow.
@@ -46,7 +57,10 @@ class Bound:
         self.x, self.validation, self.held = hold_out(self.model, self.guide, problem.x, self._held_out_share(problem))
         self.units = self.model.latents(self.view(self.x)).units
         self.share = (self.units + self.held) / self.units
-        self.size = batch_size(self.model, self.guide, self.units, options.batch_size)
+        rows = rows_served(self.model, self.guide, self.x, options) if self.units == 1 and self.processes.count == 1 else 0
+        self.by_rows, self.served = bool(rows), rows or self.units
+        most = ROWS if self.by_rows else BATCH
+        self.size = batch_size(self.model, self.guide, self.served, options.batch_size, most)
         draws = options.draws or default_draws(self.guide, self.units, self.size, options.bound.alpha)
         if draws < 2 and options.bound.alpha != 1:
             raise ZooError(
@@ -58,6 +72,12 @@ class Bound:
 
     def check(self, train_model: bool) -> None:
         """Raise a :class:`ZooError` where the fit can't start: at a bound that is not finite, or batches of one unit."""
+        if self.by_rows and not math.isfinite(self.value()):
+            raise ZooError(
+                f"expected a finite ELBO where the fit starts, on the first {self.size} rows; got none; check the data and the "
+                "model's scales, or use float64 data")
+        if self.by_rows:
+            return
         few = self.guide.new_units and self.size < self.units
         check_start(self.model, self.guide, self.view(subsample_rows(self.x) if few else self.x))
         if self.size == 1:
@@ -67,7 +87,7 @@ class Bound:
 
     def check_batch(self, batch: Data, index: Tensor | None) -> None:
         """Raise a :class:`ZooError` where rows of x are no units of the program."""
-        if index is not None:
+        if index is not None and not self.by_rows:
             check_batch(self.model, self.view(batch), self.size)
 
     def view(self, batch: Data) -> Data:
@@ -77,13 +97,13 @@ class Bound:
 
     def minibatch(self) -> tuple[Data, Tensor | None]:
         """Return the next minibatch, and its units' numbers: each unit comes once before any comes again."""
-        if self.size == self.units:
+        if self.size == self.served:
             return self.x, None  # a guide with parameters for each unit may be served all of them without saying which
         if len(self.order) < self.size:
-            again = torch.randperm(self.units)
+            again = torch.randperm(self.served)
             self.order = torch.cat([self.order, again]) if len(self.order) else again
         index, self.order = self.order[: self.size].to(reference(self.x).device), self.order[self.size:]
-        return take(self.x, index, self.units), index
+        return take(self.x, index, self.served), index
 
     def kl_weight(self, step: int) -> float:
         """Return the weight of KL(q ‖ prior) at a step, which rises to 1 over the warm-up."""
@@ -94,12 +114,14 @@ class Bound:
         """Return an estimate from a view of a minibatch, of the units ``index``."""
         if index is not None:
             self.model.runner.adopt(batch, len(index))
+        if self.by_rows and index is not None:
+            return rows_bound(self.model, self.guide, batch, index, self.served, self.how)
         return stochastic_bound(self.model, self.guide, batch, index, self.units, self.how, kl_weight)
 
     def value(self) -> float:
         """Return the bound on the first minibatch of the data, on the same noise for any state; −∞ where it is not finite."""
-        index = torch.arange(self.size, device=reference(self.x).device) if self.size < self.units else None
-        batch = self.x if index is None else take(self.x, index, self.units)
+        index = torch.arange(self.size, device=reference(self.x).device) if self.size < self.served else None
+        batch = self.x if index is None else take(self.x, index, self.served)
         with seeded(0), torch.no_grad():
             value = float(self.processes.total(self.estimate(self.view(batch), index).value))
         return value if math.isfinite(value) else -math.inf
@@ -110,8 +132,8 @@ class Bound:
         with torch.no_grad():
             for repeat in range(REPEATS):
                 with seeded(repeat + 1):
-                    index = torch.randperm(self.units)[: self.size] if self.size < self.units else None
-                    batch = self.x if index is None else take(self.x, index.to(reference(self.x).device), self.units)
+                    index = torch.randperm(self.served)[: self.size] if self.size < self.served else None
+                    batch = self.x if index is None else take(self.x, index.to(reference(self.x).device), self.served)
                     found.append(self.processes.total(self.estimate(self.view(batch), index).value))
         return torch.stack(found).double()
 

@@ -137,7 +137,7 @@ class Run:
             setattr(judge, name, kind(state.values[name]))
         course.done = bool(state.values["done"])
         self.bound.order = order = state.tensors["order"]
-        if order.dtype != torch.long or bool(((order < 0) | (order >= self.bound.units)).any()):
+        if order.dtype != torch.long or bool(((order < 0) | (order >= self.bound.served)).any()):
             raise ValueError("units of another fit")
 
     def outcome(self, problem: str) -> Outcome:
