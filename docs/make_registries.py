@@ -19,16 +19,25 @@ CONTRIBUTING.md says how to add an entry.
 """
 
 
+BLOCKS = """## Guides of two blocks
+
+Where rows share latents and own others, a guide may have a factor for each block, `FAMILY+FAMILY[:AMORTISATION]`, the shared
+latents' family first: `full_rank+mean_field`, `full_rank+mean_field:encoder`. With `shared=True`, as in
+`mean_field:encoder(shared=True)` or `mean_field:free(shared=True)`, each row's factor depends on the shared latents, too.
+"""
+
+
 def page() -> str:
     """Return the page."""
     return "\n".join([
         HEAD,
         table("Models", ("model", "what", "latents", "data", "guides that fit"), (
-            (name, e.summary, f"{e.latents}, {'per row' if e.units == 'rows' else 'shared'}", e.data,
+            (name, e.summary, f"{e.latents}, {e.facts('').owners}", e.data,
              ", ".join(fitting_guides(e.facts(name)))) for name, e in MODELS.items())),
         table("Guides without a family", ("guide", "what"), ((name, e.summary) for name, e in WHOLE.items())),
         table("Families of guides", ("family", "what", "latents", "contains"), (
             (name, e.summary, e.latents, ", ".join(e.contains) or "—") for name, e in FAMILIES.items())),
+        BLOCKS,
         table("Amortisations", ("amortisation", "what"), ((name, e.summary) for name, e in AMORTISATIONS.items())),
         table("Methods of inference", ("method", "what"), ((name, e.summary) for name, e in METHODS.items())),
         table("Estimators of log p(x | θ), in order of trust", ("kind", "what the report says"), (

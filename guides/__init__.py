@@ -6,6 +6,7 @@
   climb; ``Start`` is where their φ begins.
 - ``AMORTISATIONS`` are classes of ``Amortisation``: ``Free``, ``Encoder`` and ``Semi``.
 - ``WHOLE`` guides have neither: ``Exact`` and ``Prior``. ``Guide``, ``ProgramGuide`` and these are each a ``BaseGuide``.
+- ``BlockGuide`` is a ``Guide`` of two blocks, ``shared+local``, where rows share latents and own others.
 
 Names load when first used.
 """
@@ -19,6 +20,7 @@ from zoo.registry import lazy
 
 if TYPE_CHECKING:
     from guides.amortisation import Amortisation, Encoder, Free, Semi
+    from guides.blocks import BlockGuide
     from guides.construct import build
     from guides.families.family import Family, Normal, NormalBase, Start
     from guides.guide import BaseGuide, Guide
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Amortisation": "guides.amortisation:Amortisation",
     "BaseGuide": "guides.guide:BaseGuide",
+    "BlockGuide": "guides.blocks:BlockGuide",
     "Encoder": "guides.amortisation:Encoder",
     "Exact": "guides.model_based:Exact",
     "Family": "guides.families.family:Family",
@@ -44,8 +47,8 @@ _LAZY = {
 }
 
 __all__ = [
-    "AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "Encoder", "Exact", "Family", "Free", "Guide",
-    "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide", "build",
+    "AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "BlockGuide", "Encoder", "Exact", "Family", "Free",
+    "Guide", "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide", "build",
     "default_guides", "fitting_guides", "parse",
 ]
 

@@ -181,7 +181,7 @@ class GuideSpec:
         if reason is not None:
             raise ZooError(
                 f"guide '{self.text}' does not fit model '{facts.name}': it needs {self.needs}; {facts.name} {reason}; "
-                f"choose from {', '.join(fitting_guides(facts))}")
+                f"choose from {', '.join([*fitting_guides(facts), *([BLOCKS] if facts.local else [])])}")
 
 
 def all_guides() -> list[str]:
@@ -201,6 +201,10 @@ def fitting_guides(facts: Facts) -> list[str]:
     ['exact', 'prior', 'categorical', 'categorical:encoder', 'categorical:semi']
     """
     return [guide for guide in all_guides() if parse(guide).misfit(facts) is None]
+
+
+#: How a guide of two blocks is written, for lists.
+BLOCKS = "FAMILY+FAMILY[:AMORTISATION]"
 
 
 def default_guides(facts: Facts) -> list[str]:

@@ -35,6 +35,11 @@ class Facts:
     name: str = "this model"
     local: bool = False
 
+    @property
+    def owners(self) -> str:
+        """Whose the latents are, in words."""
+        return "per row" if self.units == "rows" else "shared, and per row" if self.local else "shared"
+
 
 @dataclass(frozen=True)
 class ModelEntry:

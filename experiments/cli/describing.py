@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.cli.listing import print_table
 from experiments.comparison.text import console
 from experiments.inference.registry import fitting_methods
-from guides.registry import FAMILIES, WHOLE, fitting_guides
+from guides.registry import BLOCKS, FAMILIES, WHOLE, fitting_guides
 from zoo.errors import ZooError
 from zoo.registry import DATASETS, MODELS, ModelEntry, load, lookup
 
@@ -43,6 +43,8 @@ def show_model(name: str, data: str | None, options: Mapping[str, Any], svg: Pat
     _print_options(name)
     print_table("guides that fit", ("methods, the default first", "guides"), [
         (methods, " ".join(guides)) for methods, guides in _by_methods(job.model, job.data.x).items()])
+    if job.model.facts(job.data.x).local:
+        _say(f"guides of two blocks, shared latents first: {BLOCKS}, e.g. full_rank+mean_field:encoder(shared=True)")
     _say(f"data that fits: {' '.join(d for d, e in DATASETS.items() if entry.kind(options) in e.gives)}")
 
 

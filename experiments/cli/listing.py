@@ -34,7 +34,7 @@ def _model_rows() -> Iterable[tuple[str, ...]]:
     """Return a row a model: what it is, and the data sets and guides that fit it."""
     data = {kind: [d for d, entry in DATASETS.items() if kind in entry.gives] for kind in KINDS}
     return (
-        (model, e.summary, f"{e.latents}, {'per row' if e.units == 'rows' else 'shared'}", " ".join(data[e.takes]),
+        (model, e.summary, f"{e.latents}, {e.facts('').owners}", " ".join(data[e.takes]),
          " ".join(fitting_guides(e.facts(model))))
         for model, e in MODELS.items())
 

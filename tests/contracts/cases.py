@@ -71,8 +71,11 @@ def reduced(name: str, text: str) -> Reduced:
     return Reduced(weights.elbo(), weights.reconstruction(), weights.kl_prior())
 
 
+#: Guides of two blocks, of models in which rows share latents and own others.
+BLOCKS = ("full_rank+mean_field", "mean_field+full_rank:free(shared=True)", "low_rank+flow:encoder(shared=True)")
 PAIRS = [
-    (model, guide) for model, entry in zoo.MODELS.items() for guide in guides.fitting_guides(entry.facts(model))]
+    (model, guide) for model, entry in zoo.MODELS.items()
+    for guide in [*guides.fitting_guides(entry.facts(model)), *(BLOCKS if entry.local else ())]]
 TRAINED = [pair for pair in PAIRS if pair[1] not in ("exact", "prior")]
 #: Of these models every guide is tested each time; of the others the guides named here, the rest by make long.
 WHOLE = ("gmm", "ppca", "eight_schools")

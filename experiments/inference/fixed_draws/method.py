@@ -21,6 +21,9 @@ from guides.guide import BaseGuide, Guide
 from zoo.program.sites.latents import Latents
 from zoo.program.vectorise import LinAlgError
 
+#: Coordinates of one unit beyond which the method is only used where it is asked for.
+LARGE = 4096
+
 
 class FixedDraws(Method[FixedDrawsOptions]):
     """The ELBO on fixed noise, maximised by L-BFGS; the number of draws is doubled until the ELBO on fresh noise agrees.
@@ -36,7 +39,9 @@ class FixedDraws(Method[FixedDrawsOptions]):
     name = "fixed_draws"
 
     def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
-        return isinstance(guide, Guide) and guide.own_phi and _deterministic(guide)
+        # As many draws as it takes twice the coordinates, and each has all of them: of very many coordinates svi takes fewer.
+        small = latents is None or latents.units > 1 or latents.size <= LARGE
+        return isinstance(guide, Guide) and guide.own_phi and _deterministic(guide) and small
 
     def misfit(self, problem: Problem) -> str:
         guide = problem.guide

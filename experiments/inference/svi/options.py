@@ -75,7 +75,8 @@ class SVIOptions(Options):
         steps: the largest number of steps of Adam; ``None``: the fit runs until it has converged, for at most 50,000 steps.
         draws: K, the number of draws of z per unit and step; ``None``: 16 for one unit, 4 for many units, 1 for an encoder on
             batches of 100 or more. Guides over discrete latents are summed exactly.
-        batch_size: the number of units in a minibatch; ``None``: all units, but at most 256.
+        batch_size: the number of units in a minibatch; ``None``: all units, but at most 256. Of a data set that is one unit:
+            the number of rows of the plate that holds the observations; ``None``: all rows, but at most 1,024.
         learning_rate: the learning rate of Adam at the first step; ``None``: that of the model, or of the guide if lower.
         schedule: a key of :data:`SCHEDULES`. The rate follows the schedule over the run or, if ``steps`` is left out, after the
             ascent has converged at the constant rate.
@@ -102,7 +103,7 @@ class SVIOptions(Options):
     draws: int | None = option(
         None, "Number of draws of z per unit: the same draws for the whole fit in fixed_draws, new draws in each step in svi.",
         whole=True, least=1, key="train_draws")
-    batch_size: int | None = option(None, "Number of units in a minibatch.", whole=True, least=1)
+    batch_size: int | None = option(None, "Number of units in a minibatch, or of rows that share latents.", whole=True, least=1)
     learning_rate: float | None = option(None, "Learning rate of Adam at the first step.")
     objective: str = option("elbo", "Bound that the fit maximises: elbo, iwae or renyi(alpha).")
     estimator: str = option("reparameterised", "Gradient estimator: reparameterised, stl or dreg.")
