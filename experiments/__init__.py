@@ -3,7 +3,8 @@
 - ``fit`` and ``fit_seeds`` return a ``Fit``: ``METHODS`` lists how, a ``Method`` solves a ``Problem`` by its ``Options``, which
   are ``EMOptions``, ``FixedDrawsOptions`` and ``SVIOptions``. EM step by step: ``e_step``, ``m_step``, ``expected_log_joint``,
   ``elbo``, and each ``Iteration``.
-- ``evaluate`` returns an ``Evaluation``: the ELBO as an ``Estimate``, the ``Gap``. ``log_weights`` returns ``LogWeights``.
+- ``evaluate`` returns an ``Evaluation``: the ELBO as an ``Estimate``, the ``Gap``, and of a guide of two blocks the
+  ``BlockGap``. ``log_weights`` returns ``LogWeights``.
 - ``evidence`` returns ``Evidence``, ``bracket`` a ``Bracket`` of log p(x | θ).
 - ``compare`` returns a ``Comparison`` with a ``Row`` a guide. ``split`` splits an encoder's gap into a ``Split``, by its
   ``free_member``. ``posterior`` is the ArviZ tree.
