@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.diagnostics.tree import given_groups, tree_of
 from experiments.inference.fit import pair
 from experiments.log_evidence.log_weights import log_joint
 from guides.guide import AnyGuide, BaseGuide
@@ -16,11 +16,9 @@ from zoo.bare import given
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program.calls import plates_of_categories
 from zoo.program.enumeration.recovery import draws as recovered_draws
 from zoo.program.enumeration.recovery import probabilities
 from zoo.program.run import Program, seeded
-from zoo.program.sites.latents import Latents, Site
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -79,12 +77,9 @@ def posterior(
     model, guide = pair(model, guide, shown, seed)
     latents = model.latents(shown)
     data = _draw(model, guide, shown, draws, seed, groups, infer_discrete)
-    observed = {group: values for group, values in _given(shown, latents).items() if group in groups and values}
-    named = {
-        group: _names(model, latents, group, values, 0 if group in observed else 1, dict(dims or {}))
-        for group, values in {**data, **observed}.items()}
-    arrays = _arrays(data, observed)
-    return _tree(arrays, named, _labels(named, arrays, dict(coords or {}), plates_of_categories(shown)))
+    known = given_groups(shown, latents, tensors(shown))
+    data |= {group: values for group, values in known.items() if group in groups and values}
+    return tree_of(data, latents, shown, {**model.dims, **(dims or {})}, coords)
 
 
 def _check(draws: int, groups: Sequence[str]) -> None:
@@ -93,28 +88,6 @@ def _check(draws: int, groups: Sequence[str]) -> None:
     unknown = [g for g in groups if g not in GROUPS]
     if unknown:
         raise ZooError(f"unknown group '{unknown[0]}'; choose from {', '.join(GROUPS)}")
-
-
-def _arrays(
-    drawn: Mapping[str, Mapping[str, Tensor]], given: Mapping[str, Mapping[str, Tensor]],
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return the groups' variables as arrays: those drawn with one chain before the draws, those given as they are."""
-    arrays = {group: {k: v.detach().cpu().numpy()[None] for k, v in values.items()} for group, values in drawn.items()}
-    arrays.update({group: {k: v.detach().cpu().numpy() for k, v in values.items()} for group, values in given.items()})
-    return arrays
-
-
-def _tree(
-    arrays: dict[str, dict[str, np.ndarray]], named: dict[str, dict[str, list[str]]], labels: dict[str, list[Any]],
-) -> DataTree:
-    """Join the groups one by one: a site's dimensions differ between groups (an observation, and its log-likelihood)."""
-    import arviz_base as azb
-
-    parts = [azb.from_dict({group: values}, dims=named[group], coords=labels) for group, values in arrays.items()]
-    tree: DataTree = parts[0]
-    for part in parts[1:]:
-        tree.update(part)
-    return tree
 
 
 def _draw(
@@ -151,69 +124,3 @@ def _recovered(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:
         return {}
     shares = probabilities(model.runner, x, z)
     return {**recovered_draws(model.runner, x, z), **{f"{name}_probs": value for name, value in shares.items()}}
-
-
-def _given(x: Data, latents: Latents) -> dict[str, dict[str, Tensor]]:
-    """Split x into observations, under their sites' names, and the rest."""
-    sites = {site.name: site for site in latents.observed}
-    named = tensors(x)
-    if isinstance(x, Tensor):
-        only = next(iter(sites))
-        return {"observed_data": {only: x} if len(sites) == 1 and sites[only].shape == x.shape else {}}
-    return {
-        "observed_data": {k: v for k, v in named.items() if k in sites},
-        "constant_data": {k: v for k, v in named.items() if k not in sites}}
-
-
-def _names(
-    model: Model, latents: Latents, group: str, values: Mapping[str, Tensor], skip: int, dims: dict[str, Sequence[str]],
-) -> dict[str, list[str]]:
-    """Name the dimensions of a group's variables, after the ``skip`` first ones (draws)."""
-    if group == "sample_stats":
-        return {name: [latents.unit] if latents.unit else [] for name in values}
-    sites = {site.name: site for site in (*latents.sites, *latents.observed, *latents.summed)}
-    own = {**model.dims, **dims}
-    named: dict[str, list[str]] = {}
-    for name, value in values.items():
-        shape = tuple(value.shape[skip:])
-        site = sites.get(name) or sites.get(name.removesuffix("_probs"))
-        batch = _batch(site)[: len(shape)] if site is not None else _plates_of(shape, latents, group, name in own)
-        left = len(shape) - len(batch)
-        events = list(own.get(name, ()))[-left:] if left else []
-        rest = [f"{name}_dim_{i}" for i in range(left - len(events))]
-        named[name] = [*batch, *rest, *events]
-    return named
-
-
-def _plates_of(shape: tuple[int, ...], latents: Latents, group: str, known: bool) -> list[str]:
-    """Return the plates of a variable that is no random site, as far as its shape tells.
-
-    A deterministic site or a covariate of the shape of the observations' plates is taken to lie in them.
-    """
-    site = latents.observed[0]
-    plates, sizes = _batch(site), tuple(site.shape)
-    if group == "constant_data":
-        return plates[:1] if shape and sizes and shape[0] == sizes[0] else []
-    return plates if not known and shape == sizes[: len(plates)] else []
-
-
-def _batch(site: Site) -> list[str]:
-    batch = len(site.shape) - site.event_dim
-    return [plate or f"{site.name}_batch_{i}" for i, plate in enumerate(site.plates[:batch])]
-
-
-def _labels(
-    named: Mapping[str, Mapping[str, list[str]]], arrays: Mapping[str, Mapping[str, np.ndarray]],
-    coords: dict[str, Sequence[Any]], categories: Mapping[str, Sequence[str]],
-) -> dict[str, list[Any]]:
-    """Return the labels whose dimension is in use, those of categories where they are as many; raise where a length differs."""
-    sizes: dict[str, int] = {}
-    for group, values in arrays.items():
-        for name, value in values.items():
-            names = named[group][name]
-            sizes.update(zip(names, value.shape[value.ndim - len(names):], strict=True))
-    coords = {**{dim: labels for dim, labels in categories.items() if sizes.get(dim) == len(labels)}, **coords}
-    for dim, labels in coords.items():
-        if dim in sizes and len(labels) != sizes[dim]:
-            raise ZooError(f"expected {sizes[dim]} labels of dimension '{dim}'; got {len(labels)}; match them")
-    return {dim: list(labels) for dim, labels in coords.items() if dim in sizes}

@@ -7,7 +7,7 @@ parameters, so that ``model(x, y=None)`` and ``model(*args, **kwargs)`` are data
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -185,15 +185,20 @@ def columns(frame: Any) -> Columns:
     return Columns(found, categories)
 
 
-def plates_of_categories(x: Data) -> dict[str, list[str]]:
+def plates_of_categories(x: Data, rows: Container[str] = ()) -> dict[str, list[str]]:
     """Return the categories of a frame's columns of words by the names that a plate of them would have.
 
-    >>> plates_of_categories(Columns({}, {"county": ["Aitkin", "Anoka"]}))["counties"]
-    ['Aitkin', 'Anoka']
+    Plates of the frame's ``rows`` have the word of each row, in the rows' order.
+
+    >>> county = Columns({"county": torch.tensor([1, 0])}, {"county": ["Aitkin", "Anoka"]})
+    >>> plates_of_categories(county)["counties"], plates_of_categories(county, ["county"])["county"]
+    (['Aitkin', 'Anoka'], ['Anoka', 'Aitkin'])
     """
     found: dict[str, list[str]] = {}
     for name, labels in (x.categories if isinstance(x, Columns) else {}).items():
-        found |= dict.fromkeys((name, f"{name}s", f"{name}es", f"{name.removesuffix('y')}ies"), labels)
+        in_rows = [labels[i] for i in x[name].tolist()]
+        plates = (name, f"{name}s", f"{name}es", f"{name.removesuffix('y')}ies")
+        found |= {plate: in_rows if plate in rows else labels for plate in plates}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import arviz_base as azb
 import arviz_stats as azs
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -118,3 +119,18 @@ def test_a_program_without_a_plate_has_a_tree() -> None:
     guide = experiments.fit(plain, "mean_field", X).guide
     tree = experiments.posterior(guide.model, guide, X, draws=10)
     assert tree["log_likelihood"]["x"].shape == (1, 10, 4)
+
+
+def schools_of_a_frame(x: dict[str, Tensor]) -> None:
+    mu = pyro.sample("mu", dist.Normal(ZERO, 1.0))
+    with pyro.plate("school", len(x["y"])):
+        theta = pyro.sample("theta", dist.Normal(mu, 100.0))
+        pyro.sample("y", dist.Normal(theta, 0.1), obs=x["y"])
+
+
+def test_rows_are_labelled_in_their_own_order() -> None:
+    frame = pd.DataFrame({"school": ["b", "a", "c"], "y": [10.0, -10.0, 0.0]})
+    fit = experiments.fit(schools_of_a_frame, "mean_field", frame)
+    tree = experiments.posterior(fit.model, fit.guide, frame, draws=20, groups=["posterior", "observed_data"])
+    assert tree["observed_data"]["y"].sel(school="b") == 10
+    assert float(tree["posterior"]["theta"].sel(school="a").mean()) == pytest.approx(-10, abs=1)

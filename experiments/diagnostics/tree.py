@@ -1,0 +1,122 @@
+"""ArviZ trees of tensors: names of dimensions, their labels, and groups joined into one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from zoo.data import Data
+from zoo.errors import ZooError
+from zoo.program.calls import plates_of_categories
+from zoo.program.sites.latents import Latents, Site
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+#: Groups of what is given, not drawn: they have no chains and draws.
+GIVEN = ("observed_data", "constant_data", "predictions_constant_data")
+
+
+def tree_of(
+    groups: Mapping[str, Mapping[str, Tensor]], latents: Latents, x: Data, dims: Mapping[str, Sequence[str]],
+    coords: Mapping[str, Sequence[Any]] | None = None,
+) -> DataTree:
+    """Return an ArviZ tree of ``groups``: values by variable, (draws, …) each, or without draws those of :data:`GIVEN`.
+
+    Args:
+        groups: tensors by group and variable.
+        latents: the program's sites, whose plates name batch dimensions.
+        x: the data; the categories of a frame label the plates that are called like them.
+        dims: names of event dimensions by variable.
+        coords: labels of dimensions, over those of categories.
+
+    Raises:
+        ZooError: labels of another number than their dimension has elements.
+    """
+    import arviz_base as azb
+
+    named = {group: names_of(latents, group, values, dims) for group, values in groups.items()}
+    arrays = {
+        group: {name: _array(value, group) for name, value in values.items()} for group, values in groups.items()}
+    rows = {site.plates[0] for site in latents.observed if site.plates and site.plates[0]}
+    labels = labels_of(named, arrays, dict(coords or {}), plates_of_categories(x, rows))
+    # One by one: a site's dimensions differ between groups (an observation, and its log-likelihood).
+    parts = [azb.from_dict({group: values}, dims=named[group], coords=labels) for group, values in arrays.items()]
+    tree: DataTree = parts[0]
+    for part in parts[1:]:
+        tree.update(part)
+    return tree
+
+
+def _array(value: Tensor, group: str) -> np.ndarray:
+    """Return a variable as an array, with one chain before the draws where it was drawn."""
+    array: np.ndarray = value.detach().cpu().numpy()
+    return array if group in GIVEN else array[None]
+
+
+def given_groups(x: Data, latents: Latents, entries: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Split the ``entries`` of x into ``observed_data``, under their sites' names, and ``constant_data``."""
+    sites = {site.name: site for site in latents.observed}
+    if isinstance(x, Tensor):
+        only = next(iter(sites))
+        return {"observed_data": {only: x} if len(sites) == 1 and sites[only].shape == x.shape else {}}
+    return {
+        "observed_data": {k: v for k, v in entries.items() if k in sites},
+        "constant_data": {k: v for k, v in entries.items() if k not in sites}}
+
+
+def names_of(
+    latents: Latents, group: str, values: Mapping[str, Tensor], dims: Mapping[str, Sequence[str]],
+) -> dict[str, list[str]]:
+    """Name the dimensions of a group's variables: plates, then event dimensions; those of draws left out."""
+    if group == "sample_stats":
+        return {name: [latents.unit] if latents.unit else [] for name in values}
+    sites = {site.name: site for site in (*latents.sites, *latents.observed, *latents.summed)}
+    named: dict[str, list[str]] = {}
+    for name, value in values.items():
+        shape = tuple(value.shape[0 if group in GIVEN else 1:])
+        site = sites.get(name) or sites.get(name.removesuffix("_probs"))
+        batch = batch_of(site)[: len(shape)] if site is not None else _plates_of(shape, latents, group, name in dims)
+        left = len(shape) - len(batch)
+        events = list(dims.get(name, ()))[-left:] if left else []
+        rest = [f"{name}_dim_{i}" for i in range(left - len(events))]
+        named[name] = [*batch, *rest, *events]
+    return named
+
+
+def _plates_of(shape: tuple[int, ...], latents: Latents, group: str, known: bool) -> list[str]:
+    """Return the plates of a variable that is no random site, as far as its shape tells.
+
+    A deterministic site or a covariate of the shape of the observations' plates is taken to lie in them.
+    """
+    site = latents.observed[0]
+    plates, sizes = batch_of(site), tuple(site.shape)
+    if group.endswith("constant_data"):
+        return plates[:1] if shape and sizes and shape[0] == sizes[0] else []
+    return plates if not known and shape == sizes[: len(plates)] else []
+
+
+def batch_of(site: Site) -> list[str]:
+    """Return the names of a site's batch dimensions."""
+    batch = len(site.shape) - site.event_dim
+    return [plate or f"{site.name}_batch_{i}" for i, plate in enumerate(site.plates[:batch])]
+
+
+def labels_of(
+    named: Mapping[str, Mapping[str, list[str]]], arrays: Mapping[str, Mapping[str, np.ndarray]],
+    coords: dict[str, Sequence[Any]], categories: Mapping[str, Sequence[str]],
+) -> dict[str, list[Any]]:
+    """Return the labels whose dimension is in use, those of categories where they are as many; raise where a length differs."""
+    sizes: dict[str, int] = {}
+    for group, values in arrays.items():
+        for name, value in values.items():
+            names = named[group][name]
+            sizes.update(zip(names, value.shape[value.ndim - len(names):], strict=True))
+    coords = {**{dim: labels for dim, labels in categories.items() if sizes.get(dim) == len(labels)}, **coords}
+    for dim, labels in coords.items():
+        if dim in sizes and len(labels) != sizes[dim]:
+            raise ZooError(f"expected {sizes[dim]} labels of dimension '{dim}'; got {len(labels)}; match them")
+    return {dim: list(labels) for dim, labels in coords.items() if dim in sizes}
