@@ -7,7 +7,7 @@
   ``BlockGap``. ``log_weights`` returns ``LogWeights``.
 - ``evidence`` returns ``Evidence``, ``bracket`` a ``Bracket`` of log p(x | θ).
 - ``compare`` returns a ``Comparison`` with a ``Row`` a guide. ``split`` splits an encoder's gap into a ``Split``, by its
-  ``free_member``. ``posterior`` is the ArviZ tree.
+  ``free_member``. ``posterior`` is the ArviZ tree, ``predict`` one of predictions at new rows.
 - ``run``, ``resume`` and ``load`` do, go on with and read a run: a ``Spec``, ``RunOptions``, what is ``Loaded``, its
   ``Record``. ``sweep`` does a ``Grid`` that ``read_grid`` read, by ``SweepOptions``.
 - A ``Callback`` hears of each ``Moment`` of a fit: ``Metrics`` and ``TensorBoard`` are two. A ``Journal`` keeps checkpoints.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from experiments.diagnostics.evaluation import Evaluation, evaluate
     from experiments.diagnostics.gap import Gap
     from experiments.diagnostics.posterior import posterior
+    from experiments.diagnostics.prediction import predict
     from experiments.fits.callbacks import Callback, Moment
     from experiments.fits.journal import Journal
     from experiments.fits.result import Fit, Iteration
@@ -96,6 +97,7 @@ _LAZY = {
     "log_weights": "experiments.log_evidence.log_weights:log_weights",
     "m_step": "experiments.inference.em.expectation:m_step",
     "posterior": "experiments.diagnostics.posterior:posterior",
+    "predict": "experiments.diagnostics.prediction:predict",
     "read_grid": "experiments.runs.grid:read_grid",
     "resume": "experiments.runs.run:resume",
     "run": "experiments.runs.run:run",
@@ -108,7 +110,8 @@ __all__ = [
     "Fit", "FixedDrawsOptions", "Gap", "Grid", "Iteration", "Journal", "Loaded", "LogWeights", "Method", "Metrics", "Moment",
     "Options", "Problem", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split", "SweepOptions", "TensorBoard",
     "bracket", "compare", "e_step", "elbo", "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds",
-    "free_member", "load", "log_weights", "m_step", "posterior", "read_grid", "resume", "run", "split", "sweep",
+    "free_member", "load", "log_weights", "m_step", "posterior", "predict", "read_grid", "resume", "run", "split",
+    "sweep",
 ]
 
 

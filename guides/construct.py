@@ -71,9 +71,12 @@ def _built(
     spec.check(model.facts(x))
     if spec.family in WHOLE:
         whole: BaseGuide = load(WHOLE[spec.family].path)(model, text)
+        whole.fit_to(x)
         return whole
     make = _build_joint if spec.shared is None else _build_blocks
-    return make(spec, model, x, seed, start, amortisation)
+    guide = make(spec, model, x, seed, start, amortisation)
+    guide.fit_to(x)
+    return guide
 
 
 def _build_joint(

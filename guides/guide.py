@@ -29,6 +29,16 @@ from zoo.program.sites.latents import Site
 AnyGuide: TypeAlias = "BaseGuide | str | Callable[..., Any]"
 
 
+class Reference:
+    """Data that all copies of their holder refer to."""
+
+    def __init__(self, x: Data):
+        self.x = x
+
+    def __deepcopy__(self, memo: object) -> Reference:
+        return self
+
+
 class BaseGuide(PyroModule):
     """What every guide is: :meth:`posterior`, and from it an ordinary Pyro guide.
 
@@ -48,11 +58,22 @@ class BaseGuide(PyroModule):
     new_units = True
     minibatches = True
     learning_rate = 1.0
+    caches: tuple[str, ...] = ("_fitted",)
+    _fitted: Reference | None = None
 
     def __init__(self, model: Model, text: str):
         super().__init__()
         self.__dict__["model"] = model
         self.text = text
+
+    @property
+    def fitted(self) -> Data | None:
+        """The data that the guide was built on, or last fitted to; ``None`` where nobody said. Copies refer to the same."""
+        return None if self._fitted is None else self._fitted.x
+
+    def fit_to(self, x: Data) -> None:
+        """Remember that the guide is fitted to ``x``: :func:`experiments.predict` takes the fitted rows from there."""
+        self.__dict__["_fitted"] = Reference(x)
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         """Return q(z | x; φ), a distribution over each unit's latent vector.

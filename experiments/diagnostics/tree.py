@@ -42,13 +42,26 @@ def tree_of(
     arrays = {
         group: {name: _array(value, group) for name, value in values.items()} for group, values in groups.items()}
     rows = {site.plates[0] for site in latents.observed if site.plates and site.plates[0]}
-    labels = labels_of(named, arrays, dict(coords or {}), plates_of_categories(x, rows))
+    own = {**_own_labels(named, arrays), **plates_of_categories(x, rows)}
+    labels = labels_of(named, arrays, dict(coords or {}), own)
     # One by one: a site's dimensions differ between groups (an observation, and its log-likelihood).
-    parts = [azb.from_dict({group: values}, dims=named[group], coords=labels) for group, values in arrays.items()]
+    parts = [
+        azb.from_dict({group: values}, dims=named[group], coords=labels, pred_dims=named[group], pred_coords=labels)
+        for group, values in arrays.items()]
     tree: DataTree = parts[0]
     for part in parts[1:]:
         tree.update(part)
     return tree
+
+
+def _own_labels(
+    named: Mapping[str, Mapping[str, list[str]]], arrays: Mapping[str, dict[str, np.ndarray]],
+) -> dict[str, list[Any]]:
+    """Take entries that are called like a plate out of what is given: they label it, and a variable can't have its name."""
+    plates = {plate for names in named.values() for dims in names.values() for plate in dims}
+    found = [(group, name) for group in GIVEN if group in arrays for name in arrays[group] if name in plates]
+    values = [(name, named[group][name], arrays[group].pop(name)) for group, name in found]
+    return {name: value.tolist() for name, dims, value in values if dims == [name] and len(set(value.tolist())) == len(value)}
 
 
 def _array(value: Tensor, group: str) -> np.ndarray:

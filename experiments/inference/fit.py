@@ -113,6 +113,7 @@ def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, 
     """Run a method; return its fit, whose seconds include the ``before`` of what was fitted first."""
     model, guide = problem.model, problem.guide
     keep_memory()
+    guide.fit_to(problem.shown)
     with watch, seeded(problem.seed), torch.enable_grad(), threads_for(round(method.at_once(problem, options))), (
             nullcontext() if problem.train_model else held(model)):
         problem.processes.agree([*model.state_dict().values(), *guide.state_dict().values()])
@@ -131,9 +132,8 @@ def _floor(
 ) -> tuple[Floor | None, float]:
     """Start the guide at a fitted one that it contains, as ``start`` says; return that, and the seconds of its quick fit.
 
-    The quick fit takes as many steps as are asked for where its method is the same. It is kept in the journal under a name of
-    its own. Where θ moves, it does so with the contained guide, too: of one unit, where that is quick. Several processes fit
-    none.
+    The quick fit takes as many steps as are asked for where its method is the same. The journal keeps it under its own name.
+    Where θ moves, it moves with the contained guide, too, if that is of one unit, and so quick. Several processes fit none.
     """
     if problem.processes.count > 1 or not method.climbs:
         return None, 0.0

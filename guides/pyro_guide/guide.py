@@ -99,12 +99,13 @@ class ProgramGuide(BaseGuide):
 
     program: Any
     pure = False
-    caches = ("_checked", "_draws")
+    caches = (*BaseGuide.caches, "_checked", "_draws")
 
     def __init__(self, model: Model, program: Program, x: Data):
         super().__init__(model, getattr(program, "__name__", type(program).__name__))
         trace.check_program(model, program, self.text, model.given(x))
         self.latents = model.latents(x)
+        self.fit_to(x)
         if not self.latents.size:
             raise ZooError(f"expected a model with latents for '{self.text}'; got {model.label}, which has none; use 'exact'")
         self.__dict__["program"], self.__dict__["_checked"] = program, None

@@ -29,7 +29,7 @@ PUBLIC = {
                   "Metrics", "Moment", "Options", "Problem", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split",
                   "SweepOptions", "TensorBoard", "bracket", "compare", "e_step", "elbo", "evaluate", "evidence",
                   "expected_log_joint", "fit", "fit_seeds", "free_member", "load", "log_weights", "m_step", "posterior",
-                  "read_grid", "resume", "run", "split", "sweep"],
+                  "predict", "read_grid", "resume", "run", "split", "sweep"],
 }
 
 

@@ -195,7 +195,9 @@ def plates_of_categories(x: Data, rows: Container[str] = ()) -> dict[str, list[s
     (['Aitkin', 'Anoka'], ['Anoka', 'Aitkin'])
     """
     found: dict[str, list[str]] = {}
-    for name, labels in (x.categories if isinstance(x, Columns) else {}).items():
+    if not isinstance(x, Columns):
+        return found
+    for name, labels in x.categories.items():
         in_rows = [labels[i] for i in x[name].tolist()]
         plates = (name, f"{name}s", f"{name}es", f"{name.removesuffix('y')}ies")
         found |= {plate: in_rows if plate in rows else labels for plate in plates}

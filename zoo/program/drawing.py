@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.data import Data, put_back, reference
 from zoo.errors import ZooError
-from zoo.program.run import Unobserve, draw_afresh, run, seeded
+from zoo.program.run import Unobserve, draw_afresh, precision, run, seeded
 from zoo.program.runner import Runner
+from zoo.program.sites.carry import Carry
+from zoo.program.sites.latents import is_observation
 from zoo.program.sites.masks import with_masked
 from zoo.program.sites.stand_ins import Improper
 from zoo.program.sites.substitution import Collected, Pack, Substitute
@@ -65,3 +69,27 @@ def simulation(runner: Runner, x: Data, seed: int | None) -> tuple[dict[str, Ten
         [(latent, fresh)], _ = drawn(lambda: draw_afresh(model, x, Unobserve(runner.observed)), 1, f"data of {model.label}")
     kept = {k: with_masked(site, fresh[k]) for k, site in sites.items()}
     return latent, put_back(x, {k: site["value"] for k, site in sites.items()}, kept)
+
+
+def carried_draws(runner: Runner, x: Data, carries: Iterable[Carry]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Run the program on ``x`` with nothing observed, once for each draw of carried-over latents.
+
+    Returns:
+        the values of all latent, observed and deterministic sites, (draws, *shape) each, and the first run's sites.
+
+    Raises:
+        ZooError: other sites from draw to draw.
+    """
+    rows: list[dict[str, Tensor]] = []
+    first: dict[str, Any] = {}
+    with torch.no_grad(), runner.isolated(), precision(reference(x).dtype):
+        for carry in carries:
+            sites = run(runner.model, x, carry, Unobserve(runner.observed), density=False)
+            sites = {name: site for name, site in sites.items() if not is_observation(site)}  # what is left are factors
+            first = first or sites
+            rows.append({name: site["value"] for name, site in sites.items()})
+    if len({tuple((name, value.shape) for name, value in row.items()) for row in rows}) > 1:
+        raise ZooError(
+            f"expected the same sites in every run of {runner.model.label}; got other ones from draw to draw; sample all of "
+            "them in every run and use what is needed")
+    return {name: torch.stack([row[name] for row in rows]) for name in first}, first

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from zoo.data import Data, place
+from zoo.data import Data, place, tensors
+from zoo.errors import ZooError
 from zoo.program.run import run
 from zoo.program.sites.masks import filled
 from zoo.program.sites.substitution import Substitute
@@ -17,6 +19,27 @@ from zoo.program.tolerance import FAILURES, refuse
 
 if TYPE_CHECKING:
     from zoo.model import Model
+
+
+@contextmanager
+def explained(x: Data, label: str) -> Iterator[None]:
+    """Turn what a program called ``label`` raises when it is run on ``x`` into a :class:`ZooError` of one line."""
+    try:
+        yield
+    except KeyError as error:
+        raise ZooError(f"expected every entry of x that {label} reads; got none for {error}; add it") from error
+    except NotImplementedError as error:
+        raise ZooError(
+            f"expected latents that can be drawn from their prior and mapped to the reals in {label}; got one that can't: "
+            f"{str(error).splitlines()[0]}; use another distribution") from error
+    except ZooError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        shapes = ", ".join(f"{name} {value.dtype} {tuple(value.shape)}" for name, value in tensors(x).items())
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ZooError(
+            f"expected data that the program of {label} runs on; got {shapes}: {first[:160]}; pass data like that it was "
+            "built on, or mend the program") from error
 
 
 def fault(model: Model, x: Data, z: Tensor, parameters: Sequence[Tensor] = ()) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from zoo.data import Data
@@ -39,3 +40,29 @@ def log_block_terms(model: Model, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
     shared, local = model.runner.over_draws(
         lambda row: of_one_draw(model.runner.program, x, row, scheme, found.plate), z)
     return shared, local
+
+
+def independent_rows(model: Model, x: Data, z: Tensor) -> bool:
+    """Return whether no row's density hangs on another row's local latents, at z (draws, units, d).
+
+    The density of every second row is differentiated in the latents of the others, so a row that hangs on some other row is
+    told by its gradient at z, but for one that is zero there by chance. Where no plate holds all rows there is nothing to tell.
+
+    >>> import pyro, zoo, pyro.distributions as dist
+    >>> def walk(x):
+    ...     with pyro.plate("times", len(x)):
+    ...         steps = pyro.sample("steps", dist.Normal(torch.zeros(()).to(x), 1.0))
+    ...         pyro.sample("x", dist.Normal(steps.cumsum(0), 1.0), obs=x)
+    >>> x = torch.zeros(4)
+    >>> independent_rows(zoo.as_model(walk), x, torch.ones(1, 4, 1))
+    False
+    """
+    found, latents = blocks(model, x), model.latents(x)
+    if latents.discrete or (found is None and latents.unit is None):
+        return True
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        terms = model.log_joint(x, z) if found is None else log_block_terms(model, x, z)[1]
+        [slope] = torch.autograd.grad(terms[:, ::2].sum(), [z])
+    others = slope[:, 1::2] if found is None else slope[:, 0, found.local[1::2]]
+    return not bool(others.any())

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.data import Data, place, tensors
+from zoo.data import Data, place
 from zoo.errors import ZooError, ZooWarning
 from zoo.program.density import log_terms
 from zoo.program.enumeration.messenger import check_enumerable
+from zoo.program.faults import explained
 from zoo.program.run import Program, run
 from zoo.program.sites.latents import (
     MAX_VALUES,
@@ -51,22 +52,8 @@ def layout(program: Program, x: Data, label: str, observed: frozenset[str] = fro
             no plate, latents that can't be drawn or mapped, an entry of x that is missing, an observation
             outside its distribution's support, or a program that fails on x. ``label`` is how it calls the program.
     """
-    try:
+    with explained(x, label):
         return _layout(program, x, observed)
-    except KeyError as error:
-        raise ZooError(f"expected every entry of x that {label} reads; got none for {error}; add it") from error
-    except NotImplementedError as error:
-        raise ZooError(
-            f"expected latents that can be drawn from their prior and mapped to the reals in {label}; got one that can't: "
-            f"{str(error).splitlines()[0]}; use another distribution") from error
-    except ZooError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = ", ".join(f"{name} {value.dtype} {tuple(value.shape)}" for name, value in tensors(x).items())
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ZooError(
-            f"expected data that the program of {label} runs on; got {shapes}: {first[:160]}; pass data like that it was "
-            "built on, or mend the program") from error
 
 
 def _layout(program: Program, x: Data, known: frozenset[str]) -> Latents:
