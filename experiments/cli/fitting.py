@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +31,8 @@ from experiments.cli.options import (
     with_fitting_options,
 )
 from experiments.cli.work import Saving, do, said
+from zoo.errors import ZooError
+from zoo.registry import MODELS
 
 if TYPE_CHECKING:
     from experiments.runs.spec import Spec
@@ -110,4 +114,26 @@ def _asked(context: typer.Context, **given: Any) -> Spec:
     """Return what the flags ask for, checked."""
     from experiments.runs.spec import complete, read_options
 
-    return complete(options=read_options(context.args), **given)
+    options = read_options(context.args)
+    _check_flags(context, given["model"], options)
+    return complete(options=options, **given)
+
+
+def _check_flags(context: typer.Context, model: str, options: Mapping[str, Any]) -> None:
+    """Raise a :class:`ZooError` for an option that the model does not have, if a flag of the command is the nearest name.
+
+    All flags that the command does not know are taken for the model's own options.
+    """
+    from zoo.construct import options as options_of
+
+    flags = {
+        flag.removeprefix("--").replace("-", "_"): (flag, [short for short in one.opts if len(short) == 2])
+        for one in context.command.params for flag in one.opts if flag.startswith("--")}
+    own = options_of(model) if options and model in MODELS else {}
+    for name in (name for name in options if name not in own):
+        match = get_close_matches(name, [*flags, *own], n=1)
+        if match and match[0] in flags and match[0] not in own:
+            flag, shorts = flags[match[0]]
+            also = f" ({', '.join(shorts)})" if shorts else ""
+            written = name.replace("_", "-")
+            raise ZooError(f"unknown option '--{written}' of zoo {context.info_name}; did you mean '{flag}'{also}?")

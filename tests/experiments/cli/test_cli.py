@@ -217,6 +217,8 @@ def test_bad_arrays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (("fit", "gmm", "--draws", "0"), "--draws: input should be greater than or equal to 2"),
     (("fit", "gmm", "--method", "sgd"), "unknown method 'sgd'; choose from em, fixed_draws, svi, laplace"),
     (("fit", "gmm", "--componets", "3"), "unknown option 'componets' of gmm; did you mean 'components'?"),
+    (("compare", "gmm", "--guides", "exact"), "unknown option '--guides' of zoo compare; did you mean '--guide' (-g)?"),
+    (("fit", "gmm", "--drop-constants"), "unknown option '--drop-constants' of zoo fit; did you mean '--drop-constant'?"),
     (("fit", "gmm", "--components", "three"), "expected option 'components' of gmm to be a whole number; got 'three'"),
     (("fit", "gmm", "--components", "2.5"), "to be a whole number; got 2.5"),
     (("fit", "eight_schools", "--centred", "7"), "to be true or false; got 7"),
