@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from experiments.diagnostics.marginal import marginal_log_likelihood
 from experiments.diagnostics.tree import given_groups, tree_of
 from experiments.inference.fit import pair
 from experiments.log_evidence.log_weights import log_joint
@@ -30,8 +31,8 @@ GROUPS = (
 
 def posterior(
     model: Model | Program, guide: AnyGuide, *x: Any, draws: int = 1000, seed: int = 0,
-    groups: Sequence[str] = GROUPS, infer_discrete: bool = False, coords: Mapping[str, Sequence[Any]] | None = None,
-    dims: Mapping[str, Sequence[str]] | None = None,
+    groups: Sequence[str] = GROUPS, infer_discrete: bool = False, local_draws: int = 0,
+    coords: Mapping[str, Sequence[Any]] | None = None, dims: Mapping[str, Sequence[str]] | None = None,
 ) -> DataTree:
     """Return draws of the guide as an ArviZ ``DataTree``.
 
@@ -57,6 +58,8 @@ def posterior(
         groups: which groups to make; predictive draws run the program draw by draw, so leave them out where not needed.
         infer_discrete: recover discrete latents that are summed out, in the posterior group: draws under their sites' names,
             and ``<site>_probs``, the posterior probabilities of their values at each draw of the continuous latents.
+        local_draws: of rows that have latents of their own beside shared ones, z = (u, z_i): let ``log_likelihood`` be
+            log p(x_i | u), the row's own latents integrated out with so many draws for each of u; 0: log p(x_i | z).
         coords: labels of dimensions, e.g. ``{"school": [...]}``. Where x is a frame, a plate ``counties`` of as many rows as
             its column ``county`` has categories is labelled by these.
         dims: names of sites' event dimensions, over the model's own.
@@ -64,7 +67,8 @@ def posterior(
     Raises:
         ZooError: fewer than 1 draw, an unknown group, or labels of another length than their dimension.
 
-    With one unit, ``arviz_stats.loo_approximate_posterior(tree, log_p, log_q)`` takes ``sample_stats`` as it is.
+    With one unit, ``arviz_stats.loo_approximate_posterior(tree, log_p, log_q)`` takes ``sample_stats`` as it is; see
+    docs/comparing_models.md.
 
     >>> import zoo, guides
     >>> x = zoo.dataset("faithful").x
@@ -76,7 +80,7 @@ def posterior(
     shown = given(model, *x)
     model, guide = pair(model, guide, shown, seed)
     latents = model.latents(shown)
-    data = _draw(model, guide, shown, draws, seed, groups, infer_discrete)
+    data = _draw(model, guide, shown, draws, seed, groups, infer_discrete, local_draws)
     known = given_groups(shown, latents, tensors(shown))
     data |= {group: values for group, values in known.items() if group in groups and values}
     return tree_of(data, latents, shown, {**model.dims, **(dims or {})}, coords)
@@ -91,7 +95,8 @@ def _check(draws: int, groups: Sequence[str]) -> None:
 
 
 def _draw(
-    model: Model, guide: BaseGuide, x: Data, draws: int, seed: int, groups: Sequence[str], infer_discrete: bool = False,
+    model: Model, guide: BaseGuide, x: Data, draws: int, seed: int, groups: Sequence[str], infer_discrete: bool,
+    local_draws: int,
 ) -> dict[str, dict[str, Tensor]]:
     """Return what is drawn, (draws, …) each, by group and variable."""
     with seeded(seed), torch.no_grad():
@@ -103,10 +108,13 @@ def _draw(
             values = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
             return values if model.latents(x).unit else {k: v[:, 0] for k, v in values.items()}
 
+        def likelihoods() -> dict[str, Tensor]:
+            return marginal_log_likelihood(model, x, z, local_draws) if local_draws else model.log_likelihood(x, z)
+
         makers: dict[str, Callable[[], dict[str, Tensor]]] = {
             "posterior": lambda: {**_values(model, x, z), **(_recovered(model, x, z) if infer_discrete else {})},
             "prior": lambda: _values(model, x, model.sample_prior(x, draws)),
-            "posterior_predictive": lambda: model.predict(x, z), "log_likelihood": lambda: model.log_likelihood(x, z),
+            "posterior_predictive": lambda: model.predict(x, z), "log_likelihood": likelihoods,
             "sample_stats": stats}
         if model.latents(x).improper:
             del makers["prior"]
