@@ -68,7 +68,7 @@ class ModelEntry:
 
     def standardises(self, options: Mapping[str, Any]) -> bool:
         """Whether the columns are standardised where nobody says; images and counts never are."""
-        return self.standardise and self.kind(options) not in ("images", "counts")
+        return self.standardise and self.kind(options) not in ("images", "counts", "responses")
 
     def facts(self, name: str) -> Facts:
         return Facts(self.latents, self.units, self.exact, name, self.local)
@@ -98,9 +98,13 @@ KINDS: Mapping[str, str] = {
     "table": "numeric columns",
     "regression": "numeric columns and a numeric target",
     "binary": "numeric columns and a target of two classes",
+    "count_regression": "numeric columns and a target of whole numbers from 0 up",
+    "grouped_regression": "numeric columns, a numeric target, and the rows' groups: a column named group, or one of words",
+    "grouped_counts": "the same with a target of whole numbers from 0 up",
     "effects": "columns y and sigma: estimates with standard errors",
     "images": "numbers in [0, 1], a row an image",
     "counts": "whole numbers from 0 up",
+    "responses": "0 and 1, a row a person, a column an item",
 }
 
 #: What the likelihoods of a decoder take.
@@ -120,6 +124,9 @@ MODELS: Mapping[str, ModelEntry] = {
     "logistic_regression": ModelEntry(
         "zoo.models.regression:LogisticRegression", "Bayesian logistic regression", "binary", "breast_cancer",
         "continuous", "dataset", False, standardise=True),
+    "hierarchical_regression": ModelEntry(
+        "zoo.models.hierarchical_regression:HierarchicalRegression", "regression whose intercepts and slopes vary by group",
+        "grouped_regression", "radon", "continuous", "dataset", False, standardise=True),
     "eight_schools": ModelEntry(
         "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects",
         "eight_schools", "continuous", "dataset", False, local=True),
@@ -138,6 +145,8 @@ MODELS: Mapping[str, ModelEntry] = {
 DATASETS: Mapping[str, DataEntry] = {
     "faithful": DataEntry("zoo.datasets.tables:faithful", "Old Faithful eruptions, 272 × 2", ("table",)),
     "eight_schools": DataEntry("zoo.datasets.tables:eight_schools", "SAT coaching effects, 8 schools", ("effects",)),
+    "radon": DataEntry(
+        "zoo.datasets.tables:radon", "radon in 919 homes of 85 counties, by floor", ("grouped_regression", "regression")),
     "iris": DataEntry("zoo.datasets.sklearn:iris", "Fisher's irises, 150 × 4", ("table",)),
     "wine": DataEntry("zoo.datasets.sklearn:wine", "chemistry of Italian wines, 178 × 13", ("table",)),
     "digits": DataEntry(

@@ -46,10 +46,11 @@ def best_row(table: Comparison) -> Row:
 
 
 def labels(data_set: Dataset) -> dict[str, tuple[str, ...]]:
-    """Return the labels a data set gives to dimensions: its columns, rows and coefficients."""
+    """Return the labels a data set gives to dimensions: its columns, rows, groups and coefficients."""
     found = {"column": distinct(data_set.columns), "coefficient": distinct(("intercept", *data_set.columns))}
-    if data_set.rows:
-        found["school"] = distinct(data_set.rows)
+    for dim, names in {"school": data_set.rows, "group": data_set.groups}.items():
+        if names:
+            found[dim] = distinct(names)
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 
 from zoo.datasets.files import READERS, ending, read_file
 from zoo.datasets.frame import Frame, is_number, shorten
-from zoo.datasets.kinds import PICTURES, Dataset, Options, assemble
+from zoo.datasets.kinds import FIXED, GROUPED, PICTURES, TARGETED, Dataset, Options, assemble
 from zoo.datasets.simulated import sample, sample_registered
 from zoo.errors import ZooError
 from zoo.registry import DATASETS, KINDS, MODELS, load, lookup
@@ -91,17 +91,19 @@ def _served(name: str, kind: str | None, gives: tuple[str, ...]) -> str:
 def _from_file(path: Path, kind: str, target: str | None, options: Options) -> Dataset:
     frame = _with_target(read_file(path), kind, target, path.name)
     _refuse_stack(frame, kind, path.name)
-    if kind not in ("effects", *PICTURES) and not options.drop_constant:
+    if kind not in ("effects", *FIXED) and not options.drop_constant:
         _refuse_constant(frame, path.name)
     return assemble(frame, path.name, kind, options)
 
 
 def _with_target(frame: Frame, kind: str, target: str | None, label: str) -> Frame:
-    """Split the target column off a file's frame, where the kind has one."""
-    if kind not in ("regression", "binary"):
+    """Split the columns of groups and of the target off a file's frame, where the kind has them."""
+    if kind not in TARGETED:
         if target is not None:
             raise ZooError(f"expected no target for a model of {kind} data; got --target {target}; leave it out")
         return frame
+    if kind in GROUPED:
+        frame = frame.grouped(label)
     return frame.split(frame.columns[-1] if target is None else target, label)
 
 

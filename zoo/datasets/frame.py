@@ -21,6 +21,8 @@ class Frame:
         rows: names of the rows.
         classes: names of the target's classes.
         labels: (rows,) whole numbers, the class of each row, for the colours of figures.
+        group: (rows,) whole numbers, the group of each row; ``None`` where rows are in none.
+        groups: names of the groups.
         shape: (height, width) of the picture that each row is; empty where rows are no pictures.
         white: the number that stands for white: values of images, and of pictures that serve as a table, are divided by it.
         remark: a line that a command prints when it loads the data.
@@ -32,6 +34,8 @@ class Frame:
     rows: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     labels: np.ndarray | None = None
+    group: np.ndarray | None = None
+    groups: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     white: float = 1.0
     remark: str = ""
@@ -49,6 +53,30 @@ class Frame:
         if len(self.columns) < 2:
             raise ZooError(f"expected a target and at least one other column in {label}; got one column; add covariates")
         return replace(self, data=self.data.drop(columns=target), target=self.data[target], target_name=target)
+
+    def grouped(self, label: str, column: str | None = None) -> Frame:
+        """Return the frame with its groups split off: ``column``, else the one named ``group``, else the only one of words.
+
+        Raises:
+            ZooError: no such column or several, or a row without a group.
+        """
+        if column is None:
+            words = [c for c in self.columns if not is_number(self.data[c])]
+            named = ["group"] if "group" in self.columns else words
+            if len(named) != 1:
+                got = f"{len(words)} columns of words" if words else "numbers alone"
+                raise ZooError(
+                    f"expected a column named group, or one column of words, in {label}; got {got} "
+                    f"({shorten(words or self.columns)}); name the column of groups 'group'")
+            column = named[0]
+        cells = self.data[column]
+        if cells.isna().any():
+            rows = shorten([str(i) for i in np.flatnonzero(cells.isna())])
+            raise ZooError(
+                f"expected a group in every row of column '{column}' in {label}; got none in row(s) {rows} (from 0); "
+                "fill or drop them")
+        codes, values = pd.factorize(cells if is_number(cells) else cells.astype(str), sort=True)
+        return replace(self, data=self.data.drop(columns=column), group=codes, groups=tuple(map(str, values)))
 
     def effects(self, label: str) -> Frame:
         """Return the columns y and sigma; the first text column names the rows."""

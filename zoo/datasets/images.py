@@ -1,4 +1,4 @@
-"""Images and counts: what their numbers must be, and grey values made black and white."""
+"""Images, counts and responses: what their numbers must be, and grey values made black and white."""
 
 from __future__ import annotations
 
@@ -94,13 +94,23 @@ def check_grey(values: np.ndarray, columns: tuple[str, ...], label: str) -> None
     raise ZooError(f"expected numbers in [0, 1] for images in {label}; got {low:g} to {high:g}, {where}; {mend}")
 
 
-def check_counts(values: np.ndarray, columns: tuple[str, ...], label: str) -> None:
+def check_counts(
+    values: np.ndarray, columns: tuple[str, ...], label: str, instead: str = "use them as a table",
+) -> None:
     """Raise a :class:`ZooError` unless all ``values`` are whole and none is negative."""
     bad = (values < 0) | (values != np.rint(values))
     if bad.any():
         where = _place(values, columns, bad.argmax())
-        mend = "round them, or use them as a table" if values.min() >= 0 else "drop or recode them"
+        mend = f"round them, or {instead}" if values.min() >= 0 else "drop or recode them"
         raise ZooError(f"expected whole numbers from 0 up for counts in {label}; got {where}; {mend}")
+
+
+def check_answers(values: np.ndarray, columns: tuple[str, ...], label: str) -> None:
+    """Raise a :class:`ZooError` unless all ``values`` are 0 or 1."""
+    bad = (values != 0) & (values != 1)
+    if bad.any():
+        where = _place(values, columns, bad.argmax())
+        raise ZooError(f"expected 0 or 1 for responses in {label}; got {where}; recode them, or drop the column")
 
 
 def _place(values: np.ndarray, columns: tuple[str, ...], index: np.intp) -> str:

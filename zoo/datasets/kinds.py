@@ -12,11 +12,16 @@ from torch import Tensor
 
 from zoo.data import Data, as_rows
 from zoo.datasets.frame import Frame, shorten
-from zoo.datasets.images import check_binarise, check_counts, check_grey, choose
+from zoo.datasets.images import check_answers, check_binarise, check_counts, check_grey, choose
 from zoo.errors import ZooError
 
 #: The kinds whose rows may be pictures: their columns may be constant (borders are), and they are not rescaled.
 PICTURES = ("images", "counts")
+#: The kinds whose numbers mean something as they are, and whose columns may be constant.
+FIXED = (*PICTURES, "responses")
+#: The kinds with a target, and those of them whose rows are in groups.
+TARGETED = ("regression", "binary", "count_regression", "grouped_regression", "grouped_counts")
+GROUPED = ("grouped_regression", "grouped_counts")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Dataset:
         labels: (rows,) whole numbers, the class of each row; for the colours of figures only. ``None`` where there is none.
         view: what a trainer does to each minibatch, afresh (dynamic binarisation); ``None``: nothing.
         latents: (1, units, d), unconstrained: of data drawn from a model, the latents that they were drawn with.
+        groups: names of the groups that rows are in, empty for other kinds.
     """
 
     name: str
@@ -46,6 +52,7 @@ class Dataset:
     labels: Tensor | None = None
     view: Callable[[Tensor], Tensor] | None = None
     latents: Tensor | None = None
+    groups: tuple[str, ...] = ()
 
     @property
     def tensor(self) -> Tensor:
@@ -66,7 +73,7 @@ class Options:
     def check(self, kind: str, label: str) -> None:
         """Raise for an option that data of ``kind`` can't follow."""
         check_binarise(self.binarise, kind, label)
-        if self.standardise and kind in PICTURES:
+        if self.standardise and kind in FIXED:
             raise ZooError(f"expected {kind} of {label} as they are; got standardise, which changes their range; leave it out")
         if not self.dtype.is_floating_point:
             raise ZooError(f"expected a floating dtype; got {self.dtype}; use torch.float64 or torch.float32")
@@ -99,6 +106,24 @@ def _with_target(
     return Dataset(label, x, columns, frame.rows, classes, remarks)
 
 
+def _count_regression(frame: Frame, label: str, options: Options) -> Dataset:
+    target = frame.response(label)
+    check_counts(target[:, None], (frame.target_name,), label, "choose another target")
+    return _with_target(frame, label, options, target, ())
+
+
+def _in_groups(assembler: Callable[[Frame, str, Options], Dataset]) -> Callable[[Frame, str, Options], Dataset]:
+    """Return the assembler with the rows' groups in x besides, as whole numbers from 0."""
+
+    def assembled(frame: Frame, label: str, options: Options) -> Dataset:
+        made = assembler(frame, label, options)
+        assert frame.group is not None, "grouped() comes first"
+        assert isinstance(made.x, Mapping), "regressions alone have groups"
+        return replace(made, x={**made.x, "group": torch.from_numpy(frame.group.astype(np.int64))}, groups=frame.groups)
+
+    return assembled
+
+
 def _effects(frame: Frame, label: str, options: Options) -> Dataset:
     frame = frame.effects(label)
     y, sigma = frame.numbers(label).T
@@ -122,8 +147,16 @@ def _counts(frame: Frame, label: str, options: Options) -> Dataset:
     return Dataset(label, _tensor(values, options), columns, frame.rows, remarks=remarks, shape=shape)
 
 
+def _responses(frame: Frame, label: str, options: Options) -> Dataset:
+    values, columns, remarks = _columns(frame, label, options)
+    check_answers(values, columns, label)
+    return Dataset(label, _tensor(values, options), columns, frame.rows, remarks=remarks)
+
+
 ASSEMBLERS: Mapping[str, Callable[[Frame, str, Options], Dataset]] = {
-    "table": _table, "regression": _regression, "binary": _binary, "effects": _effects, "images": _images, "counts": _counts}
+    "table": _table, "regression": _regression, "binary": _binary, "count_regression": _count_regression,
+    "grouped_regression": _in_groups(_regression), "grouped_counts": _in_groups(_count_regression), "effects": _effects,
+    "images": _images, "counts": _counts, "responses": _responses}
 
 
 def _columns(

@@ -53,4 +53,4 @@ def sample_registered(name: str, base: Dataset, seed: int) -> Dataset:
         x = base.x if base.view is None or not isinstance(base.x, torch.Tensor) else base.view(base.x)
     drawn = sample(build(name, x, seed=seed), x, seed)
     remarks = (f"drawn from {name} as it starts on {base.name}, seed {seed}", *(f"{base.name}: {r}" for r in base.remarks))
-    return replace(drawn, columns=base.columns, rows=base.rows, classes=base.classes, shape=base.shape, remarks=remarks)
+    return replace(base, name=drawn.name, x=drawn.x, latents=drawn.latents, remarks=remarks, labels=None, view=None)

@@ -28,6 +28,18 @@ def eight_schools() -> Frame:
     return _table("eight_schools")
 
 
+def radon() -> Frame:
+    """Logarithms of radon in 919 homes of Minnesota's 85 counties, by floor.
+
+    It was measured in the basement (0) or on the first floor (1). Counties have from 1 to 116 homes, and are numbered as there.
+
+    Source: Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical Models, ch. 12,
+    http://www.stat.columbia.edu/~gelman/arm/; the numbers are those of ``radon_mn`` in posteriordb (BSD-3),
+    https://github.com/stan-dev/posteriordb
+    """
+    return _table("radon").grouped("radon", "county").split("log_radon", "radon")
+
+
 def __getattr__(name: str) -> Callable[[], Frame]:
     """Serve any other CSV file of ``zoo/datasets/csv`` under its name: a data set is a file and a registry line."""
     if not (files("zoo.datasets") / "csv" / f"{name}.csv").is_file():

@@ -23,7 +23,8 @@ from zoo.registry import KINDS
 
 SHAPES = {
     "faithful": (272, 2), "iris": (150, 4), "wine": (178, 13), "digits": (1797, 64), "breast_cancer": (569, 30),
-    "diabetes": (442, 10), "mnist": (5000, 784), "two_moons": (2000, 2), "pinwheel": (2000, 2), "rings": (2000, 2)}
+    "diabetes": (442, 10), "radon": (919, 1),
+    "mnist": (5000, 784), "two_moons": (2000, 2), "pinwheel": (2000, 2), "rings": (2000, 2)}
 PICTURES = {"digits": (8, 8), "mnist": (28, 28)}
 CLASSES = {"iris": 3, "wine": 3, "digits": 10, "mnist": 10, "breast_cancer": 2, "two_moons": 2, "pinwheel": 5, "rings": 3}
 
@@ -40,7 +41,11 @@ def test_every_data_set_serves_as_what_it_says(name: str, kind: str) -> None:
     data, again = zoo.dataset(name, kind), zoo.dataset(name, kind)
     x = tensors(data.x)
     assert kind in KINDS
-    assert all(v.dtype == torch.float64 and bool(v.isfinite().all()) for v in x.values())
+    assert all(bool(v.isfinite().all()) for v in x.values())
+    assert {v.dtype for k, v in x.items() if k != "group"} == {torch.float64}
+    if "group" in x:
+        assert x["group"].dtype == torch.int64
+        assert x["group"].unique().tolist() == list(range(len(data.groups)))
     assert all(torch.equal(v, x[k]) and v.data_ptr() != x[k].data_ptr() for k, v in tensors(again.x).items())
     table = x.get("x", x.get("X"))
     if table is not None:
