@@ -110,6 +110,9 @@ KINDS: Mapping[str, str] = {
 #: What the likelihoods of a decoder take.
 _LIKELIHOOD = {"likelihood": {"bernoulli": "images", "normal": "table", "binomial": "counts", "categorical": "counts"}}
 
+#: What regressions of counts take without groups.
+_UNGROUPED = {"grouped": {"False": "count_regression"}}
+
 MODELS: Mapping[str, ModelEntry] = {
     "gmm": ModelEntry("zoo.models.gmm:GMM", "Gaussian mixture", "table", "faithful", "discrete", "rows", True),
     "bayesian_gmm": ModelEntry(
@@ -127,6 +130,15 @@ MODELS: Mapping[str, ModelEntry] = {
     "hierarchical_regression": ModelEntry(
         "zoo.models.hierarchical_regression:HierarchicalRegression", "regression whose intercepts and slopes vary by group",
         "grouped_regression", "radon", "continuous", "dataset", False, standardise=True),
+    "poisson_regression": ModelEntry(
+        "zoo.models.count_regression:PoissonRegression", "Poisson regression, intercepts by group", "grouped_counts",
+        "linnerud", "continuous", "dataset", False, standardise=True, by_option=_UNGROUPED),
+    "negative_binomial_regression": ModelEntry(
+        "zoo.models.count_regression:NegativeBinomialRegression", "negative binomial regression, intercepts by group",
+        "grouped_counts", "linnerud", "continuous", "dataset", False, standardise=True, by_option=_UNGROUPED),
+    "zero_inflated_poisson": ModelEntry(
+        "zoo.models.count_regression:ZeroInflatedPoisson", "zero-inflated Poisson regression, gates summed out",
+        "count_regression", "dogs", "continuous", "dataset", False, standardise=True),
     "eight_schools": ModelEntry(
         "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects",
         "eight_schools", "continuous", "dataset", False, local=True),
@@ -147,6 +159,9 @@ DATASETS: Mapping[str, DataEntry] = {
     "eight_schools": DataEntry("zoo.datasets.tables:eight_schools", "SAT coaching effects, 8 schools", ("effects",)),
     "radon": DataEntry(
         "zoo.datasets.tables:radon", "radon in 919 homes of 85 counties, by floor", ("grouped_regression", "regression")),
+    "dogs": DataEntry("zoo.datasets.tables:dogs", "shocks that 30 dogs received, by earlier ones", ("count_regression",)),
+    "linnerud": DataEntry(
+        "zoo.datasets.sklearn:linnerud", "three exercises of 20 men, 60 counts", ("grouped_counts", "count_regression")),
     "iris": DataEntry("zoo.datasets.sklearn:iris", "Fisher's irises, 150 × 4", ("table",)),
     "wine": DataEntry("zoo.datasets.sklearn:wine", "chemistry of Italian wines, 178 × 13", ("table",)),
     "digits": DataEntry(

@@ -40,6 +40,20 @@ def diabetes() -> Frame:
     return _frame(datasets.load_diabetes(scaled=False))
 
 
+def linnerud() -> Frame:
+    """Chin-ups, sit-ups and jumps that 20 men did, a row a man and an exercise; weight in pounds, waist in inches.
+
+    Rows are grouped by man. Source: ``load_linnerud`` of scikit-learn, where Tenenhaus (1998), La régression PLS, is cited.
+    """
+    bunch = datasets.load_linnerud(as_frame=True)
+    parts = [
+        bunch.target.rename(columns=str.lower).assign(
+            situps=float(exercise == "Situps"), jumps=float(exercise == "Jumps"), man=1 + bunch.data.index,
+            count=bunch.data[exercise])
+        for exercise in bunch.data.columns]
+    return Frame(pd.concat(parts, ignore_index=True)).grouped("linnerud", "man").split("count", "linnerud")
+
+
 def _frame(bunch: Any) -> Frame:
     columns = [str(name).replace(" ", "_").replace("_(cm)", "_cm") for name in bunch.feature_names]
     classes = tuple(map(str, bunch.target_names)) if hasattr(bunch, "target_names") else ()

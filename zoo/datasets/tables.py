@@ -40,6 +40,18 @@ def radon() -> Frame:
     return _table("radon").grouped("radon", "county").split("log_radon", "radon")
 
 
+def dogs() -> Frame:
+    """Shocks that 30 dogs received in trials 11 to 25, by how many in the first 10: some had learned to avoid all.
+
+    In a trial a dog heard a signal, and was shocked unless it jumped in time.
+
+    Source: the experiment of Solomon and Wynne (1953); Gelman and Hill (2007), Data Analysis Using Regression and
+    Multilevel/Hierarchical Models, §24.2, http://www.stat.columbia.edu/~gelman/arm/; sums over the trials of ``dogs`` in
+    posteriordb (BSD-3), https://github.com/stan-dev/posteriordb
+    """
+    return _table("dogs").split("later", "dogs")
+
+
 def __getattr__(name: str) -> Callable[[], Frame]:
     """Serve any other CSV file of ``zoo/datasets/csv`` under its name: a data set is a file and a registry line."""
     if not (files("zoo.datasets") / "csv" / f"{name}.csv").is_file():
