@@ -142,6 +142,9 @@ MODELS: Mapping[str, ModelEntry] = {
     "eight_schools": ModelEntry(
         "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects",
         "eight_schools", "continuous", "dataset", False, local=True),
+    "item_response": ModelEntry(
+        "zoo.models.item_response:ItemResponse", "item response, two-parameter logistic", "responses", "irt_2pl", "continuous",
+        "dataset", False, local=True),
     "flow": ModelEntry("zoo.models.flow:Flow", "normalising flow", "table", "two_moons", "none", "rows", True),
     "flow_prior": ModelEntry(
         "zoo.models.vae:FlowPrior", "flow prior with a decoder network", "table", "two_moons", "continuous", "rows", False,
@@ -162,6 +165,8 @@ DATASETS: Mapping[str, DataEntry] = {
     "dogs": DataEntry("zoo.datasets.tables:dogs", "shocks that 30 dogs received, by earlier ones", ("count_regression",)),
     "linnerud": DataEntry(
         "zoo.datasets.sklearn:linnerud", "three exercises of 20 men, 60 counts", ("grouped_counts", "count_regression")),
+    "irt_2pl": DataEntry(
+        "zoo.datasets.tables:irt_2pl", "answers of 100 persons to 20 items, simulated", ("responses", "table")),
     "iris": DataEntry("zoo.datasets.sklearn:iris", "Fisher's irises, 150 × 4", ("table",)),
     "wine": DataEntry("zoo.datasets.sklearn:wine", "chemistry of Italian wines, 178 × 13", ("table",)),
     "digits": DataEntry(

@@ -47,11 +47,11 @@ def best_row(table: Comparison) -> Row:
 
 def labels(data_set: Dataset) -> dict[str, tuple[str, ...]]:
     """Return the labels a data set gives to dimensions: its columns, rows, groups and coefficients."""
-    found = {"column": distinct(data_set.columns), "coefficient": distinct(("intercept", *data_set.columns))}
-    for dim, names in {"school": data_set.rows, "group": data_set.groups}.items():
-        if names:
-            found[dim] = distinct(names)
-    return found
+    columns, rows = distinct(data_set.columns), distinct(data_set.rows)
+    found = {
+        "column": columns, "item": columns, "coefficient": distinct(("intercept", *data_set.columns)), "school": rows,
+        "group": distinct(data_set.groups)}
+    return {dim: names for dim, names in found.items() if names}
 
 
 def distinct(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -52,6 +52,15 @@ def dogs() -> Frame:
     return _table("dogs").split("later", "dogs")
 
 
+def irt_2pl() -> Frame:
+    """Right and wrong answers of 100 persons to 20 items, simulated from the two-parameter logistic model.
+
+    Source: the simulated data ``irt_2pl`` of posteriordb (BSD-3), https://github.com/stan-dev/posteriordb, made for Stan's
+    statistical computation benchmarks.
+    """
+    return _table("irt_2pl")
+
+
 def __getattr__(name: str) -> Callable[[], Frame]:
     """Serve any other CSV file of ``zoo/datasets/csv`` under its name: a data set is a file and a registry line."""
     if not (files("zoo.datasets") / "csv" / f"{name}.csv").is_file():
