@@ -35,14 +35,15 @@ from zoo.structure.blockwise import Blockwise
 
 #: Draws of the shared latents, at least and at most, and the standard error of log p(x), in nats, that more are for.
 DRAWS, ENOUGH, ERROR = 512, 2048, 0.01
-#: Draws by which their proposal is adapted, in so many rounds.
-PILOTS, ROUNDS = 128, 3
+#: Draws by which their proposal is adapted, at least, in so many rounds; and how many effective ones the last round must have.
+PILOTS, ROUNDS, EFFECTIVE = 128, 3, 8.0
 #: Draws of each row's latents at each of the shared ones: at first, at least and at most.
 LOCAL, LEAST, MOST = 16, 4, 256
 #: The variance of log p̂(x | u) that is let be.
 VARIANCE = 0.1
-#: Local latents of a row up to which their curvature is computed.
-FEW = 16
+#: Local latents of a row up to which their curvature is computed; shared ones up to which they are proposed at all, and up to
+#: which a proposal whose weights are hopeless at first may be adapted to good ones.
+FEW, SHARED, ADAPTED = 16, 64, 12
 #: The share of the prior in the proposal of the shared latents.
 FROM_PRIOR = 0.1
 #: Chains, the share of proposals that they must accept, and the R-hat that they may have.
@@ -52,7 +53,9 @@ CHAINS, ACCEPTED, AGREED = 8, 0.15, 1.1
 def nests(model: Model, x: Data) -> bool:
     """Return whether rows share latents and own others, few enough for a mode of each row's."""
     found = None if model.latents(x).discrete else blocks(model, x)
-    return found is not None and found.both and found.local.shape[1] <= FEW and model.runner.draws.vectorised
+    if found is None or not found.both or not model.runner.draws.vectorised:
+        return False
+    return found.local.shape[1] <= FEW and len(found.shared) <= SHARED
 
 
 def nested_bracket(
@@ -71,7 +74,7 @@ def nested_bracket(
         draws: of the shared latents; ``None``: from 512 to 2,048, as log p(x) needs for 0.01 nats.
 
     Returns:
-        the bracket; ``None`` where there is no ``exact`` and the chains hardly move or disagree.
+        the bracket; ``None`` where there is no ``exact`` and the weights are too unequal for chains that move and agree.
 
     Raises:
         ZooError: a model whose rows do not share latents and own others as well.
@@ -85,10 +88,12 @@ def nested_bracket(
     model = paired(model, guide)
     if not nests(model, x):
         raise ZooError(
-            f"expected rows that share latents and own up to {FEW} others each for nested weights; got others in "
+            f"expected rows that share up to {SHARED} latents and own up to {FEW} each for nested weights; got others in "
             f"{model.label}; leave the method out")
     with seeded(seed + Stream.IMPORTANCE), torch.no_grad():
         weights, variance = _adapted(_begun(model, guide, x))
+        if exact is None and variance > _hopeless(weights):
+            return None
         wanted = min(ENOUGH, max(DRAWS, math.ceil(min(variance, 1.0) / ERROR**2)))
         count = draws or within(16 * PILOT, weights.each, 64, wanted)
         forward = weights.draw(count).log_weight
@@ -208,14 +213,23 @@ def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float]:
     Source: Cappé et al. (2008), Adaptive importance sampling in general mixture classes, https://arxiv.org/abs/0710.4242
     """
     first = weights.proposal.components
+    pilots, variance = max(PILOTS, 8 * len(weights.density.blocks.shared)), math.inf
     for _ in range(ROUNDS):
-        drawn = weights.draw(PILOTS)
-        proposal = EqualMixture([*first, _fitted(drawn)])
-        noise = float(drawn.noise[drawn.log_weight > -math.inf].median()) if bool(drawn.log_weight.isfinite().any()) else 1.0
-        count = min(MOST, max(LEAST, math.ceil(noise / VARIANCE))) if math.isfinite(noise) else MOST
-        weights = replace(weights, proposal=proposal, count=count)
-    relative = (drawn.log_weight - drawn.log_weight.logsumexp(0) + math.log(PILOTS)).exp()
-    return weights, float(relative.var().nan_to_num(nan=math.inf))
+        drawn = weights.draw(pilots)
+        noise = drawn.noise[drawn.log_weight > -math.inf]
+        middle = float(noise.median()) if len(noise) else math.inf
+        count = min(MOST, max(LEAST, math.ceil(middle / VARIANCE))) if math.isfinite(middle) else MOST
+        weights = replace(weights, proposal=EqualMixture([*first, _fitted(drawn)]), count=count)
+        relative = (drawn.log_weight - drawn.log_weight.logsumexp(0) + math.log(pilots)).exp()
+        variance = float(relative.var().nan_to_num(nan=math.inf))
+        if len(weights.density.blocks.shared) > ADAPTED and variance > _hopeless(weights):
+            break
+    return weights, variance
+
+
+def _hopeless(weights: NestedWeights) -> float:
+    """Return the variance of weights over their squared mean beyond which a pilot has too few effective draws."""
+    return max(PILOTS, 8 * len(weights.density.blocks.shared)) / EFFECTIVE - 1
 
 
 def _fitted(drawn: NestedDraws) -> Distribution:
@@ -250,16 +264,7 @@ def independent_chains(weights: NestedWeights, draws: int) -> tuple[Tensor, Tens
     Source: Andrieu, Doucet and Holenstein (2010), Particle Markov chain Monte Carlo methods, section 4.2,
     https://doi.org/10.1111/j.1467-9868.2009.00736.x
     """
-    for longer in (2, 6):
-        found = _chains(weights, longer * max(draws, 32 * CHAINS))
-        if found is not None:
-            return found
-    return None
-
-
-def _chains(weights: NestedWeights, draws: int) -> tuple[Tensor, Tensor] | None:
-    """Run the chains over so many proposals in all."""
-    proposed = weights.draw(draws)
+    proposed = weights.draw(2 * max(draws, 32 * CHAINS))
     steps = len(proposed.log_weight) // CHAINS
     log_weight = proposed.log_weight[: steps * CHAINS].view(steps, CHAINS)
     at, accepted, path = torch.zeros(CHAINS, dtype=torch.long), 0.0, []

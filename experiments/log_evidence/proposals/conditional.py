@@ -20,7 +20,7 @@ from zoo.structure.blocks import log_block_terms
 from zoo.structure.blockwise import Blockwise
 
 #: Newton's steps to the modes of local latents, at most; nats that a step promises where it is the last.
-STEPS, NEAR = 30, 1e-9
+STEPS, NEAR = 30, 1e-6
 #: Shares of the proposals: the normal at the mode, the same with heavier tails and twice as wide, and the guide's own.
 SHARES = (0.7, 0.15, 0.15)
 #: Spread of conditional log weights, relative to their size, up to which the normal at the mode is the conditional posterior.
@@ -141,12 +141,16 @@ def modes(density: RowDensities, shared: Tensor, start: Tensor) -> tuple[Tensor,
         value, hessian = torch.where(rises[:, 0], higher, value), torch.where(rises[..., None], curved, hessian)
         length = torch.where(rises, (2 * length).clamp(max=1.0), 0.25 * length)
     values, vectors = _curvature(hessian)
-    factor = torch.linalg.cholesky((vectors / values[..., None, :]) @ vectors.mT)
+    inverse = (vectors / values[..., None, :]) @ vectors.mT
+    factor = inverse.sqrt() if size == 1 else torch.linalg.cholesky(inverse)
     return z.reshape(start.shape), factor.reshape(draws, rows, size, size)
 
 
 def _curvature(hessian: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sizes of the eigenvalues (n, d) of −``hessian`` (n, d, d), away from 0, and its eigenvectors (n, d, d)."""
+    if hessian.shape[-1] == 1:  # of very many numbers, a decomposition takes a hundred times as long as their sizes
+        number = hessian[..., 0].nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).abs().clamp(min=1e-6)
+        return number, torch.ones_like(hessian)
     whole = torch.where(hessian.isfinite().all(-1).all(-1)[:, None, None], -hessian, torch.eye(hessian.shape[-1]).to(hessian))
     values, vectors = torch.linalg.eigh(whole)
     size = values.abs()

@@ -104,7 +104,7 @@ def test_other_models_have_none() -> None:
     x = zoo.dataset("iris").x
     model = zoo.build("ppca", x, latent=2)
     assert not nests(model, x)
-    with pytest.raises(zoo.ZooError, match="expected rows that share latents and own up to 16 others each for nested weights"):
+    with pytest.raises(zoo.ZooError, match="expected rows that share up to 64 latents and own up to 16 each"):
         experiments.bracket(model, guides.build("prior", model, x), x, method="nested")
 
 
