@@ -41,6 +41,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "benchmarks.suites.mixtures:convergence", "accelerated EM to the maximum, against scikit-learn", 3),
     "factors": Benchmark("benchmarks.suites.factors:factors", "factor analysis and PPCA, against scikit-learn", 3),
     "rows": Benchmark("benchmarks.suites.scale:rows", "memory and time per row, for up to ten million rows on disk"),
+    "large-regression": Benchmark(
+        "benchmarks.suites.minibatches:large_regression", "a regression on a million rows by minibatches, against NumPyro", 0,
+        ("numpyro", "jax")),
     "growth": Benchmark("benchmarks.suites.scale:growth", "seconds for growing numbers of rows, columns, components and draws"),
     "processes": Benchmark("benchmarks.suites.scale:processes", "a fit whose rows two processes share"),
     "start-up": Benchmark("benchmarks.suites.scale:start_up", "wall time of commands in fresh processes"),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import experiments
+from benchmarks.digits import UNITS, Digits, trained
 from benchmarks.results import Ratio, Result, Row
-from benchmarks.suites.digits import UNITS, Digits, trained
 from experiments.log_evidence.importance import importance
 from guides.guide import BaseGuide
 from zoo.model import Model

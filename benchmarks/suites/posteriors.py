@@ -14,11 +14,11 @@ from torch import Tensor
 
 import experiments
 import zoo
+from benchmarks.digits import LATENT, UNITS, Digits, elbo, trained
 from benchmarks.race import timed
 from benchmarks.results import Ratio, Result, Row
 from benchmarks.sides import torch_posteriors
 from benchmarks.sides.zoo_elbo import Snapshots
-from benchmarks.suites.digits import LATENT, UNITS, Digits, elbo, trained
 from zoo.data import Data
 
 #: Nats per unit below the best ELBO at which posteriors have got there.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from experiments.log_evidence.log_weights import scored
 from experiments.runtime.holdout import partition
 from guides.guide import BaseGuide
-from zoo.data import Data, reference
+from zoo.data import MANY, Data, reference
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
@@ -44,6 +44,17 @@ def hold_out(model: Model, guide: BaseGuide, x: Data, share: float) -> tuple[Dat
             f"expected a guide that can serve new units with validation; got '{guide.text}'; use an encoder, or leave it out")
     parts = partition(x, units, share, None, "validation", least=1, ordered=False)
     return parts.train, parts.held, len(parts.index)
+
+
+def random_units(units: int, size: int) -> Tensor:
+    """Return the numbers of ``size`` of ``units`` units, (size,), at random; of over :data:`MANY` units, one may come twice.
+
+    A permutation of a million units takes longer than the estimate that some of them are for.
+
+    >>> random_units(5, 5).sort().values
+    tensor([0, 1, 2, 3, 4])
+    """
+    return torch.randint(units, (size,)) if units > MANY else torch.randperm(units)[:size]
 
 
 def check_batch(model: Model, batch: Data, size: int) -> None:

@@ -16,6 +16,7 @@ from experiments.inference.svi.batches import (
     check_normalisation,
     default_draws,
     hold_out,
+    random_units,
 )
 from experiments.inference.svi.objectives import Estimation, Step, enumerated_elbos, stochastic_bound
 from experiments.inference.svi.options import SVIOptions
@@ -132,7 +133,7 @@ class Bound:
         with torch.no_grad():
             for repeat in range(REPEATS):
                 with seeded(repeat + 1):
-                    index = torch.randperm(self.served)[: self.size] if self.size < self.served else None
+                    index = random_units(self.served, self.size) if self.size < self.served else None
                     batch = self.x if index is None else take(self.x, index.to(reference(self.x).device), self.served)
                     found.append(self.processes.total(self.estimate(self.view(batch), index).value))
         return torch.stack(found).double()

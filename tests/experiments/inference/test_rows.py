@@ -13,6 +13,7 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
+from experiments.inference.svi.batches import random_units
 from experiments.inference.svi.objectives import Estimation, stochastic_bound
 from experiments.inference.svi.rows import rows_bound
 from tests.programs import MeanFieldOptimum, hierarchical_normal, simulated
@@ -150,3 +151,12 @@ def test_the_right_result_comes_from_all_rows_where_nobody_asks_for_fewer() -> N
         x = torch.randn(1500, dtype=torch.float64)
     fitted = experiments.fit(other_likelihood, "full_rank", x, method="svi", steps=150, progress=False)
     assert abs(float(fitted.guide.posterior(x).mean.detach()) - float(x.mean())) < 0.05
+
+
+def test_random_units_of_many_are_drawn_without_a_permutation_of_all() -> None:
+    torch.manual_seed(0)
+    few, many = random_units(50, 20), random_units(10**15, 20)  # a permutation of so many would not fit into memory
+    assert len(few.unique()) == 20
+    assert few.max() < 50
+    assert many.shape == (20,)
+    assert 0 <= int(many.min()) < int(many.max()) < 10**15
