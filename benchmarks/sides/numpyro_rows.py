@@ -64,7 +64,8 @@ def main(path: str, out: str, options: str, every: str, limit: str) -> None:
         if seconds[-1] > float(limit):
             break
     total, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    np.savez(out, seconds=seconds, loc=np.array(locs), scale=np.array(scales), peak=peak, total=total, end="ended")
+    end = "ended" if len(seconds) == steps // int(every) else "cut off"
+    np.savez(out, seconds=seconds, loc=np.array(locs), scale=np.array(scales), peak=peak, total=total, end=end)
 
 
 if __name__ == "__main__":

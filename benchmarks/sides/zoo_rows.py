@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 import experiments
+import guides
 import zoo
 
 
@@ -52,7 +54,13 @@ class Way(experiments.Callback):
 def main(path: str, options: str, every: str, limit: str) -> None:
     """Fit a mean-field normal with the options of ``fit`` in JSON, and write its way."""
     way = Way(int(every), float(limit))
-    experiments.fit(program, "mean_field", zoo.mapped(path), progress=False, callbacks=[way], **json.loads(options))
+    x, given = zoo.mapped(path), json.loads(options)
+    model = zoo.as_model(program)
+    guide = guides.build("mean_field", model, x)
+    if (scale := given.pop("init_scale", None)) is not None:
+        with torch.no_grad():
+            dict(guide.named_parameters())["amortisation.phi.log_scale"].fill_(math.log(scale))
+    experiments.fit(model, guide, x, progress=False, callbacks=[way], **given)
     way.save("ended")
 
 
