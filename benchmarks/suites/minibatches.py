@@ -64,7 +64,8 @@ class Judge:
         return loc, scale
 
     def _points(self, x: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        return (x @ loc)[:, None] + np.sqrt(x**2 @ scale**2)[:, None] * self.nodes
+        points: np.ndarray = (x @ loc)[:, None] + np.sqrt(x**2 @ scale**2)[:, None] * self.nodes
+        return points
 
     def _blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         table = np.load(self.path, mmap_mode="r")
