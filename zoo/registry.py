@@ -145,6 +145,9 @@ MODELS: Mapping[str, ModelEntry] = {
     "item_response": ModelEntry(
         "zoo.models.item_response:ItemResponse", "item response, two-parameter logistic", "responses", "irt_2pl", "continuous",
         "dataset", False, local=True),
+    "lda": ModelEntry(
+        "zoo.models.lda:LDA", "latent Dirichlet allocation, assignments summed out", "counts", "python_topics", "continuous",
+        "dataset", False, local=True),
     "flow": ModelEntry("zoo.models.flow:Flow", "normalising flow", "table", "two_moons", "none", "rows", True),
     "flow_prior": ModelEntry(
         "zoo.models.vae:FlowPrior", "flow prior with a decoder network", "table", "two_moons", "continuous", "rows", False,
@@ -167,6 +170,8 @@ DATASETS: Mapping[str, DataEntry] = {
         "zoo.datasets.sklearn:linnerud", "three exercises of 20 men, 60 counts", ("grouped_counts", "count_regression")),
     "irt_2pl": DataEntry(
         "zoo.datasets.tables:irt_2pl", "answers of 100 persons to 20 items, simulated", ("responses", "table")),
+    "python_topics": DataEntry(
+        "zoo.datasets.tables:python_topics", "40 words in 48 help topics of Python", ("counts", "table")),
     "iris": DataEntry("zoo.datasets.sklearn:iris", "Fisher's irises, 150 × 4", ("table",)),
     "wine": DataEntry("zoo.datasets.sklearn:wine", "chemistry of Italian wines, 178 × 13", ("table",)),
     "digits": DataEntry(

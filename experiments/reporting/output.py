@@ -50,7 +50,7 @@ def labels(data_set: Dataset) -> dict[str, tuple[str, ...]]:
     columns, rows = distinct(data_set.columns), distinct(data_set.rows)
     found = {
         "column": columns, "item": columns, "coefficient": distinct(("intercept", *data_set.columns)), "school": rows,
-        "group": distinct(data_set.groups)}
+        "document": rows, "group": distinct(data_set.groups)}
     return {dim: names for dim, names in found.items() if names}
 
 

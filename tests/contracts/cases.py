@@ -20,7 +20,7 @@ from zoo.model import Model
 
 #: Rows, and columns, kept of each kind of data, so that one test takes no more than seconds: of images enough for a decoder of
 #: theirs. Data of other kinds stay whole.
-SIZES = {"table": (60,), "images": (120,), "grouped_regression": (60,), "responses": (20, 6)}
+SIZES = {"table": (60,), "images": (120,), "grouped_regression": (60,), "responses": (20, 6), "counts": (8, 6)}
 
 
 def begun(name: str) -> tuple[Model, Data]:

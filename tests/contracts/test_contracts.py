@@ -67,6 +67,10 @@ def test_shapes(name: str, text: str) -> None:
     assert q.log_prob(z).shape == model.log_joint(x, z).shape == z.shape[:2]
 
 
+#: Models whose posterior has K! equal modes, and what they call K.
+EXCHANGED = {"bayesian_gmm": "components", "lda": "topics"}
+
+
 @cache
 def upper_reference(name: str) -> tuple[float, float]:
     """Return log p(x | θ) and its standard error: exact, or by importance sampling, plus log K! for K equal modes."""
@@ -74,7 +78,7 @@ def upper_reference(name: str) -> tuple[float, float]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Markov chains for \w+ disagree")  # after a short fit
         found = experiments.evidence(model, x, None if name in EXACT else fitted(name, "full_rank"))
-    modes = math.lgamma(model.components + 1) if name == "bayesian_gmm" else 0.0
+    modes = math.lgamma(getattr(model, EXCHANGED[name]) + 1) if name in EXCHANGED else 0.0
     return found.middle + modes, found.se
 
 

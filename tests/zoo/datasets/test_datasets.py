@@ -24,7 +24,7 @@ from zoo.registry import KINDS
 SHAPES = {
     "faithful": (272, 2), "iris": (150, 4), "wine": (178, 13), "digits": (1797, 64), "breast_cancer": (569, 30),
     "diabetes": (442, 10), "radon": (919, 1), "linnerud": (60, 5), "dogs": (30, 1), "irt_2pl": (100, 20),
-    "mnist": (5000, 784), "two_moons": (2000, 2), "pinwheel": (2000, 2), "rings": (2000, 2)}
+    "python_topics": (48, 40), "mnist": (5000, 784), "two_moons": (2000, 2), "pinwheel": (2000, 2), "rings": (2000, 2)}
 PICTURES = {"digits": (8, 8), "mnist": (28, 28)}
 CLASSES = {"iris": 3, "wine": 3, "digits": 10, "mnist": 10, "breast_cancer": 2, "two_moons": 2, "pinwheel": 5, "rings": 3}
 
