@@ -105,6 +105,10 @@ KINDS: Mapping[str, str] = {
     "images": "numbers in [0, 1], a row an image",
     "counts": "whole numbers from 0 up",
     "responses": "0 and 1, a row a person, a column an item",
+    "sequences": "a column 'sequence' that names each row's sequence, and numeric columns; rows in order",
+    "series": "a numeric column, a row a time, and at most one other column, of evenly spaced times or of words",
+    "ratings": "columns user, item and rating: a row a pair that was seen",
+    "symbols": "a column 'sequence', and one of words or numbers; rows in order",
 }
 
 #: What the likelihoods of a decoder take.
@@ -158,10 +162,33 @@ MODELS: Mapping[str, ModelEntry] = {
     "linear_vae": ModelEntry(
         "zoo.models.vae:LinearVAE", "VAE with a linear decoder", "table", "wine", "continuous", "rows", True,
         standardise=True),
+    "hmm": ModelEntry(
+        "zoo.models.sequences.hmm:HMM", "hidden Markov model with priors on its parameters", "sequences", "geyser",
+        "continuous", "dataset", False, by_option={"emission": {"normal": "sequences", "categorical": "symbols"}}),
+    "state_space": ModelEntry(
+        "zoo.models.sequences.state_space:StateSpace", "local level, or local linear trend, of a series", "series",
+        "kilpisjarvi", "continuous", "dataset", False),
+    "gaussian_process": ModelEntry(
+        "zoo.models.sequences.gaussian_process:GaussianProcess", "Gaussian-process regression, the function integrated out",
+        "regression", "kilpisjarvi", "continuous", "dataset", False, standardise=True),
+    "bayesian_ppca": ModelEntry(
+        "zoo.models.factors.bayesian_ppca:BayesianPPCA", "probabilistic PCA with priors on its parameters", "table", "wine",
+        "continuous", "dataset", False, local=True, standardise=True),
+    "matrix_factorisation": ModelEntry(
+        "zoo.models.factors.matrix_factorisation:MatrixFactorisation", "Bayesian matrix factorisation of ratings", "ratings",
+        "ratings", "continuous", "dataset", False, local=True),
 }
 
 DATASETS: Mapping[str, DataEntry] = {
     "faithful": DataEntry("zoo.datasets.tables:faithful", "Old Faithful eruptions, 272 × 2", ("table",)),
+    "geyser": DataEntry(
+        "zoo.datasets.tables:geyser", "Old Faithful in order, 34 sequences of 8 eruptions × 2", ("sequences",)),
+    "zen": DataEntry(
+        "zoo.datasets.tables:zen", "letters of the 136 words of the Zen of Python (public domain, PEP 20)", ("symbols",)),
+    "kilpisjarvi": DataEntry(
+        "zoo.datasets.tables:kilpisjarvi", "summer temperature at Kilpisjärvi, 62 years", ("series", "regression")),
+    "ratings": DataEntry(
+        "zoo.datasets.tables:ratings", "simulated: 388 ratings of 18 films by 36 users, half a star to 5", ("ratings",)),
     "eight_schools": DataEntry("zoo.datasets.tables:eight_schools", "SAT coaching effects, 8 schools", ("effects",)),
     "radon": DataEntry(
         "zoo.datasets.tables:radon", "radon in 919 homes of 85 counties, by floor", ("grouped_regression", "regression")),

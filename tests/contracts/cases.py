@@ -20,7 +20,10 @@ from zoo.model import Model
 
 #: Rows, and columns, kept of each kind of data, so that one test takes no more than seconds: of images enough for a decoder of
 #: theirs. Data of other kinds stay whole.
-SIZES = {"table": (60,), "images": (120,), "grouped_regression": (60,), "responses": (20, 6), "counts": (8, 6)}
+SIZES = {"table": (60,), "images": (120,), "grouped_regression": (60,), "responses": (20, 6), "counts": (8, 6),
+         "ratings": (16,)}
+#: Steps of sequences kept.
+STEPS = {"sequences": 4}
 
 
 def begun(name: str) -> tuple[Model, Data]:
@@ -29,6 +32,8 @@ def begun(name: str) -> tuple[Model, Data]:
     binarise = {"binarise": "static"} if entry.takes == "images" else {}
     x = zoo.dataset(entry.data, entry.takes, standardise=entry.standardises({}), **binarise).x
     x = cut(x, SIZES.get(entry.takes, ()))
+    if entry.takes in STEPS:
+        x = {"y": x["y"][:, :STEPS[entry.takes]], "length": x["length"].clamp(max=STEPS[entry.takes])}
     return zoo.build(name, x), x
 
 

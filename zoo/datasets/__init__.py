@@ -11,7 +11,7 @@ import torch
 
 from zoo.datasets.files import READERS, ending, read_file
 from zoo.datasets.frame import Frame, is_number, shorten
-from zoo.datasets.kinds import FIXED, GROUPED, PICTURES, TARGETED, Dataset, Options, assemble
+from zoo.datasets.kinds import FIXED, GROUPED, NAMED, PICTURES, TARGETED, Dataset, Options, assemble
 from zoo.datasets.simulated import sample, sample_registered
 from zoo.errors import ZooError
 from zoo.registry import DATASETS, KINDS, MODELS, load, lookup
@@ -33,7 +33,7 @@ def dataset(
             from that model with its own options, as it starts on its own data, to which the arguments below then apply. For a
             model in hand there is :func:`sample`.
         kind: a key of ``zoo.registry.KINDS``; by default the first that a registered data set gives, or ``table``.
-        target: of a file, the column to predict; the last one where unsaid.
+        target: of a file, the column to predict, or the series; the last one where unsaid.
         standardise: centre the columns (not the target) and divide them by their standard deviations.
         drop_constant: leave constant columns out instead of refusing them.
         binarise: of images. ``static``: each pixel drawn once from Bernoulli(grey value); ``threshold``: whether it is at least
@@ -91,7 +91,7 @@ def _served(name: str, kind: str | None, gives: tuple[str, ...]) -> str:
 def _from_file(path: Path, kind: str, target: str | None, options: Options) -> Dataset:
     frame = _with_target(read_file(path), kind, target, path.name)
     _refuse_stack(frame, kind, path.name)
-    if kind not in ("effects", *FIXED) and not options.drop_constant:
+    if kind not in (*NAMED, *FIXED) and not options.drop_constant:
         _refuse_constant(frame, path.name)
     return assemble(frame, path.name, kind, options)
 
@@ -104,6 +104,8 @@ def _with_target(frame: Frame, kind: str, target: str | None, label: str) -> Fra
         return frame
     if kind in GROUPED:
         frame = frame.grouped(label)
+    if kind == "series" and len(frame.columns) == 1 and target in (None, *frame.columns):
+        return frame
     return frame.split(frame.columns[-1] if target is None else target, label)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.data import Data, as_rows
 from zoo.datasets.frame import Frame, shorten
 from zoo.datasets.images import check_answers, check_binarise, check_counts, check_grey, choose
+from zoo.datasets.layouts import Sequences, ratings, sequences, series, symbols
 from zoo.errors import ZooError
 
 #: The kinds whose rows may be pictures: their columns may be constant (borders are), and they are not rescaled.
@@ -20,8 +21,10 @@ PICTURES = ("images", "counts")
 #: The kinds whose numbers mean something as they are, and whose columns may be constant.
 FIXED = (*PICTURES, "responses")
 #: The kinds with a target, and those of them whose rows are in groups.
-TARGETED = ("regression", "binary", "count_regression", "grouped_regression", "grouped_counts")
+TARGETED = ("regression", "binary", "count_regression", "grouped_regression", "grouped_counts", "series")
 GROUPED = ("grouped_regression", "grouped_counts")
+#: The kinds whose columns have names or roles of their own: they are neither rescaled nor dropped.
+NAMED = ("effects", "sequences", "symbols", "series", "ratings")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Dataset:
         x: a (rows, columns) tensor, or a mapping of tensors.
         columns: names of the columns of the table or of X.
         rows: names of the rows, empty where they have none.
-        classes: the two names of a binary target, empty for other kinds.
+        classes: the two names of a binary target, or the symbols of sequences; empty for other kinds.
         remarks: what was done to the data, one line each.
         shape: the (height, width) of the picture that each row is, empty where rows are no pictures.
         labels: (rows,) whole numbers, the class of each row; for the colours of figures only. ``None`` where there is none.
@@ -75,6 +78,9 @@ class Options:
         check_binarise(self.binarise, kind, label)
         if self.standardise and kind in FIXED:
             raise ZooError(f"expected {kind} of {label} as they are; got standardise, which changes their range; leave it out")
+        if kind in NAMED and (self.standardise or self.drop_constant):
+            word = "standardise" if self.standardise else "drop_constant"
+            raise ZooError(f"expected {kind} of {label} as they are; got {word}; leave it out")
         if not self.dtype.is_floating_point:
             raise ZooError(f"expected a floating dtype; got {self.dtype}; use torch.float64 or torch.float32")
 
@@ -153,10 +159,35 @@ def _responses(frame: Frame, label: str, options: Options) -> Dataset:
     return Dataset(label, _tensor(values, options), columns, frame.rows, remarks=remarks)
 
 
+def _sequences(frame: Frame, label: str, options: Options) -> Dataset:
+    return _as_sequences(sequences(frame, label), label, options)
+
+
+def _symbols(frame: Frame, label: str, options: Options) -> Dataset:
+    return _as_sequences(symbols(frame, label), label, options)
+
+
+def _as_sequences(found: Sequences, label: str, options: Options) -> Dataset:
+    x = {"y": _tensor(found.values, options), "length": _tensor(found.length, options)}
+    return Dataset(label, x, found.columns, found.names, found.symbols)
+
+
+def _series(frame: Frame, label: str, options: Options) -> Dataset:
+    y, rows = series(frame, label)
+    return Dataset(label, {"y": _tensor(y, options)}, (frame.target_name or frame.columns[0],), rows)
+
+
+def _ratings(frame: Frame, label: str, options: Options) -> Dataset:
+    found = ratings(frame, label)
+    x = {"ratings": _tensor(found.values, options), "seen": _tensor(found.seen, options)}
+    return Dataset(label, x, found.items, found.users)
+
+
 ASSEMBLERS: Mapping[str, Callable[[Frame, str, Options], Dataset]] = {
     "table": _table, "regression": _regression, "binary": _binary, "count_regression": _count_regression,
     "grouped_regression": _in_groups(_regression), "grouped_counts": _in_groups(_count_regression), "effects": _effects,
-    "images": _images, "counts": _counts, "responses": _responses}
+    "images": _images, "counts": _counts, "responses": _responses, "sequences": _sequences, "symbols": _symbols,
+    "series": _series, "ratings": _ratings}
 
 
 def _columns(

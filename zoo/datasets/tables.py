@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from importlib.resources import as_file, files
 
+import numpy as np
+
 from zoo.datasets.files import read_csv
 from zoo.datasets.frame import Frame
 
@@ -72,6 +74,37 @@ def python_topics() -> Frame:
     """
     frame = _table("python_topics")
     return Frame(frame.data.drop(columns="topic"), rows=tuple(frame.data["topic"]))
+
+
+def kilpisjarvi() -> Frame:
+    """Mean temperature of June to August at Kilpisjärvi in the north of Finland, in °C, each year from 1952 to 2013.
+
+    Source: posteriordb (BSD 3-clause), ``kilpisjarvi_mod``, which counts the years from 3952,
+    https://github.com/stan-dev/posteriordb; Finnish Meteorological Institute.
+    """
+    return _table("kilpisjarvi").split("temperature", "kilpisjarvi")
+
+
+def ratings() -> Frame:
+    """Simulated ratings of 18 films by 36 users, from half a star to 5 stars: of 648 pairs 388 are seen. No real people.
+
+    With NumPy's ``default_rng(1)``: 3.4 + N(0, 0.4²) of the user + N(0, 0.5²) of the film + the product of two factors, N(0, 1)
+    of the user and N(0, 0.7²) of the film, + N(0, 0.5²), rounded to half stars. A pair is seen with probability 0.6, whatever
+    its rating.
+    """
+    return _table("ratings")
+
+
+def geyser() -> Frame:
+    """Old Faithful's eruptions of :func:`faithful` in the order in which they were seen, cut into 34 sequences of 8.
+
+    A short eruption is nearly always followed by a long one: durations of neighbours have a correlation of −0.55. They are one
+    series; the cuts make its pieces independent.
+
+    Source: as :func:`faithful`; Azzalini and Bowman (1990) fit Markov chains to such a series.
+    """
+    data = faithful().data
+    return Frame(data.assign(sequence=np.arange(len(data)) // 8))
 
 
 def __getattr__(name: str) -> Callable[[], Frame]:

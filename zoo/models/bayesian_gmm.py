@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pyro
@@ -73,6 +74,11 @@ class BayesianGMM(Model):
                 factors = factors @ pyro.sample("corr_cholesky", lkj)
         with pyro.plate("rows", len(x)):
             pyro.sample("x", NormalMixture(weights, means, factors), obs=x)
+
+    @property
+    def equal_modes(self) -> int:
+        """How many modes the posterior has that differ in the labels of the components alone."""
+        return math.factorial(self.components)
 
     def start(self, x: Data) -> dict[str, Tensor]:
         """Return the k-means clusters' shares, means and standard deviations, without correlation (torch's generator)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro
@@ -117,6 +118,11 @@ class LDA(Model):
         """Return the latent values, where documents lie along the first of two dimensions of plates if there are two."""
         return {
             "topic_words": topic_words, "document_topics": document_topics if self.marginalised else document_topics[:, None]}
+
+    @property
+    def equal_modes(self) -> int:
+        """How many modes the posterior has that differ in the order of the topics alone."""
+        return math.factorial(self.topics)
 
     def extra_repr(self) -> str:
         return f"topics={self.topics}, words={self.words}, marginalised={self.marginalised}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
+from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
 from zoo.data import Data, put_back, reference
@@ -16,6 +17,7 @@ from zoo.program.runner import Runner
 from zoo.program.sites.carry import Carry
 from zoo.program.sites.latents import is_observation
 from zoo.program.sites.masks import with_masked
+from zoo.program.sites.parts import Parts, check_independent
 from zoo.program.sites.stand_ins import Improper
 from zoo.program.sites.substitution import Collected, Pack, Substitute
 from zoo.program.tolerance import drawn
@@ -68,7 +70,13 @@ def simulation(runner: Runner, x: Data, seed: int | None) -> tuple[dict[str, Ten
         sites = {k: s for k, s in run_once.items() if k in observed}
         [(latent, fresh)], _ = drawn(lambda: draw_afresh(model, x, Unobserve(runner.observed)), 1, f"data of {model.label}")
     kept = {k: with_masked(site, fresh[k]) for k, site in sites.items()}
-    return latent, put_back(x, {k: site["value"] for k, site in sites.items()}, kept)
+    before = {k: site["value"] for k, site in sites.items()}
+    parts = Parts.of(x, before)
+    if parts is None:
+        return latent, put_back(x, before, kept)
+    filled = parts.put(x, kept)
+    _check_drawn_at_once(runner, (x, filled), latent, fresh)
+    return latent, filled
 
 
 def carried_draws(runner: Runner, x: Data, carries: Iterable[Carry]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -93,3 +101,14 @@ def carried_draws(runner: Runner, x: Data, carries: Iterable[Carry]) -> tuple[di
             f"expected the same sites in every run of {runner.model.label}; got other ones from draw to draw; sample all of "
             "them in every run and use what is needed")
     return {name: torch.stack([row[name] for row in rows]) for name in first}, first
+
+
+def _check_drawn_at_once(
+    runner: Runner, data: tuple[Data, Data], latent: Mapping[str, Tensor], fresh: Mapping[str, Tensor],
+) -> None:
+    """Raise unless ``fresh`` observations have the distribution, in the data that hold them, from which they were drawn."""
+    x, filled = data
+    with seeded(0), torch.no_grad(), runner.isolated():
+        drawn_from = run(runner.model, x, ConditionMessenger({**latent, **fresh}), density=False)
+        has = run(runner.model, filled, ConditionMessenger(dict(latent)), density=False)
+    check_independent(drawn_from, has, fresh, runner.model.label)

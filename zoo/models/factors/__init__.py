@@ -1,0 +1,1 @@
+"""Factor models whose loadings are latent, too."""

@@ -1,0 +1,1 @@
+"""Models of ordered observations: hidden Markov models, state-space models and Gaussian processes."""
