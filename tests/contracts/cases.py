@@ -89,15 +89,18 @@ PAIRS = [
     (model, guide) for model, entry in zoo.MODELS.items()
     for guide in [*guides.fitting_guides(entry.facts(model)), *(BLOCKS if entry.local else ())]]
 TRAINED = [pair for pair in PAIRS if pair[1] not in ("exact", "prior")]
-#: Of these models every guide is tested each time; of the others the guides named here, the rest by make long.
-WHOLE = ("gmm", "ppca", "eight_schools")
-EACH_TIME = ("exact", "prior", "mean_field", "full_rank:semi", "flow:encoder", "categorical")
+#: Of these models every guide is tested each time; of others those of EACH_TIME, of the one in NETWORKS encoders, too. The rest
+#: is by make long.
+WHOLE, NETWORKS = ("gmm", "ppca", "eight_schools"), "vae"
+EACH_TIME, ENCODERS = ("exact", "prior", "mean_field", "categorical"), ("full_rank:semi", "flow:encoder")
 
 
 def each(pairs: list[tuple[str, str]]) -> list[Any]:
     """Return pairs to parametrise a test by."""
-    late = [pair for pair in pairs if pair[0] not in WHOLE and pair[1] not in EACH_TIME]
-    return [pytest.param(*pair, marks=pytest.mark.long) if pair in late else pair for pair in pairs]
+    def late(model: str, guide: str) -> bool:
+        return model not in WHOLE and guide not in EACH_TIME and not (model == NETWORKS and guide in ENCODERS)
+
+    return [pytest.param(*pair, marks=pytest.mark.long) if late(*pair) else pair for pair in pairs]
 
 
 EXACT = [name for name, entry in zoo.MODELS.items() if entry.exact]
