@@ -82,8 +82,9 @@ class DataEntry:
         path: ``module:function``; the function takes nothing and returns a new :class:`zoo.datasets.frame.Frame` at each call.
             A file ``zoo/datasets/csv/NAME.csv`` needs none: its path is ``zoo.datasets.tables:NAME``.
         summary: in a line.
-        gives: the kinds of data that it can serve as, the usual one first. One that gives ``regression`` or ``binary`` sets the
-            frame's ``target`` and ``target_name``, one that gives ``effects`` has columns y and sigma.
+        gives: the kinds of data that it can serve as, the usual one first. One that gives a kind with a target sets the
+            frame's ``target`` and ``target_name``, one that gives a kind with groups ``group`` and ``groups``, one that gives
+            ``effects`` has columns y and sigma.
         needs: the optional package that holds it.
     """
 

@@ -43,10 +43,8 @@ class LogPoisson(dist.TorchDistribution):
         return self.log_rate.exp()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
         return value * self.log_rate - self.log_rate.exp() - (value + 1).lgamma()
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():
-            return torch.poisson(self.log_rate.exp().expand(self._extended_shape(torch.Size(sample_shape))))
+            return torch.poisson(self.log_rate.exp().expand(torch.Size(sample_shape) + self.batch_shape))

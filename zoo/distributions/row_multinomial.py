@@ -43,8 +43,6 @@ class RowMultinomial(dist.TorchDistribution):
         return RowMultinomial(self.total.expand(batch), self.probs.expand(*batch, -1), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
         # A probability may underflow: the logarithm of zero would spoil the gradients of all the others.
         log_probs = self.probs.clamp(min=torch.finfo(self.probs.dtype).tiny).log()
         return log_orders(value) + (value * log_probs).sum(-1)
