@@ -18,11 +18,12 @@ def hierarchy(x: Tensor) -> None:
     """A shared level, a local latent of two numbers for each row, one of each row's columns, and a factor outside."""
     level = pyro.sample("level", dist.Normal(0 * ONE, 3.0))
     pyro.factor("prior", -level.square())
-    with pyro.plate("columns", x.shape[1], dim=-1):
+    columns = pyro.plate("columns", x.shape[1], dim=-1)
+    with columns:
         weights = pyro.sample("weights", dist.Gamma(2 * ONE, 1.0))
-        with pyro.plate("rows", len(x), dim=-2):
-            each = pyro.sample("each", dist.Normal(level, 1.0))
-            pyro.sample("x", dist.Normal(each * weights, 1.0), obs=x)
+    with pyro.plate("rows", len(x), dim=-2), columns:
+        each = pyro.sample("each", dist.Normal(level, 1.0))
+        pyro.sample("x", dist.Normal(each * weights, 1.0), obs=x)
 
 
 def test_blocks_split_and_join_the_joint_vector() -> None:
@@ -49,6 +50,20 @@ def test_terms_by_block_are_those_of_each_row() -> None:
     each = dist.Normal(values["level"][:, None, None], 1.0).log_prob(values["each"])
     mean = values["each"] * values["weights"].reshape(4, 1, 3)
     torch.testing.assert_close(local, (each + dist.Normal(mean, 1.0).log_prob(x)).sum(2))
+
+
+def test_the_unit_plate_is_the_outermost_whatever_dimension_pyro_gives_it() -> None:
+    def documents(x: Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0 * ONE, 3.0))
+        with pyro.plate("documents", x.shape[1]):  # Pyro counts plates from the right
+            each = pyro.sample("each", dist.Normal(level, 1.0))
+            with pyro.plate("words", len(x)):
+                pyro.sample("x", dist.Normal(each, 1.0), obs=x)
+
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    found = blocks(zoo.as_model(documents), x)
+    assert found is not None
+    assert (found.plate, found.rows, len(found.shared), tuple(found.local.shape)) == ("documents", 3, 1, (3, 1))
 
 
 def test_discrete_latents_of_rows_are_summed_in_their_rows() -> None:

@@ -39,8 +39,7 @@ class Blocks:
         Discrete latents outside of it that are summed out tie the rows together: then there are none either.
         """
         observed = [site for site in found.observed if site.shape[-1:] != (0,)] or list(found.observed)  # factors are no data
-        plates = [site.plates for site in observed]
-        plate = next((name for name in plates[0] if name and all(name in each for each in plates)), None)
+        plate = next((name for name in observed[0].nested if all(name in site.plates for site in observed)), None)
         if found.unit is not None or plate is None or any(plate not in site.plates for site in found.summed):
             return None
         first = observed[0]

@@ -150,8 +150,8 @@ class Site:
     """One site of a program: its shapes, its share of the unit's vector, and the names of its plates.
 
     ``size`` is how many coordinates it owns (0 for an observed site), ``loose`` whether these hold more than the value tells,
-    as the length of a direction; ``plates`` names each batch dimension, ``None`` where it is in no plate; ``values`` is the
-    support of one element of a discrete site.
+    as the length of a direction; ``plates`` names each batch dimension, ``None`` where it is in no plate; ``nested`` names the
+    plates, the outermost first; ``values`` is the support of one element of a discrete site.
     """
 
     name: str
@@ -161,6 +161,7 @@ class Site:
     size: int = 0
     values: Tensor | None = None
     loose: bool = False
+    nested: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

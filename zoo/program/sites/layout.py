@@ -145,7 +145,8 @@ def describe(site: Any, unit: str | None, kind: str) -> Site:
     size = Packing.of(site, Scheme(unit)).size if kind == "sites" else 0
     values = support_values(site) if kind != "observed" and is_discrete(site) else None
     loose = kind == "sites" and is_sphere(site["fn"].support)
-    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values, loose)
+    nested = tuple(str(frame.name) for frame in site["cond_indep_stack"] if frame.vectorized)
+    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values, loose, nested)
 
 
 def unit_plate(sites: list[Any]) -> str | None:
