@@ -61,12 +61,12 @@ def one(name: str) -> dict[str, Any]:
     return {"table": table, "seconds": time.perf_counter() - begun, "warnings": said}
 
 
-def apart(name: str) -> dict[str, Any]:
-    """Compare on one program in a process of its own."""
+def apart(name: str, script: str = "tests.foreign.run") -> dict[str, Any]:
+    """Compare on one program in a process of its own, by the ``script`` that knows it."""
     begun = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.foreign.run", "--one", name], capture_output=True, text=True, timeout=LIMIT,
+            [sys.executable, "-m", script, "--one", name], capture_output=True, text=True, timeout=LIMIT,
             check=False, cwd=PAGE.parents[1])
     except subprocess.TimeoutExpired:
         return {"crashed": f"not done after {LIMIT} s", "seconds": time.perf_counter() - begun}
@@ -82,10 +82,13 @@ def holds(name: str, found: dict[str, Any]) -> bool | None:
     if name not in TRUTHS or "table" not in found:
         return None
     value, se, _ = TRUTHS[name]
-    evidence = found["table"]["log_evidence"]
+    return inside(found["table"]["log_evidence"], value, 3 * se + 1e-3)
+
+
+def inside(evidence: dict[str, Any], value: float, error: float) -> bool:
+    """Return whether an interval of log p, wider by an ``error`` on both sides, holds a value."""
     upper = float("inf") if evidence["upper"] is None else evidence["upper"]
-    # An interval of 95% may miss by chance: half its width more is not one that holds, but no other fault either.
-    return bool(evidence["lower"] - 3 * se - 1e-3 <= value <= upper + 3 * se + 1e-3)
+    return bool(evidence["lower"] - error <= value <= upper + error)
 
 
 def row(name: str, found: dict[str, Any]) -> str:
@@ -94,13 +97,22 @@ def row(name: str, found: dict[str, Any]) -> str:
     if "table" not in found:
         what = f"refused: {found['refused']}" if "refused" in found else f"**crashed**: {found['crashed']}"
         return f"| {name} | {what.replace('|', '∣')} | {seconds} | | | | | {right} |"
-    guides, evidence = found["table"]["guides"], found["table"]["log_evidence"]
-    elbos = [f"{g['elbo']['value']:.2f}{'' if g['converged'] else ' (not converged)'}" for g in guides]
+    evidence = found["table"]["log_evidence"]
+    told = {True: f"{right}, inside", False: f"**{right}, outside**", None: right}[holds(name, found)]
+    elbos = " | ".join(elbos_of(found["table"]))
+    return f"| {name} | accepted | {seconds} | {elbos} | {interval(evidence)} | {evidence['kind']} | {told} |"
+
+
+def elbos_of(table: dict[str, Any]) -> list[str]:
+    """Return each guide's ELBO in words."""
+    return [f"{g['elbo']['value']:.2f}{'' if g['converged'] else ' (not converged)'}" for g in table["guides"]]
+
+
+def interval(evidence: dict[str, Any]) -> str:
+    """Return log p and its interval in words."""
     value = "" if evidence["value"] is None else f"{evidence['value']:.3f} "
     upper = "∞" if evidence["upper"] is None else f"{evidence['upper']:.3f}"
-    inside = {True: f"{right}, inside", False: f"**{right}, outside**", None: right}[holds(name, found)]
-    interval = f"{value}[{evidence['lower']:.3f}, {upper}]"
-    return f"| {name} | accepted | {seconds} | {' | '.join(elbos)} | {interval} | {evidence['kind']} | {inside} |"
+    return f"{value}[{evidence['lower']:.3f}, {upper}]"
 
 
 def main(asked: list[str]) -> int:
@@ -115,12 +127,12 @@ def main(asked: list[str]) -> int:
     kept = {name: kept[name] for name in P if name in kept}
     KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     kinds = ["accepted" if "table" in f else "refused" if "refused" in f else "crashed" for f in kept.values()]
-    inside = [holds(name, found) for name, found in kept.items()]
+    known = [holds(name, found) for name, found in kept.items()]
     summary = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("accepted", "refused", "crashed")) + (
-        f". Of {sum(each is not None for each in inside)} with a known log p, {inside.count(True)} have it in the interval.")
+        f". Of {sum(each is not None for each in known)} with a known log p, {known.count(True)} have it in the interval.")
     head = HEAD.format(count=len(P), known=sum(name in TRUTHS for name in P), summary=summary)
     PAGE.write_text(head + "\n".join(row(name, found) for name, found in kept.items()) + "\n")
-    return int("crashed" in kinds or False in inside)
+    return int("crashed" in kinds or False in known)
 
 
 if __name__ == "__main__":
