@@ -178,6 +178,9 @@ MODELS: Mapping[str, ModelEntry] = {
     "matrix_factorisation": ModelEntry(
         "zoo.models.factors.matrix_factorisation:MatrixFactorisation", "Bayesian matrix factorisation of ratings", "ratings",
         "ratings", "continuous", "dataset", False, local=True),
+    "bayesian_neural_network": ModelEntry(
+        "zoo.models.networks.bayesian_neural_network:BayesianNeuralNetwork", "Bayesian neural network with one hidden layer",
+        "regression", "diabetes", "continuous", "dataset", False, standardise=True),
 }
 
 DATASETS: Mapping[str, DataEntry] = {

@@ -1,0 +1,1 @@
+"""Models whose networks are latent, or have classes for inputs."""
