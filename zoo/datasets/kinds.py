@@ -13,15 +13,16 @@ from torch import Tensor
 from zoo.data import Data, as_rows
 from zoo.datasets.frame import Frame, shorten
 from zoo.datasets.images import check_answers, check_binarise, check_counts, check_grey, choose
-from zoo.datasets.layouts import Sequences, ratings, sequences, series, symbols
+from zoo.datasets.layouts import Sequences, labels, ratings, sequences, series, symbols
 from zoo.errors import ZooError
 
 #: The kinds whose rows may be pictures: their columns may be constant (borders are), and they are not rescaled.
-PICTURES = ("images", "counts")
+PICTURES = ("images", "counts", "labelled_images")
 #: The kinds whose numbers mean something as they are, and whose columns may be constant.
 FIXED = (*PICTURES, "responses")
 #: The kinds with a target, and those of them whose rows are in groups.
-TARGETED = ("regression", "binary", "count_regression", "grouped_regression", "grouped_counts", "series")
+TARGETED = ("regression", "binary", "count_regression", "grouped_regression", "grouped_counts", "series",
+            "labelled", "labelled_images")
 GROUPED = ("grouped_regression", "grouped_counts")
 #: The kinds whose columns have names or roles of their own: they are neither rescaled nor dropped.
 NAMED = ("effects", "sequences", "symbols", "series", "ratings")
@@ -36,7 +37,7 @@ class Dataset:
         x: a (rows, columns) tensor, or a mapping of tensors.
         columns: names of the columns of the table or of X.
         rows: names of the rows, empty where they have none.
-        classes: the two names of a binary target, or the symbols of sequences; empty for other kinds.
+        classes: the names of a target's classes, or the symbols of sequences; empty for other kinds.
         remarks: what was done to the data, one line each.
         shape: the (height, width) of the picture that each row is, empty where rows are no pictures.
         labels: (rows,) whole numbers, the class of each row; for the colours of figures only. ``None`` where there is none.
@@ -177,6 +178,20 @@ def _series(frame: Frame, label: str, options: Options) -> Dataset:
     return Dataset(label, {"y": _tensor(y, options)}, (frame.target_name or frame.columns[0],), rows)
 
 
+def _labelled(frame: Frame, label: str, options: Options) -> Dataset:
+    return _with_labels(_table(frame, label, options), frame, options)
+
+
+def _labelled_images(frame: Frame, label: str, options: Options) -> Dataset:
+    return _with_labels(_images(frame, label, options), frame, options)
+
+
+def _with_labels(made: Dataset, frame: Frame, options: Options) -> Dataset:
+    found, classes, remark = labels(frame, made.name, options.seed)
+    x = {"x": made.tensor, "label": _tensor(found, options)}
+    return replace(made, x=x, classes=classes, remarks=(*made.remarks, *([remark] if remark else [])))
+
+
 def _ratings(frame: Frame, label: str, options: Options) -> Dataset:
     found = ratings(frame, label)
     x = {"ratings": _tensor(found.values, options), "seen": _tensor(found.seen, options)}
@@ -187,7 +202,7 @@ ASSEMBLERS: Mapping[str, Callable[[Frame, str, Options], Dataset]] = {
     "table": _table, "regression": _regression, "binary": _binary, "count_regression": _count_regression,
     "grouped_regression": _in_groups(_regression), "grouped_counts": _in_groups(_count_regression), "effects": _effects,
     "images": _images, "counts": _counts, "responses": _responses, "sequences": _sequences, "symbols": _symbols,
-    "series": _series, "ratings": _ratings}
+    "series": _series, "ratings": _ratings, "labelled": _labelled, "labelled_images": _labelled_images}
 
 
 def _columns(

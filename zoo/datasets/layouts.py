@@ -59,6 +59,36 @@ def symbols(frame: Frame, label: str) -> Sequences:
     return _side_by_side(group, codes.astype(np.float64), label, symbols=names)
 
 
+#: Labels of each class that are kept of a data set that has all of them.
+KEPT = 10
+
+
+def labels(frame: Frame, label: str, seed: int) -> tuple[np.ndarray, tuple[str, ...], str]:
+    """Return the numbers of the rows' classes, (rows,), −1 where unknown, their names, and a remark where some are hidden.
+
+    A file's target may be empty in some rows, whose class is unknown. Of a data set that knows all classes, the labels of
+    :data:`KEPT` rows of each, drawn with ``seed``, are kept; the others are hidden.
+
+    Raises:
+        ZooError: no classes at all, or fewer than two.
+    """
+    if frame.labels is not None:
+        kept, rng = np.full(len(frame.labels), -1.0), np.random.default_rng(seed)
+        for each in np.unique(frame.labels):
+            rows = np.flatnonzero(frame.labels == each)
+            kept[rng.choice(rows, min(KEPT, len(rows)), replace=False)] = each
+        names = frame.classes or tuple(map(str, np.unique(frame.labels)))
+        return kept, names, f"labels of {KEPT} rows of each class kept, seed {seed}; the others are hidden"
+    if frame.target is None:
+        raise ZooError(f"expected data with classes for {label}; got none; choose data that have them")
+    codes, found = pd.factorize(pd.Series(frame.target), sort=True)
+    if len(found) < 2:
+        raise ZooError(
+            f"expected two classes or more in column '{frame.target_name}' of {label}; got {len(found)}; choose another with "
+            "--target")
+    return np.asarray(codes, dtype=np.float64), tuple(map(str, found)), ""
+
+
 def series(frame: Frame, label: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return a frame's series, (times,), in the order of its rows, and what these are called.
 

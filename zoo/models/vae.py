@@ -16,7 +16,7 @@ from zoo.data import Data, as_rows, check_finite, check_magnitude
 from zoo.errors import ZooError, chosen
 from zoo.model import Model
 from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior, regress
-from zoo.nn.likelihoods import LIKELIHOODS, Normal
+from zoo.nn.likelihoods import LIKELIHOODS, Likelihood, Normal
 from zoo.nn.networks import Apart, check_hidden, check_shapes, network_kind
 from zoo.nn.priors import PRIORS, Mixture
 
@@ -62,7 +62,7 @@ class VAE(Model):
         network: str | nn.Module = "mlp", hidden: Sequence[int] = (200,), components: int = 10, levels: int = 0,
     ):
         super().__init__()
-        x = _check(x, self.label)
+        x = check_rows(x, self.label)
         if not isinstance(latent, int) or latent < 1:
             raise ZooError(f"expected at least 1 latent dimension for {self.label}; got {latent}; raise --latent")
         self.latent = latent
@@ -93,7 +93,7 @@ class VAE(Model):
         columns, outputs = x.shape[1], self.likelihood.outputs
         if isinstance(network, str):
             module = network_kind(network).decoder(self.latent, columns, outputs, hidden).to(x)
-            self._set_level(module, x)
+            start_at_level(module, self.likelihood, x)
             return module
         if not isinstance(network, nn.Module):
             raise ZooError(
@@ -102,14 +102,6 @@ class VAE(Model):
         check_shapes(network.to(x), two, columns * outputs, f"a network of {self.label}")
         self.pure = bool(getattr(network, "pure", False))
         return Apart(network) if isinstance(network, PyroModule) else network
-
-    def _set_level(self, module: nn.Module, x: Tensor) -> None:
-        """Start a decoder at the columns' own levels, or their mean where it has one bias for all, in the units of x."""
-        last = [part for part in module.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][-1]
-        assert last.bias is not None, "networks are built with biases"
-        with torch.no_grad():
-            last.bias.copy_(self.likelihood.bias(x if isinstance(last, nn.Linear) else x.reshape(-1, 1)))
-            last.weight.mul_(self.likelihood.unit)
 
     def extra_repr(self) -> str:
         return f"latent={self.latent}, likelihood={self.words}"
@@ -192,7 +184,16 @@ class LinearVAE(VAE):
         likelihood.set_scale(likelihood.scale.detach())
 
 
-def _check(x: Data, name: str) -> Tensor:
+def start_at_level(decoder: nn.Module, likelihood: Likelihood, x: Tensor) -> None:
+    """Start a decoder at the columns' own levels, or their mean where it has one bias for all, in the units of x."""
+    last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][-1]
+    assert last.bias is not None, "networks are built with biases"
+    with torch.no_grad():
+        last.bias.copy_(likelihood.bias(x if isinstance(last, nn.Linear) else x.reshape(-1, 1)))
+        last.weight.mul_(likelihood.unit)
+
+
+def check_rows(x: Data, name: str) -> Tensor:
     """Return ``x`` as floating rows; constant columns are welcome, as images have them."""
     rows = as_rows(x)
     if rows.ndim != 2 or not rows.is_floating_point() or len(rows) < 2:

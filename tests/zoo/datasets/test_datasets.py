@@ -19,7 +19,7 @@ import zoo
 from zoo.data import Data, tensors
 from zoo.datasets import planar, sample
 from zoo.datasets.frame import Frame
-from zoo.registry import KINDS
+from zoo.registry import GREY_KINDS, KINDS
 
 SHAPES = {
     "faithful": (272, 2), "iris": (150, 4), "wine": (178, 13), "digits": (1797, 64), "breast_cancer": (569, 30),
@@ -60,7 +60,7 @@ def test_every_data_set_serves_as_what_it_says(name: str, kind: str) -> None:
         classes = data.labels.unique().tolist()
         assert classes == list(range(CLASSES.get(name, len(classes))))
         assert len(data.labels) == len(table)
-    assert data.shape == (() if kind not in ("images", "counts") else PICTURES.get(name, data.shape))
+    assert data.shape == (() if kind not in ("counts", *GREY_KINDS) else PICTURES.get(name, data.shape))
     assert (data.view, data.latents) == (None, None)
 
 
@@ -139,7 +139,7 @@ def test_seeds_give_other_points(make: Callable[..., Frame]) -> None:
 
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_data_drawn_from_a_model_come_with_their_latents(name: str) -> None:
-    words = {"binarise": "static"} if zoo.MODELS[name].takes == "images" else {}
+    words = {"binarise": "static"} if zoo.MODELS[name].takes in GREY_KINDS else {}
     data, again, other = (zoo.dataset(f"sample:{name}", seed=seed, **words) for seed in (1, 1, 2))
     assert data.name == f"sample:{name}"
     assert data.remarks[0].startswith(f"drawn from {name} as it starts on {zoo.MODELS[name].data}")
