@@ -138,16 +138,16 @@ MODELS: Mapping[str, ModelEntry] = {
         "zoo.models.regression:LogisticRegression", "Bayesian logistic regression", "binary", "breast_cancer",
         "continuous", "dataset", False, standardise=True),
     "hierarchical_regression": ModelEntry(
-        "zoo.models.hierarchical_regression:HierarchicalRegression", "regression whose intercepts and slopes vary by group",
+        "zoo.models.regressions.hierarchical:HierarchicalRegression", "regression whose intercepts and slopes vary by group",
         "grouped_regression", "radon", "continuous", "dataset", False, standardise=True),
     "poisson_regression": ModelEntry(
-        "zoo.models.count_regression:PoissonRegression", "Poisson regression, intercepts by group", "grouped_counts",
+        "zoo.models.regressions.counts:PoissonRegression", "Poisson regression, intercepts by group", "grouped_counts",
         "linnerud", "continuous", "dataset", False, standardise=True, by_option=_UNGROUPED),
     "negative_binomial_regression": ModelEntry(
-        "zoo.models.count_regression:NegativeBinomialRegression", "negative binomial regression, intercepts by group",
+        "zoo.models.regressions.counts:NegativeBinomialRegression", "negative binomial regression, intercepts by group",
         "grouped_counts", "linnerud", "continuous", "dataset", False, standardise=True, by_option=_UNGROUPED),
     "zero_inflated_poisson": ModelEntry(
-        "zoo.models.count_regression:ZeroInflatedPoisson", "zero-inflated Poisson regression, gates summed out",
+        "zoo.models.regressions.counts:ZeroInflatedPoisson", "zero-inflated Poisson regression, gates summed out",
         "count_regression", "dogs", "continuous", "dataset", False, standardise=True),
     "eight_schools": ModelEntry(
         "zoo.models.eight_schools:EightSchools", "hierarchical normal model", "effects",

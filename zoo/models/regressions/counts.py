@@ -11,8 +11,8 @@ from zoo.data import Data, check_positive
 from zoo.distributions.log_poisson import LogPoisson
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.models.hierarchical_regression import count_groups
 from zoo.models.regression import check_design
+from zoo.models.regressions.hierarchical import count_groups
 
 #: The standard deviation of the intercept's prior: e^±10 lies within two of them.
 WIDE = 5.0

@@ -1,0 +1,1 @@
+"""Regressions of counts, and of rows in groups."""
