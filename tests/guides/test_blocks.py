@@ -37,7 +37,8 @@ X = simulated(6, 3)
 @pytest.mark.parametrize("reads", ["", "(shared=True)"])
 @pytest.mark.parametrize("amortisation", AMORTISATIONS)
 @pytest.mark.parametrize("local", CONTINUOUS)
-@pytest.mark.parametrize("shared", CONTINUOUS)
+@pytest.mark.parametrize(
+    "shared", [name if name == "full_rank" else pytest.param(name, marks=pytest.mark.long) for name in CONTINUOUS])
 def test_every_pair_is_built_and_is_one_density(shared: str, local: str, amortisation: str, reads: str) -> None:
     model = zoo.as_model(two_latents)
     guide = guides.build(f"{shared}+{local}:{amortisation}{reads}", model, X)
