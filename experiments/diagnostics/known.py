@@ -31,7 +31,7 @@ class Known:
         x: the data that the guide was fitted to; ``None`` where nobody said.
         values: (draws, *shape) of each site; none where all latents are drawn from the prior.
         sites: the sites as they were on the data that the draws are of.
-        rows: plates along which observations run, loops and leftmost plates, whose rows are new.
+        rows: plates along which observations run, the first of each that is entered, whose rows are new.
         words: of plates whose rows have words of their own, the words that were fitted, and the new rows'.
     """
 

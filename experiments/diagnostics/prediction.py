@@ -41,8 +41,8 @@ def predict(
     latents outside of plates             the guide: q(u | x_fitted)
     of groups, in a plate of their own    the guide, for groups that were fitted: by place, or in a frame by their words;
                                           the prior given u, for new groups (a larger plate, new words)
-    of rows, in the observations' plate   the prior given u: the rows of ``x`` are new, unless ``same`` names their plate,
-                                          or it is called like a column of a frame that has a word of its own for each row
+    of rows, in the observations' plate   the prior given u: the rows of ``x`` are new, unless ``same`` names their plate (the
+                                          outermost one), or a frame's column of that name has a word for each row
     of rows that own all their latents    an amortised guide, or ``exact``, and complete rows: q(z | x); else as above
     ====================================  ===============================================================================
 

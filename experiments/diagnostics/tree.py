@@ -41,7 +41,7 @@ def tree_of(
     named = {group: names_of(latents, group, values, dims) for group, values in groups.items()}
     arrays = {
         group: {name: _array(value, group) for name, value in values.items()} for group, values in groups.items()}
-    rows = {site.plates[0] for site in latents.observed if site.plates and site.plates[0]}
+    rows = {site.nested[0] for site in latents.observed if site.nested}
     own = {**_own_labels(named, arrays), **plates_of_categories(x, rows)}
     labels = labels_of(named, arrays, dict(coords or {}), own)
     # One by one: a site's dimensions differ between groups (an observation, and its log-likelihood).

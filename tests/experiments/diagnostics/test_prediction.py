@@ -406,3 +406,35 @@ class TestRefusals:
         new["X"][1, 0] = torch.nan
         with pytest.raises(zoo.ZooError, match="expected predictions that are numbers; got NaN at site 'y', first at row 1"):
             experiments.predict(line.model, line.guide, new, draws=5)
+
+
+def test_rows_run_along_the_plate_that_is_entered_first() -> None:
+    """Pupils in schools, a matrix: new schools, or, named so, new pupils of the same schools."""
+    def pupils(x: Any) -> None:
+        mu = pyro.sample("mu", dist.Normal(0 * ONE, 5.0))
+        with pyro.plate("school", len(x["sigma"])):
+            theta = pyro.sample("theta", dist.Normal(mu, 20.0))
+            with pyro.plate("pupil", x["y"].shape[0]):
+                pyro.sample("y", dist.Normal(theta, x["sigma"]), obs=x["y"])
+
+    seen = {"sigma": torch.tensor([0.1, 0.1]).double(), "y": torch.tensor([[20.0, -20.0]]).double().repeat(4, 1)}
+    fit = experiments.fit(pupils, "mean_field", seen)
+    new = {"sigma": seen["sigma"], "y": torch.full((3, 2), torch.nan)}
+    fresh = experiments.predict(fit.model, fit.guide, new, draws=200)["predictions"]
+    assert fresh.attrs["from_prior"] == "theta (2 of 2 along school)"
+    assert fresh["y"].dims == ("chain", "draw", "pupil", "school")
+    assert float(fresh["y"].isel(school=0).std()) > 10
+    again = experiments.predict(fit.model, fit.guide, new, draws=200, same=["school"])["predictions"]
+    np.testing.assert_allclose(again["y"].mean(("chain", "draw", "pupil")), [20, -20], atol=0.1)
+
+
+def test_guides_of_two_blocks() -> None:
+    fit = experiments.fit(chain_of_two, "full_rank+mean_field:encoder", X, steps=300)
+    tree = experiments.predict(fit.model, fit.guide, torch.full((2,), torch.nan).double(), draws=400)
+    with zoo.seeded(0):
+        z = fit.guide.posterior(X).sample(torch.Size([400]))
+    u = fit.model.constrain(X, z)["u"]
+    error = tree["predictions"]["z"].values[0] - u.numpy()[:, None]  # the prior given the same draws of u
+    assert abs(error.mean()) < 4.5 / 800**0.5
+    assert error.var() == pytest.approx(1, abs=4.5 * (2 / 800) ** 0.5)
+    assert tree["predictions"].attrs["from_prior"] == "z (2 of 2 along rows)"

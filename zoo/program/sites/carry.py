@@ -84,11 +84,9 @@ def plates_of(site: Any) -> list[str | None]:
 
 
 def outermost(site: Any) -> str | None:
-    """Return the plate along which a traced site's rows run: a loop around it, or the leftmost plate; ``None`` without one."""
+    """Return the plate along which a traced site's rows run, the first that was entered, or a loop; ``None`` without one."""
     stack = site["cond_indep_stack"]
-    if stack and not stack[0].vectorized:
-        return str(stack[0].name)
-    return next((plate for plate in plates_of(site) if plate), None)
+    return str(stack[0].name) if stack else None
 
 
 def check_alike(msg: Any, site: Site, plates: list[str | None]) -> None:
