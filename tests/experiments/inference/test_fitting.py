@@ -138,7 +138,7 @@ def test_options_that_cannot_be_are_refused(options: dict[str, object], text: st
 
 def test_a_batch_of_one_unit_is_refused() -> None:
     x = zoo.dataset("eight_schools").x
-    with pytest.raises(zoo.ZooError, match="expected no batch_size for 'mean_field' on eight_schools; got 4: its rows own latents"):
+    with pytest.raises(zoo.ZooError, match="expected no batch_size for 'mean_field' on eight_schools; got 4: its rows"):
         experiments.fit(zoo.build("eight_schools", x), "mean_field", x, method="svi", batch_size=4)
 
 

@@ -404,7 +404,7 @@ def test_errors_say_what_to_do() -> None:
     model, x = linear()
     guide = Diagonal(model)
     exact = model.posterior(x).sample((1,))
-    with pytest.raises(zoo.ZooError, match="expected method to be one of importance, annealed; got 'ais'"):
+    with pytest.raises(zoo.ZooError, match="expected method to be one of nested, importance, annealed; got 'ais'"):
         bracket(model, guide, x, method="ais")
     for call in (bracket, importance_bracket, annealed_bracket):
         with pytest.raises(zoo.ZooError, match=r"expected posterior draws of shape \(draws, 178, 2\); got \(178, 2\)"):
