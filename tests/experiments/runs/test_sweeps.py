@@ -115,7 +115,7 @@ def test_bad_specs_name_the_key(text: str, said: str, tmp_path: Path, capsys: py
 
 def test_a_spec_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["run", "gnm"]) == 2
-    assert "or one of bayesian_gmm, eight_schools" in capsys.readouterr().err
+    assert "or one of bayesian_gmm, bayesian_neural_network" in capsys.readouterr().err
 
 
 # -- grids -----------------------------------------------------------------------------------------------------------------
