@@ -26,59 +26,57 @@ class NewData:
     """Data to predict.
 
     Attributes:
-        x: what the program is run on.
+        x: what the program is run on: fitted rows in the place of NaN, and fitted settings in that of absent ones.
         missing: the tensors of the fitted data that are absent, ``None`` or NaN throughout; a lone tensor is called ``x``.
-            Settings that are absent are the fitted ones.
-        filled: whether values stand in ``x`` in the place of what is missing.
     """
 
     x: Data
     missing: tuple[str, ...]
-    filled: bool = False
 
     @classmethod
     def of(cls, model: Model, x: Data, before: Data | None) -> NewData:
         """Return ``x`` in the categories and the precision of the data ``before``, on which a guide was fitted."""
         x = named(model, x)
         if before is None:
-            return cls(x, _blank(x))
+            if blank := _blank(x):
+                raise ZooError(
+                    f"expected observations in '{blank[0]}', or fitted=, data that have some; got NaN throughout; pass either")
+            return cls(x, ())
         before = named(model, before)
         if isinstance(x, Tensor) or isinstance(before, Tensor):
             if isinstance(x, Mapping):
                 raise ZooError(
                     f"expected a tensor, as the guide was fitted to; got a mapping of {', '.join(x)}; pass the tensor")
-            kind = reference(before).dtype
-            return cls(x.to(kind) if x.is_floating_point() else x, _blank(x))
+            assert isinstance(before, Tensor), "a program of one argument takes what it was fitted with"
+            kind, blank = reference(before).dtype, _blank(x)
+            return cls(_stand_in(x, before) if blank else x.to(kind) if x.is_floating_point() else x, blank)
         same = in_categories(x, before)
         cast = {name: _alike(value, before.get(name), reference(before).dtype) for name, value in same.items()}
         cast = {**{name: value for name, value in before.items() if isinstance(value, PLAIN)}, **cast}
         absent = tuple(name for name, value in before.items() if isinstance(value, Tensor) and x.get(name) is None)
         blank = _blank({name: value for name, value in cast.items() if isinstance(before.get(name), Tensor)})
+        cast |= {name: _stand_in(cast[name], before[name]) for name in blank}
         return cls(Columns(cast, same.categories) if isinstance(same, Columns) else cast, (*absent, *blank))
 
     def fill(self, before: Data) -> NewData:
-        """Return data with a row of values for each new row in the place of what is missing.
-
-        Real numbers are NaN: whatever is computed of them is NaN, too. Whole ones are as in the first fitted row.
-        """
-        if not self.missing or not isinstance(self.x, Mapping) or not isinstance(before, Mapping):
+        """Return data with the first fitted row for each new row in the place of what is absent."""
+        if isinstance(self.x, Tensor) or isinstance(before, Tensor):
             return self
         filled = dict(self.x)
-        for name in self.missing:
+        for name in (name for name in self.missing if not isinstance(self.x.get(name), Tensor)):
             value = before[name]
-            if not isinstance(value, Tensor) or not value.ndim:
+            if not value.ndim:
                 raise ZooError(f"expected entry '{name}' in x, as the guide was fitted with; got none; add it")
-            row = torch.full_like(value[:1], torch.nan) if value.is_floating_point() else value[:1]
-            filled[name] = row.expand(self._rows(name, before), *value.shape[1:]).clone()
-        kept = Columns(filled, self.x.categories) if isinstance(self.x, Columns) else filled
-        return NewData(kept, self.missing, True)
+            filled[name] = value[:1].expand(self._rows(name, before), *value.shape[1:]).clone()
+        return NewData(Columns(filled, self.x.categories) if isinstance(self.x, Columns) else filled, self.missing)
 
     def other(self, before: Data, missing: str) -> Data:
-        """Return the data with other values in the place of what is ``missing``: the fitted rows' over again, or the next."""
+        """Return the data with another fitted row in the place of what is ``missing``."""
         if isinstance(self.x, Tensor) or isinstance(before, Tensor):
-            return _over_again(self.x, before) if isinstance(self.x, Tensor) and isinstance(before, Tensor) else self.x
-        value, fitted = self.x.get(missing), before[missing]
-        return {**self.x, missing: _over_again(value, fitted)} if isinstance(value, Tensor) else self.x
+            whole = isinstance(self.x, Tensor) and isinstance(before, Tensor)
+            return _stand_in(self.x, before, another=True) if whole else self.x  # type: ignore[arg-type]
+        value = self.x.get(missing)
+        return {**self.x, missing: _stand_in(value, before[missing], another=True)} if isinstance(value, Tensor) else self.x
 
     def _rows(self, name: str, before: Mapping[str, Any]) -> int:
         """Return how many rows an entry that is missing has: as many as those that had as many before."""
@@ -143,9 +141,13 @@ def _is_rows(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0
 
 
-def _over_again(value: Tensor, fitted: Tensor) -> Tensor:
-    """Return other values than ``value``, of its shape: the fitted rows' over again, and of whole numbers the next."""
-    if not value.is_floating_point():
-        return ~value if value.dtype is torch.bool else value + 1
-    rows = torch.arange(len(value)) % len(fitted) if value.ndim else torch.zeros((), dtype=torch.long)
-    return fitted[rows].to(value.dtype).reshape(value.shape)
+def _stand_in(like: Tensor, fitted: Tensor, another: bool = False) -> Tensor:
+    """Return the first fitted row, or ``another`` that differs, for each row of ``like``: values that a program can run on.
+
+    Where all fitted rows are alike, another one is them plus one. NaN would do no better: a program may take it for a count.
+    """
+    row = fitted[:1] if fitted.ndim else fitted
+    if another:
+        differ = (fitted != row).reshape(len(fitted), -1).any(1).nonzero().flatten() if fitted.ndim else fitted.new_zeros(0)
+        row = fitted[differ[:1]] if len(differ) else ~row if row.dtype is torch.bool else row + 1
+    return row.expand(like.shape).clone()

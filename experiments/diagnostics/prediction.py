@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from experiments.diagnostics.known import Known
 from experiments.diagnostics.new_data import NewData
 from experiments.diagnostics.tree import tree_of
 from experiments.inference.fit import pair
-from guides.guide import AnyGuide, BaseGuide
+from guides.guide import AnyGuide, BaseGuide, paired
 from zoo.bare import given
 from zoo.data import Data, place
-from zoo.errors import ZooError
+from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.drawing import carried_draws
 from zoo.program.faults import explained
 from zoo.program.run import Program, seeded
+from zoo.program.sites.angles import unwrapped
 from zoo.program.sites.latents import Latents, is_deterministic
 from zoo.program.sites.layout import describe
 
@@ -75,14 +78,16 @@ def predict(
     if draws < 1:
         raise ZooError(f"expected 1 or more draws; got {draws}; ask for more")
     shown, before = given(model, *x), remembered(model, guide, fitted)
-    model, guide = pair(model, guide, shown if before is None else before, seed)
+    model = paired(model, guide if isinstance(guide, BaseGuide) else None)
     new = NewData.of(model, shown, before)
+    model, guide = pair(model, guide, new.x if before is None else before, seed)
     with seeded(seed), torch.no_grad():
         known = Known.of(model, guide, new, before, same, draws)
-        new, left_out = settled(model, new, known, seed)
+        new, left_out, sites = settled(model, new, known, seed)
+        warn_of_events(sites)
         carries = [known.carry(i) for i in range(draws)]
         with explained(new.x, model.label):
-            values, sites = carried_draws(model.runner, new.x, carries)
+            values, _ = carried_draws(model.runner, new.x, carries)
     fresh = carries[0].fresh
     shown_sites = {
         name: value for name, value in values.items()
@@ -107,10 +112,10 @@ def remembered(model: Model | Program, guide: AnyGuide, fitted: Any) -> Data | N
     return None
 
 
-def settled(model: Model, new: NewData, known: Known, seed: int) -> tuple[NewData, set[str]]:
-    """Return data that the program runs on without what is missing, and deterministic sites that are then unknown.
+def settled(model: Model, new: NewData, known: Known, seed: int) -> tuple[NewData, set[str], dict[str, Any]]:
+    """Return data that the program runs on, deterministic sites that hang on what is missing, and the sites of a run.
 
-    The program is run on two stand-ins for what is missing, from the same seed: what differs hangs on them.
+    The program is run on two fitted rows in the place of what is missing, from the same seed: what differs hangs on them.
 
     Raises:
         ZooError: a program that does not run on the data; one whose draws hang on what is missing.
@@ -141,7 +146,22 @@ def settled(model: Model, new: NewData, known: Known, seed: int) -> tuple[NewDat
             raise ZooError(
                 f"expected '{missing}' in x, which {model.label} reads for more than its observations; got none; add it")
         unknown |= differ
-    return new, unknown
+    return new, unknown, sites
+
+
+def warn_of_events(sites: Mapping[str, Any]) -> None:
+    """Warn of observations that are one event of dependent numbers, as of a Gaussian process: fitted ones tell of new ones."""
+    for name, site in sites.items():
+        fn = unwrapped(site["fn"])
+        if not was_observed(site) or site["cond_indep_stack"] or not fn.event_dim:
+            continue
+        support = fn.support
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        if support in (constraints.real, constraints.real_vector):
+            warnings.warn(ZooWarning(
+                f"the observations at site '{name}' are one event ({type(fn).__name__}), drawn anew given the shared latents; "
+                "the fitted ones don't enter: if new rows depend on them, put p(new | fitted) into the program"), stacklevel=3)
 
 
 def alike(one: Tensor, other: Tensor) -> bool:

@@ -375,6 +375,30 @@ class TestRefusals:
         with pytest.warns(zoo.ZooWarning, match="latent 'each' has 3 elements, as many as there are rows, and is in no plate"):
             experiments.predict(fit.model, fit.guide, {"x": 2 * x["x"]}, draws=5)
 
+    def test_observations_that_depend_on_each_other(self) -> None:
+        """Of a Gaussian process whose function is integrated out, fitted observations tell of new ones."""
+        def process(d: Any) -> None:
+            scale = pyro.sample("scale", dist.LogNormal(0 * ONE, 1.0))
+            kernel = scale * (-0.5 * (d["x"][:, None] - d["x"]).square()).exp() + 0.1 * torch.eye(len(d["x"])).double()
+            pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(d["x"])).double(), kernel), obs=d.get("y"))
+
+        fit = experiments.fit(process, "mean_field", {"x": X, "y": X}, steps=5)
+        with pytest.warns(zoo.ZooWarning, match=r"the observations at site 'y' are one event \(MultivariateNormal\)"):
+            experiments.predict(fit.model, fit.guide, {"x": X[:2]}, draws=5)
+
+    def test_a_count_that_is_missing_is_no_huge_one(self) -> None:
+        """Samplers of counts take NaN trials for 2⁶³ of them: it never stands in for what is missing."""
+        def hits(x: Tensor) -> None:
+            share = pyro.sample("share", dist.Beta(ONE, ONE))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Binomial(int(x.max()), share), obs=x)
+
+        counts, missing = torch.tensor([3.0, 5.0]).double(), torch.full((1,), torch.nan)
+        with pytest.raises(zoo.ZooError, match=r"expected observations in 'x', or fitted=, data that have some; got NaN"):
+            experiments.predict(hits, "prior", missing)
+        with pytest.raises(zoo.ZooError, match="expected 'x' in x, which hits reads for more than its observations; got none"):
+            experiments.predict(hits, "prior", missing, fitted=counts)
+
     def test_new_groups_of_an_improper_prior(self) -> None:
         x = {"group": torch.tensor([0, 1, 1]), "y": torch.tensor([0.0, 1.0, 2.0]).double()}
         fit = experiments.fit(flat, "mean_field", x)
@@ -429,7 +453,7 @@ def test_rows_run_along_the_plate_that_is_entered_first() -> None:
 
 
 def test_guides_of_two_blocks() -> None:
-    fit = experiments.fit(chain_of_two, "full_rank+mean_field:encoder", X, steps=300)
+    fit = experiments.fit(chain_of_two, "full_rank+mean_field:encoder", X, steps=20)
     tree = experiments.predict(fit.model, fit.guide, torch.full((2,), torch.nan).double(), draws=400)
     with zoo.seeded(0):
         z = fit.guide.posterior(X).sample(torch.Size([400]))
