@@ -103,12 +103,13 @@ class Tails(dist.TorchDistribution):
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         white = self.each.sample(torch.Size(sample_shape) + self.loc.shape)
-        return self.loc + (self.scale_tril @ white[..., None])[..., 0]
+        return self.loc + torch.einsum("...ij,...j->...i", self.scale_tril, white)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        tril = self.scale_tril.expand(*value.shape[:-1], -1, -1)
         centred = value.to(self.loc) - self.loc  # components of other guides may be of another float type
-        white = torch.linalg.solve_triangular(tril, centred[..., None], upper=False)[..., 0]
+        # Draws are columns: a factor for each of them would take draws · d² numbers.
+        columns = centred.reshape(-1, *self.loc.shape).movedim(0, -1)
+        white = torch.linalg.solve_triangular(self.scale_tril, columns, upper=False).movedim(-1, 0).reshape(centred.shape)
         found: Tensor = self.each.log_prob(white).sum(-1) - self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return found
 
