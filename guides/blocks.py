@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from guides.amortisation import Amortisation, Free
-from guides.families.blocks import LOCAL, SHARED, BlockFamily, move_of
+from guides.families.blocks import LOCAL, SHARED, BlockFamily, at_draws
 from guides.families.family import Phi
 from guides.guide import Guide
 from zoo.data import Data
@@ -126,9 +126,4 @@ class BlockGuide(Guide):
 
     def local_phi(self, x: Data, u: Tensor, index: Tensor | None = None) -> Phi:
         """Return the local family's φ where a network reads draws u (draws, d_shared): (draws · rows, *shape), draws first."""
-        phi = self.amortisation(x, self.blocks(x).rows, index, u)
-        local = {name.removeprefix(LOCAL): value for name, value in phi.items() if name.startswith(LOCAL)}
-        if "slope" in phi:
-            move = move_of(phi, u)
-            local["loc"] = local["loc"] + (move if local["loc"].ndim == 3 else move[:, :, None])
-        return {name: value.flatten(0, 1) for name, value in local.items()}
+        return at_draws(self.amortisation(x, self.blocks(x).rows, index, u), u)

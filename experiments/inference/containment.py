@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import log_joint, scored
+from experiments.log_evidence.log_weights import log_joint
 from experiments.runtime.memory import PILOT, chunks, within, work
 from experiments.runtime.seeds import Stream
 from guides.amortisation import Free
@@ -21,6 +21,7 @@ from guides.families.family import Normal
 from guides.guide import BaseGuide, Guide
 from guides.registry import FAMILIES, parse
 from zoo.data import Data
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import evaluating, seeded

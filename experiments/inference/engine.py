@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from experiments.log_evidence.log_weights import scored
 from experiments.runtime.memory import PILOT, within, work
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.distributions.enumerated import Enumerated, expect
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.faults import fault, finite_gradient

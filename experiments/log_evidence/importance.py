@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import log_joint, scored
+from experiments.log_evidence.log_weights import log_joint
 from experiments.runtime.memory import CHUNK, chunks, within, work
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError, check_number
 from zoo.model import Model
 from zoo.program.run import evaluating, seeded

@@ -16,6 +16,7 @@ from experiments.runtime.memory import CACHED, affordable, chunks, within, work
 from guides.guide import BaseGuide
 from zoo.data import Data, reference
 from zoo.distributions.enumerated import Enumerated, expect
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
 from zoo.program.run import evaluating, seeded
@@ -184,16 +185,6 @@ def _khat(log_weight: np.ndarray, rounding: float) -> float:
     # array_stats.psislw expects −log weights: it negates its input. With the wrong sign every guide looks perfect.
     with np.errstate(all="ignore"):
         return float(array_stats.psislw(-np.maximum(log_weight, log_weight[-1] - 1e5))[1])
-
-
-def scored(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
-    """Draw z (draws, units, d) from q and return it with log q(z) (draws, units), from one pass where q has both in one."""
-    both = getattr(q, "rsample_and_log_prob", None)
-    if both is not None:
-        pair: tuple[Tensor, Tensor] = both((draws,))
-        return pair
-    z = q.rsample((draws,)) if q.has_rsample else q.sample((draws,))
-    return z, q.log_prob(z)
 
 
 def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = None, seed: int | None = 0) -> LogWeights:

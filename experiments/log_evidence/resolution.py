@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.log_weights import log_joint, scored
+from experiments.log_evidence.log_weights import log_joint
 from experiments.log_evidence.proposals.mixture import EqualMixture, Tails, densities_known
 from experiments.runtime.memory import GLANCE, affordable, within, work
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
 from zoo.data import Data, in_double, reference
 from zoo.distributions.enumerated import Enumerated
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import seeded

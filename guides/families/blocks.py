@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from guides.families.family import Family, NormalBase, Phi, Start
-from zoo.errors import ZooError
 from zoo.program.sites.blocks import Blocks
 from zoo.structure.blockwise import Blockwise
 
@@ -49,7 +46,7 @@ class BlockFamily(Family):
         rows = len(local["loc"])
 
         def at(u: Tensor) -> Distribution:
-            return self.local.distribution(moved(local, move_of(phi, u)) if depends else local)
+            return self.local.distribution(at_draws(phi, u) if depends else local)
 
         return Blockwise(
             self.blocks.of_rows(rows), self.shared.distribution(part_of(phi, SHARED)), at, depends, same_scale=True)
@@ -91,11 +88,15 @@ def move_of(phi: Phi, u: Tensor) -> Tensor:
     return torch.einsum("uij,nj->nui", phi["slope"][0], (u - phi["centre"]) / phi["spread"])
 
 
-def moved(phi: Mapping[str, Tensor], move: Tensor) -> dict[str, Tensor]:
-    """Return φ (rows, *shape) with its loc moved by ``move`` (draws, rows, d): each entry (draws · rows, *shape)."""
-    if "loc" not in phi:
-        raise ZooError("expected a family with a loc, which shared latents may move; got one without; leave shared=True out")
-    draws, loc = len(move), phi["loc"]
-    wide = move if loc.ndim == 2 else move[:, :, None]  # of a mixture all components move alike
-    every = {name: loc + wide if name == "loc" else value.expand(draws, *value.shape) for name, value in phi.items()}
-    return {name: value.flatten(0, 1) for name, value in every.items()}
+def at_draws(phi: Phi, u: Tensor) -> dict[str, Tensor]:
+    """Return the local family's φ at draws u (draws, d_shared): (draws · rows, *shape), draws first.
+
+    Its entries in ``phi`` are (draws, rows, *shape), or (1, rows, *shape) where only a slope depends on u.
+    """
+    own = {name.removeprefix(LOCAL): value for name, value in phi.items() if name.startswith(LOCAL)}
+    local = {name: value.expand(len(u), *value.shape[1:]) for name, value in own.items()}
+    if "slope" in phi:
+        move = move_of(phi, u)
+        # All components of a mixture move alike.
+        local["loc"] = local["loc"] + (move if local["loc"].ndim == 3 else move[:, :, None])
+    return {name: value.flatten(0, 1) for name, value in local.items()}

@@ -111,7 +111,7 @@ MOVING = [name for name in zoo.MODELS if list(begun(name)[0].parameters())]
 
 def points(model: Model, guide: BaseGuide, x: Data, draws: int = 64, seed: int = 0) -> tuple[torch.Tensor, Any]:
     """Return z (draws, units, d) from the guide and its distribution."""
-    from experiments.log_evidence.log_weights import scored
+    from zoo.distributions.scored import scored
 
     with zoo.seeded(seed), torch.no_grad():
         q = guide.posterior(x)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.program.sites.blocks import Blocks
 
@@ -70,7 +71,7 @@ class Blockwise(dist.TorchDistribution):
 
     def draw(self, draws: int) -> BlockDraws:
         """Draw both blocks, with gradients in their parameters."""
-        shared, log_shared = _scored(self.shared, draws)
+        shared, log_shared = scored(self.shared, draws)
         local, log_local = self.draw_local(shared[:, 0], 1)
         return BlockDraws(shared[:, 0], local[0], log_shared[:, 0], log_local[0])
 
@@ -82,9 +83,9 @@ class Blockwise(dist.TorchDistribution):
         """
         draws, rows = len(shared), self.blocks.rows
         if self._same is not None:
-            z, log_q = _scored(self._same, count * draws)
+            z, log_q = scored(self._same, count * draws)
         else:
-            z, log_q = _scored(self._at(shared), count)
+            z, log_q = scored(self._at(shared), count)
         return z.reshape(count, draws, rows, z.shape[-1]), log_q.reshape(count, draws, rows)
 
     def local_log_prob(self, shared: Tensor, local: Tensor) -> Tensor:
@@ -123,13 +124,3 @@ class Blockwise(dist.TorchDistribution):
         shared, local = self.blocks.split(flat)
         log_shared: Tensor = self.shared.log_prob(shared[:, None])[:, 0]
         return (log_shared + self.local_log_prob(shared, local).sum(-1)).reshape(value.shape[:-1])
-
-
-def _scored(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
-    """Return draws (draws, *batch, d) and their log densities, from one pass where q has both in one."""
-    both = getattr(q, "rsample_and_log_prob", None)
-    if both is not None:
-        pair: tuple[Tensor, Tensor] = both((draws,))
-        return pair
-    z = q.rsample((draws,))
-    return z, q.log_prob(z)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.log_evidence.log_weights import scored
 from experiments.runtime.holdout import partition
 from guides.guide import BaseGuide
 from zoo.data import MANY, Data, reference
 from zoo.distributions.enumerated import Enumerated
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import evaluating, seeded

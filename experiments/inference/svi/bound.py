@@ -22,9 +22,9 @@ from experiments.inference.svi.objectives import Estimation, Step, enumerated_el
 from experiments.inference.svi.options import SVIOptions
 from experiments.inference.svi.rows import MANY as ROWS
 from experiments.inference.svi.rows import rows_bound, rows_served
-from experiments.log_evidence.log_weights import scored
 from zoo.data import Data, reference, subsample_rows, take
 from zoo.distributions.enumerated import Enumerated
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.program.run import seeded
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from experiments.inference.engine import frozen
-from experiments.log_evidence.log_weights import scored
 from experiments.runtime.processes import ALONE, Processes
 from guides.guide import BaseGuide
 from zoo.data import Data, reference, take
 from zoo.distributions.enumerated import Enumerated, expect
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError, chosen, nearest
 from zoo.model import Model
 from zoo.program.run import generators, replaying

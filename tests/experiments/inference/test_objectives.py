@@ -13,10 +13,10 @@ import guides
 import zoo
 from experiments.inference.fit import fit
 from experiments.inference.svi.objectives import ESTIMATORS, Estimation, Objective, Step, drawn_with_score, stochastic_bound
-from experiments.log_evidence.log_weights import scored
 from guides.amortisation import Free
 from guides.families.gaussian import FullRank
 from guides.guide import Guide
+from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.models.vae import LinearVAE
 from zoo.program.run import seeded
