@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.comparison.remarks import explanations, warnings
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from experiments.comparison.table import Comparison
-    from experiments.fits.result import Fit
     from experiments.log_evidence.result import Evidence
 
 
@@ -155,9 +156,9 @@ def comparison(table: Comparison, out: Console) -> None:
     _print_rows(table, rows, out)
     if not table.own_theta:
         out.print(_evidence(table), markup=False)
-    for line in _warnings(table):
+    for line in warnings(table):
         out.print(line, markup=False)
-    for line in _remarks(table):
+    for line in explanations(table):
         out.print(line, style="dim", markup=False)
 
 
@@ -237,64 +238,6 @@ def _title(table: Comparison) -> str:
         units += ", simulated at the fitted θ"
     own = ", each guide with a θ of its own" if table.own_theta else ""
     return f"{table.model.label} on {table.data}: {units}{own}, seed {table.seed}"
-
-
-def _warnings(table: Comparison) -> list[str]:
-    """Return what is to be known of the evidence, each once, and of each guide's draws."""
-    known = _evidence_remarks(table)
-    drawn = [f"'{row.evaluation.guide}': {row.evaluation.remark}" for row in table.rows if row.evaluation.remark]
-    drawn += [f"'{row.evaluation.guide}': {remark}" for row in table.rows for remark in row.fit.remarks]
-    return [line for line in [*known, *drawn] if line]
-
-
-def _evidence_remarks(table: Comparison) -> list[str]:
-    if not table.own_theta:
-        return [table.evidence.remark]
-    each = {row.evaluation.guide: row.evaluation.evidence.remark for row in table.rows}
-    return [f"'{guide}': {remark}" for guide, remark in each.items() if remark]
-
-
-def _remarks(table: Comparison) -> list[str]:
-    lines = ["nats, totals over units, ± Monte-Carlo standard error; k̂ and ESS are the worst unit's"]
-    if table.improper:
-        lines.append(
-            f"log normaliser = log ∫ p(x, z) dz, which is no marginal likelihood: improper prior of {', '.join(table.improper)}"
-            "; gaps are not affected")
-    if any(row.split is not None and row.evaluation.blocks is None for row in table.rows):
-        lines.append(
-            "an encoder's KL(q‖posterior) = approximation (what the best free member of its family still lacks) "
-            "+ amortisation (what the encoder lacks of that member)")
-    blocks = [row.evaluation.blocks for row in table.rows if row.evaluation.blocks is not None]
-    if blocks:
-        rows = f"{len(blocks[0].units)} rows of '{blocks[0].plate}'"
-        lines.append(
-            f"a guide's KL(q‖posterior) by block = shared (latents that all {rows} share) + local (each row's own, summed)"
-            + ("; a network's local part = approximation + amortisation" if any(
-                row.split is not None and row.evaluation.blocks is not None for row in table.rows) else ""))
-    if table.theta is not None:
-        lines.append(_theta(table.theta))
-    poor = [f"'{row.evaluation.guide}'" for row in table.rows if row.evaluation.misses_mass]
-    if poor:
-        lines.append(f"k̂ > 0.7: {', '.join(poor)} misses posterior mass that matters; read its intervals with care")
-    return [*lines, *_stopped(table)]
-
-
-def _theta(fit: Fit) -> str:
-    """Say how θ was fitted."""
-    steps = f"{fit.steps} step{'s' if fit.steps != 1 else ''}"
-    return f"θ by {fit.method} with '{fit.guide.text}': {steps}, {fit.seconds:.2f} s{_ended(fit)}"
-
-
-def _stopped(table: Comparison) -> list[str]:
-    """Say why guides' fits stopped early, or have not converged."""
-    stopped = [row.fit for row in table.rows if row.fit.stopped or not row.fit.converged]
-    return [f"'{fit.guide.text}': {_ended(fit).removeprefix('; ')}" for fit in stopped]
-
-
-def _ended(fit: Fit) -> str:
-    if fit.stopped.startswith("not converged"):
-        return f"; {fit.stopped}"
-    return f"; stopped: {fit.stopped}" if fit.stopped else ""
 
 
 def plain(table: Comparison) -> str:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from experiments.diagnostics.gap import Gap
-from experiments.log_evidence.brackets.nested import nests
 from experiments.log_evidence.log_weights import Z95
-from experiments.log_evidence.proposals.conditional import RowDensities, row_proposals
+from experiments.log_evidence.proposals.conditional import RowDensities, proposes, row_proposals
 from experiments.runtime.memory import CACHED, PILOT, affordable, within, work
 from experiments.runtime.seeds import Stream
 from guides.blocks import BlockGuide
@@ -71,7 +70,7 @@ def block_gap(model: Model, guide: BaseGuide, x: Data, gap: Gap, seed: int = 0) 
     >>> found.plate, found.units.shape
     ('school', torch.Size([8]))
     """
-    if not isinstance(guide, BlockGuide) or not nests(model, x):
+    if not isinstance(guide, BlockGuide) or not proposes(model, x):
         return None
     with seeded(seed + Stream.BLOCKS), torch.no_grad(), evaluating(model, guide):
         rows = _RowGaps(RowDensities(model, x, guide.blocks(x)), guide.posterior(x))

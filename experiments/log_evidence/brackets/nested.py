@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.log_evidence.brackets.sandwich import Bracket, sandwich
-from experiments.log_evidence.proposals.conditional import RowDensities, row_proposals
+from experiments.log_evidence.proposals.conditional import FEW, RowDensities, proposes, row_proposals
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
 from experiments.runtime.memory import CACHED, PILOT, within, work
 from experiments.runtime.seeds import Stream
@@ -41,9 +41,9 @@ PILOTS, ROUNDS, EFFECTIVE = 128, 3, 8.0
 LOCAL, LEAST, MOST = 16, 4, 256
 #: The variance of log p̂(x | u) that is let be.
 VARIANCE = 0.1
-#: Local latents of a row up to which their curvature is computed; shared ones up to which they are proposed at all, and up to
-#: which a proposal whose weights are hopeless at first may be adapted to good ones.
-FEW, SHARED, ADAPTED = 16, 64, 12
+#: Shared latents up to which they are proposed at all, and up to which weights that are hopeless at first may be adapted to
+#: good ones.
+SHARED, ADAPTED = 64, 12
 #: The share of the prior in the proposal of the shared latents.
 FROM_PRIOR = 0.1
 #: Chains, the share of proposals that they must accept, and the R-hat that they may have.
@@ -51,11 +51,9 @@ CHAINS, ACCEPTED, AGREED = 8, 0.15, 1.1
 
 
 def nests(model: Model, x: Data) -> bool:
-    """Return whether rows share latents and own others, few enough for a mode of each row's."""
-    found = None if model.latents(x).discrete else blocks(model, x)
-    if found is None or not found.both or not model.runner.draws.vectorised:
-        return False
-    return found.local.shape[1] <= FEW and len(found.shared) <= SHARED
+    """Return whether rows share latents and own others, of either few enough."""
+    found = blocks(model, x) if proposes(model, x) else None
+    return found is not None and len(found.shared) <= SHARED
 
 
 def nested_bracket(

@@ -16,15 +16,23 @@ from zoo.data import Data
 from zoo.model import Model
 from zoo.program.sites.blocks import Blocks
 from zoo.program.tolerance import tolerant
-from zoo.structure.blocks import log_block_terms
+from zoo.structure.blocks import blocks, log_block_terms
 from zoo.structure.blockwise import Blockwise
 
+#: Local latents of a row up to which their curvature is computed.
+FEW = 16
 #: Newton's steps to the modes of local latents, at most; nats that a step promises where it is the last.
 STEPS, NEAR = 30, 1e-6
 #: Shares of the proposals: the normal at the mode, the same with heavier tails and twice as wide, and the guide's own.
 SHARES = (0.7, 0.15, 0.15)
 #: Spread of conditional log weights, relative to their size, up to which the normal at the mode is the conditional posterior.
 EXACT = 1e-9
+
+
+def proposes(model: Model, x: Data) -> bool:
+    """Return whether rows share latents and own others, few enough for a mode of each row's, of a program that vmap runs."""
+    found = None if model.latents(x).discrete else blocks(model, x)
+    return found is not None and found.both and found.local.shape[1] <= FEW and model.runner.draws.vectorised
 
 
 @dataclass(frozen=True)

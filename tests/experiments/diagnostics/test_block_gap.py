@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -106,6 +108,18 @@ def test_a_comparison_says_what_gaps_are_made_of() -> None:
     text = str(table)
     assert "shared" in text.splitlines()[1]
     assert "shared (latents that all 8 rows of 'school' share) + local (each row's own, summed)" in text
+
+
+def test_rows_with_too_many_latents_have_no_gap_by_block_and_the_table_says_so() -> None:
+    def wide(x: torch.Tensor) -> None:
+        u = pyro.sample("u", dist.Normal(x.new_zeros(()), 1.0))
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(u, 1.0).expand([len(x), 17]).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    table = experiments.compare(wide, X[:3], ["mean_field+mean_field"], progress=False)
+    assert table.rows[0].evaluation.blocks is None
+    assert "no gap by block of 'mean_field+mean_field': it takes a program that vmap runs, and up to 16 latents" in str(table)
 
 
 @pytest.mark.long
