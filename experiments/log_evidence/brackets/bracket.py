@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -11,12 +12,17 @@ from experiments.log_evidence.brackets.annealed import AnnealingOptions, anneal
 from experiments.log_evidence.brackets.nested import nested_bracket, nests
 from experiments.log_evidence.brackets.sandwich import Bracket, goal
 from experiments.log_evidence.brackets.weighted import importance_bracket
+from experiments.log_evidence.log_weights import log_weights
+from experiments.runtime.seeds import Stream
 from experiments.samplers.posterior import take_draws
 from guides.guide import BaseGuide, paired
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.run import Program, evaluating
+
+#: The variance of weights over their squared mean at which they are all but equal, and draws that tell.
+EVEN, EVEN_DRAWS = 1e-3, 64
 
 METHODS = ("nested", "importance", "annealed")
 
@@ -28,11 +34,12 @@ def bracket(
     """Bound log p(x | θ) from both sides: by importance weights where they will do, by annealing where they will not.
 
     Where rows share latents and own others, nested weights come first: see
-    :mod:`experiments.log_evidence.brackets.nested`. Else, or where their limits are too far apart, importance does. Where its
-    limits are more than 0.3 nats plus 0.04 per unit apart, pilot chains say how many temperatures would bring them as close
-    (16 to 256, fewer for large data); annealing with so many then replaces it, on both sides, if it promises to be narrower. So
-    the choice looks at widths, not at where the bounds lie, and at those of pilot chains where it comes to annealing: neither
-    side is the better of two noisy numbers. Only the exact draws serve twice.
+    :mod:`experiments.log_evidence.brackets.nested`. Elsewhere, and where their limits are too far apart or the guide's own
+    weights are all but equal, importance does. Where its limits are more than 0.3 nats plus 0.04 per unit apart, pilot chains
+    say how many temperatures would bring them as close (16 to 256, fewer for large data). Annealing with so many then replaces
+    it, on both sides, if it promises to be narrower. So the choice looks at widths, not at where the bounds lie, and at those
+    of pilot chains where it comes to annealing: neither side is the better of two noisy numbers. Only the exact draws serve
+    twice.
 
     Args:
         model: a model or a bare Pyro program.
@@ -63,7 +70,7 @@ def bracket(
     if method not in (None, *METHODS):
         raise ZooError(f"expected method to be one of {', '.join(METHODS)}; got '{method}'; choose one, or leave it out")
     with evaluating(model, guide):
-        if method == "nested" or (method is None and nests(model, x)):
+        if method == "nested" or (method is None and nests(model, x) and not _even(model, guide, x, seed)):
             found = nested_bracket(model, guide, x, exact, draws=draws, seed=seed)
             if found is not None and (method == "nested" or found.width <= goal(1)):
                 return found
@@ -82,6 +89,15 @@ def bracket(
     if found.width > close:
         _warn_apart(model, rhat)
     return replace(found, kind="estimated", rhat=rhat)
+
+
+def _even(model: Model, guide: BaseGuide, x: Data, seed: int) -> bool:
+    """Return whether the guide's own weights are all but equal: it is the posterior, as far as its draws reach."""
+    try:
+        relative = log_weights(model, guide, x, EVEN_DRAWS, seed + Stream.IMPORTANCE).log_weight
+    except ZooError:  # a density that can't be evaluated: the bounds will say so
+        return False
+    return float((relative - relative.logsumexp(0) + math.log(EVEN_DRAWS)).exp().var(0).sum()) < EVEN
 
 
 def _warn_apart(model: Model, rhat: Tensor) -> None:

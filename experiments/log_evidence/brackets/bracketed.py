@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from experiments.log_evidence.brackets.bracket import bracket
-from experiments.log_evidence.brackets.sandwich import Bracket
+from experiments.log_evidence.brackets.sandwich import Bracket, goal
 from experiments.log_evidence.estimator import Estimator, Question, Unsettled, no_guide
 from experiments.log_evidence.proposals.pool import Pool, pooled
 from experiments.log_evidence.result import Evidence
 from experiments.samplers.posterior import checked_draws
 from zoo.errors import ZooError
+
+#: R-hat of chains that stand in different modes (their means scatter by √8 times what one chain does), and the share of units
+#: in which they may.
+DIFFERENT, FEW = 3.0, 0.05
 
 
 class Bracketed(Estimator):
@@ -54,11 +58,24 @@ def _run(question: Question) -> Evidence:
 
 def _of(found: Bracket, pool: Pool) -> Evidence:
     """Return what a bracket from ``pool`` says: where modes are missing from it, only that log p(x) is not lower."""
-    if pool.unmet and found.kind == "estimated":
+    unmet = (pool.unmet or _apart(found)) if found.kind == "estimated" else ""
+    if unmet:
         return Evidence(
             "lower_bound", found.lower_total, found.lower_se, found.lower_limit, None, found.lower, pool.guide.text,
-            found.method, pool.remark).noting(pool.unmet)
+            found.method, pool.remark).noting(unmet)
     units = 0.5 * (found.lower + found.upper)
     return Evidence(
         found.kind, float(units.sum()), 0.5 * (found.lower_se + found.upper_se), found.lower_limit, found.upper_limit, units,
         pool.guide.text, found.method, pool.remark).for_gaps([])
+
+
+def _apart(found: Bracket) -> str:
+    """Say that a wide bracket rests on chains that stand in different modes: its upper end is anything's guess."""
+    if found.rhat is None or found.width <= goal(len(found.lower)):
+        return ""
+    apart = ~(found.rhat <= DIFFERENT)  # NaN: chains that never moved
+    if not float(apart.double().mean()) > FEW:
+        return ""
+    return (
+        f"Markov chains stand in different modes in {int(apart.sum())} of {len(apart)} units (R-hat up to "
+        f"{float(found.rhat.max()):.2f}): log p(x | θ) is only bounded from below")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch.distributions import Distribution
 
-from experiments.log_evidence.log_weights import log_weights
-from experiments.log_evidence.proposals.mixture import MixtureGuide, Tails, densities_known
+from experiments.log_evidence.log_weights import log_joint, log_weights
+from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails, densities_known
 from experiments.log_evidence.proposals.restarts import Restarts, search
-from experiments.runtime.memory import PILOT, affordable, within, work
+from experiments.runtime.memory import PILOT, affordable, chunks, within, work
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
 from zoo.data import Data
@@ -49,8 +50,10 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
     One is for modes that none of them holds, which are looked for where x is one unit: see
     :func:`experiments.log_evidence.proposals.restarts.search`. One is for tails, see
     :class:`experiments.log_evidence.proposals.mixture.Tails`, where the weights of the others' draws have a k̂ above
-    :data:`HEAVY`: the fourth moment that a standard error rests on then need not be finite. The first guide stands alone where
-    no density is known everywhere.
+    :data:`HEAVY`: the fourth moment that a standard error rests on then need not be finite.
+
+    A guide stands alone where it needs neither and its weights vary less than the mixture's: the others, and mass that they
+    would give away, cost draws. The first guide stands alone where no density is known everywhere.
     """
     with seeded(seed + Stream.RESTARTS):
         known = densities_known(guides, x)
@@ -59,18 +62,53 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
         with torch.no_grad():
             found = search(model, x, [guide.posterior(x) for guide in known])
         components = [] if found is None else found.components()
+        alone = None if components else _alone(model, known, x)
+        if alone is not None:
+            return _told(alone, known, found)
         texts = [*(guide.text for guide in known), *["restarts"] * len(components)]
         tails = _tails(model, MixtureGuide(model, known, components), x)
         components, texts = components + tails, texts + ["tails"] * len(tails)
     one = len(known) == 1 and not components
     guide = known[0] if one else MixtureGuide(model, known, components, " + ".join(texts))
+    return _told(guide, known, found)
+
+
+def _told(guide: BaseGuide, known: Sequence[BaseGuide], found: Restarts | None) -> Pool:
+    """Return a pool that draws from ``guide``, with what the search for modes has ``found`` about the ``known`` ones."""
     return Pool(guide) if found is None else Pool(guide, _missed(found, known), _unmet(found))
 
 
-def _tails(model: Model, guide: MixtureGuide, x: Data) -> list[Distribution]:
-    """Return a component for the tails of ``guide``, if a pilot's weights have a large k̂. Uses torch's generator."""
+def _alone(model: Model, known: Sequence[BaseGuide], x: Data) -> BaseGuide | None:
+    """Return the one of several guides whose weights vary less than those of their mixture, if it has no heavy tails.
+
+    The variances are estimated from draws of the mixture, which reaches what any of them does: at draws of its own a guide that
+    misses mass looks best. Uses torch's generator.
+    """
+    if len(known) < 2:
+        return None
+    with torch.no_grad():
+        components = [guide.posterior(x) for guide in known]
+        mixture = EqualMixture(components)
+        parts = []
+        for count in chunks(_pilots(model, x), work(x, *mixture.batch_shape, *mixture.event_shape)):
+            z = mixture.sample(torch.Size([count]))
+            each = torch.stack([component.log_prob(z) for component in (mixture, *components)])
+            parts.append(log_joint(model, x, z) - each)
+        log_weight = torch.cat(parts, 1).double()  # (1 + guides, draws, units)
+    share = log_weight[0].softmax(0)
+    variance = (share * (log_weight - log_weight[0].logsumexp(0)).exp() * len(share)).sum(1).nan_to_num(nan=math.inf).sum(1)
+    best = int(variance[1:].argmin())
+    return known[best] if variance[1 + best] < variance[0] and not _tails(model, known[best], x) else None
+
+
+def _pilots(model: Model, x: Data) -> int:
     latents = model.latents(x)
-    draws = affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, MOST), FEWEST)
+    return affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, MOST), FEWEST)
+
+
+def _tails(model: Model, guide: BaseGuide, x: Data) -> list[Distribution]:
+    """Return a component for the tails of ``guide``, if a pilot's weights have a large k̂. Uses torch's generator."""
+    draws = _pilots(model, x)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZooWarning)  # of draws that can't be evaluated: those of the bounds will be told of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import warnings
@@ -21,7 +22,7 @@ from experiments.log_evidence.brackets.bracketed import _of
 from experiments.log_evidence.brackets.sandwich import Bracket
 from experiments.log_evidence.log_weights import Estimate, log_weights
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
-from experiments.log_evidence.proposals.pool import pooled
+from experiments.log_evidence.proposals.pool import Pool, pooled
 from experiments.log_evidence.proposals.restarts import search
 from experiments.samplers.posterior import posterior_draws
 from zoo.program.run import seeded
@@ -171,6 +172,17 @@ class TestComparison:
         assert found.remark.endswith(pool.unmet)
         # With exact posterior draws both ends hold, whatever restarts have met.
         assert _of(replace(estimated, kind="bracketed"), pool).kind == "bracketed"
+
+    def test_a_wide_bracket_from_chains_in_different_modes_is_a_lower_bound(self) -> None:
+        model, x = unlabelled(2), clusters(2, 2)
+        pool, one = Pool(guides.build("mean_field", model, x)), torch.zeros(1)
+        apart = Bracket("estimated", "annealed", one - 1, one + 1, -1.0, 1.0, 0.1, 0.1, -1.2, 1.2, 64, 16, torch.tensor([3.9]))
+        found = _of(apart, pool)
+        assert (found.kind, found.value, found.lower, found.upper) == ("lower_bound", -1.0, -1.2, None)
+        assert "Markov chains stand in different modes in 1 of 1 units (R-hat up to 3.90)" in found.remark
+        assert _of(replace(apart, rhat=torch.tensor([2.0])), pool).kind == "estimated"  # slow mixing: the interval is wide
+        narrow = replace(apart, lower_limit=-0.1, upper_limit=0.1)
+        assert _of(narrow, pool).kind == "estimated"  # no end of it rests on the chains
 
 
 class TestRestarts:
@@ -390,6 +402,27 @@ class TestTails:
         model = zoo.as_model(level)
         guide = experiments.fit(model, "full_rank", x).guide
         assert pooled(model, [guide], x, seed=0).guide is guide
+
+    def test_a_guide_with_even_weights_stands_alone_and_one_that_misses_mass_does_not(self) -> None:
+        """A mixture of the posterior and of mean_field has wider weights; a narrow guide's own draws show nothing of that."""
+        def level(x: Tensor) -> None:
+            at = pyro.sample("at", dist.Normal(torch.zeros(3, dtype=torch.double), 1.0).to_event(1))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(at.sum(), 1.0), obs=x)
+
+        x = torch.randn(20, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        model = zoo.as_model(level)
+        best, independent = (experiments.fit(model, text, x).guide for text in ("full_rank", "mean_field"))
+        assert pooled(model, [independent, best], x, seed=0).guide is best
+        found = experiments.evidence(model, x, [independent, best])
+        assert found.value is not None
+        assert found.upper - found.lower < 1e-9
+        narrow = copy.deepcopy(independent)
+        with torch.no_grad():
+            for name, value in narrow.named_parameters():
+                value.sub_(3.0 if name.endswith("log_scale") else 0.0)
+            assert float(narrow.posterior(x).stddev.max()) < 0.1 * float(independent.posterior(x).stddev.min())
+        assert pooled(model, [narrow, independent], x, seed=0).guide is not narrow
 
     def test_their_density_is_that_of_their_draws(self) -> None:
         """The weights of a normal against them have mean one; in two dimensions, with a covariance."""
