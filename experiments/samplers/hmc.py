@@ -36,6 +36,15 @@ class State(NamedTuple):
     terms: Tensor
     gradients: Tensor
 
+    def beside(self, other: State) -> State:
+        """Return the chains of both."""
+        return State(*(torch.cat(parts, axis) for axis, parts in zip((0, 1, 1), zip(self, other, strict=True), strict=True)))
+
+    def split(self, count: int) -> tuple[State, State]:
+        """Return the first ``count`` chains, and the others."""
+        first = State(self.z[:count], self.terms[:, :count], self.gradients[:, :count])
+        return first, State(self.z[count:], self.terms[:, count:], self.gradients[:, count:])
+
 
 @dataclass(frozen=True)
 class Target:

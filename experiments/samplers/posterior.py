@@ -65,24 +65,26 @@ def posterior_draws(
         iterations = iterations or (affordable(model, 100, 40) if ends.few else affordable(model, 50, 40))
         far = 0 if isinstance(guide, Prior) else int(FROM_PRIOR * chains)
         state, kernel = ends.adapted(chains - far, iterations)
-        last, _, states = run(ends.joint, state, kernel, iterations)
+        if far:  # all chains in one run: a program's steps in Python cost as much for one as for many
+            state = state.beside(ends.joint.at(model.sample_prior(x, far).to(state.z)))
+        state, _, states = run(ends.joint, state, kernel, iterations)
         if far:
-            start = model.sample_prior(x, far).to(last.z)
-            states = torch.cat([states, _from_prior(ends.joint, kernel, start, last, states)], 1)
+            last, settled = state.split(chains - far)
+            states = states[:, :chains - far]
+            states = torch.cat([states, _from_prior(ends.joint, kernel, settled, last, states)], 1)
     return PosteriorDraws(states[-1], rhat(states))
 
 
-def _from_prior(joint: Target, kernel: Kernel, start: Tensor, last: State, states: Tensor) -> Tensor:
-    """Return the states (iterations, chains, units, d) of chains from ``start``, after as many iterations to settle in.
+def _from_prior(joint: Target, kernel: Kernel, settled: State, last: State, states: Tensor) -> Tensor:
+    """Return the states (iterations, chains, units, d) of chains that came from the prior and have ``settled``.
 
     Units of a chain that end below all of the others' ``last`` state are replaced by the others' ``states``, and so are those
     that hardly move, as in the neck of a funnel, where the density is high: they are where they began, and tell of no mass.
     """
-    settled, _, _ = run(joint, joint.at(start), kernel, len(states))
     end, _, found = run(joint, settled, kernel, len(states))
     moving = (found[1:] != found[:-1]).any(-1).to(end.z).mean(0) > MOVING
     arrived = moving & (joint.log_density(end) >= joint.log_density(last).amin(0))
-    others = states[:, torch.arange(len(start)) % states.shape[1]]
+    others = states[:, torch.arange(found.shape[1]) % states.shape[1]]
     return torch.where(arrived[None, ..., None], found, others)
 
 
