@@ -14,6 +14,9 @@ from zoo.data import Data, reference, tensors
 from zoo.errors import ZooError
 from zoo.nn.networks import check_hidden, check_shapes, network_kind
 
+#: Rows at a time of a network's inputs where no gradients are asked for.
+PART = 2**14
+
 
 class Amortisation(nn.Module, abc.ABC):
     """A map from x to φ, built from φ's start (units, *shape) and the data.
@@ -32,8 +35,8 @@ class Amortisation(nn.Module, abc.ABC):
         """Return φ, (units, *shape) each, for the ``units`` of ``x``; ``index`` says which of the fitted units they are.
 
         Where a network ``reads`` shared latents, ``shared`` (draws, their number) holds standardised draws of them, and each
-        entry of φ is (draws, units, *shape). An entry ``slope`` (units, d, their number) says by how
-        much they move each unit's loc.
+        entry of φ is (draws, units, *shape). An entry ``slope`` (units, d, their number) says by how much they move each
+        unit's loc.
         """
 
 
@@ -159,13 +162,16 @@ class Encoder(Amortisation):
             assert shared is not None, "a network that reads shared latents needs them"
             draws = len(shared)
             pairs = [rows.expand(draws, *rows.shape), shared[:, None].expand(draws, units, -1)]
-            output = self.network(torch.cat(pairs, 2).flatten(0, 1)).reshape(draws, units, -1)
+            inputs = torch.cat(pairs, 2).flatten(0, 1)
+            # Without gradients, layers' values are thrown away: of few at a time they stay in the cache.
+            parts = [inputs] if torch.is_grad_enabled() else inputs.split(PART)
+            output = torch.cat([self.network(part) for part in parts]).reshape(draws, units, -1)
         else:
             output = self.network(rows)
-        parts = output.split([math.prod(shape) for shape in self.shapes.values()], -1)
+        entries = output.split([math.prod(shape) for shape in self.shapes.values()], -1)
         return {
-            name: part.reshape(*output.shape[:-1], *shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+            name: entry.reshape(*output.shape[:-1], *shape)
+            for (name, shape), entry in zip(self.shapes.items(), entries, strict=True)}
 
 
 class Semi(Amortisation):

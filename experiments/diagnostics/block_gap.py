@@ -103,12 +103,12 @@ class _RowGaps:
         """Return the gaps at as many draws as are affordable. Uses torch's generator."""
         model, x = self.density.model, self.density.x
         each = work(x, 1, model.latents(x).size)
-        noise = self._at(self._shared(PILOTS), LOCAL)[1]
-        count = min(MOST, max(4, math.ceil(min(float(noise.sum(1).median()), 1e9) / VARIANCE)))
+        rough = float(self._at(self._shared(PILOTS), LOCAL)[1].sum(1).median())
+        count = min(MOST, max(LOCAL, math.ceil(LOCAL * min(rough / VARIANCE, MOST))))
         draws = affordable(model, within(16 * PILOT, each * (count + LOCAL), 64, DRAWS), 64)
-        parts = [self._at(u, count) for u in self._shared(draws).split(within(CACHED, each, 16))]
+        parts = [self._at(u, count) for u in self._shared(draws).split(within(CACHED, each * count))]
         gaps, noise = (torch.cat(part) for part in zip(*parts, strict=True))
-        bias = 0.5 * noise / count  # of log p̂: E log p̂ = log p − Var(p̂) / (2 p²) + …
+        bias = 0.5 * noise  # of log p̂: E log p̂ = log p − Var(p̂) / (2 p²) + …
         return _Drawn(gaps + bias, float(bias.sum(1).mean()))
 
     def _shared(self, draws: int) -> Tensor:
@@ -116,12 +116,8 @@ class _RowGaps:
         return found
 
     def _at(self, u: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return log p̂(x_i | u) − ELBO_i(u) of each row, (draws, rows), and one weight's variance over its squared mean."""
-        proposal = row_proposals(self.density, u, [self.q], torch.empty(0))
-        count = 2 if proposal.exact else count
-        weight = proposal.log_weights(proposal.sample(count))[1].double()
-        found = weight.logsumexp(0) - math.log(count)
-        noise = (weight - found).exp().var(0).nan_to_num(nan=math.inf)
+        """Return log p̂(x_i | u) − ELBO_i(u) of each row, (draws, rows), and the variance of p̂ over its square."""
+        found = row_proposals(self.density, u, [self.q], torch.empty(0)).evidence(count)
         local, log_q = self.q.draw_local(u, LOCAL)
         elbo = (self.density(u, local)[1] - log_q).mean(0).double()
-        return found - elbo, noise
+        return found.value.double() - elbo, found.variance.double()

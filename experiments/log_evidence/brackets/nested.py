@@ -1,9 +1,10 @@
 """A bracket by nested importance weights, where rows share latents and own others.
 
-log p(x) = log E_r(u)[p(u) / r(u) Π_i p(x_i | u)], and each p(x_i | u) is the mean of the weights of K draws of z_i. These means
-are unbiased and independent over rows, so their product is unbiased, too: the weights of u are importance weights of an
-extended space, in which log p(x) has the same bounds as in any other. A draw (u, z) of the posterior is one of this space with
-z_i the first of K draws, and K − 1 fresh ones beside it.
+log p(x) = log E_r(u)[p(u) / r(u) Π_i p(x_i | u)], and each p(x_i | u) is the mean of the weights of K draws of z_i, or of the
+places of a lattice that lies at random. These means are unbiased and independent over rows, so their product is unbiased, too:
+the weights of u are importance weights of an extended space, in which log p(x) has the same bounds as in any other. A draw
+(u, z) of the posterior is one of this space with z_i the first of K draws, or a place of the lattice, and K − 1 fresh ones
+beside it.
 
 Source: Tran, Scharth, Pitt and Kohn (2013), Importance sampling squared, https://arxiv.org/abs/1309.3339; Andrieu, Doucet and
 Holenstein (2010), Particle Markov chain Monte Carlo methods, https://doi.org/10.1111/j.1467-9868.2009.00736.x
@@ -35,10 +36,11 @@ from zoo.structure.blockwise import Blockwise
 
 #: Draws of the shared latents, at least and at most, and the standard error of log p(x), in nats, that more are for.
 DRAWS, ENOUGH, ERROR = 512, 2048, 0.01
-#: Draws by which their proposal is adapted, at least, in so many rounds; and how many effective ones the last round must have.
-PILOTS, ROUNDS, EFFECTIVE = 128, 3, 8.0
-#: Draws of each row's latents at each of the shared ones: at first, at least and at most.
-LOCAL, LEAST, MOST = 16, 4, 256
+#: Draws by which their proposal is adapted, at least; rounds of them, at least and at most; the variance of weights over their
+#: squared mean at which the proposal is let be; and how many effective draws the last round must have.
+PILOTS, ROUNDS, SETTLED, EFFECTIVE = 128, (3, 8), 1.0, 8.0
+#: Draws of each row's latents at each of the shared ones: at first and at least, and at most.
+LOCAL, MOST = 16, 256
 #: The variance of log p̂(x | u) that is let be.
 VARIANCE = 0.1
 #: Shared latents up to which they are proposed at all, and up to which weights that are hopeless at first may be adapted to
@@ -112,7 +114,7 @@ class NestedDraws:
         shared: u, (draws, d_shared).
         local: one z_i a row, drawn by its weight from the row's K, (draws, rows, d_local).
         log_weight: log p(u) − log r(u) + Σ_i log p̂(x_i | u), (draws,), in nats.
-        noise: the variance of log p̂(x_i | u), summed over rows, at one draw a row, (draws,).
+        noise: the variance of log p̂(x_i | u), summed over rows, (draws,).
     """
 
     shared: Tensor
@@ -169,26 +171,12 @@ class NestedWeights:
         return torch.cat([part.log_weight for part in parts])
 
     def _weighted(self, u: Tensor, own: Tensor | None = None) -> NestedDraws:
-        rows = row_proposals(self.density, u, self.guides, self.start)
-        count = 2 if rows.exact else self.count
-        local = rows.sample(count)
-        if own is not None:
-            local[0] = own
-        prior, weight = rows.log_weights(local)
+        rows = row_proposals(self.density, u, self.guides, self.start).evidence(self.count, own)
         log_r = self.proposal.log_prob(u[:, None])[:, 0]
         if self.prior:
-            log_r = torch.logaddexp(math.log(1 - self.prior) + log_r, math.log(self.prior) + prior)
-        relative = (weight - weight.logsumexp(0) + math.log(count)).exp()
-        noise = relative.var(0).sum(1).nan_to_num(nan=math.inf)
-        total = (prior - log_r + (weight.logsumexp(0) - math.log(count)).sum(1)).nan_to_num(nan=-math.inf).double()
-        return NestedDraws(u, _chosen(local, weight), total, noise)
-
-
-def _chosen(local: Tensor, weight: Tensor) -> Tensor:
-    """Return one of the rows' z (K, draws, rows, d) by their log weights (K, draws, rows): (draws, rows, d)."""
-    share = weight.softmax(0).nan_to_num(nan=1 / len(weight)).movedim(0, -1)
-    which = torch.multinomial(share.reshape(-1, len(weight)), 1).view(1, *weight.shape[1:], 1)
-    return local.gather(0, which.expand(1, *local.shape[1:]))[0]
+            log_r = torch.logaddexp(math.log(1 - self.prior) + log_r, math.log(self.prior) + rows.prior)
+        total = (rows.prior - log_r + rows.value.sum(1)).nan_to_num(nan=-math.inf).double()
+        return NestedDraws(u, rows.local, total, rows.variance.sum(1))
 
 
 def _begun(model: Model, guide: BaseGuide, x: Data) -> NestedWeights:
@@ -212,15 +200,18 @@ def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float]:
     """
     first = weights.proposal.components
     pilots, variance = max(PILOTS, 8 * len(weights.density.blocks.shared)), math.inf
-    for _ in range(ROUNDS):
+    for done in range(1, ROUNDS[1] + 1):
         drawn = weights.draw(pilots)
         noise = drawn.noise[drawn.log_weight > -math.inf]
         middle = float(noise.median()) if len(noise) else math.inf
-        count = min(MOST, max(LEAST, math.ceil(middle / VARIANCE))) if math.isfinite(middle) else MOST
-        weights = replace(weights, proposal=EqualMixture([*first, _fitted(drawn)]), count=count)
+        count = math.ceil(weights.count * min(middle / VARIANCE, MOST))
+        count = min(MOST, max(LOCAL, count))
+        fitted = [_fitted(drawn)] * (2 * len(first))  # two thirds of the draws
+        weights = replace(weights, proposal=EqualMixture([*first, *fitted]), count=count)
         relative = (drawn.log_weight - drawn.log_weight.logsumexp(0) + math.log(pilots)).exp()
         variance = float(relative.var().nan_to_num(nan=math.inf))
-        if len(weights.density.blocks.shared) > ADAPTED and variance > _hopeless(weights):
+        given_up = len(weights.density.blocks.shared) > ADAPTED and variance > _hopeless(weights)
+        if given_up or (done >= ROUNDS[0] and variance <= SETTLED):
             break
     return weights, variance
 
@@ -262,7 +253,7 @@ def independent_chains(weights: NestedWeights, draws: int) -> tuple[Tensor, Tens
     Source: Andrieu, Doucet and Holenstein (2010), Particle Markov chain Monte Carlo methods, section 4.2,
     https://doi.org/10.1111/j.1467-9868.2009.00736.x
     """
-    proposed = weights.draw(2 * max(draws, 32 * CHAINS))
+    proposed = weights.draw(max(draws, 128 * CHAINS))
     steps = len(proposed.log_weight) // CHAINS
     log_weight = proposed.log_weight[: steps * CHAINS].view(steps, CHAINS)
     at, accepted, path = torch.zeros(CHAINS, dtype=torch.long), 0.0, []

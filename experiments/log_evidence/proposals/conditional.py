@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from experiments.log_evidence.proposals.lattice import ALONG, Lattice
 from experiments.log_evidence.proposals.mixture import Tails
 from experiments.optimisers.newton import derivatives
 from zoo.data import Data
@@ -27,6 +28,8 @@ STEPS, NEAR = 30, 1e-6
 SHARES = (0.7, 0.15, 0.15)
 #: Spread of conditional log weights, relative to their size, up to which the normal at the mode is the conditional posterior.
 EXACT = 1e-9
+#: The variance of Σ_i log p̂(x_i | u) over lattices, as their halves tell it, beyond which draws are taken in their place.
+ROUGH = 0.1
 
 
 def proposes(model: Model, x: Data) -> bool:
@@ -57,36 +60,60 @@ class RowDensities:
 
 
 @dataclass(frozen=True)
+class RowEvidence:
+    """log p(x_i | u) of each row in nats, at draws of u, and draws of the rows' latents.
+
+    Attributes:
+        prior: log p(u), (draws,).
+        value: log p̂(x_i | u), of which p̂ is unbiased, (draws, rows).
+        variance: of p̂(x_i | u), over its square, (draws, rows).
+        local: z_i ~ p(z_i | x_i, u), about, (draws, rows, d_local).
+    """
+
+    prior: Tensor
+    value: Tensor
+    variance: Tensor
+    local: Tensor
+
+
+@dataclass(frozen=True)
 class LocalProposal:
     """Proposals of the rows' latents at given draws of the shared ones: a mixture, whatever of it there is.
+
+    The mixture is of a normal at the modes of log p(x_i, z_i | u), of a Student's t there, twice as wide, and of the guide's
+    q(z_i | u).
 
     Attributes:
         density: the rows' densities.
         shared: u, (draws, d_shared).
-        normal: at the modes of log p(x_i, z_i | u), of batch shape (draws, rows).
-        tails: Student's t there, twice as wide.
-        guide: the guide's q(z_i | u), if it has one.
-        exact: whether ``normal`` is p(z_i | x_i, u): then it is alone.
+        loc, scale_tril: of the normal, of batch shape (draws, rows).
+        guide: the guide, if it has two blocks.
+        exact: whether the normal is p(z_i | x_i, u): then it is alone.
     """
 
     density: RowDensities
     shared: Tensor
-    normal: MultivariateNormal
-    tails: Tails
+    loc: Tensor
+    scale_tril: Tensor
     guide: Blockwise | None
     exact: bool = False
 
     @classmethod
     def at(cls, density: RowDensities, shared: Tensor, start: Tensor, guide: Blockwise | None) -> LocalProposal:
         """Climb to the modes from ``start`` (draws, rows, d_local), and return the proposal there. Uses torch's generator."""
-        loc, tril = modes(density, shared, start)
-        normal = MultivariateNormal(loc, scale_tril=tril, validate_args=False)
-        found = cls(density, shared, normal, Tails(loc, 2 * tril), guide)
-        z = normal.sample(torch.Size([4]))
-        log_weight = density(shared, z)[1] - normal.log_prob(z)
+        found = cls(density, shared, *modes(density, shared, start), guide)
+        z = found.normal.sample(torch.Size([4]))
+        log_weight = density(shared, z)[1] - found.normal.log_prob(z)
         spread = (log_weight.amax(0) - log_weight.amin(0)) / (1 + log_weight.abs().amax(0))
-        exact = bool((spread <= max(EXACT, 64 * torch.finfo(spread.dtype).eps)).all())
-        return cls(density, shared, normal, found.tails, guide, exact)
+        return replace(found, exact=bool((spread <= max(EXACT, 64 * torch.finfo(spread.dtype).eps)).all()))
+
+    @property
+    def normal(self) -> MultivariateNormal:
+        return MultivariateNormal(self.loc, scale_tril=self.scale_tril, validate_args=False)
+
+    @property
+    def tails(self) -> Tails:
+        return Tails(self.loc, 2 * self.scale_tril)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -116,6 +143,47 @@ class LocalProposal:
         """Return log p(u), (draws,), and the log weights of z, (count, draws, rows), −∞ where there is no density."""
         prior, rows = self.density(self.shared, local)
         return prior, (rows - self.log_prob(local)).nan_to_num(nan=-math.inf)
+
+    def evidence(self, count: int, own: Tensor | None = None) -> RowEvidence:
+        """Estimate log p(x_i | u): from two draws where the normal is exact, over a lattice of one or two latents, or else,
+        and where the lattice does not do, from ``count`` draws. Uses torch's generator.
+
+        Args:
+            count: how many draws, or places of the lattice at least.
+            own: draws of the posterior, (draws, rows, d_local), which are to be one of each row's.
+        """
+        if self.exact or self.loc.shape[-1] not in ALONG:
+            return self._sampled(2 if self.exact else count, own)
+        lattice = Lattice.about(self.loc, self.scale_tril, own)
+        prior, log_density = self.density(self.shared, lattice.z)
+        value, variance, reaches = lattice.total(log_density)
+        found = RowEvidence(prior, value, variance, _chosen(lattice.z, log_density + lattice.log_volume))
+        left = (~reaches.all(1) | ~(variance.sum(1) <= ROUGH)).nonzero()[:, 0]
+        if not len(left):
+            return found
+        drawn = self._of(left)._sampled(count, None if own is None else own[left])
+        return RowEvidence(*(
+            getattr(found, name).index_copy(0, left, getattr(drawn, name)) for name in RowEvidence.__annotations__))
+
+    def _of(self, index: Tensor) -> LocalProposal:
+        """Return the proposal at some of the draws of u."""
+        return replace(self, shared=self.shared[index], loc=self.loc[index], scale_tril=self.scale_tril[index])
+
+    def _sampled(self, count: int, own: Tensor | None) -> RowEvidence:
+        local = self.sample(count)
+        if own is not None:
+            local[0] = own
+        prior, weight = self.log_weights(local)
+        value = weight.logsumexp(0) - math.log(count)
+        variance = ((weight - value).exp().var(0) / count).nan_to_num(nan=math.inf)
+        return RowEvidence(prior, value, variance, _chosen(local, weight))
+
+
+def _chosen(local: Tensor, weight: Tensor) -> Tensor:
+    """Return one of the rows' z (K, draws, rows, d) by their log weights (K, draws, rows): (draws, rows, d)."""
+    share = weight.softmax(0).nan_to_num(nan=1 / len(weight)).movedim(0, -1)
+    which = torch.multinomial(share.reshape(-1, len(weight)), 1).view(1, *weight.shape[1:], 1)
+    return local.gather(0, which.expand(1, *local.shape[1:]))[0]
 
 
 def modes(density: RowDensities, shared: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
