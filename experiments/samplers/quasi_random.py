@@ -9,17 +9,24 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 
+#: Dimensions at most, and points for each of them at least, at which Sobol points fill pairs of dimensions evenly.
+SOBOL, EVENLY = 32, 16
 #: Numbers that points may have to be kept for the next fit that asks for them.
 SMALL = 2**16
 
 
 def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
-    """Return quasi-random standard normals (draws, 1, size): scrambled Sobol, antithetic, with identity second moment.
+    """Return quasi-random standard normals (draws, 1, size), antithetic, with identity second moment.
+
+    Many draws of few dimensions are scrambled Sobol points. Others are a Latin hypercube: pairs of Sobol's dimensions are
+    correlated there by up to 0.8, and a second moment that is mended so much bends the normals. With 602 dimensions and 4,096
+    draws their kurtosis was 2.75, and an ELBO 4 nats too high.
 
     With mean zero and identity covariance on the sample, the mean of any quadratic is exact: where the posterior is
     normal, fixed draws find the family's true optimum.
 
-    Source: Owen (1998), Scrambling Sobol' and Niederreiter–Xing points, https://doi.org/10.1006/jcom.1998.0487;
+    Source: Owen (1998), Scrambling Sobol' and Niederreiter–Xing points, https://doi.org/10.1006/jcom.1998.0487; Stein (1987),
+    Large sample properties of simulations using Latin hypercube sampling, https://doi.org/10.1080/00401706.1987.10488205;
     Giordano, Ingram and Broderick (2024), Black box variational inference with a deterministic objective,
     https://arxiv.org/abs/2304.05527
 
@@ -38,7 +45,11 @@ def normal_noise(draws: int, size: int, seed: int, like: Tensor) -> Tensor:
 
 
 def _points(count: int, size: int, seed: int) -> Tensor:
-    """Return scrambled Sobol points of the unit cube, (count, size), float64."""
+    """Return points of the unit cube, (count, size), float64: scrambled Sobol, or a Latin hypercube."""
+    if size > SOBOL or count < EVENLY * size:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.rand(count, size, dtype=torch.float64, generator=generator).argsort(0)
+        return (order + torch.rand(count, size, dtype=torch.float64, generator=generator)) / count
     # Under inference mode they would be of no use outside of it.
     with torch.inference_mode(False):
         return torch.quasirandom.SobolEngine(size, scramble=True, seed=seed).draw(count, dtype=torch.float64)
