@@ -22,7 +22,7 @@ from zoo.program.sites.latents import Latents
 from zoo.program.vectorise import LinAlgError
 
 #: Coordinates of one unit beyond which the method is only used where it is asked for.
-LARGE = 4096
+LARGE = 1024
 
 
 class FixedDraws(Method[FixedDrawsOptions]):
