@@ -58,7 +58,7 @@ def split_bars(table: Comparison) -> Figure:
     axes.legend(shown.values(), shown.keys(), frameon=False, loc="upper left", bbox_to_anchor=(0.0, below), fontsize=9)
     axes.margins(x=0.15)
     bound = ", lower bound" if table.evidence.upper is None else ""
-    axes.set_xlabel(f"KL(q ‖ posterior), nats per unit{bound}")
+    axes.set_xlabel(f"KL(q ‖ posterior), nats{' per unit' if units > 1 else ''}{bound}")
     axes.set_title(f"{table.model.label} on {table.data}", loc="left")
     return figure
 
