@@ -17,6 +17,8 @@ from jax import lax, random
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
+ROWS = 1_000_000
+
 
 def by_plate(x: Any, size: int) -> None:
     """Weights N(0, 1), without an intercept; the target is the last column. The plate draws the rows of a step."""
@@ -26,15 +28,11 @@ def by_plate(x: Any, size: int) -> None:
         numpyro.sample("y", dist.Bernoulli(logits=rows[:, :-1] @ w), obs=rows[:, -1])
 
 
-def by_index(x: Any, size: int) -> None:
-    """The same density, of rows drawn with replacement, which takes no permutation of all rows."""
+def of_batch(x: Any, size: int) -> None:
+    """The same density, of ``size`` rows that were picked before, scaled to all ROWS."""
     w = numpyro.sample("w", dist.Normal(jnp.zeros(x.shape[1] - 1), 1.0).to_event(1))
-    rows = x[random.randint(numpyro.prng_key(), (size,), 0, len(x))]
-    with numpyro.plate("rows", size), numpyro.handlers.scale(scale=len(x) / size):
-        numpyro.sample("y", dist.Bernoulli(logits=rows[:, :-1] @ w), obs=rows[:, -1])
-
-
-PROGRAMS = {"plate": by_plate, "index": by_index}
+    with numpyro.plate("rows", size), numpyro.handlers.scale(scale=ROWS / size):
+        numpyro.sample("y", dist.Bernoulli(logits=x[:, :-1] @ w), obs=x[:, -1])
 
 
 def cosine(step: Any, rate: float, steps: int) -> Any:
@@ -48,15 +46,22 @@ def main(path: str, out: str, options: str, every: str, limit: str) -> None:
     begun = time.perf_counter()
     given = json.loads(options)
     x, size, steps = jnp.asarray(np.load(path)), given["batch_size"], given["steps"]
-    program = PROGRAMS[given["rows"]]
-    guide = AutoNormal(program, init_scale=given["init_scale"])
+    plate = given["rows"] == "plate"
+    guide = AutoNormal(by_plate if plate else of_batch, init_scale=given["init_scale"])
     optimiser = numpyro.optim.Adam(lambda step: cosine(step, given["learning_rate"], steps))
-    svi = SVI(program, guide, optimiser, Trace_ELBO(num_particles=given["draws"]))
-    advance = jax.jit(lambda state, x: lax.fori_loop(0, int(every), lambda _, now: svi.update(now, x, size)[0], state))
-    state = svi.init(random.PRNGKey(0), x, size)
+    svi = SVI(guide.model, guide, optimiser, Trace_ELBO(num_particles=given["draws"]))
+
+    def advance(state: Any, x: Any, key: Any) -> Any:
+        if plate:
+            return lax.fori_loop(0, int(every), lambda _, now: svi.update(now, x, size)[0], state)
+        order = random.permutation(key, len(x))[: int(every) * size].reshape(int(every), size)
+        return lax.scan(lambda now, rows: (svi.update(now, x[rows], size)[0], None), state, order)[0]
+
+    jitted, keys = jax.jit(advance), random.split(random.PRNGKey(1), steps // int(every))
+    state = svi.init(random.PRNGKey(0), x if plate else x[:size], size)
     seconds, locs, scales = [], [], []
-    for _ in range(steps // int(every)):
-        state = jax.block_until_ready(advance(state, x))
+    for key in keys:
+        state = jax.block_until_ready(jitted(state, x, key))
         seconds.append(time.perf_counter() - begun)
         params = svi.get_params(state)
         locs.append(np.array(params["w_auto_loc"]))
