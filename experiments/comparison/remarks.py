@@ -27,6 +27,9 @@ def _evidence_remarks(table: Comparison) -> list[str]:
 def explanations(table: Comparison) -> list[str]:
     """Return how the numbers are to be read, how θ was fitted, and which guides are not to be trusted or have not converged."""
     lines = ["nats, totals over units, ± Monte-Carlo standard error; k̂ and ESS are the worst unit's"]
+    whole = [site.name for site in table.model.latents(table.x).observed if site.whole]
+    if whole:
+        lines.append(f"whole numbers are taken as real observations of {', '.join(whole)}")
     if table.improper:
         lines.append(
             f"log normaliser = log ∫ p(x, z) dz, which is no marginal likelihood: improper prior of {', '.join(table.improper)}"

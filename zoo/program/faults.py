@@ -37,9 +37,11 @@ def explained(x: Data, label: str) -> Iterator[None]:
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         shapes = ", ".join(f"{name} {value.dtype} {tuple(value.shape)}" for name, value in tensors(x).items())
         first = (str(error).splitlines() or [type(error).__name__])[0]
+        whole = [name for name, value in tensors(x).items() if not value.is_floating_point()]
+        mend = f"make {', '.join(whole)} floating" if whole and "dtype" in first else "pass data like that it was built on"
         raise ZooError(
-            f"expected data that the program of {label} runs on; got {shapes}: {first[:160]}; pass data like that it was "
-            "built on, or mend the program") from error
+            f"expected data that the program of {label} runs on; got {shapes}: {first[:160]}; {mend}, or mend the program"
+        ) from error
 
 
 def fault(model: Model, x: Data, z: Tensor, parameters: Sequence[Tensor] = ()) -> str:

@@ -121,6 +121,25 @@ def test_a_polars_frame_is_as_one_of_pandas() -> None:
     assert x["county"].tolist() == [1, 0, 2, 0]  # type: ignore[index]
 
 
+def slopes(x: Tensor, y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+
+def test_whole_numbers_as_real_observations_are_remarked_on() -> None:
+    x, y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20)
+    whole, real = (experiments.compare(slopes, x, values, guides=["full_rank"], progress=False) for values in (y, 1.0 * y))
+    assert "whole numbers are taken as real observations of y" in str(whole)
+    assert "whole numbers" not in str(real)
+    assert whole.evidence.value == real.evidence.value
+
+
+def test_whole_numbers_in_a_product_are_named() -> None:
+    with pytest.raises(zoo.ZooError, match=r"make x, y floating, or mend the program"):
+        experiments.compare(slopes, np.ones((20, 2), dtype=int), np.arange(20), guides=["full_rank"], progress=False)
+
+
 def test_wrapped_programs_are_copied_and_pickled() -> None:
     x = zoo.arguments(effects, SIGMA, Y)
     model = zoo.as_model(effects)

@@ -151,7 +151,8 @@ class Site:
 
     ``size`` is how many coordinates it owns (0 for an observed site), ``loose`` whether these hold more than the value tells,
     as the length of a direction; ``plates`` names each batch dimension, ``None`` where it is in no plate; ``nested`` names the
-    plates, the outermost first; ``values`` is the support of one element of a discrete site.
+    plates, the outermost first; ``values`` is the support of one element of a discrete site; ``whole`` says of an observed site
+    that whole numbers stand for real observations.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Site:
     values: Tensor | None = None
     loose: bool = False
     nested: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,8 @@ def describe(site: Any, unit: str | None, kind: str) -> Site:
     values = support_values(site) if kind != "observed" and is_discrete(site) else None
     loose = kind == "sites" and is_sphere(site["fn"].support)
     nested = tuple(str(frame.name) for frame in site["cond_indep_stack"] if frame.vectorized)
-    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values, loose, nested)
+    whole = kind == "observed" and not site["value"].is_floating_point() and not is_discrete(site)
+    return Site(site["name"], site["value"].shape, site["fn"].event_dim, tuple(plates), size, values, loose, nested, whole)
 
 
 def unit_plate(sites: list[Any]) -> str | None:
