@@ -91,15 +91,16 @@ PAIRS = [
     for guide in [*guides.fitting_guides(entry.facts(model)), *(BLOCKS if entry.local else ())]]
 TRAINED = [pair for pair in PAIRS if pair[1] not in ("exact", "prior")]
 #: Of these models every guide is tested each time; of others those of EACH_TIME, of the one in NETWORKS encoders, too. The rest
-#: is by make long.
-WHOLE, NETWORKS = ("gmm", "ppca", "eight_schools"), "vae"
+#: is by make long, and all of those in SLOW, whose fits take over ten seconds.
+WHOLE, NETWORKS, SLOW = ("gmm", "ppca", "eight_schools"), "vae", ("semi_supervised_vae",)
 EACH_TIME, ENCODERS = ("exact", "mean_field", "categorical"), ("full_rank:semi", "flow:encoder")
 
 
 def each(pairs: list[tuple[str, str]]) -> list[Any]:
     """Return pairs to parametrise a test by."""
     def late(model: str, guide: str) -> bool:
-        return model not in WHOLE and guide not in EACH_TIME and not (model == NETWORKS and guide in ENCODERS)
+        quick = guide in EACH_TIME and model not in SLOW
+        return model not in WHOLE and not quick and not (model == NETWORKS and guide in ENCODERS)
 
     return [pytest.param(*pair, marks=pytest.mark.long) if late(*pair) else pair for pair in pairs]
 

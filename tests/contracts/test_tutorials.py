@@ -23,8 +23,8 @@ def test_all_pages_are_known() -> None:
     assert {path.stem for path in TUTORIALS.glob("*.md")} == {*PRINTED}
 
 
-@pytest.mark.parametrize("page", [
-    "lda", pytest.param("hmm", marks=pytest.mark.long), pytest.param("hierarchical", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("page", PRINTED)
 def test_its_code_prints_what_it_says(page: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (TUTORIALS / f"{page}.md").read_text(), re.DOTALL)
     done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, timeout=1800, check=False)
