@@ -36,7 +36,7 @@ SHAPES: Mapping[str, str] = {
     "garch-garch11": "alpha1 and beta1 have skewness 0.6 and 0.4, and excess kurtosis 1.1 and 1.5",
     "eight_schools-eight_schools_noncentered": "log tau has skewness −1.0 and excess kurtosis 2.0",
     "bball_drive_event_0-hmm_drive_0": _LESSER.format(
-        "−1897 there; lambda[2] stays at its prior, where no data speak for it") + "; chains disagree, and a warning says so",
+        "−1897 there; lambda[2] stays at its prior, where no data speak for it") + "; chains stand in different modes, so that log p is only bounded from below",
     "gp_pois_regr-gp_pois_regr": (
         "the data fix f = L(rho, alpha) f_tilde, so f_tilde bends with rho and alpha along a curved ridge: k̂ is near 1"),
     "hudson_lynx_hare-lotka_volterra": _LESSER.format("−134 there; some seeds find the other mode"),
