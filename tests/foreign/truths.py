@@ -32,11 +32,11 @@ _LESSER = "the fit ends at a lesser mode, where log p(y, z) is far lower than at
 #: Why a posterior of posteriordb has its log p outside the interval, or the ``full_rank`` guide off. Skewness and excess
 #: kurtosis are those of 1,000 reference draws in unconstrained coordinates, where a normal has none, ± 0.08 and 0.15.
 SHAPES: Mapping[str, str] = {
-    "nes1972-nes": "the interval's middle is 2.0 standard errors from log p, as that of one in twenty is",
     "garch-garch11": "alpha1 and beta1 have skewness 0.6 and 0.4, and excess kurtosis 1.1 and 1.5",
     "eight_schools-eight_schools_noncentered": "log tau has skewness −1.0 and excess kurtosis 2.0",
     "bball_drive_event_0-hmm_drive_0": _LESSER.format(
-        "−1897 there; lambda[2] stays at its prior, where no data speak for it") + "; chains stand in different modes, so that log p is only bounded from below",
+        "−1897 there; lambda[2] stays at its prior, where no data speak for it")
+        + "; chains stand in different modes, so that log p is only bounded from below",
     "gp_pois_regr-gp_pois_regr": (
         "the data fix f = L(rho, alpha) f_tilde, so f_tilde bends with rho and alpha along a curved ridge: k̂ is near 1"),
     "hudson_lynx_hare-lotka_volterra": _LESSER.format("−134 there; some seeds find the other mode"),
