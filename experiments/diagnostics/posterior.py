@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from experiments.diagnostics.marginal import marginal_log_likelihood
 from experiments.diagnostics.tree import given_groups, tree_of
 from experiments.inference.fit import pair
 from experiments.log_evidence.log_weights import log_joint
-from guides.guide import AnyGuide, BaseGuide
+from guides.guide import AnyGuide
 from zoo.bare import given
 from zoo.data import Data, tensors
 from zoo.errors import ZooError
@@ -80,7 +82,9 @@ def posterior(
     shown = given(model, *x)
     model, guide = pair(model, guide, shown, seed)
     latents = model.latents(shown)
-    data = _draw(model, guide, shown, draws, seed, groups, infer_discrete, local_draws)
+    with seeded(seed), torch.no_grad():
+        q = guide.posterior(shown)
+        data = _Drawn(model, shown, q, q.sample(torch.Size([draws])), infer_discrete, local_draws).of(groups)
     known = given_groups(shown, latents, tensors(shown))
     data |= {group: values for group, values in known.items() if group in groups and values}
     return tree_of(data, latents, shown, {**model.dims, **(dims or {})}, coords)
@@ -94,31 +98,38 @@ def _check(draws: int, groups: Sequence[str]) -> None:
         raise ZooError(f"unknown group '{unknown[0]}'; choose from {', '.join(GROUPS)}")
 
 
-def _draw(
-    model: Model, guide: BaseGuide, x: Data, draws: int, seed: int, groups: Sequence[str], infer_discrete: bool,
-    local_draws: int,
-) -> dict[str, dict[str, Tensor]]:
-    """Return what is drawn, (draws, …) each, by group and variable."""
-    with seeded(seed), torch.no_grad():
-        q = guide.posterior(x)
-        z = q.sample((draws,))
+@dataclass(frozen=True)
+class _Drawn:
+    """Draws z (draws, units, d) of q(z | x), and how what goes with them is to be found."""
 
-        def stats() -> dict[str, Tensor]:
-            log_p, log_q = log_joint(model, x, z), q.log_prob(z)
-            values = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
-            return values if model.latents(x).unit else {k: v[:, 0] for k, v in values.items()}
+    model: Model
+    x: Data
+    q: Distribution
+    z: Tensor
+    infer_discrete: bool
+    local_draws: int
 
-        def likelihoods() -> dict[str, Tensor]:
-            return marginal_log_likelihood(model, x, z, local_draws) if local_draws else model.log_likelihood(x, z)
-
+    def of(self, groups: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        """Return the variables of each of the ``groups``, (draws, …) each. Uses torch's generator."""
+        model, x, z = self.model, self.x, self.z
         makers: dict[str, Callable[[], dict[str, Tensor]]] = {
-            "posterior": lambda: {**_values(model, x, z), **(_recovered(model, x, z) if infer_discrete else {})},
-            "prior": lambda: _values(model, x, model.sample_prior(x, draws)),
-            "posterior_predictive": lambda: model.predict(x, z), "log_likelihood": likelihoods,
-            "sample_stats": stats}
+            "posterior": lambda: {**_values(model, x, z), **(_recovered(model, x, z) if self.infer_discrete else {})},
+            "prior": lambda: _values(model, x, model.sample_prior(x, len(z))),
+            "posterior_predictive": lambda: model.predict(x, z), "log_likelihood": self._likelihoods,
+            "sample_stats": self._stats}
         if model.latents(x).improper:
             del makers["prior"]
         return {group: make() for group, make in makers.items() if group in groups}
+
+    def _stats(self) -> dict[str, Tensor]:
+        log_p, log_q = log_joint(self.model, self.x, self.z), self.q.log_prob(self.z)
+        values = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
+        return values if self.model.latents(self.x).unit else {k: v[:, 0] for k, v in values.items()}
+
+    def _likelihoods(self) -> dict[str, Tensor]:
+        if self.local_draws:
+            return marginal_log_likelihood(self.model, self.x, self.z, self.local_draws)
+        return self.model.log_likelihood(self.x, self.z)
 
 
 def _values(model: Model, x: Data, z: Tensor) -> dict[str, Tensor]:

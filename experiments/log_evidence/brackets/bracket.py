@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import replace
 
@@ -23,6 +22,8 @@ from zoo.program.run import Program, evaluating
 
 #: The variance of weights over their squared mean at which they are all but equal, and draws that tell.
 EVEN, EVEN_DRAWS = 1e-3, 64
+#: R-hat of chains that agree.
+AGREED = 1.1
 
 METHODS = ("nested", "importance", "annealed")
 
@@ -86,24 +87,20 @@ def bracket(
     assert found is not None, "one of the two methods has run"
     if rhat is None:
         return found
-    if found.width > close:
-        _warn_apart(model, rhat)
-    return replace(found, kind="estimated", rhat=rhat)
+    found = replace(found, kind="estimated", rhat=rhat)
+    if apart := found.apart(AGREED):
+        warnings.warn(ZooWarning(
+            f"Markov chains for {model.label} disagree in {apart} of {len(rhat)} units (R-hat up to {float(rhat.max()):.2f}): "
+            "an upper bound that rests on them may be wrong; fit the guide better"), stacklevel=3)
+    return found
 
 
 def _even(model: Model, guide: BaseGuide, x: Data, seed: int) -> bool:
     """Return whether the guide's own weights are all but equal: it is the posterior, as far as its draws reach."""
     try:
-        relative = log_weights(model, guide, x, EVEN_DRAWS, seed + Stream.IMPORTANCE).log_weight
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZooWarning)  # of draws that can't be evaluated: those of the bounds will be told of
+            ess = log_weights(model, guide, x, EVEN_DRAWS, seed + Stream.IMPORTANCE).ess()
     except ZooError:  # a density that can't be evaluated: the bounds will say so
         return False
-    return float((relative - relative.logsumexp(0) + math.log(EVEN_DRAWS)).exp().var(0).sum()) < EVEN
-
-
-def _warn_apart(model: Model, rhat: Tensor) -> None:
-    """Warn of chains that disagree in over 5% of units. A narrow bracket does not rest on them: the guide holds their modes."""
-    apart = int((~(rhat <= 1.1)).sum())  # NaN: chains that never moved
-    if apart > 0.05 * len(rhat):
-        warnings.warn(ZooWarning(
-            f"Markov chains for {model.label} disagree in {apart} of {len(rhat)} units (R-hat up to {float(rhat.max()):.2f}), "
-            "and the upper bound rests on them; fit the guide better"), stacklevel=4)
+    return ess is not None and float((EVEN_DRAWS / ess - 1).sum()) < EVEN

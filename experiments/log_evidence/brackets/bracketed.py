@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from experiments.log_evidence.brackets.bracket import bracket
-from experiments.log_evidence.brackets.sandwich import Bracket, goal
+from experiments.log_evidence.brackets.sandwich import Bracket
 from experiments.log_evidence.estimator import Estimator, Question, Unsettled, no_guide
 from experiments.log_evidence.proposals.pool import Pool, pooled
 from experiments.log_evidence.result import Evidence
 from experiments.samplers.posterior import checked_draws
 from zoo.errors import ZooError
 
-#: R-hat of chains that stand in different modes (their means scatter by √8 times what one chain does), and the share of units
-#: in which they may.
-DIFFERENT, FEW = 3.0, 0.05
+#: R-hat of chains that stand in different modes: their means scatter by √8 times what one chain does.
+DIFFERENT = 3.0
 
 
 class Bracketed(Estimator):
@@ -71,11 +70,9 @@ def _of(found: Bracket, pool: Pool) -> Evidence:
 
 def _apart(found: Bracket) -> str:
     """Say that a wide bracket rests on chains that stand in different modes: its upper end is anything's guess."""
-    if found.rhat is None or found.width <= goal(len(found.lower)):
-        return ""
-    apart = ~(found.rhat <= DIFFERENT)  # NaN: chains that never moved
-    if not float(apart.double().mean()) > FEW:
+    apart = found.apart(DIFFERENT)
+    if not apart or found.rhat is None:
         return ""
     return (
-        f"Markov chains stand in different modes in {int(apart.sum())} of {len(apart)} units (R-hat up to "
+        f"Markov chains stand in different modes in {apart} of {len(found.rhat)} units (R-hat up to "
         f"{float(found.rhat.max()):.2f}): log p(x | θ) is only bounded from below")

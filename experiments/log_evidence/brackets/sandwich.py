@@ -14,6 +14,8 @@ from zoo.errors import ZooError
 
 #: Limits are close enough at this many nats, plus so many per unit.
 GOAL, GOAL_PER_UNIT = 0.3, 0.04
+#: The share of units in which chains may disagree.
+FEW = 0.05
 #: P(a bound is wrong by more nats) ≤ 2.5%, whatever its distribution: Markov's inequality.
 MARKOV = math.log(40.0)
 
@@ -53,6 +55,16 @@ class Bracket:
     def width(self) -> float:
         """Nats between the limits."""
         return self.upper_limit - self.lower_limit
+
+    def apart(self, rhat: float) -> int:
+        """Return in how many units Markov chains have a larger R-hat than ``rhat``, where a wide bracket rests on them.
+
+        That is 0 where up to 5% of units have, and where the bracket is narrow: the guide then holds the chains' modes.
+        """
+        if self.rhat is None or self.width <= goal(len(self.lower)):
+            return 0
+        count = int((~(self.rhat <= rhat)).sum())  # NaN: chains that never moved
+        return count if count > FEW * len(self.rhat) else 0
 
 
 def goal(units: int) -> float:
