@@ -8,10 +8,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from experiments.log_evidence.brackets.annealed import AnnealingOptions, anneal
-from experiments.log_evidence.brackets.nested import nested_bracket, nests
+from experiments.log_evidence.brackets.nested import nested_bracket
 from experiments.log_evidence.brackets.sandwich import Bracket, goal
 from experiments.log_evidence.brackets.weighted import importance_bracket
 from experiments.log_evidence.log_weights import log_weights
+from experiments.log_evidence.proposals.conditional import nests
 from experiments.runtime.seeds import Stream
 from experiments.samplers.posterior import take_draws
 from guides.guide import BaseGuide, paired

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.log_evidence.brackets.sandwich import Bracket, sandwich
-from experiments.log_evidence.proposals.conditional import FEW, RowDensities, proposes, row_proposals
+from experiments.log_evidence.proposals.conditional import FEW, SHARED, RowDensities, nests, row_proposals
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
 from experiments.runtime.memory import CACHED, PILOT, within, work
 from experiments.runtime.seeds import Stream
@@ -43,19 +43,12 @@ PILOTS, ROUNDS, SETTLED, EFFECTIVE = 128, (3, 8), 1.0, 8.0
 LOCAL, MOST = 16, 256
 #: The variance of log p̂(x | u) that is let be.
 VARIANCE = 0.1
-#: Shared latents up to which they are proposed at all, and up to which weights that are hopeless at first may be adapted to
-#: good ones.
-SHARED, ADAPTED = 64, 12
+#: Shared latents up to which weights that are hopeless at first may be adapted to good ones.
+ADAPTED = 12
 #: The share of the prior in the proposal of the shared latents.
 FROM_PRIOR = 0.1
 #: Chains, the share of proposals that they must accept, and the R-hat that they may have.
 CHAINS, ACCEPTED, AGREED = 8, 0.15, 1.1
-
-
-def nests(model: Model, x: Data) -> bool:
-    """Return whether rows share latents and own others, of either few enough."""
-    found = blocks(model, x) if proposes(model, x) else None
-    return found is not None and len(found.shared) <= SHARED
 
 
 def nested_bracket(
@@ -65,7 +58,8 @@ def nested_bracket(
 
     Each row's latents are drawn about their mode given the shared ones, see
     :mod:`experiments.log_evidence.proposals.conditional`; where they are normal given these, this is exact. The shared latents
-    are drawn from the guide, heavier tails, the prior, and a Student's t that is adapted to their posterior.
+    are drawn from the guide, heavier tails, the prior, and a Student's t that is adapted to their posterior, or one for each
+    mode where restarts have found some that the guides miss.
 
     Args:
         model, guide, x, seed: as of :func:`experiments.bracket`.
@@ -131,6 +125,7 @@ class NestedWeights:
         density: the rows' densities.
         proposal: of u, of batch shape (1,); the prior is mixed with it, where it can be drawn from.
         guides: posteriors of two blocks, if there are any.
+        modes: distributions of u about its modes, of batch shape (1,), where the guides miss some.
         start: where the climbs to the rows' modes begin without these, (rows, d_local).
         count: K, draws of each row's latents.
     """
@@ -138,6 +133,7 @@ class NestedWeights:
     density: RowDensities
     proposal: EqualMixture
     guides: Sequence[Blockwise]
+    modes: Sequence[Distribution]
     start: Tensor
     count: int = LOCAL
 
@@ -185,28 +181,30 @@ def _begun(model: Model, guide: BaseGuide, x: Data) -> NestedWeights:
     assert found is not None, "it nests"
     q = guide.posterior(x)
     whole = q.components if isinstance(guide, MixtureGuide) and isinstance(q, EqualMixture) else (q,)
-    parts = [part for part in whole if isinstance(part, Blockwise)]
+    named = getattr(guide, "others", ())
+    parts = [part for part in whole if isinstance(part, Blockwise) and part not in named]
+    modes = [part.shared for part in named if isinstance(part, Blockwise)]
     shared, local = found.split(q.sample(torch.Size([DRAWS])))
-    proposal = EqualMixture([*(part.shared for part in parts), Tails.of(shared[:, None])])
-    return NestedWeights(RowDensities(model, x, found), proposal, parts, local.mean(0))
+    proposal = EqualMixture([*(part.shared for part in parts), *modes, Tails.of(shared[:, None])])
+    return NestedWeights(RowDensities(model, x, found), proposal, parts, modes, local.mean(0))
 
 
 def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float]:
-    """Return nested weights whose proposal has a component fitted to the posterior of u, with as many local draws as needed.
+    """Return nested weights whose proposal has components fitted to the posterior of u, with as many local draws as needed.
 
     Beside them the variance of the last pilot's weights over their squared mean.
 
     Source: Cappé et al. (2008), Adaptive importance sampling in general mixture classes, https://arxiv.org/abs/0710.4242
     """
     first = weights.proposal.components
-    pilots, variance = max(PILOTS, 8 * len(weights.density.blocks.shared)), math.inf
+    pilots, variance = _pilots(weights), math.inf
     for done in range(1, ROUNDS[1] + 1):
         drawn = weights.draw(pilots)
         noise = drawn.noise[drawn.log_weight > -math.inf]
         middle = float(noise.median()) if len(noise) else math.inf
         count = math.ceil(weights.count * min(middle / VARIANCE, MOST))
         count = min(MOST, max(LOCAL, count))
-        fitted = [_fitted(drawn)] * (2 * len(first))  # two thirds of the draws
+        fitted = _fitted(weights, drawn, 2 * len(first))  # two thirds of the draws
         weights = replace(weights, proposal=EqualMixture([*first, *fitted]), count=count)
         relative = (drawn.log_weight - drawn.log_weight.logsumexp(0) + math.log(pilots)).exp()
         variance = float(relative.var().nan_to_num(nan=math.inf))
@@ -218,21 +216,37 @@ def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float]:
 
 def _hopeless(weights: NestedWeights) -> float:
     """Return the variance of weights over their squared mean beyond which a pilot has too few effective draws."""
-    return max(PILOTS, 8 * len(weights.density.blocks.shared)) / EFFECTIVE - 1
+    return _pilots(weights) / EFFECTIVE - 1
 
 
-def _fitted(drawn: NestedDraws) -> Distribution:
+def _pilots(weights: NestedWeights) -> int:
+    """Return how many draws adapt the proposal: each mode has a component of its own."""
+    return max(PILOTS, 8 * len(weights.density.blocks.shared)) * max(1, len(weights.modes))
+
+
+def _fitted(weights: NestedWeights, drawn: NestedDraws, components: int) -> list[Tails]:
+    """Return about so many ``components`` fitted to weighted draws: of each known mode as many as it holds mass."""
+    if not weights.modes:
+        return [_of_moments(drawn.shared, drawn.log_weight)] * components
+    density = torch.stack([mode.log_prob(drawn.shared[:, None])[:, 0] for mode in weights.modes])
+    own = drawn.log_weight + density.log_softmax(0)
+    shares = own.logsumexp(1).softmax(0).tolist()
+    return [
+        component for log_weight, share in zip(own, shares, strict=True)
+        for component in [_of_moments(drawn.shared, log_weight)] * max(1, round(share * components))]
+
+
+def _of_moments(u: Tensor, log_weight: Tensor) -> Tails:
     """Return a Student's t with the weighted mean and covariance of draws; few that hold all the weight are flattened."""
-    log_weight, size = drawn.log_weight, drawn.shared.shape[1]
-    power = 1.0
+    size, power = u.shape[1], 1.0
     while power > 1e-3:
         share = (power * log_weight).softmax(0)
         if 1 / float(share.square().sum()) >= min(4 * size + 8, len(share) // 4):
             break
         power *= 0.5
-    share = share.to(drawn.shared)
-    loc = share @ drawn.shared
-    centred = drawn.shared - loc
+    share = share.to(u)
+    loc = share @ u
+    centred = u - loc
     covariance = (centred * share[:, None]).mT @ centred
     ridge = 1e-8 * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(size).to(covariance)
     tril, failed = torch.linalg.cholesky_ex(covariance + ridge)

@@ -22,6 +22,8 @@ from zoo.structure.blockwise import Blockwise
 
 #: Local latents of a row up to which their curvature is computed.
 FEW = 16
+#: Shared latents up to which they are proposed at all.
+SHARED = 64
 #: Newton's steps to the modes of local latents, at most; nats that a step promises where it is the last.
 STEPS, NEAR = 30, 1e-6
 #: Shares of the proposals: the normal at the mode, the same with heavier tails and twice as wide, and the guide's own.
@@ -36,6 +38,12 @@ def proposes(model: Model, x: Data) -> bool:
     """Return whether rows share latents and own others, few enough for a mode of each row's, of a program that vmap runs."""
     found = None if model.latents(x).discrete else blocks(model, x)
     return found is not None and found.both and found.local.shape[1] <= FEW and model.runner.draws.vectorised
+
+
+def nests(model: Model, x: Data) -> bool:
+    """Return whether rows share latents and own others, of either few enough."""
+    found = blocks(model, x) if proposes(model, x) else None
+    return found is not None and len(found.shared) <= SHARED
 
 
 @dataclass(frozen=True)
@@ -186,11 +194,12 @@ def _chosen(local: Tensor, weight: Tensor) -> Tensor:
     return local.gather(0, which.expand(1, *local.shape[1:]))[0]
 
 
-def modes(density: RowDensities, shared: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def modes(density: RowDensities, shared: Tensor, start: Tensor, near: float = NEAR) -> tuple[Tensor, Tensor]:
     """Climb each row's log p(x_i, z_i | u) from ``start`` (draws, rows, d) by Newton's steps; return where they lead.
 
     A step takes the eigenvalues of the curvature by their size, and counts only for rows that rise; others halve it. Any place
-    will do for a proposal: rows that do not settle are left where they are.
+    will do for a proposal: rows that do not settle are left where they are. They have settled where a step promises less than
+    ``near`` nats.
 
     Returns:
         the places (draws, rows, d), and the Cholesky factors (draws, rows, d, d) of the inverse curvature there.
@@ -208,7 +217,7 @@ def modes(density: RowDensities, shared: Tensor, start: Tensor) -> tuple[Tensor,
     for _ in range(STEPS):
         values, vectors = _curvature(hessian)
         step = (vectors @ ((vectors.mT @ gradient[..., None]) / values[..., None]))[..., 0].nan_to_num()
-        if bool(((gradient * step).sum(-1) * length[:, 0] < NEAR).all()):
+        if bool(((gradient * step).sum(-1) * length[:, 0] < near).all()):
             break
         trial = z + length * step
         higher, slope, curved = derivatives(log_joint, trial)

@@ -65,7 +65,7 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
         alone = None if components else _alone(model, known, x)
         if alone is not None:
             return _told(alone, known, found)
-        texts = [*(guide.text for guide in known), *["restarts"] * len(components)]
+        texts = [*(guide.text for guide in known), *["restarts"] * bool(components)]
         tails = _tails(model, MixtureGuide(model, known, components), x)
         components, texts = components + tails, texts + ["tails"] * len(tails)
     one = len(known) == 1 and not components

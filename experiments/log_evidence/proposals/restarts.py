@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.log_evidence.log_weights import log_joint
-from experiments.log_evidence.proposals.ascents import ITERATIONS, Ascents
+from experiments.log_evidence.proposals.ascents import ITERATIONS, Ascents, spread
+from experiments.log_evidence.proposals.conditional import nests
+from experiments.log_evidence.proposals.marginal import MARGINAL, MarginalAscents
 from experiments.runtime.memory import CLIMBS, affordable, within, work
 from zoo.data import Data
-from zoo.distributions.normal_mixture import NormalMixture
 from zoo.model import Model
 
 #: Restarts from the prior: first, and at most, where modes still turn up that were met once.
@@ -31,8 +32,6 @@ NEGLIGIBLE = 1e-4
 COUNTS = 0.01
 #: A guide holds a mode if its density there is at least this share of the posterior's.
 HELD = 0.01
-#: Scales of the normals at a mode, and their shares: wider ones for tails that a normal lacks.
-WIDER, SHARES = (1.0, 1.6), (0.7, 0.3)
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Restarts:
     """The modes that a search has found, and the mass of each.
 
     Attributes:
+        ascents: what has climbed, in d coordinates.
         loc: the modes, (modes, d), highest mass first.
         scale_tril: Cholesky factors of the inverse curvatures at the modes, (modes, d, d).
         height: log p(x, z) at the modes, (modes,), in nats.
@@ -49,6 +49,7 @@ class Restarts:
         starts: the number of restarts from the prior.
     """
 
+    ascents: Ascents
     loc: Tensor
     scale_tril: Tensor
     height: Tensor
@@ -88,18 +89,18 @@ class Restarts:
         return ~self.held.any(1)
 
     def components(self) -> list[Distribution]:
-        """Return a mixture of normals at the missed modes, of batch shape (1,); none where there are none."""
+        """Return distributions over the latents at all modes, of batch shape (1,), if some are missed; otherwise none."""
         if not bool(self.missed.any()):
             return []
-        loc, scale_tril = self.loc[self.missed], self.scale_tril[self.missed]
-        weights = (0.5 * self.log_mass[self.missed]).softmax(0)  # half way to equal ones: masses are rough
-        return [NormalMixture(
-            torch.cat([share * weights for share in SHARES]), loc.repeat(len(WIDER), 1),
-            torch.cat([scale * scale_tril for scale in WIDER]), torch.Size([1]))]
+        weights = (0.5 * self.log_mass).softmax(0)  # half way to equal ones: masses are rough
+        return self.ascents.mixture(weights, self.loc, self.scale_tril)
 
 
 def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | None:
     """Climb log p(x, z) from draws of the prior and of ``guides``, and tell apart where the climbs end.
+
+    Where rows share latents u and own others, it is log p(x, u) that is climbed, see :class:`MarginalAscents`: the tops of
+    log p(x, z) are then far from where the mass is.
 
     32 restarts from the prior, up to 256 while a mode that counts was met by one of them alone; 8 draws of each guide. Ends
     are one mode where they are within a standard deviation of each other, by the curvature at the higher one. Uses torch's
@@ -111,12 +112,16 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         guides: distributions of batch shape (1,) and event shape (d,) whose log_prob is known at any z.
 
     Returns:
-        ``None`` where it is not tried, for several units, discrete or over 100 latents, or densities that touch too many
-        numbers; or where no climb came to a top that holds mass.
+        ``None`` where it is not tried, for several units, discrete latents, over 100 to climb in, or densities that touch too
+        many numbers; or where no climb came to a top that holds mass.
     """
-    latents, each = model.latents(x), work(x, 1, model.latents(x).size)
+    latents = model.latents(x)
+    if latents.units > 1 or latents.discrete or not latents.size:
+        return None
+    shares = nests(model, x)
+    each = work(x, 1, latents.size) * (MARGINAL if shares else 1)
     starts = affordable(model, within(CLIMBS, ITERATIONS * each, 0, MOST), 8)
-    if latents.units > 1 or latents.discrete or not 0 < latents.size <= MOST_LATENTS or starts < 8:
+    if starts < 8 or (latents.size > MOST_LATENTS and not shares):
         return None
     with torch.no_grad():
         drawn = model.sample_prior(x, starts)[:, 0]
@@ -126,7 +131,8 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         return None
     if latents.size == 1:
         drawn = torch.cat([_scan(model, x, drawn), drawn])
-    found = _restarted(Ascents(model, x, _spread(drawn), each), own, drawn)
+    ascents = MarginalAscents.of(model, x, drawn, each) if shares else Ascents(model, x, spread(drawn), each)
+    found = _restarted(ascents, [ascents.coordinates(z) for z in own], ascents.coordinates(drawn))
     return None if found is None else _judged(found, guides, _level(model, x, guides))
 
 
@@ -139,7 +145,7 @@ def _restarted(ascents: Ascents, own: Sequence[Tensor], drawn: Tensor) -> Restar
         more = ascents.ends(drawn[count:2 * count])
         ends = torch.cat([ends[0], more[0]]), torch.cat([ends[1], more[1]])
         count = min(2 * count, len(drawn))
-    return found
+    return None if found is None or float(found.met.sum()) < ascents.least * count else found
 
 
 def _log_mass(height: Tensor, scale_tril: Tensor) -> Tensor:
@@ -175,27 +181,23 @@ def _judged(found: Restarts, guides: Sequence[Distribution], level: float) -> Re
     dense = torch.zeros_like(found.held)
     with torch.no_grad():
         for g, q in enumerate(guides):
-            log_q = q.log_prob(found.loc[:, None].to(q.sample()))[:, 0]
-            dense[:, g] = log_q.double() > found.height - total + math.log(HELD)
+            log_q = found.ascents.log_prob(q, found.loc)
+            if log_q is not None:
+                dense[:, g] = log_q.double() > found.height - total + math.log(HELD)
     held = found.held | dense
-    return Restarts(found.loc[kept], found.scale_tril[kept], found.height[kept], found.met[kept], held[kept], found.starts)
+    return Restarts(
+        found.ascents, found.loc[kept], found.scale_tril[kept], found.height[kept], found.met[kept], held[kept], found.starts)
 
 
 def _scan(model: Model, x: Data, draws: Tensor) -> Tensor:
     """Return the highest maxima (n, 1) of log p(x, z) on a line through draws (n, 1) of the prior, far into its tails."""
     nodes = torch.linspace(-ASINH, ASINH, affordable(model, NODES, 65), dtype=torch.float64).sinh()
-    points = (draws.double().median(0).values + _spread(draws) * nodes[:, None]).to(draws)
+    points = (draws.double().median(0).values + spread(draws) * nodes[:, None]).to(draws)
     with torch.no_grad():
         height = log_joint(model, x, points[:, None])[:, 0]
     top = (height[1:-1] > height[:-2]) & (height[1:-1] >= height[2:])
     best = (1 + top.nonzero()[:, 0])[height[1:-1][top].argsort(descending=True)]
     return points[best[:MAXIMA]]
-
-
-def _spread(draws: Tensor) -> Tensor:
-    """Return a robust scale (d,) of draws (n, d)."""
-    quartiles = torch.quantile(draws, torch.tensor([0.25, 0.75]).to(draws), 0)
-    return ((quartiles[1] - quartiles[0]) / 1.349).clamp(1e-3, 1e3).double()
 
 
 def _modes(ascents: Ascents, points: Tensor, height: Tensor, guides: int, starts: int) -> Restarts | None:
@@ -217,7 +219,8 @@ def _modes(ascents: Ascents, points: Tensor, height: Tensor, guides: int, starts
     order = _log_mass(height[first][keep][kept], scale_tril[kept]).argsort(descending=True)
     kept, scale = kept[order], ascents.scale
     return Restarts(
-        loc[kept] * scale, scale[:, None] * scale_tril[kept], height[first][keep][kept], met[order], held[order], starts)
+        ascents, loc[kept] * scale, scale[:, None] * scale_tril[kept], height[first][keep][kept], met[order], held[order],
+        starts)
 
 
 def _together(points: Tensor, height: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,10 @@ from experiments.comparison.local_split import local_split
 from experiments.diagnostics.block_gap import block_gap
 from experiments.diagnostics.gap import Gap
 from experiments.log_evidence.proposals.conditional import RowDensities, row_proposals
+from experiments.log_evidence.proposals.mixture import EqualMixture, Tails
 from tests.programs import MeanFieldOptimum, hierarchical_normal, log_evidence, simulated
+from zoo.structure.blocks import log_block_terms
+from zoo.structure.blockwise import Blockwise
 
 X = simulated(60, 0)
 
@@ -121,6 +124,55 @@ def test_bayesian_ppca_has_its_local_part_and_conditional_evidence_in_closed_for
     covariance = loadings @ loadings.mT + scale**2 * torch.eye(4, dtype=x.dtype)
     marginal = torch.distributions.MultivariateNormal(values["loc"][:8, None], covariance[:8, None]).log_prob(x)
     torch.testing.assert_close(weight, marginal.expand(2, 8, -1), rtol=0, atol=1e-6)
+
+
+def test_parts_of_bayesian_ppca_add_up_to_its_gap() -> None:
+    """log p(x, u) is closed: both KLs and log p(x) follow each by itself. The posterior has two modes, of which q has one."""
+    x = zoo.dataset("iris").x[::5]
+    model = zoo.build("bayesian_ppca", x, latent=1)
+    fitted = experiments.fit(model, "full_rank+mean_field", x, progress=False)
+    with zoo.seeded(0), torch.no_grad():
+        q = fitted.guide.posterior(x)
+        log_evidence, error = long_importance(model, x, q)
+        u = q.shared.sample(torch.Size([4000]))
+        divergence = q.shared.log_prob(u)[:, 0] - log_joint_of_shared(model, x, q, u[:, 0]) + log_evidence
+    shared, se = float(divergence.mean()), math.hypot(float(divergence.std()) / math.sqrt(len(u)), error)
+    assert shared > math.log(2)
+    found = experiments.evaluate(model, fitted.guide, x)
+    assert found.evidence.lower - 3 * error < log_evidence < found.evidence.upper + 3 * error
+    assert found.evidence.upper - found.evidence.lower < 0.4
+    assert "of 2 found, 'full_rank+mean_field' holds 1" in found.evidence.remark
+    blocks = found.blocks
+    assert blocks.shared.lower - 2 * se < shared < blocks.shared.upper + 2 * se
+    whole = log_evidence - found.elbo.value
+    assert abs(shared + blocks.local.value - whole) < 4 * math.hypot(se, blocks.local.se, found.elbo.se)
+
+
+def log_joint_of_shared(model: zoo.Model, x: torch.Tensor, q: Blockwise, u: torch.Tensor) -> torch.Tensor:
+    """Return log p(x, u) of ``bayesian_ppca``, (draws,): x_i ~ N(loc, W Wᵀ + σ² I) given u."""
+    z = q.blocks.join(u, u.new_zeros(len(u), *q.blocks.local.shape))
+    values = model.constrain(x, z)
+    covariance = values["loadings"] @ values["loadings"].mT + values["scale"][:, None, None] ** 2 * torch.eye(x.shape[1]).to(x)
+    marginal = torch.distributions.MultivariateNormal(values["loc"][:, None], covariance[:, None])
+    return log_block_terms(model, x, z)[0] + marginal.log_prob(x).sum(1)
+
+
+def long_importance(model: zoo.Model, x: torch.Tensor, q: Blockwise) -> tuple[float, float]:
+    """Return log p(x) of ``bayesian_ppca`` with one factor, and its standard error, from 60,000 draws about both signs."""
+    loc, size = q.shared.mean[0], q.shared.event_shape[0]
+    scale_tril = torch.diag(3 * q.shared.variance[0].sqrt())
+    sign = torch.where(torch.arange(size) < x.shape[1], -1.0, 1.0).to(loc)  # loadings come first
+    for _ in range(3):
+        mirrored = Tails((sign * loc)[None], (sign * sign[:, None] * scale_tril)[None])
+        about = EqualMixture([Tails(loc[None], scale_tril[None]), mirrored])
+        u = about.sample(torch.Size([60_000]))
+        log_weight = log_joint_of_shared(model, x, q, u[:, 0]) - about.log_prob(u)[:, 0]
+        folded = torch.where((u[:, 0, :4] @ loc[:4] > 0)[:, None], u[:, 0], sign * u[:, 0])
+        share = log_weight.softmax(0)
+        loc = share @ folded
+        scale_tril = torch.linalg.cholesky((share[:, None] * (folded - loc)).mT @ (folded - loc))
+    relative = len(u) * share
+    return float(log_weight.logsumexp(0)) - math.log(len(u)), float(relative.std()) / math.sqrt(len(u))
 
 
 def test_other_guides_have_no_blocks() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.log_evidence.brackets.nested import nested_bracket, nests
-from experiments.log_evidence.proposals.conditional import RowDensities, modes, row_proposals
+from experiments.log_evidence.brackets.nested import nested_bracket
+from experiments.log_evidence.proposals.conditional import RowDensities, modes, nests, row_proposals
 from tests.programs import TAU, hierarchical_normal, log_evidence, simulated
 from zoo.structure.blocks import blocks
 
