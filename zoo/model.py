@@ -21,6 +21,7 @@ from zoo.program.runner import Hooked, Runner
 from zoo.program.sites.blocks import Blocks
 from zoo.program.sites.latents import Latents, is_deterministic
 from zoo.program.sites.substitution import Substitute, latent_log_prob
+from zoo.program.tally import tally_draws
 from zoo.registry import MODELS, Facts
 
 #: Rows of all draws that a program of independent rows takes in one run.
@@ -126,6 +127,7 @@ class Model(Hooked):
         Returns:
             two tensors (draws, units). The first includes log|det J| of the constraining map.
         """
+        tally_draws(x, z)
         scheme = self.runner.scheme(x)
         if self.quadratic and isinstance(x, Tensor) and len(z) > 1 and z[..., 0].numel() <= AT_ONCE:
             # Rows know nothing of each other, so all draws are as many rows more: one run, which need not be mapped.

@@ -11,6 +11,7 @@ from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.program.density import log_block_terms as of_one_draw
 from zoo.program.sites.blocks import Blocks
+from zoo.program.tally import tally_draws
 
 if TYPE_CHECKING:
     from zoo.model import Model
@@ -37,6 +38,7 @@ def log_block_terms(model: Model, x: Data, z: Tensor) -> tuple[Tensor, Tensor]:
         raise ZooError(
             f"expected a plate that holds every observed site of {model.label}, and latents that rows share; got none; put "
             "the observations in one plate")
+    tally_draws(x, z)
     shared, local = model.runner.over_draws(
         lambda row: of_one_draw(model.runner.program, x, row, scheme, found.plate), z)
     return shared, local

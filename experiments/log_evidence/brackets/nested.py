@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.log_evidence.brackets.sandwich import Bracket, sandwich
+from experiments.log_evidence.proposals.adaptive import Pilots
 from experiments.log_evidence.proposals.conditional import FEW, SHARED, RowDensities, nests, row_proposals
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
 from experiments.runtime.memory import CACHED, PILOT, within, work
@@ -37,8 +38,8 @@ from zoo.structure.blockwise import Blockwise
 #: Draws of the shared latents, at least and at most, and the standard error of log p(x), in nats, that more are for.
 DRAWS, ENOUGH, ERROR = 512, 2048, 0.01
 #: Draws by which their proposal is adapted, at least; rounds of them, at least and at most; the variance of weights over their
-#: squared mean at which the proposal is let be; and how many effective draws the last round must have.
-PILOTS, ROUNDS, SETTLED, EFFECTIVE = 128, (3, 8), 1.0, 8.0
+#: squared mean at which the proposal is let be; and how many effective draws all rounds must have together.
+PILOTS, ROUNDS, SETTLED, EFFECTIVE = 256, (4, 8), 1.0, 16.0
 #: Draws of each row's latents at each of the shared ones: at first and at least, and at most.
 LOCAL, MOST = 16, 256
 #: The variance of log p̂(x | u) that is let be.
@@ -48,7 +49,7 @@ ADAPTED = 12
 #: The share of the prior in the proposal of the shared latents.
 FROM_PRIOR = 0.1
 #: Chains, the share of proposals that they must accept, and the R-hat that they may have.
-CHAINS, ACCEPTED, AGREED = 8, 0.15, 1.1
+CHAINS, ACCEPTED, AGREED = 8, 0.15, 1.5
 
 
 def nested_bracket(
@@ -85,8 +86,8 @@ def nested_bracket(
             f"expected rows that share up to {SHARED} latents and own up to {FEW} each for nested weights; got others in "
             f"{model.label}; leave the method out")
     with seeded(seed + Stream.IMPORTANCE), torch.no_grad():
-        weights, variance = _adapted(_begun(model, guide, x))
-        if exact is None and variance > _hopeless(weights):
+        weights, variance, effective = _adapted(_begun(model, guide, x))
+        if exact is None and effective < EFFECTIVE:
             return None
         wanted = min(ENOUGH, max(DRAWS, math.ceil(min(variance, 1.0) / ERROR**2)))
         count = draws or within(16 * PILOT, weights.each, 64, wanted)
@@ -109,12 +110,14 @@ class NestedDraws:
         local: one z_i a row, drawn by its weight from the row's K, (draws, rows, d_local).
         log_weight: log p(u) − log r(u) + Σ_i log p̂(x_i | u), (draws,), in nats.
         noise: the variance of log p̂(x_i | u), summed over rows, (draws,).
+        prior: log p(u), (draws,).
     """
 
     shared: Tensor
     local: Tensor
     log_weight: Tensor
     noise: Tensor
+    prior: Tensor
 
 
 @dataclass(frozen=True)
@@ -168,11 +171,15 @@ class NestedWeights:
 
     def _weighted(self, u: Tensor, own: Tensor | None = None) -> NestedDraws:
         rows = row_proposals(self.density, u, self.guides, self.start).evidence(self.count, own)
-        log_r = self.proposal.log_prob(u[:, None])[:, 0]
-        if self.prior:
-            log_r = torch.logaddexp(math.log(1 - self.prior) + log_r, math.log(self.prior) + rows.prior)
-        total = (rows.prior - log_r + rows.value.sum(1)).nan_to_num(nan=-math.inf).double()
-        return NestedDraws(u, rows.local, total, rows.variance.sum(1))
+        total = (rows.prior - self.log_proposal(u, rows.prior) + rows.value.sum(1)).nan_to_num(nan=-math.inf).double()
+        return NestedDraws(u, rows.local, total, rows.variance.sum(1), rows.prior)
+
+    def log_proposal(self, u: Tensor, prior: Tensor) -> Tensor:
+        """Return log r(u) at u (draws, d_shared), where the prior's log density is ``prior``: (draws,)."""
+        log_r: Tensor = self.proposal.log_prob(u[:, None])[:, 0]
+        if not self.prior:
+            return log_r
+        return torch.logaddexp(math.log(1 - self.prior) + log_r, math.log(self.prior) + prior)
 
 
 def _begun(model: Model, guide: BaseGuide, x: Data) -> NestedWeights:
@@ -189,70 +196,37 @@ def _begun(model: Model, guide: BaseGuide, x: Data) -> NestedWeights:
     return NestedWeights(RowDensities(model, x, found), proposal, parts, modes, local.mean(0))
 
 
-def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float]:
+def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float, float]:
     """Return nested weights whose proposal has components fitted to the posterior of u, with as many local draws as needed.
 
-    Beside them the variance of the last pilot's weights over their squared mean.
+    Beside them the variance of the last round's weights over their squared mean, and the effective pilots of all rounds.
 
-    Source: Cappé et al. (2008), Adaptive importance sampling in general mixture classes, https://arxiv.org/abs/0710.4242
+    Source: Cornuet et al. (2012), Adaptive multiple importance sampling, https://arxiv.org/abs/0907.1254
     """
-    first = weights.proposal.components
-    pilots, variance = _pilots(weights), math.inf
+    first, pilots, variance = weights.proposal.components, None, math.inf
     for done in range(1, ROUNDS[1] + 1):
-        drawn = weights.draw(pilots)
+        drawn, proposal = weights.draw(_pilots(weights)), weights.log_proposal
+        target = drawn.log_weight + proposal(drawn.shared, drawn.prior)
+        found = (drawn.shared, target, drawn.prior, proposal)
+        pilots = Pilots.first(*found) if pilots is None else pilots.beside(*found)
         noise = drawn.noise[drawn.log_weight > -math.inf]
         middle = float(noise.median()) if len(noise) else math.inf
         count = math.ceil(weights.count * min(middle / VARIANCE, MOST))
         count = min(MOST, max(LOCAL, count))
-        fitted = _fitted(weights, drawn, 2 * len(first))  # two thirds of the draws
+        fitted = pilots.fitted(weights.modes, 5 * len(first))  # five sixths of the draws
         weights = replace(weights, proposal=EqualMixture([*first, *fitted]), count=count)
-        relative = (drawn.log_weight - drawn.log_weight.logsumexp(0) + math.log(pilots)).exp()
+        relative = (drawn.log_weight - drawn.log_weight.logsumexp(0) + math.log(len(drawn.log_weight))).exp()
         variance = float(relative.var().nan_to_num(nan=math.inf))
-        given_up = len(weights.density.blocks.shared) > ADAPTED and variance > _hopeless(weights)
+        given_up = len(weights.density.blocks.shared) > ADAPTED and pilots.effective < EFFECTIVE
         if given_up or (done >= ROUNDS[0] and variance <= SETTLED):
             break
-    return weights, variance
-
-
-def _hopeless(weights: NestedWeights) -> float:
-    """Return the variance of weights over their squared mean beyond which a pilot has too few effective draws."""
-    return _pilots(weights) / EFFECTIVE - 1
+    assert pilots is not None, "there is a round at least"
+    return weights, variance, pilots.effective
 
 
 def _pilots(weights: NestedWeights) -> int:
     """Return how many draws adapt the proposal: each mode has a component of its own."""
     return max(PILOTS, 8 * len(weights.density.blocks.shared)) * max(1, len(weights.modes))
-
-
-def _fitted(weights: NestedWeights, drawn: NestedDraws, components: int) -> list[Tails]:
-    """Return about so many ``components`` fitted to weighted draws: of each known mode as many as it holds mass."""
-    if not weights.modes:
-        return [_of_moments(drawn.shared, drawn.log_weight)] * components
-    density = torch.stack([mode.log_prob(drawn.shared[:, None])[:, 0] for mode in weights.modes])
-    own = drawn.log_weight + density.log_softmax(0)
-    shares = own.logsumexp(1).softmax(0).tolist()
-    return [
-        component for log_weight, share in zip(own, shares, strict=True)
-        for component in [_of_moments(drawn.shared, log_weight)] * max(1, round(share * components))]
-
-
-def _of_moments(u: Tensor, log_weight: Tensor) -> Tails:
-    """Return a Student's t with the weighted mean and covariance of draws; few that hold all the weight are flattened."""
-    size, power = u.shape[1], 1.0
-    while power > 1e-3:
-        share = (power * log_weight).softmax(0)
-        if 1 / float(share.square().sum()) >= min(4 * size + 8, len(share) // 4):
-            break
-        power *= 0.5
-    share = share.to(u)
-    loc = share @ u
-    centred = u - loc
-    covariance = (centred * share[:, None]).mT @ centred
-    ridge = 1e-8 * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(size).to(covariance)
-    tril, failed = torch.linalg.cholesky_ex(covariance + ridge)
-    if bool(failed):
-        tril = covariance.diagonal().clamp(min=1e-12).sqrt().diag()
-    return Tails(loc[None], tril[None])
 
 
 def independent_chains(weights: NestedWeights, draws: int) -> tuple[Tensor, Tensor] | None:

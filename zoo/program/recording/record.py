@@ -24,6 +24,7 @@ from torch.fx import GraphModule
 from zoo.errors import ZooError
 from zoo.program.recording.settings import Settings
 from zoo.program.run import generators, set_generators
+from zoo.program.tally import tallied, tally
 from zoo.program.vectorise import capturing
 
 #: What two results may differ by, in units of rounding of the largest number: a kernel may add in another order.
@@ -118,7 +119,9 @@ class Recording:
     """
 
     def __init__(self, function: Function, modules: Sequence[nn.Module], inputs: Sequence[Tensor], compiled: bool):
-        graph = capture(function, modules, inputs)
+        with tallied() as cost:
+            graph = capture(function, modules, inputs)
+        self.rows = cost.rows
         self.state, self.shapes, self.settings = [*named_tensors(modules).values()], signature(inputs), Settings(modules)
         constants = (getattr(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr")
         self.constants = [(value, value._version) for value in constants if isinstance(value, Tensor)]
@@ -127,6 +130,7 @@ class Recording:
             self.run = torch.compile(graph, dynamic=False, options={"fallback_random": True})
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        tally(self.rows)
         with torch.no_grad():
             return tuple(self.run(*self.state, *inputs))
 
