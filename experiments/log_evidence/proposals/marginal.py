@@ -84,8 +84,8 @@ class MarginalAscents(Ascents):
 
         def local(u: Tensor) -> Distribution:
             at = torch.linalg.solve_triangular(scale_tril.to(u), (u - loc.to(u)).mT, upper=False).mT
-            mean = slopes[0] + torch.einsum("ns,srd->nrd", at, slopes[1:])
-            scale = factor[:1].expand(len(u), *factor.shape[1:])
+            mean = slopes[0].to(u) + torch.einsum("ns,srd->nrd", at, slopes[1:].to(u))
+            scale = factor[:1].to(u).expand(len(u), *factor.shape[1:])
             return MultivariateNormal(mean.flatten(0, 1), scale_tril=scale.flatten(0, 1), validate_args=False)
 
         return Blockwise(self.rows.blocks, shared, local, depends=True, same_scale=True)
@@ -100,7 +100,8 @@ class MarginalAscents(Ascents):
         """
         with torch.no_grad():
             u = (points * self.scale).to(reference(self.x))
-            place, factor = modes(self.rows, u, self._starts(len(u)), NEAR)
+            near = max(NEAR, 100 * torch.finfo(u.dtype).eps)
+            place, factor = modes(self.rows, u, self._starts(len(u)), near)
         with torch.enable_grad():
             at = points.detach().requires_grad_()
             shared = (at * self.scale).to(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from experiments.log_evidence.proposals.ascents import ITERATIONS, Ascents, spre
 from experiments.log_evidence.proposals.conditional import nests
 from experiments.log_evidence.proposals.marginal import MARGINAL, MarginalAscents
 from experiments.runtime.memory import CLIMBS, affordable, within, work
-from zoo.data import Data
+from zoo.data import Data, in_double, reference
+from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program.run import seeded
+from zoo.program.tolerance import FAILURES, refuse
 
 #: Restarts from the prior: first, and at most, where modes still turn up that were met once.
 FIRST, MOST = 32, 256
@@ -118,6 +122,7 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
     latents = model.latents(x)
     if latents.units > 1 or latents.discrete or not latents.size:
         return None
+    model, x = _finely(model, x)
     shares = nests(model, x)
     each = work(x, 1, latents.size) * (MARGINAL if shares else 1)
     starts = affordable(model, within(CLIMBS, ITERATIONS * each, 0, MOST), 8)
@@ -134,6 +139,20 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
     ascents = MarginalAscents.of(model, x, drawn, each) if shares else Ascents(model, x, spread(drawn), each)
     found = _restarted(ascents, [ascents.coordinates(z) for z in own], ascents.coordinates(drawn))
     return None if found is None else _judged(found, guides, _level(model, x, guides))
+
+
+def _finely(model: Model, x: Data) -> tuple[Model, Data]:
+    """Return model and data in float64, where that works: in float32 climbs can't tell the last rises from rounding."""
+    if reference(x).dtype == torch.float64:
+        return model, x
+    fine, wide = copy.deepcopy(model).double(), in_double(x)
+    try:
+        with torch.no_grad(), seeded(0):
+            return (fine, wide) if fine.log_joint(wide, fine.sample_prior(wide, 1)).dtype == torch.float64 else (model, x)
+    except FAILURES as error:
+        if not isinstance(error, ZooError):
+            refuse(error)
+        return model, x
 
 
 def _restarted(ascents: Ascents, own: Sequence[Tensor], drawn: Tensor) -> Restarts | None:
