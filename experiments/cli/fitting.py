@@ -14,6 +14,7 @@ from experiments.cli.options import (
     DATA,
     DRAWS,
     DROP,
+    EFFORT,
     EVERY,
     FORCE,
     JSON,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 def compare(
     context: typer.Context, model: MODEL, data: DATA = None,
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="Guide to compare. Can be repeated.")] = None,
-    method: METHOD = None, seed: SEED = 0, draws: DRAWS = None,
+    method: METHOD = None, seed: SEED = 0, draws: DRAWS = None, effort: EFFORT = "default",
     holdout: Annotated[float | None, typer.Option(help="Share of the units on which θ and encoders are not fitted.")] = None,
     train_with: Annotated[str | None, typer.Option(help="The guide with which θ is fitted.")] = None,
     train_model: Annotated[bool, typer.Option("--train-model", help="Fit a separate θ with each guide.")] = False,
@@ -57,8 +58,8 @@ def compare(
     """Fit θ once, fit each guide at this θ, and report how far each guide is from the posterior."""
     spec = _asked(
         context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
-        holdout=holdout, train_with=train_with, train_model=train_model, simulate=simulate, binarise=binarise, target=target,
-        standardise=standardise, drop_constant=drop_constant, **fitting)
+        effort=effort, holdout=holdout, train_with=train_with, train_model=train_model, simulate=simulate, binarise=binarise,
+        target=target, standardise=standardise, drop_constant=drop_constant, **fitting)
     do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 
@@ -67,7 +68,7 @@ def compare(
 def fit(
     context: typer.Context, model: MODEL, data: DATA = None,
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide that is fitted with θ.")] = None,
-    method: METHOD = None, seed: SEED = 0, draws: DRAWS = None,
+    method: METHOD = None, seed: SEED = 0, draws: DRAWS = None, effort: EFFORT = "default",
     seeds: Annotated[int, typer.Option(help="Number of seeds to fit from; the best fit is kept.")] = 1,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
@@ -76,7 +77,8 @@ def fit(
     """Fit θ and one guide together, and evaluate the pair."""
     spec = _asked(
         context, command="fit", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
-        seeds=seeds, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, **fitting)
+        effort=effort, seeds=seeds, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant,
+        **fitting)
     do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 

@@ -21,6 +21,8 @@ DATA = Annotated[
         "--data", "-d", help="A data set, sample:MODEL (draws from a model), or a CSV, NPY, NPZ, Parquet or IDX file.")]
 SEED = Annotated[int, typer.Option(help="Seed of all random numbers. The same seed gives the same results.")]
 METHOD = Annotated[str | None, typer.Option(help=f"{', '.join(METHODS)}; by default the first that fits the guide.")]
+EFFORT = Annotated[str, typer.Option(
+    help="Number of densities that the evaluation may take beside the fits: none, quick, default or thorough.")]
 DRAWS = Annotated[int | None, typer.Option(help="Number of draws of z per unit for the evaluation.")]
 TARGET = Annotated[str | None, typer.Option(help="Column of a data file to predict; by default the last column.")]
 STANDARDISE = Annotated[bool | None, typer.Option(help="Standardise the columns; the default for regressions.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,15 +11,16 @@ from torch import Tensor
 
 from experiments.comparison.plan import FittedComparison, alone, fit_comparison
 from experiments.comparison.request import Request, split_guides
-from experiments.comparison.table import Comparison, Row
+from experiments.comparison.table import Comparison, Cost, Row
 from experiments.diagnostics.block_gap import block_gap
-from experiments.diagnostics.evaluation import summarise
+from experiments.diagnostics.evaluation import Evaluation, rough_gaps, summarise
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.inference.engine import held
 from experiments.inference.fit import fit_seeds, one_view
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.budget import Budget
 from experiments.runtime.seeds import Stream
 from guides.guide import AnyGuide
 from zoo.bare import given
@@ -32,7 +34,8 @@ def compare(
     kwargs: Mapping[str, Any] | None = None, seed: int = 0, method: str | None = None, train_with: str | None = None,
     train_model: bool = False, holdout: float | None = None,
     draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
-    simulate: bool = False, data: str = "data", progress: bool | None = None, callbacks: Sequence[Callback] = (),
+    simulate: bool = False, effort: str = "default", data: str = "data", progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
     journal: Journal | None = None, pure: bool | None = None, **options: Any,
 ) -> Comparison:
     """Fit θ once, fit every guide to that θ, and say how far each is from the posterior.
@@ -58,6 +61,8 @@ def compare(
         view: draws a fresh view of the rows, e.g. their binarisation: for each minibatch; once, for the evaluation.
         simulate: compare on data drawn from the model at its fitted θ, shaped like the units it would be compared on. An exact
             draw of each unit's posterior is then known, and with it the evidence is bracketed.
+        effort: ``none``, ``quick``, ``default`` or ``thorough``: how many densities the evaluation may take beside what the
+            fits took, see :data:`experiments.runtime.effort.EFFORTS`.
         data: what to call the data in the table.
         progress: show bars on standard error; ``None``: on a terminal only.
         callbacks: told of every fit, by its name: ``theta``, or the guide's text.
@@ -80,23 +85,40 @@ def compare(
     data_given = given(model, *shown, **(kwargs or {}))
     done = fit_comparison(
         model, data_given, request, progress=progress, callbacks=callbacks, journal=journal, pure=pure, **options)
-    return settle(done, draws=draws, data=data)
+    return settle(done, draws=draws, data=data, effort=effort)
 
 
-def settle(done: FittedComparison, draws: int | None = None, data: str = "data") -> Comparison:
+def settle(
+    done: FittedComparison, draws: int | None = None, data: str = "data", effort: str = "default",
+) -> Comparison:
     """Evaluate what was fitted: the rest of :func:`compare`."""
-    plan, fits = done.plan, done.fits
+    begun = time.perf_counter()
+    plan, fits, fitted = done.plan, done.fits, done.evaluations
     weights = [log_weights(f.model, f.guide, plan.x, draws, plan.seed + Stream.EVALUATION) for f in fits]
-    found = _judged(plan.evidence(fits, weights, done.exact, done.own_theta), weights, done.own_theta)
-    rows = []
-    for f, weight, known in zip(fits, weights, found, strict=True):
-        made = summarise(weight, f.guide.text, known)
-        with held(f.model):
-            made = replace(made, blocks=block_gap(f.model, f.guide, plan.x, made.kl_gap, plan.seed))
-        rows.append(Row(f, made, plan.split(f, weight, made, fits, weights) if done.splits else None))
+    budget = Budget.of(effort, fits[0].model, plan.x, fitted).aimed(rough_gaps(weights))
+    with budget.counting():
+        found = _judged(plan.evidence(fits, weights, done, budget), weights, done.own_theta)
+        rows = [
+            _row(done, i, summarise(weight, f.guide.text, known), weights, budget)
+            for i, (f, weight, known) in enumerate(zip(fits, weights, found, strict=True))]
+    cost = Cost(effort, done.seconds, time.perf_counter() - begun, fitted / budget.rows, budget.spent)
     return Comparison(
         fits[0].model, plan.x, data, len(plan.units.index), plan.seed, found[0], tuple(rows), done.theta, plan.units,
-        done.own_theta, done.simulated)
+        done.own_theta, done.simulated, cost)
+
+
+def _row(
+    done: FittedComparison, index: int, made: Evaluation, weights: list[LogWeights], budget: Budget,
+) -> Row:
+    """Return a guide's row, with what its gap is made of as far as there is budget left."""
+    fitted, plan = done.fits[index], done.plan
+    if not budget.limit:
+        return Row(fitted, made)
+    with held(fitted.model):
+        made = replace(made, blocks=block_gap(fitted.model, fitted.guide, plan.x, made.kl_gap, plan.seed))
+    if not done.splits:
+        return Row(fitted, made)
+    return Row(fitted, made, plan.split(fitted, weights[index], made, done.fits, weights))
 
 
 def _judged(found: list[Evidence], weights: list[LogWeights], own_theta: bool) -> list[Evidence]:
@@ -107,11 +129,11 @@ def _judged(found: list[Evidence], weights: list[LogWeights], own_theta: bool) -
 
 def fit_one(
     model: Model | Program, x: Data, guide: AnyGuide, seeds: range, options: Mapping[str, Any], *, data: str = "data",
-    draws: int | None = None,
+    draws: int | None = None, effort: str = "default",
 ) -> Comparison:
     """Fit θ and one guide together, from the best of ``seeds``, and return the pair's row as a :class:`Comparison`.
 
-    ``draws`` are those of the evaluation, ``options`` those of ``fit``.
+    ``draws`` and ``effort`` are those of the evaluation, ``options`` those of ``fit``.
     """
     done = fit_seeds(model, guide, x, seeds=seeds, **options)[0]
-    return settle(alone(done, one_view(x, options.get("view"), seeds[0]), seeds[0]), draws, data)
+    return settle(alone(done, one_view(x, options.get("view"), seeds[0]), seeds[0]), draws, data, effort)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from experiments.comparison.agreement import beside, most_even
 from experiments.comparison.gap_split import Split, fit_free, free_member, split
 from experiments.comparison.local_split import local_split
 from experiments.comparison.request import Request, spec_of
-from experiments.diagnostics.evaluation import Evaluation
+from experiments.diagnostics.evaluation import Evaluation, evidence_of
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
@@ -24,9 +25,9 @@ from experiments.inference.engine import held
 from experiments.inference.fit import fit, one_view
 from experiments.inference.options import names
 from experiments.inference.registry import METHODS, check_options, default_method, entry
-from experiments.log_evidence.evidence import evidence
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.budget import Budget
 from experiments.runtime.holdout import Partition, partition
 from experiments.runtime.seeds import Stream
 from guides.construct import build
@@ -50,10 +51,18 @@ class FittedComparison:
     theta: Fit | None
     fits: list[Fit]
     exact: Tensor | None
+    seconds: float = 0.0
     own_theta: bool = False
     simulated: bool = False
     #: Whether the gaps of encoders are to be split, which takes a fit of the best free member of each.
     splits: bool = True
+
+    @property
+    def evaluations(self) -> float:
+        """The evaluations of log p(x_i, z) that all the fits took."""
+        own = [done.evaluations for done in self.fits]
+        theta = 0.0 if self.theta is None or any(done is self.theta for done in self.fits) else self.theta.evaluations
+        return sum(own) + theta
 
 
 def fit_comparison(
@@ -71,6 +80,7 @@ def fit_comparison(
     Raises:
         ZooError: as of :func:`experiments.compare`.
     """
+    begun = time.perf_counter()
     check_options(options)
     model = request.model(model)
     shown = one_view(x, request.view, request.seed)
@@ -82,7 +92,8 @@ def fit_comparison(
     plan, exact = plan.simulated() if request.simulate else (plan, None)
     fits = [plan.fit_own(guide) for guide in request.asked] if request.train_model else plan.fit_all(request.asked)
     _tell_unused(options, [*fits, *([theta] if theta is not None else [])])
-    return FittedComparison(plan, theta, fits, exact, request.train_model, request.simulate)
+    seconds = time.perf_counter() - begun
+    return FittedComparison(plan, theta, fits, exact, seconds, request.train_model, request.simulate)
 
 
 def _tell_unused(options: Mapping[str, Any], fits: Sequence[Fit]) -> None:
@@ -100,7 +111,8 @@ def alone(done: Fit, x: Data, seed: int) -> FittedComparison:
     """Return a pair that was fitted together as a comparison of one, on ``x``."""
     theta = done if any(p.requires_grad and p.numel() for p in done.model.parameters()) else None
     units = partition(x, done.model.latents(x).units, 0.0)
-    return FittedComparison(ComparisonPlan(done.model, units, None, seed, None), theta, [done], None, splits=False)
+    plan = ComparisonPlan(done.model, units, None, seed, None)
+    return FittedComparison(plan, theta, [done], None, done.seconds, splits=False)
 
 
 @dataclass(frozen=True)
@@ -207,7 +219,7 @@ class ComparisonPlan:
         return self.fit(model, self.build(asked, model), False, self.method, start=CONTAINED)
 
     def evidence(
-        self, fits: list[Fit], weights: list[LogWeights], exact: Tensor | None, train_model: bool,
+        self, fits: list[Fit], weights: list[LogWeights], fitted: FittedComparison, budget: Budget,
     ) -> list[Evidence]:
         """Return log p(x | θ) for each row: where they share θ, one for all, from the mixture of their guides.
 
@@ -215,10 +227,11 @@ class ComparisonPlan:
         """
         def of(done: Sequence[Fit], weights: Sequence[LogWeights]) -> Evidence:
             with held(done[0].model):
-                found = evidence(done[0].model, self.x, [one.guide for one in done], seed=self.seed, exact=exact)
+                found = evidence_of(
+                    done[0].model, self.x, [one.guide for one in done], weights, self.seed, budget, fitted.exact)
             return beside(found, {one.guide.text: weight for one, weight in zip(done, weights, strict=True)})
 
-        if train_model:
+        if fitted.own_theta:
             return [of([done], [weight]) for done, weight in zip(fits, weights, strict=True)]
         best = most_even(weights)
         return [of([fits[i] for i in best], [weights[i] for i in best])] * len(fits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
@@ -54,8 +54,30 @@ class Row:
             "reconstruction": _estimate(e.reconstruction), "kl_prior": _estimate(e.kl_prior), "active": e.active,
             "khat": e.khat, "ess": e.ess, "draws": e.draws, "parameters": self.fit.guide.size,
             "log_evidence": _evidence(e.evidence), "method": self.fit.method, "steps": self.fit.steps,
+            "evaluations": round(self.fit.evaluations),
             "seconds": round(self.fit.seconds, 3), "converged": self.fit.converged, "stopped": self.fit.stopped,
             "remark": e.remark}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a comparison: seconds of wall time, and evaluations of log p(x, z), of all rows at one draw.
+
+    Attributes:
+        effort: of the evaluation.
+        fit_seconds, evaluation_seconds: of all fits, and of all that followed.
+        fit_evaluations, evaluation_evaluations: likewise; one with its gradient counts three. Those of the ELBOs are left out.
+    """
+
+    effort: str = "default"
+    fit_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    fit_evaluations: float = 0.0
+    evaluation_evaluations: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the cost as plain numbers."""
+        return {name: value if isinstance(value, str) else round(value, 3) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,7 @@ class Comparison:
         partition: which units were held out.
         own_theta: whether each guide trained a θ of its own, ``rows[i].fit.model``.
         simulated: whether ``x`` was drawn from the model at its θ.
+        cost: what it took.
     """
 
     model: Model
@@ -87,6 +110,7 @@ class Comparison:
     partition: Partition = field(repr=False)
     own_theta: bool = False
     simulated: bool = False
+    cost: Cost = Cost()
 
     @property
     def improper(self) -> tuple[str, ...]:
@@ -120,7 +144,7 @@ class Comparison:
             "holdout": round(self.partition.share, 6), "seed": self.seed,
             "log_evidence": None if self.own_theta else _evidence(self.evidence), "own_theta": self.own_theta,
             "simulated": self.simulated, "improper": list(self.improper),
-            "theta": theta, "guides": [row.to_dict() for row in self.rows]})
+            "cost": self.cost.to_dict(), "theta": theta, "guides": [row.to_dict() for row in self.rows]})
         return whole
 
     def to_frame(self) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +14,13 @@ from experiments.diagnostics.reliability import misses_mass
 from experiments.inference.fit import pair
 from experiments.log_evidence.evidence import evidence
 from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
+from experiments.log_evidence.lower_bound import lower_bound
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.budget import Budget
 from experiments.runtime.seeds import Stream
-from guides.guide import AnyGuide
+from guides.guide import AnyGuide, BaseGuide
 from zoo.bare import given
+from zoo.data import Data
 from zoo.model import Model
 from zoo.program.run import Program
 
@@ -69,7 +73,7 @@ class Evaluation:
 
 def evaluate(
     model: Model | Program, guide: AnyGuide, *x: Any, draws: int | None = None, seed: int = 0,
-    log_evidence: Evidence | None = None,
+    log_evidence: Evidence | None = None, effort: str = "default",
 ) -> Evaluation:
     """Evaluate ``guide`` on ``model`` with θ as it is.
 
@@ -80,6 +84,8 @@ def evaluate(
         draws: of z, per unit; 4,096 for one unit, at least 512 for many.
         seed: of the draws: the same seed gives the same numbers.
         log_evidence: of the model, where it is known already.
+        effort: ``none``, ``quick``, ``default`` or ``thorough``: how many densities may be evaluated beside those draws, see
+            :data:`experiments.runtime.effort.EFFORTS`. What the fit took is not known here: the effort's floor is all.
 
     Raises:
         ZooError: fewer than 2 draws, or log weights that are not numbers.
@@ -93,12 +99,38 @@ def evaluate(
     data = given(model, *x)
     model, guide = pair(model, guide, data, seed)
     weights = log_weights(model, guide, data, draws, seed + Stream.EVALUATION)
-    if log_evidence is None:
-        found, elbo = evidence(model, data, guide, seed=seed), weights.elbo()
-        found = found.covering({f"the ELBO of '{guide.text}'": (elbo.value, elbo.se)})
-        log_evidence = found.for_gaps([found.middle - elbo.value])
-    done = summarise(weights, guide.text, log_evidence)
-    return replace(done, blocks=block_gap(model, guide, data, done.kl_gap, seed))
+    budget = Budget.of(effort, model, data).aimed(rough_gaps([weights]))
+    with budget.counting():
+        if log_evidence is None:
+            found, elbo = evidence_of(model, data, [guide], [weights], seed, budget), weights.elbo()
+            found = found.covering({f"the ELBO of '{guide.text}'": (elbo.value, elbo.se)})
+            log_evidence = found.for_gaps([found.middle - elbo.value])
+        done = summarise(weights, guide.text, log_evidence)
+        return replace(done, blocks=block_gap(model, guide, data, done.kl_gap, seed) if budget.limit else None)
+
+
+def rough_gaps(weights: Sequence[LogWeights]) -> list[float]:
+    """Return by how many nats each guide's ELBO lies below the best importance-weighted bound of all."""
+    best = max(float(weight.importance_bound().sum()) for weight in weights)
+    return [best - weight.elbo().value for weight in weights]
+
+
+def evidence_of(
+    model: Model, x: Data, guides: Sequence[BaseGuide], weights: Sequence[LogWeights], seed: int, budget: Budget,
+    exact: Tensor | None = None,
+) -> Evidence:
+    """Return log p(x | θ) within a budget; where there is none to spend, in closed form, or by the weights that were drawn.
+
+    Args:
+        model, x: the model and the data.
+        guides: the best first, and ``weights`` the log weights of each.
+        seed: of the draws.
+        budget: what may be spent.
+        exact: as of :func:`experiments.evidence`.
+    """
+    if budget.limit or model.facts(x).exact:
+        return evidence(model, x, guides, seed=seed, exact=exact, effort=budget)
+    return lower_bound(weights[0], guides[0].text)
 
 
 def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:

@@ -18,6 +18,7 @@ from zoo.data import Data
 from zoo.errors import Interrupted, ZooWarning
 from zoo.model import Model
 from zoo.program.run import generators, set_generators
+from zoo.program.tally import Tally
 
 if TYPE_CHECKING:
     from experiments.fits.result import Fit
@@ -123,6 +124,8 @@ class Watch:
         self.start = replace(start, step=len(self.history), seconds=self._before)
         self._paused = 0.0
         self._begun = time.perf_counter()
+        #: The evaluations of densities over all the fit's runs.
+        self.cost = Tally()
 
     def __enter__(self) -> Watch:
         if self.journal is not None:
@@ -156,6 +159,7 @@ class Watch:
         if self.journal is None or self._saved is None:
             return 0
         with fitting(self.journal.path):
+            self.cost.rows = float(self._saved.values.get("evaluations", 0.0))  # what led here is counted, and no more
             load(State(self._saved.part("method"), dict(self._saved.values["method"])))
             if drawing:
                 set_generators(self._saved.tensors["generator"], self._saved.numbered("cuda"))
@@ -202,7 +206,7 @@ class Watch:
             **State.prefixed("method", method.tensors), "generator": cpu,
             "history": torch.tensor(self.history, dtype=torch.float64),
             **{f"cuda.{i}": state for i, state in enumerate(cuda)}}
-        path = journal.save(now.step, State(tensors, {"method": method.values}))
+        path = journal.save(now.step, State(tensors, {"method": method.values, "evaluations": self.cost.rows}))
         self._paused += time.perf_counter() - begun
         self._tell(lambda callback: callback.on_checkpoint(replace(now, checkpoint=path)))
 

@@ -103,6 +103,7 @@ class Fit:
         states: of svi: the best and the last state; ``states.use("last")`` puts one in place.
         remarks: what a reader of the fit should know, such as that recorded steps were found to differ from Python's.
         objective: what the bound is called: ``ELBO``, ``IWAE-8 bound``, ``Rényi(0.5) bound``.
+        evaluations: of log p(x_i, z) of a row at a draw, that all of it took; one with its gradient counts three.
     """
 
     model: Model
@@ -119,6 +120,7 @@ class Fit:
     states: States | None = field(default=None, repr=False)
     remarks: tuple[str, ...] = ()
     objective: str = "ELBO"
+    evaluations: float = 0.0
 
     def __repr__(self) -> str:
         bound = "nothing to fit" if self.bound is None else f"{self.objective} {self.bound:.4f} nats"

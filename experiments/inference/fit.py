@@ -35,6 +35,7 @@ from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
 from zoo.program.run import Program, seeded
+from zoo.program.tally import tallied
 
 
 def fit(
@@ -97,11 +98,11 @@ def fit(
     if done is not None:
         return done
     inner: dict[str, Any] = {"train_model": theta, "seed": seed, "progress": progress, "journal": kept, "pure": pure}
-    floor, before = _floor(problem, chosen, how, start, inner)
+    floor, before, quick = _floor(problem, chosen, how, start, inner)
     first = Moment(
         model, guide, data, chosen.name, how.limit, problem.latents.units, name, objective=chosen.bound(problem, how))
     watch = Watch(first, [*bars(progress), *callbacks], kept)
-    fitted = _never_below(floor, _run(chosen, problem, how, watch, before), partial(
+    fitted = _never_below(floor, _run(chosen, problem, how, watch, before, quick), partial(
         fit, model, guide, data, method=chosen.name, name="from the contained", **inner, **options))
     watch.end(fitted)
     if kept is not None:
@@ -109,13 +110,14 @@ def fit(
     return fitted
 
 
-def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, before: float) -> Fit:
-    """Run a method; return its fit, whose seconds include the ``before`` of what was fitted first."""
+def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, before: float, quick: float) -> Fit:
+    """Run a method; return its fit, whose cost includes that of a ``quick`` one: seconds ``before`` it, and evaluations."""
     model, guide = problem.model, problem.guide
     keep_memory()
     guide.fit_to(problem.shown)
-    with watch, seeded(problem.seed), torch.enable_grad(), threads_for(round(method.at_once(problem, options))), (
-            nullcontext() if problem.train_model else held(model)):
+    threads = threads_for(round(method.at_once(problem, options)))
+    fixed = nullcontext() if problem.train_model else held(model)
+    with watch, tallied(watch.cost), seeded(problem.seed), torch.enable_grad(), threads, fixed:
         problem.processes.agree([*model.state_dict().values(), *guide.state_dict().values()])
         outcome = method.run(problem, options, watch)
     problem.processes.agree(model.buffers())  # running statistics of a decoder are of a process's own units
@@ -124,30 +126,33 @@ def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, 
     return Fit(
         model, guide, method.name, outcome.steps, before + watch.seconds, outcome.bound, outcome.converged, _why(outcome),
         tuple(watch.history), problem.latents.units, outcome.iterations, outcome.states, outcome.remarks,
-        watch.start.objective)
+        watch.start.objective, quick + watch.cost.rows)
 
 
 def _floor(
     problem: Problem, method: Method[Any], options: Options, start: BaseGuide | str, how: Mapping[str, Any],
-) -> tuple[Floor | None, float]:
-    """Start the guide at a fitted one that it contains, as ``start`` says; return that, and the seconds of its quick fit.
+) -> tuple[Floor | None, float, float]:
+    """Start the guide at a fitted one that it contains, as ``start`` says; return that, and its quick fit's seconds and
+    evaluations.
 
     The quick fit takes as many steps as are asked for where its method is the same. The journal keeps it under its own name.
     Where θ moves, it moves with the contained guide, too, if that is of one unit, and so quick. Several processes fit none.
     """
     if problem.processes.count > 1 or not method.climbs:
-        return None, 0.0
+        return None, 0.0, 0.0
     model, guide = problem.model, problem.guide
     inside: BaseGuide | None = None
-    seconds = 0.0
+    seconds = evaluations = 0.0
     if isinstance(start, BaseGuide):
         inside = _given(guide, start)
     elif start == CONTAINED:
-        inside, seconds = _quick(problem, method, options, how)
+        quick = _quick(problem, method, options, how)
+        if quick is not None:
+            inside, seconds, evaluations = quick.guide, quick.seconds, quick.evaluations
     if not isinstance(guide, Guide) or not isinstance(inside, Guide):
-        return None, 0.0
+        return None, 0.0, 0.0
     before = state_tensors(model, guide, problem.train_model)
-    return Floor.under(model, guide, inside, problem.shown, before, problem.seed), seconds
+    return Floor.under(model, guide, inside, problem.shown, before, problem.seed), seconds, evaluations
 
 
 def _given(guide: BaseGuide, start: BaseGuide) -> BaseGuide:
@@ -164,18 +169,17 @@ def _given(guide: BaseGuide, start: BaseGuide) -> BaseGuide:
 
 def _quick(
     problem: Problem, method: Method[Any], options: Options, how: Mapping[str, Any],
-) -> tuple[BaseGuide | None, float]:
-    """Return a quick fit of a family that the guide's contains, and its seconds; none where none is quick."""
+) -> Fit | None:
+    """Return a quick fit of a family that the guide's contains; ``None`` where none is quick."""
     model, latents = problem.model, problem.latents
     quick = quick_family(problem.guide, latents.size)
     if quick is None or (problem.train_model and latents.units > 1):
-        return None, 0.0
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZooWarning)  # of a fit that is only where another one begins
         contained = build(quick, model, problem.shown, seed=problem.seed)
         steps = options.steps if default_method(contained, problem.shown) == method.name else None
-        done = fit(model, contained, problem.shown, name=f"contained {quick}", start=CONTAINED, steps=steps, **how)
-    return done.guide, done.seconds
+        return fit(model, contained, problem.shown, name=f"contained {quick}", start=CONTAINED, steps=steps, **how)
 
 
 def _never_below(floor: Floor | None, fitted: Fit, again: Callable[[], Fit]) -> Fit:
@@ -220,7 +224,8 @@ def _joined(first: Fit, second: Fit) -> Fit:
     """Return the second of two fits of one guide, with the steps, the seconds and the history of both."""
     later = [(first.steps + step, elbo, first.seconds + seconds) for step, elbo, seconds in second.history]
     return replace(
-        second, steps=first.steps + second.steps, seconds=first.seconds + second.seconds, history=(*first.history, *later))
+        second, steps=first.steps + second.steps, seconds=first.seconds + second.seconds,
+        evaluations=first.evaluations + second.evaluations, history=(*first.history, *later))
 
 
 def _why(outcome: Outcome) -> str:

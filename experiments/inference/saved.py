@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: What else of a fit is kept, and as what.
 _PLAIN: dict[str, Any] = {
     "method": str, "steps": int, "seconds": float, "bound": float, "converged": bool, "stopped": str, "units": int,
-    "objective": str}
+    "objective": str, "evaluations": float}
 
 
 def keep(journal: Journal, done: Fit) -> None:
@@ -88,8 +88,9 @@ def _states(state: State, model: Model, guide: BaseGuide, train_model: bool) -> 
 
 def _plain(state: State) -> dict[str, Any]:
     """Return the numbers and the words of a fit, each as its type: a fit may have no bound."""
-    values = {name: state.values[name] for name in _PLAIN}
-    return {name: None if v is None and name == "bound" else _PLAIN[name](v) for name, v in values.items()}
+    values = {"evaluations": 0.0, **state.values}  # fits of earlier versions have not counted them
+    return {
+        name: None if values[name] is None and name == "bound" else kind(values[name]) for name, kind in _PLAIN.items()}
 
 
 def check_same(journal: Journal, problem: Problem, method: str, options: Options, given: Mapping[str, Any]) -> None:

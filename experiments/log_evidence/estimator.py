@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.budget import Budget
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError
@@ -28,6 +29,7 @@ class Question:
         exact: draws of the exact posterior (draws, units, d), if known.
         precision: the largest standard error of each unit's log p(x), in nats; ``None``: no limit. An estimator that misses the
             precision warns.
+        budget: what may be spent.
     """
 
     model: Model
@@ -37,6 +39,7 @@ class Question:
     seed: int = 0
     exact: Tensor | None = None
     precision: float | None = None
+    budget: Budget = field(default_factory=Budget)
 
 
 class Unsettled(ZooError):

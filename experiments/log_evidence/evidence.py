@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from experiments.log_evidence.estimator import Question, Unknown, Unsettled
 from experiments.log_evidence.registry import ESTIMATORS
 from experiments.log_evidence.resolution import Resolution
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.budget import Budget
 from guides.guide import BaseGuide, paired
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
@@ -21,7 +23,7 @@ from zoo.program.run import Program, evaluating
 
 def evidence(
     model: Model | Program, x: Data, guide: BaseGuide | Sequence[BaseGuide] | None = None, *, draws: int | None = None,
-    seed: int = 0, exact: Tensor | None = None, precision: float | None = None,
+    seed: int = 0, exact: Tensor | None = None, precision: float | None = None, effort: str | Budget = "default",
 ) -> Evidence:
     """Return log p(x | θ) by the most trusted estimator that can answer, with its kind and interval.
 
@@ -40,6 +42,8 @@ def evidence(
         precision: nats, of each unit: instead of a bracket, the importance-weighted bound of the first guide, with as many
             draws for each unit as that takes: see :func:`experiments.log_evidence.importance.importance`.
         exact: draws of the exact posterior given ``x`` at this very θ, (draws, units, d), where ``x`` was simulated from it.
+        effort: ``none``, ``quick``, ``default`` or ``thorough``: how many densities may be evaluated, see
+            :data:`experiments.runtime.effort.EFFORTS`. Or what is left to spend.
 
     Raises:
         ZooError: only bounds are possible and there is no guide, or ``exact`` has another shape.
@@ -57,8 +61,9 @@ def evidence(
     model = paired(model, guides[0] if guides else None)
     for other in guides:
         paired(model, other)
-    with evaluating(model, *guides):
-        found = _first(Question(model, x, guides, draws, seed, exact, precision))
+    budget = Budget.of(effort, model, x) if isinstance(effort, str) else effort
+    with evaluating(model, *guides), budget.counting() if isinstance(effort, str) else nullcontext():
+        found = _first(Question(model, x, guides, draws, seed, exact, precision, budget))
         return found.resolved(Resolution.of(model, guides[0], x, seed)) if guides and found.kind != "exact" else found
 
 

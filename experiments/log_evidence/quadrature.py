@@ -20,6 +20,8 @@ from zoo.program.run import seeded
 
 #: Nodes per dimension, by dimension; and of the grids by which the mean and the covariance of an integrand are found.
 NODES, ROUGH = {1: 401, 2: 121}, {1: 101, 2: 41}
+#: Grids that an integral takes, about.
+GRIDS = 10
 #: Half-width of the grid, in posterior standard deviations.
 WIDTH = 10.0
 #: A quadrature whose grids differ by more than this many nats per unit is not trusted.
@@ -36,6 +38,8 @@ class Quadrature(Estimator):
         parameters = sum(p.numel() for p in model.parameters())
         if NODES[latents.size] ** latents.size * latents.units * (latents.size + parameters) > QUADRATURE:
             return f"expected a density that is cheap for quadrature; got {parameters:,} parameters; use a bracket"
+        if question.budget.left < GRIDS * NODES[latents.size] ** latents.size:
+            return "expected more effort for quadrature; use a bracket"
         return ""
 
     def run(self, question: Question) -> Evidence:

@@ -39,10 +39,10 @@ class Job:
         """
         how: dict[str, Any] = {"journal": journal, "callbacks": callbacks, "progress": show}
         if self.spec.command == "compare":
-            return settle(self.fit_comparison(**how), draws=self.spec.draws, data=self.data.name)
+            return settle(self.fit_comparison(**how), draws=self.spec.draws, data=self.data.name, effort=self.spec.effort)
         return fit_one(
             self.model, self.data.x, self.spec.guides[0], self._seeds, {**self._fitting, **how}, data=self.data.name,
-            draws=self.spec.draws)
+            draws=self.spec.draws, effort=self.spec.effort)
 
     def fit_comparison(self, **how: Any) -> FittedComparison:
         """Do the fits of a comparison, and nothing else."""

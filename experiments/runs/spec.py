@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from experiments.inference.registry import check_options, entry, known_options
+from experiments.runtime.effort import effort
 from guides.registry import default_guides, parse
 from zoo.errors import ZooError, nearest
 from zoo.registry import GREY_KINDS, MODELS, ModelEntry, lookup
@@ -40,6 +41,7 @@ class Spec(BaseModel):
     seed: int = Field(0, ge=0, le=2**31 - 1)
     method: str | None = None
     draws: int | None = Field(None, ge=2)
+    effort: str = "default"
     train_with: str | None = None
     train_model: bool = False
     simulate: bool = False
@@ -85,6 +87,12 @@ class Spec(BaseModel):
     def _known_method(cls, value: str | None) -> str | None:
         if value is not None:
             entry(value)
+        return value
+
+    @field_validator("effort")
+    @classmethod
+    def _known_effort(cls, value: str) -> str:
+        effort(value)
         return value
 
     @field_validator("model")

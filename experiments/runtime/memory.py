@@ -34,6 +34,9 @@ FIT = 2**30
 #: All climbs from restarts.
 CLIMBS = 2**31
 
+#: The least that an evaluation may come to, whatever the fits took.
+EVALUATION = 2**33
+
 #: Of a program that does not run under vmap, one draw in so many is taken.
 FEWER = 32
 

@@ -25,6 +25,19 @@ SHORT, LONG = 2, 3
 SETTLE, ADAPT = 8, 60
 
 
+#: Evaluations of a chain's step from one temperature to the next.
+STEP = 3 * SHORT
+
+
+def pilot_cost(units: int) -> int:
+    """Return about how many evaluations the pilot chains of so many units take."""
+    return _pilot_chains(units) * (32 * STEP + (3 * LONG * ADAPT if units < MANY else 0))
+
+
+def _pilot_chains(units: int) -> int:
+    return min(64, max(8, 512 // units))
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """The two ends of the path: the guide q(z | x) and the joint p(x, z | θ).
@@ -180,7 +193,7 @@ def pilot(ends: Endpoints, temperatures: int = 32, chains: int | None = None) ->
         the path with the kernels so found, and the pilot's log weights (chains, units): what to expect, no bound.
     """
     betas = schedule(temperatures)
-    chains = min(64, max(8, 512 // ends.q.batch_shape[0])) if chains is None else chains
+    chains = _pilot_chains(ends.q.batch_shape[0]) if chains is None else chains
     start = ends.scale()
     scales = (start, ends.adapted(chains, ADAPT)[1].scale if ends.few else start)
     state, kernel, steps = ends.target.at(ends.sample(chains)), Kernel.first(start, SHORT), []

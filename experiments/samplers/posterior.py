@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from experiments.runtime.budget import Budget, Unaffordable
 from experiments.runtime.memory import affordable
 from experiments.runtime.seeds import Stream
-from experiments.samplers.annealing import ADAPT, MANY, Endpoints
+from experiments.samplers.annealing import ADAPT, LONG, MANY, Endpoints
 from experiments.samplers.hmc import Kernel, State, Target, rhat, run
 from guides.guide import BaseGuide, paired
 from guides.model_based import Prior
@@ -18,8 +20,8 @@ from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import Program, seeded
 
-#: Posterior draws of few units, and the share of chains that start at the prior.
-STATES, FROM_PRIOR = 64, 0.25
+#: Posterior draws of few units, and the share of chains that start at the prior; chains that are run at least, and how long.
+STATES, FROM_PRIOR, FEWEST, SHORTEST = 64, 0.25, 16, 40
 #: The share of its transitions that a chain from the prior must move in to count.
 MOVING = 0.4
 
@@ -103,20 +105,30 @@ def more_draws(
         return run(ends.joint, ends.joint.at(exact[:1].repeat(chains, 1, 1)), kernel, iterations)[0].z
 
 
-def take_draws(model: Model, guide: BaseGuide, x: Data, exact: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+def take_draws(
+    model: Model, guide: BaseGuide, x: Data, exact: Tensor | None, seed: int, budget: Budget,
+) -> tuple[Tensor, Tensor | None]:
     """Return posterior draws, several for few units, and R-hat where they come from Markov chains.
 
-    They are ``exact``, or the model's own, or else of :func:`posterior_draws`.
+    They are ``exact``, or the model's own, or else of :func:`posterior_draws`, which take up to half of what is left of the
+    ``budget``.
+
+    Raises:
+        Unaffordable: that is too little.
     """
     few = model.latents(x).units < MANY
     if exact is not None:
         more = len(checked_draws(model, x, exact)) == 1 and few and not model.latents(x).discrete
         return (more_draws(model, guide, x, exact, seed=seed) if more else exact), None
-    try:
-        with seeded(seed + Stream.POSTERIOR), torch.no_grad():
-            return model.posterior(x).sample(torch.Size([STATES if few else 1])), None
-    except NotImplementedError:
-        found = posterior_draws(model, guide, x, seed=seed)
+    with suppress(NotImplementedError), seeded(seed + Stream.POSTERIOR), torch.no_grad():
+        return model.posterior(x).sample(torch.Size([STATES if few else 1])), None
+    chains, iterations = affordable(model, STATES, 8) if few else 4, affordable(model, 100 if few else 50, 40)
+    each = 2 * 3 * LONG  # leapfrog steps with their gradients, of chains that adapt and of those that follow
+    chains = max(min(FEWEST, chains), budget.affords(chains, each * iterations, 0.5))
+    iterations = budget.affords(iterations, each * chains, 0.5)
+    if iterations < SHORTEST:
+        raise Unaffordable("Markov chains would take more evaluations than the effort allows")
+    found = posterior_draws(model, guide, x, chains=chains, iterations=iterations, seed=seed)
     return found.z, found.rhat
 
 

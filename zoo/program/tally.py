@@ -27,20 +27,30 @@ _OPEN: ContextVar[tuple[Tally, ...]] = ContextVar("open tallies", default=())
 
 
 @contextmanager
-def tallied() -> Iterator[Tally]:
-    """Count the density evaluations of the block.
+def tallied(into: Tally | None = None) -> Iterator[Tally]:
+    """Count the density evaluations of the block, in a tally of its own, or on top of what ``into`` has.
 
     >>> import zoo
-    >>> model, x = zoo.build("eight_schools", x := zoo.dataset("eight_schools").x), x
+    >>> model = zoo.build("eight_schools", x := zoo.dataset("eight_schools").x)
     >>> with tallied() as cost, torch.no_grad():
     ...     _ = model.log_joint(x, torch.zeros(5, 1, 10))
     >>> cost.rows
     40.0
     """
-    own = Tally()
+    own = Tally() if into is None else into
     token = _OPEN.set((*_OPEN.get(), own))
     try:
         yield own
+    finally:
+        _OPEN.reset(token)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Keep the evaluations of the block out of all tallies that are open: of checks that another run might not make."""
+    token = _OPEN.set(())
+    try:
+        yield
     finally:
         _OPEN.reset(token)
 

@@ -13,6 +13,7 @@ from zoo.errors import ZooError
 from zoo.program.recording.record import Function, Recording, alike, check_compiler, signature
 from zoo.program.recording.settings import Settings
 from zoo.program.run import generators, set_generators
+from zoo.program.tally import uncounted
 
 #: Calls by Python, and seconds of processor time that they take, before operations are recorded: to capture those of a call
 #: takes a hundred times as long as the call, and a second to import.
@@ -84,7 +85,8 @@ class Recorder:
         """Compare at the last call's inputs once more, and leave all tensors as they are; return whether results were alike."""
         if self._recording is not None and self._last is not None:
             before, buffers = generators(), self._copied()
-            self._compared(self._recording, self._last)
+            with uncounted():
+                self._compared(self._recording, self._last)
             self._put(before, buffers)
         return not self.differs
 
@@ -133,7 +135,8 @@ class Recorder:
         before, buffers, seconds = generators(), self._copied(), []
         for _ in range(TRIALS):
             begun = time.thread_time()
-            trial(*self._last)
+            with uncounted():
+                trial(*self._last)
             seconds.append(time.thread_time() - begun)
         self._put(before, buffers)
         share = min(seconds) * self._python / self._seconds
@@ -148,7 +151,8 @@ class Recorder:
         after = generators(), self._copied()
         self._put(before, buffers)
         begun = time.thread_time()
-        expected = self.function(self._parameters, *inputs)
+        with uncounted():
+            expected = self.function(self._parameters, *inputs)
         self._times.append((seconds, time.thread_time() - begun))
         same = torch.equal(after[0][0], generators()[0]) and all(
             alike(a, b) for a, b in zip([*found, *after[1]], [*expected, *self._buffers], strict=True))

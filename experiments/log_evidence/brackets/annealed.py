@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from experiments.log_evidence.brackets.sandwich import Bracket, goal, sandwich
+from experiments.log_evidence.brackets.sandwich import Bracket, sandwich, target
+from experiments.runtime.budget import Budget
 from experiments.runtime.memory import BRACKET, affordable, within, work
 from experiments.runtime.seeds import Stream
-from experiments.samplers.annealing import Endpoints, pilot
+from experiments.samplers.annealing import STEP, Endpoints, pilot, pilot_cost
 from experiments.samplers.posterior import checked_draws
 from guides.guide import BaseGuide, paired
 from zoo.data import Data
@@ -23,11 +24,12 @@ LADDER = (16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class AnnealingOptions:
-    """How to anneal: how many temperatures and chains, ``None`` as of :func:`experiments.bracket`, and from which seed."""
+    """How to anneal: how many temperatures and chains, ``None`` as of :func:`experiments.bracket`; the seed, and the budget."""
 
     temperatures: int | None = None
     chains: int | None = None
     seed: int = 0
+    budget: Budget = field(default_factory=Budget)
 
 
 def annealed_bracket(
@@ -46,17 +48,21 @@ def annealed_bracket(
 def anneal(
     model: Model, guide: BaseGuide, x: Data, exact: Tensor, options: AnnealingOptions, rival: Bracket | None = None,
 ) -> Bracket:
-    """Return the annealed bracket, or ``rival`` where that is narrower than what pilot chains promise."""
-    units = exact.shape[1]
+    """Return the annealed bracket, or ``rival`` where that is narrower than what pilot chains promise, or the budget ends."""
+    units, budget = exact.shape[1], options.budget
+    if rival is not None and budget.left < 2 * pilot_cost(units):
+        return rival
     chains = affordable(model, min(256, max(16, 4096 // units)), 16) if options.chains is None else options.chains
     with seeded(options.seed + Stream.PILOT):
         path, forward = pilot(Endpoints.of(model, guide, x), chains=None if model.runner.draws.vectorised else 8)
-        most = _most_temperatures(model, x, exact, chains)
+        most = min(_most_temperatures(model, x, exact, chains), budget.affords(LADDER[-1], STEP * (chains + len(exact))))
+        if rival is not None and most < LADDER[0]:
+            return rival
         reverse = path.reverse(exact)
         tried = [t for t in LADDER if t <= max(most, LADDER[0])] if options.temperatures is None else [options.temperatures]
         for steps in tried:
             width = expected_width(forward, reverse, steps / (len(path.betas) - 1), chains)
-            if width <= goal(units):
+            if width <= target(units, budget):
                 break
         if rival is not None and width >= rival.width:
             return rival

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from experiments.log_evidence.brackets.annealed import AnnealingOptions, anneal
 from experiments.log_evidence.brackets.nested import nested_bracket
-from experiments.log_evidence.brackets.sandwich import Bracket, goal
+from experiments.log_evidence.brackets.sandwich import Bracket, goal, target
 from experiments.log_evidence.brackets.weighted import importance_bracket
 from experiments.log_evidence.log_weights import log_weights
 from experiments.log_evidence.proposals.conditional import nests
+from experiments.runtime.budget import Budget, Unaffordable
 from experiments.runtime.seeds import Stream
 from experiments.samplers.posterior import take_draws
 from guides.guide import BaseGuide, paired
@@ -32,6 +33,7 @@ METHODS = ("nested", "importance", "annealed")
 def bracket(
     model: Model | Program, guide: BaseGuide, x: Data, exact: Tensor | None = None, *, method: str | None = None,
     draws: int | None = None, temperatures: int | None = None, chains: int | None = None, seed: int = 0,
+    budget: Budget | None = None,
 ) -> Bracket:
     """Bound log p(x | θ) from both sides: by importance weights where they will do, by annealing where they will not.
 
@@ -56,8 +58,10 @@ def bracket(
         temperatures: of annealing; ``None``: as above.
         chains: K of annealing; ``None``: 16 for many units, up to 256 for few.
         seed: of all that is drawn.
+        budget: what may be spent; ``None``: all that it takes.
 
     Raises:
+        Unaffordable: Markov chains would take more than the budget.
         ZooError: ``exact`` has another shape, an unknown method, annealing of discrete latents, fewer than 2 draws or chains,
             or weights that are not numbers. A ``ZooWarning`` says where a wide bracket rests on chains that disagree.
 
@@ -71,21 +75,29 @@ def bracket(
     model = paired(model, guide)
     if method not in (None, *METHODS):
         raise ZooError(f"expected method to be one of {', '.join(METHODS)}; got '{method}'; choose one, or leave it out")
+    budget, nested = budget or Budget(), None
     with evaluating(model, guide):
         if method == "nested" or (method is None and nests(model, x) and not _even(model, guide, x, seed)):
-            found = nested_bracket(model, guide, x, exact, draws=draws, seed=seed)
-            if found is not None and (method == "nested" or found.width <= goal(1)):
-                return found
-        exact, rhat = take_draws(model, guide, x, exact, seed)
+            nested = nested_bracket(model, guide, x, exact, draws=draws, seed=seed, budget=budget)
+            if nested is not None and (method == "nested" or nested.width <= max(goal(1), target(1, budget))):
+                return nested
+        try:
+            exact, rhat = take_draws(model, guide, x, exact, seed, budget)
+        except Unaffordable:
+            if nested is None:
+                raise
+            return nested
         found = None
         if method == "nested":
-            found = nested_bracket(model, guide, x, exact, draws=draws, seed=seed)
+            found = nested_bracket(model, guide, x, exact, draws=draws, seed=seed, budget=budget)
         elif method != "annealed":
-            found = importance_bracket(model, guide, x, exact, draws=draws, seed=seed)
-        close = goal(exact.shape[1])
+            found = importance_bracket(model, guide, x, exact, draws=draws, seed=seed, budget=budget)
+        close = target(exact.shape[1], budget)
         if method in (None, "annealed") and not (found and (found.width <= close or model.latents(x).discrete)):
-            found = anneal(model, guide, x, exact, AnnealingOptions(temperatures, chains, seed), rival=found)
-    assert found is not None, "one of the two methods has run"
+            found = anneal(model, guide, x, exact, AnnealingOptions(temperatures, chains, seed, budget), rival=found)
+    assert found is not None, "one of the methods has run"
+    if nested is not None and nested.width < found.width:
+        return nested
     if rhat is None:
         return found
     found = replace(found, kind="estimated", rhat=rhat)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from experiments.log_evidence.brackets.bracket import bracket
 from experiments.log_evidence.brackets.sandwich import Bracket
 from experiments.log_evidence.estimator import Estimator, Question, Unsettled, no_guide
+from experiments.log_evidence.lower_bound import grouped
 from experiments.log_evidence.proposals.pool import Pool, pooled
 from experiments.log_evidence.result import Evidence
+from experiments.runtime.budget import Unaffordable
 from experiments.samplers.posterior import checked_draws
 from zoo.errors import ZooError
 
@@ -39,6 +41,8 @@ class Estimated(Estimator):
 
 
 def _misfit(question: Question) -> str:
+    if not question.budget.limit:
+        return "no effort is to be spent on an upper end"
     if question.precision is not None:
         return "each unit was asked for to a precision, which importance weights alone have"
     return no_guide(question)
@@ -47,9 +51,11 @@ def _misfit(question: Question) -> str:
 def _run(question: Question) -> Evidence:
     """Bracket log p(x) by the mixture of the guides, and of the modes that none of them holds."""
     model, x, seed = question.model, question.x, question.seed
-    pool = pooled(model, question.guides, x, seed)
+    pool = pooled(model, question.guides, x, seed, question.budget)
     try:
-        found = bracket(model, pool.guide, x, question.exact, draws=question.draws, seed=seed)
+        found = bracket(model, pool.guide, x, question.exact, draws=question.draws, seed=seed, budget=question.budget)
+    except Unaffordable as error:
+        return grouped(question, pool.guide).noting("; ".join(filter(None, [pool.remark, f"no upper end: {error}"])))
     except ZooError as error:  # as of a Pyro guide whose density is known at its own draws alone
         raise Unsettled(str(error)) from error
     return _of(found, pool)

@@ -23,7 +23,9 @@ from torch.distributions import Distribution
 from experiments.log_evidence.brackets.sandwich import Bracket, sandwich
 from experiments.log_evidence.proposals.adaptive import Pilots
 from experiments.log_evidence.proposals.conditional import FEW, SHARED, RowDensities, nests, row_proposals
+from experiments.log_evidence.proposals.lattice import ALONG
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails
+from experiments.runtime.budget import Budget
 from experiments.runtime.memory import CACHED, PILOT, within, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.hmc import rhat
@@ -44,6 +46,8 @@ PILOTS, ROUNDS, SETTLED, EFFECTIVE = 256, (4, 8), 1.0, 16.0
 LOCAL, MOST = 16, 256
 #: The variance of log p̂(x | u) that is let be.
 VARIANCE = 0.1
+#: Draws of the shared latents at least, the share of what is left of a budget that each part takes, and steps to a row's mode.
+FEWEST, SHARE, CLIMB = 64, 0.5, 4
 #: Shared latents up to which weights that are hopeless at first may be adapted to good ones.
 ADAPTED = 12
 #: The share of the prior in the proposal of the shared latents.
@@ -54,6 +58,7 @@ CHAINS, ACCEPTED, AGREED = 8, 0.15, 1.5
 
 def nested_bracket(
     model: Model | Program, guide: BaseGuide, x: Data, exact: Tensor | None = None, *, draws: int | None = None, seed: int = 0,
+    budget: Budget | None = None,
 ) -> Bracket | None:
     """Bound log p(x | θ) by nested importance weights of the guide's shared latents and of ``exact``: see :func:`sandwich`.
 
@@ -66,10 +71,13 @@ def nested_bracket(
         model, guide, x, seed: as of :func:`experiments.bracket`.
         exact: draws of the exact posterior, (draws, 1, d); ``None``: from independent Metropolis–Hastings chains over the
             nested draws, which leave the posterior invariant; the bracket is then ``estimated``.
-        draws: of the shared latents; ``None``: from 512 to 2,048, as log p(x) needs for 0.01 nats.
+        draws: of the shared latents; ``None``: from 512 to 2,048, as log p(x) needs for 0.01 nats, and four times as many where
+            the limits are farther apart than the budget's target.
+        budget: what may be spent; ``None``: all that it takes.
 
     Returns:
-        the bracket; ``None`` where there is no ``exact`` and the weights are too unequal for chains that move and agree.
+        the bracket; ``None`` where there is no ``exact`` and the weights are too unequal for chains that move and agree, or
+        where the budget is too small.
 
     Raises:
         ZooError: a model whose rows do not share latents and own others as well.
@@ -80,24 +88,33 @@ def nested_bracket(
     >>> found.lower_limit < -31.3113 < found.upper_limit
     True
     """
-    model = paired(model, guide)
+    model, budget = paired(model, guide), budget or Budget()
     if not nests(model, x):
         raise ZooError(
             f"expected rows that share up to {SHARED} latents and own up to {FEW} each for nested weights; got others in "
             f"{model.label}; leave the method out")
     with seeded(seed + Stream.IMPORTANCE), torch.no_grad():
-        weights, variance, effective = _adapted(_begun(model, guide, x))
+        begun = _begun(model, guide, x)
+        if budget.affords(PILOTS, ROUNDS[0] * begun.evaluations, SHARE) < PILOTS // 2:
+            return None
+        weights, variance, effective = _adapted(begun, budget)
         if exact is None and effective < EFFECTIVE:
             return None
         wanted = min(ENOUGH, max(DRAWS, math.ceil(min(variance, 1.0) / ERROR**2)))
-        count = draws or within(16 * PILOT, weights.each, 64, wanted)
+        count = draws or budget.affords(within(16 * PILOT, weights.each, 64, wanted), weights.evaluations, SHARE)
+        if count < FEWEST:
+            return None
         forward = weights.draw(count).log_weight
         ends = independent_chains(weights, count) if exact is None else (exact, None)
         if ends is None:
             return None
         z, agreement = ends
         reverse = weights.extended(z)
-    found = sandwich(forward[:, None], reverse[:, None], "nested")
+        found = sandwich(forward[:, None], reverse[:, None], "nested")
+        more = 0 if draws else budget.affords(3 * count, weights.evaluations, SHARE)
+        if more >= count and budget.target is not None and found.width > budget.target:
+            forward = torch.cat([forward, weights.draw(more).log_weight])
+            found = sandwich(forward[:, None], reverse[:, None], "nested")
     return found if agreement is None else replace(found, kind="estimated", rhat=agreement)
 
 
@@ -145,6 +162,13 @@ class NestedWeights:
         """How many numbers the densities of one draw of u touch."""
         model, x = self.density.model, self.density.x
         return work(x, 1, model.latents(x).size) * self.count
+
+    @property
+    def evaluations(self) -> int:
+        """About how many evaluations of all rows a draw of u takes: places or draws of z, and steps to the rows' modes."""
+        size = self.density.blocks.local.shape[1]
+        places: int = ALONG[size] ** size if size in ALONG else self.count
+        return places + 3 * CLIMB * (1 + size)
 
     @property
     def prior(self) -> float:
@@ -196,7 +220,7 @@ def _begun(model: Model, guide: BaseGuide, x: Data) -> NestedWeights:
     return NestedWeights(RowDensities(model, x, found), proposal, parts, modes, local.mean(0))
 
 
-def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float, float]:
+def _adapted(weights: NestedWeights, budget: Budget) -> tuple[NestedWeights, float, float]:
     """Return nested weights whose proposal has components fitted to the posterior of u, with as many local draws as needed.
 
     Beside them the variance of the last round's weights over their squared mean, and the effective pilots of all rounds.
@@ -205,7 +229,10 @@ def _adapted(weights: NestedWeights) -> tuple[NestedWeights, float, float]:
     """
     first, pilots, variance = weights.proposal.components, None, math.inf
     for done in range(1, ROUNDS[1] + 1):
-        drawn, proposal = weights.draw(_pilots(weights)), weights.log_proposal
+        number = _pilots(weights)  # as many in each round, unless the budget ends
+        if pilots is not None and budget.affords(number, weights.evaluations, SHARE) < number:
+            break
+        drawn, proposal = weights.draw(number), weights.log_proposal
         target = drawn.log_weight + proposal(drawn.shared, drawn.prior)
         found = (drawn.shared, target, drawn.prior, proposal)
         pilots = Pilots.first(*found) if pilots is None else pilots.beside(*found)

@@ -9,6 +9,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from experiments.runtime.budget import Budget
 from experiments.samplers.annealing import MANY
 from zoo.errors import ZooError
 
@@ -70,6 +71,11 @@ class Bracket:
 def goal(units: int) -> float:
     """Return the nats between the limits at which they are close enough."""
     return GOAL + GOAL_PER_UNIT * units
+
+
+def target(units: int, budget: Budget) -> float:
+    """Return the nats between the limits at which work on them ends: the budget's, or :func:`goal`."""
+    return goal(units) if budget.target is None else budget.target
 
 
 def sandwich(forward: Tensor, reverse: Tensor, method: str = "importance", temperatures: int = 1) -> Bracket:

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from experiments.log_evidence.brackets.sandwich import Bracket, sandwich
 from experiments.log_evidence.log_weights import log_joint, log_weights
+from experiments.runtime.budget import Budget
 from experiments.runtime.memory import CACHED, PILOT, affordable, chunks, within, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.posterior import checked_draws
@@ -24,6 +25,7 @@ from zoo.program.run import Program, seeded
 
 def importance_bracket(
     model: Model | Program, guide: BaseGuide, x: Data, exact: Tensor, *, draws: int | None = None, seed: int = 0,
+    budget: Budget | None = None,
 ) -> Bracket:
     """Bound log p(x | θ) by the importance weights of the guide's draws and of ``exact``: see :func:`sandwich`.
 
@@ -38,20 +40,21 @@ def importance_bracket(
     True
     """
     model = paired(model, guide)
-    forward = _weights(model, guide, x, draws, seed + Stream.IMPORTANCE)
+    forward = _weights(model, guide, x, draws, seed + Stream.IMPORTANCE, budget or Budget())
     with torch.no_grad():
         q = _proposal(model, guide, x)
         reverse = torch.cat([log_joint(model, x, z) - q.log_prob(z) for z in checked_draws(model, x, exact).split(1)])
     return sandwich(forward, reverse)
 
 
-def _weights(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: int) -> Tensor:
+def _weights(model: Model, guide: BaseGuide, x: Data, draws: int | None, seed: int, budget: Budget) -> Tensor:
     """Return log weights of ``draws`` draws of the guide, (draws, units)."""
     latents = model.latents(x)
     each = work(x, latents.units, latents.size)
     if draws is None:
         most = 2**10 if isinstance(guide, Prior) and not latents.discrete else 2**15  # its program is run draw by draw
         draws = affordable(model, max(2**8, min(most, within(CACHED, latents.units), within(PILOT, each))), 2**8)
+        draws = max(2**6, budget.affords(draws, 1, 0.5))
     if not latents.discrete:
         return log_weights(model, guide, x, draws, seed).log_weight
     parts = []

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from experiments.log_evidence.log_weights import log_joint, log_weights
 from experiments.log_evidence.proposals.mixture import EqualMixture, MixtureGuide, Tails, densities_known
 from experiments.log_evidence.proposals.restarts import Restarts, search
+from experiments.runtime.budget import Budget
 from experiments.runtime.memory import PILOT, affordable, chunks, within, work
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
@@ -25,8 +26,8 @@ from zoo.program.run import seeded
 NOTED = 0.01
 #: Weights with a k̂ above this are defended by a component with heavier tails; the median's, of several units.
 HEAVY = 0.25
-#: Draws that tell k̂, at most and at least.
-MOST, FEWEST = 4096, 128
+#: Draws that tell k̂, at most and at least, and the share of a budget that they may take.
+MOST, FEWEST, PILOTS = 4096, 128, 1 / 32
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Pool:
     unmet: str = ""
 
 
-def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Pool:
+def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int, budget: Budget | None = None) -> Pool:
     """Mix the guides whose density is known at any z in equal shares, with components for what they miss.
 
     One is for modes that none of them holds, which are looked for where x is one unit: see
@@ -54,19 +55,22 @@ def pooled(model: Model, guides: Sequence[BaseGuide], x: Data, seed: int) -> Poo
 
     A guide stands alone where it needs neither and its weights vary less than the mixture's: the others, and mass that they
     would give away, cost draws. The first guide stands alone where no density is known everywhere.
+
+    Of a ``budget`` this takes up to a third.
     """
+    budget = budget or Budget()
     with seeded(seed + Stream.RESTARTS):
         known = densities_known(guides, x)
         if not known:
             return Pool(guides[0])
         with torch.no_grad():
-            found = search(model, x, [guide.posterior(x) for guide in known])
+            found = search(model, x, [guide.posterior(x) for guide in known], budget)
         components = [] if found is None else found.components()
-        alone = None if components else _alone(model, known, x)
+        alone = None if components else _alone(model, known, x, budget)
         if alone is not None:
             return _told(alone, known, found)
         texts = [*(guide.text for guide in known), *["restarts"] * bool(components)]
-        tails = _tails(model, MixtureGuide(model, known, components), x)
+        tails = _tails(model, MixtureGuide(model, known, components), x, budget)
         components, texts = components + tails, texts + ["tails"] * len(tails)
     one = len(known) == 1 and not components
     guide = known[0] if one else MixtureGuide(model, known, components, " + ".join(texts))
@@ -78,7 +82,7 @@ def _told(guide: BaseGuide, known: Sequence[BaseGuide], found: Restarts | None) 
     return Pool(guide) if found is None else Pool(guide, _missed(found, known), _unmet(found))
 
 
-def _alone(model: Model, known: Sequence[BaseGuide], x: Data) -> BaseGuide | None:
+def _alone(model: Model, known: Sequence[BaseGuide], x: Data, budget: Budget) -> BaseGuide | None:
     """Return the one of several guides whose weights vary less than those of their mixture, if it has no heavy tails.
 
     The variances are estimated from draws of the mixture, which reaches what any of them does: at draws of its own a guide that
@@ -90,7 +94,7 @@ def _alone(model: Model, known: Sequence[BaseGuide], x: Data) -> BaseGuide | Non
         components = [guide.posterior(x) for guide in known]
         mixture = EqualMixture(components)
         parts = []
-        for count in chunks(_pilots(model, x), work(x, *mixture.batch_shape, *mixture.event_shape)):
+        for count in chunks(_pilots(model, x, budget), work(x, *mixture.batch_shape, *mixture.event_shape)):
             z = mixture.sample(torch.Size([count]))
             each = torch.stack([component.log_prob(z) for component in (mixture, *components)])
             parts.append(log_joint(model, x, z) - each)
@@ -98,17 +102,18 @@ def _alone(model: Model, known: Sequence[BaseGuide], x: Data) -> BaseGuide | Non
     share = log_weight[0].softmax(0)
     variance = (share * (log_weight - log_weight[0].logsumexp(0)).exp() * len(share)).sum(1).nan_to_num(nan=math.inf).sum(1)
     best = int(variance[1:].argmin())
-    return known[best] if variance[1 + best] < variance[0] and not _tails(model, known[best], x) else None
+    return known[best] if variance[1 + best] < variance[0] and not _tails(model, known[best], x, budget) else None
 
 
-def _pilots(model: Model, x: Data) -> int:
+def _pilots(model: Model, x: Data, budget: Budget) -> int:
     latents = model.latents(x)
-    return affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, MOST), FEWEST)
+    number = affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, MOST), FEWEST)
+    return max(FEWEST // 2, budget.affords(number, 1, PILOTS))
 
 
-def _tails(model: Model, guide: BaseGuide, x: Data) -> list[Distribution]:
+def _tails(model: Model, guide: BaseGuide, x: Data, budget: Budget) -> list[Distribution]:
     """Return a component for the tails of ``guide``, if a pilot's weights have a large k̂. Uses torch's generator."""
-    draws = _pilots(model, x)
+    draws = _pilots(model, x, budget)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZooWarning)  # of draws that can't be evaluated: those of the bounds will be told of

@@ -15,6 +15,7 @@ from experiments.log_evidence.log_weights import log_joint
 from experiments.log_evidence.proposals.ascents import ITERATIONS, Ascents, spread
 from experiments.log_evidence.proposals.conditional import nests
 from experiments.log_evidence.proposals.marginal import MARGINAL, MarginalAscents
+from experiments.runtime.budget import Budget
 from experiments.runtime.memory import CLIMBS, affordable, within, work
 from zoo.data import Data, in_double, reference
 from zoo.errors import ZooError
@@ -24,6 +25,8 @@ from zoo.program.tolerance import FAILURES, refuse
 
 #: Restarts from the prior: first, and at most, where modes still turn up that were met once.
 FIRST, MOST = 32, 256
+#: Evaluations that a climb takes, about; where rows' latents are integrated out, each is of so many; and the share of a budget.
+CLIMB, SHARED, SHARE = 150, 3, 0.25
 #: Draws of each guide that are followed, too, and from which a first bound on log p(x) is taken.
 GUIDE_DRAWS, LEVEL_DRAWS = 8, 256
 #: Latents beyond which no curvature is taken.
@@ -100,7 +103,7 @@ class Restarts:
         return self.ascents.mixture(weights, self.loc, self.scale_tril)
 
 
-def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | None:
+def search(model: Model, x: Data, guides: Sequence[Distribution], budget: Budget | None = None) -> Restarts | None:
     """Climb log p(x, z) from draws of the prior and of ``guides``, and tell apart where the climbs end.
 
     Where rows share latents u and own others, it is log p(x, u) that is climbed, see :class:`MarginalAscents`: the tops of
@@ -114,6 +117,7 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
         model: the model, of one unit.
         x: the data.
         guides: distributions of batch shape (1,) and event shape (d,) whose log_prob is known at any z.
+        budget: what may be spent, of which this takes up to a quarter.
 
     Returns:
         ``None`` where it is not tried, for several units, discrete latents, over 100 to climb in, or densities that touch too
@@ -126,6 +130,8 @@ def search(model: Model, x: Data, guides: Sequence[Distribution]) -> Restarts | 
     shares = nests(model, x)
     each = work(x, 1, latents.size) * (MARGINAL if shares else 1)
     starts = affordable(model, within(CLIMBS, ITERATIONS * each, 0, MOST), 8)
+    if budget is not None:
+        starts = budget.affords(starts, CLIMB * (SHARED if shares else 1), SHARE)
     if starts < 8 or (latents.size > MOST_LATENTS and not shares):
         return None
     with torch.no_grad():

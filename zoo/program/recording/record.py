@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from zoo.errors import ZooError
 from zoo.program.recording.settings import Settings
 from zoo.program.run import generators, set_generators
-from zoo.program.tally import tallied, tally
+from zoo.program.tally import tallied, tally, uncounted
 from zoo.program.vectorise import capturing
 
 #: What two results may differ by, in units of rounding of the largest number: a kernel may add in another order.
@@ -119,7 +119,7 @@ class Recording:
     """
 
     def __init__(self, function: Function, modules: Sequence[nn.Module], inputs: Sequence[Tensor], compiled: bool):
-        with tallied() as cost:
+        with uncounted(), tallied() as cost:
             graph = capture(function, modules, inputs)
         self.rows = cost.rows
         self.state, self.shapes, self.settings = [*named_tensors(modules).values()], signature(inputs), Settings(modules)
