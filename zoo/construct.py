@@ -38,7 +38,7 @@ def _check_type(option: inspect.Parameter, value: Any, name: str) -> None:
 
 def check_options(name: str, given: Mapping[str, Any]) -> None:
     """Raise a :class:`ZooError` for the first of ``given`` that the model ``name`` does not have, or of the wrong type."""
-    known = options(name)
+    known = options(name) if given else {}  # of none, the model's class need not be imported
     for key, value in given.items():
         if key not in known:
             hint = nearest(key, known) or f"; it has {', '.join(known) or 'none'}"

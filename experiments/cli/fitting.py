@@ -31,7 +31,7 @@ from experiments.cli.options import (
     TENSORBOARD,
     with_fitting_options,
 )
-from experiments.cli.work import Saving, do, said
+from experiments.cli.work import Saving, begun, do, said
 from zoo.errors import ZooError
 from zoo.registry import MODELS
 
@@ -97,6 +97,7 @@ def summary(
         context, command="compare", model=model, data=data, guides=_one(guide, model), method=method, seed=seed,
         draws=draws, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, holdout=0.0,
         **fitting)
+    begun(spec)
     from experiments.reporting.output import print_summary
     from experiments.runs.job import prepare
 

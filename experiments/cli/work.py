@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,14 +31,22 @@ class Saving:
     tensorboard: bool = False
     force: bool = False
 
+    @property
+    def kept(self) -> bool:
+        """Whether anything is left behind: ``ZOO_RUNS`` may be empty."""
+        return self.save and bool(self.out is not None or self._parent)
+
+    @property
+    def _parent(self) -> str:
+        return os.environ.get("ZOO_RUNS", "runs")
+
     def path(self, spec: Spec) -> Path | None:
         """Return the directory for a run of ``spec``; ``None``: nothing is to be left behind."""
+        if not self.kept or self.out is not None:
+            return self.out if self.kept else None
         from experiments.runs.run import default_path
 
-        parent = os.environ.get("ZOO_RUNS", "runs")
-        if self.out is not None or not self.save or not parent:
-            return self.out if self.save else None
-        return default_path(spec, Path(parent))
+        return default_path(spec, Path(self._parent))
 
     def how(self, path: Path, stop: Stop, as_json: bool) -> RunOptions:
         """Return how a run in ``path`` is to be done."""
@@ -57,7 +66,6 @@ class Saving:
 
 def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> None:
     """Do one run, or write its spec down."""
-    from experiments.cli.stopping import stoppable
     from experiments.reporting.output import remark
 
     if save_spec is not None:
@@ -66,20 +74,29 @@ def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> Non
 
         whole(save_spec, write_toml(spec))
         return remark(f"wrote {save_spec}; 'zoo run {save_spec}' does it")
+    if not saving.kept and (saving.tensorboard or saving.out is not None):
+        raise ZooError("expected a run directory for --out and --tensorboard; got --no-save; leave one of them out")
+    begun(spec)
     path = saving.path(spec)
     if path is None:
-        if saving.tensorboard or saving.out is not None:
-            raise ZooError("expected a run directory for --out and --tensorboard; got --no-save; leave one of them out")
         from experiments.runs.job import prepare
 
         job = prepare(spec)
         said(job)
         return report(job.work(), as_json)
+    from experiments.cli.stopping import stoppable
     from experiments.runs.run import run
 
     with stoppable() as stop:
         run(spec, path, saving.how(path, stop, as_json))
     remark(f"wrote {path}")
+
+
+def begun(spec: Spec) -> None:
+    """Say on a terminal at once what will be done: torch takes a second to load, and data and fits may take minutes."""
+    if sys.stderr.isatty():
+        work = "comparing" if spec.command == "compare" else "fitting"
+        print(f"{spec.model} on {spec.data}: {work} {', '.join(spec.guides)}", file=sys.stderr, flush=True)
 
 
 def said(job: Job) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
@@ -76,8 +76,10 @@ class Cost:
     evaluation_evaluations: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the cost as plain numbers."""
-        return {name: value if isinstance(value, str) else round(value, 3) for name, value in asdict(self).items()}
+        """Return the evaluations as plain numbers: seconds differ from run to run, and records of two runs should not."""
+        return {
+            "effort": self.effort, "fit_evaluations": round(self.fit_evaluations),
+            "evaluation_evaluations": round(self.evaluation_evaluations)}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from zoo.data import Data, place
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.drawing import carried_draws
-from zoo.program.faults import explained
+from zoo.program.failures.faults import explained
 from zoo.program.run import Program, seeded
 from zoo.program.sites.angles import unwrapped
 from zoo.program.sites.latents import Latents, is_deterministic

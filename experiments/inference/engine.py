@@ -15,9 +15,9 @@ from zoo.distributions.enumerated import Enumerated, expect
 from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.model import Model
-from zoo.program.faults import fault, finite_gradient
+from zoo.program.failures.faults import fault, finite_gradient
+from zoo.program.failures.tolerance import tolerant
 from zoo.program.run import evaluating, seeded
-from zoo.program.tolerance import tolerant
 
 
 def trainable(model: Model, guide: BaseGuide, train_model: bool) -> list[nn.Parameter]:

@@ -19,9 +19,9 @@ from zoo.distributions.enumerated import Enumerated, expect
 from zoo.distributions.scored import scored
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
+from zoo.program.failures.tolerance import tolerant
 from zoo.program.run import evaluating, seeded
 from zoo.program.sites.latents import Latents
-from zoo.program.tolerance import tolerant
 
 #: Two-sided 95% of a standard normal.
 Z95 = 1.959963984540054

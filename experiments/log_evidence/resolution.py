@@ -19,8 +19,8 @@ from zoo.distributions.enumerated import Enumerated
 from zoo.distributions.scored import scored
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program.failures.tolerance import FAILURES, refuse
 from zoo.program.run import seeded
-from zoo.program.tolerance import FAILURES, refuse
 
 #: Draws that are looked at, at most and at least.
 DRAWS, FEWEST = 4096, 32

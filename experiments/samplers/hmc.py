@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.runtime.memory import chunks
 from zoo.errors import ZooError
-from zoo.program.tolerance import tolerant
+from zoo.program.failures.tolerance import tolerant
 
 #: Share of proposals accepted that adaptation steers to.
 ACCEPTANCE = 0.8

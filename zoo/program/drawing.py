@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.data import Data, put_back, reference
 from zoo.errors import ZooError
+from zoo.program.failures.tolerance import drawn
 from zoo.program.run import Unobserve, draw_afresh, precision, run, seeded
 from zoo.program.runner import Runner
 from zoo.program.sites.carry import Carry
@@ -20,7 +21,6 @@ from zoo.program.sites.masks import with_masked
 from zoo.program.sites.parts import Parts, check_independent
 from zoo.program.sites.stand_ins import Improper
 from zoo.program.sites.substitution import Collected, Pack, Substitute
-from zoo.program.tolerance import drawn
 
 
 def prior_draws(runner: Runner, x: Data, draws: int) -> tuple[Tensor, int]:

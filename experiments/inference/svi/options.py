@@ -142,13 +142,14 @@ class SVIOptions(Options):
 
     def _check_words(self) -> None:
         """Raise a :class:`ZooError` for a word that is none of those there are, or a view that is no function."""
-        from experiments.inference.svi.objectives import check_estimator
-
         if not isinstance(self.objective, str):
             raise ZooError(f"expected objective as text; got {self.objective!r}; e.g. 'iwae'")
         if self.view is not None and not callable(self.view):
             raise ZooError(f"expected view as a function of a minibatch; got {self.view!r}; pass one")
-        check_estimator(self.estimator, self.bound)
+        if (self.objective, self.estimator) != ("elbo", "reparameterised"):  # a check of the defaults would import torch
+            from experiments.inference.svi.objectives import check_estimator
+
+            check_estimator(self.estimator, self.bound)
         chosen(SCHEDULES, self.schedule, "schedule")
 
     @property

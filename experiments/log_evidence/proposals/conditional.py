@@ -15,8 +15,8 @@ from experiments.log_evidence.proposals.mixture import Tails
 from experiments.optimisers.newton import derivatives
 from zoo.data import Data
 from zoo.model import Model
+from zoo.program.failures.tolerance import tolerant
 from zoo.program.sites.blocks import Blocks
-from zoo.program.tolerance import tolerant
 from zoo.structure.blocks import blocks, log_block_terms
 from zoo.structure.blockwise import Blockwise
 

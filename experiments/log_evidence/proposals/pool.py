@@ -26,8 +26,9 @@ from zoo.program.run import seeded
 NOTED = 0.01
 #: Weights with a k̂ above this are defended by a component with heavier tails; the median's, of several units.
 HEAVY = 0.25
-#: Draws that tell k̂, at most and at least, and the share of a budget that they may take.
-MOST, FEWEST, PILOTS = 4096, 128, 1 / 32
+#: Draws that tell k̂ and whether weights are even, of a unit at most and at least, of many units together (medians and sums
+#: are then of as many weights), and the share of a budget that they may take.
+MOST, FEWEST, TOGETHER, PILOTS = 4096, 128, 2**15, 1 / 32
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def _alone(model: Model, known: Sequence[BaseGuide], x: Data, budget: Budget) ->
 
 def _pilots(model: Model, x: Data, budget: Budget) -> int:
     latents = model.latents(x)
-    number = affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, MOST), FEWEST)
+    most = min(MOST, max(4 * FEWEST, TOGETHER // latents.units))
+    number = affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, most), FEWEST)
     return max(FEWEST // 2, budget.affords(number, 1, PILOTS))
 
 

@@ -20,8 +20,8 @@ from experiments.runtime.memory import CLIMBS, affordable, within, work
 from zoo.data import Data, in_double, reference
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program.failures.tolerance import FAILURES, refuse
 from zoo.program.run import seeded
-from zoo.program.tolerance import FAILURES, refuse
 
 #: Restarts from the prior: first, and at most, where modes still turn up that were met once.
 FIRST, MOST = 32, 256

@@ -17,7 +17,7 @@ from experiments.log_evidence.log_weights import LogWeights, log_joint, log_weig
 from experiments.optimisers.each import ascend_each
 from experiments.samplers.hmc import Kernel, Target, transition
 from zoo.errors import ZooError, ZooWarning
-from zoo.program.tolerance import UNRAISED, tolerant
+from zoo.program.failures.tolerance import UNRAISED, tolerant
 
 ONE = torch.ones((), dtype=torch.double)
 

@@ -16,7 +16,7 @@ from zoo.data import Data, place
 from zoo.errors import ZooError, ZooWarning
 from zoo.program.density import log_terms
 from zoo.program.enumeration.messenger import check_enumerable
-from zoo.program.faults import explained
+from zoo.program.failures.faults import explained
 from zoo.program.run import Program, run
 from zoo.program.sites.latents import (
     MAX_VALUES,

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from zoo.data import Data, place, tensors
 from zoo.errors import ZooError
+from zoo.program.failures.tolerance import FAILURES, refuse
 from zoo.program.run import run
 from zoo.program.sites.masks import filled
 from zoo.program.sites.substitution import Substitute
-from zoo.program.tolerance import FAILURES, refuse
 
 if TYPE_CHECKING:
     from zoo.model import Model

@@ -1,0 +1,1 @@
+"""Failures of programs: which site is at fault, and draws that can not be evaluated."""
