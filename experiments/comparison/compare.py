@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from experiments.diagnostics.block_gap import block_gap
 from experiments.diagnostics.evaluation import Evaluation, rough_gaps, summarise
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
+from experiments.fits.progress import Display, display
 from experiments.inference.engine import held
 from experiments.inference.fit import fit_seeds, one_view
 from experiments.log_evidence.log_weights import LogWeights, log_weights
@@ -83,20 +85,22 @@ def compare(
     shown, guides = split_guides((*x, *args), guides)
     request = Request(guides, seed, method, train_with, train_model, holdout, view, simulate)
     data_given = given(model, *shown, **(kwargs or {}))
-    done = fit_comparison(
-        model, data_given, request, progress=progress, callbacks=callbacks, journal=journal, pure=pure, **options)
-    return settle(done, draws=draws, data=data, effort=effort)
+    with display(progress) as live:
+        done = fit_comparison(
+            model, data_given, request, progress=live or False, callbacks=callbacks, journal=journal, pure=pure, **options)
+        return settle(done, draws, data, effort, live)
 
 
 def settle(
     done: FittedComparison, draws: int | None = None, data: str = "data", effort: str = "default",
+    live: Display | None = None,
 ) -> Comparison:
-    """Evaluate what was fitted: the rest of :func:`compare`."""
+    """Evaluate what was fitted: the rest of :func:`compare`. ``live``: the display of the fits."""
     begun = time.perf_counter()
     plan, fits, fitted = done.plan, done.fits, done.evaluations
     weights = [log_weights(f.model, f.guide, plan.x, draws, plan.seed + Stream.EVALUATION) for f in fits]
     budget = Budget.of(effort, fits[0].model, plan.x, fitted).aimed(rough_gaps(weights))
-    with budget.counting():
+    with budget.counting(), nullcontext() if live is None else live.evaluating(budget):
         found = _judged(plan.evidence(fits, weights, done, budget), weights, done.own_theta)
         rows = [
             _row(done, i, summarise(weight, f.guide.text, known), weights, budget)
@@ -129,11 +133,12 @@ def _judged(found: list[Evidence], weights: list[LogWeights], own_theta: bool) -
 
 def fit_one(
     model: Model | Program, x: Data, guide: AnyGuide, seeds: range, options: Mapping[str, Any], *, data: str = "data",
-    draws: int | None = None, effort: str = "default",
+    draws: int | None = None, effort: str = "default", progress: bool | None = None,
 ) -> Comparison:
     """Fit θ and one guide together, from the best of ``seeds``, and return the pair's row as a :class:`Comparison`.
 
     ``draws`` and ``effort`` are those of the evaluation, ``options`` those of ``fit``.
     """
-    done = fit_seeds(model, guide, x, seeds=seeds, **options)[0]
-    return settle(alone(done, one_view(x, options.get("view"), seeds[0]), seeds[0]), draws, data, effort)
+    with display(progress) as live:
+        done = fit_seeds(model, guide, x, seeds=seeds, progress=live or False, **options)[0]
+        return settle(alone(done, one_view(x, options.get("view"), seeds[0]), seeds[0]), draws, data, effort, live)

@@ -66,8 +66,8 @@ class FittedComparison:
 
 
 def fit_comparison(
-    model: Model | Program, x: Data, request: Request, *, progress: bool | None = None, callbacks: Sequence[Callback] = (),
-    journal: Journal | None = None, pure: bool | None = None, **options: Any,
+    model: Model | Program, x: Data, request: Request, *, progress: bool | Callback | None = None,
+    callbacks: Sequence[Callback] = (), journal: Journal | None = None, pure: bool | None = None, **options: Any,
 ) -> FittedComparison:
     """Do the fits of a comparison; nothing is evaluated yet.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from experiments.comparison.table import Comparison
+    from experiments.comparison.table import Comparison, Cost
     from experiments.fits.result import Fit
 
 
@@ -41,6 +41,7 @@ def explanations(table: Comparison) -> list[str]:
     lines += _blocks(table)
     if table.theta is not None:
         lines.append(_theta(table.theta))
+    lines.append(_cost(table.cost))
     poor = [f"'{row.evaluation.guide}'" for row in table.rows if row.evaluation.misses_mass]
     if poor:
         lines.append(f"k̂ > 0.7: {', '.join(poor)} misses posterior mass that matters; read its intervals with care")
@@ -67,6 +68,13 @@ def _blocks(table: Comparison) -> list[str]:
         lines.append(
             f"no gap by block of {', '.join(missing)}: it takes a program that vmap runs, and up to {FEW} latents of each row")
     return lines
+
+
+def _cost(cost: Cost) -> str:
+    """Say what the comparison took, and what of it the evaluation."""
+    fits, evaluation = cost.fit_seconds, cost.evaluation_seconds
+    counted = f"{cost.evaluation_evaluations:,.0f} evaluations of log p(x, z), the fits {cost.fit_evaluations:,.0f}"
+    return f"{fits + evaluation:.1f} s: fits {fits:.1f}, evaluation {evaluation:.1f}; effort {cost.effort}: {counted}"
 
 
 def _theta(fit: Fit) -> str:

@@ -40,7 +40,7 @@ from zoo.program.tally import tallied
 
 def fit(
     model: Model | Program, guide: AnyGuide, *x: Any, method: str | None = None, train_model: bool = True,
-    shard: bool = False, seed: int = 0, progress: bool | None = None, callbacks: Sequence[Callback] = (),
+    shard: bool = False, seed: int = 0, progress: bool | Callback | None = None, callbacks: Sequence[Callback] = (),
     journal: Journal | str | Path | None = None, name: str = "", pure: bool | None = None,
     start: BaseGuide | str | None = None, **options: Any,
 ) -> Fit:
@@ -57,7 +57,7 @@ def fit(
             up what it needs of the rows, svi its gradients. All end with the same parameters, those of one process but for
             rounding.
         seed: of all that is drawn: same seed, same machine, same bits. Torch's own generator is left as it was.
-        progress: show a bar on standard error; ``None``: on a terminal only.
+        progress: show a bar on standard error; ``None``: on a terminal only. Or the display of several fits.
         callbacks: told of the start, of every step, of checkpoints and of the end.
         journal: a directory, or a :class:`Journal`, for checkpoints. Where it holds one of the same fit, the fit goes on from
             there, and ends with the bits that it would have ended with; one that is done is not fitted again.

@@ -12,6 +12,7 @@ from experiments.comparison.request import Request
 from experiments.comparison.table import Comparison
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
+from experiments.fits.progress import display
 from experiments.inference.fit import fit_seeds, one_view
 from experiments.runs.spec import Spec, fitting_options, kind_of
 from experiments.runtime.holdout import partition
@@ -37,12 +38,14 @@ class Job:
             ZooError: any error of ``fit``, ``compare`` and ``evaluate``.
             Interrupted: if the journal was told to stop.
         """
-        how: dict[str, Any] = {"journal": journal, "callbacks": callbacks, "progress": show}
-        if self.spec.command == "compare":
-            return settle(self.fit_comparison(**how), draws=self.spec.draws, data=self.data.name, effort=self.spec.effort)
+        how: dict[str, Any] = {"journal": journal, "callbacks": callbacks}
+        spec, name = self.spec, self.data.name
+        if spec.command == "compare":
+            with display(show) as live:
+                return settle(self.fit_comparison(progress=live or False, **how), spec.draws, name, spec.effort, live)
         return fit_one(
-            self.model, self.data.x, self.spec.guides[0], self._seeds, {**self._fitting, **how}, data=self.data.name,
-            draws=self.spec.draws, effort=self.spec.effort)
+            self.model, self.data.x, spec.guides[0], self._seeds, {**self._fitting, **how}, data=name, draws=spec.draws,
+            effort=spec.effort, progress=show)
 
     def fit_comparison(self, **how: Any) -> FittedComparison:
         """Do the fits of a comparison, and nothing else."""
