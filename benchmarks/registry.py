@@ -46,7 +46,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         ("numpyro", "jax")),
     "growth": Benchmark("benchmarks.suites.scale:growth", "seconds for growing numbers of rows, columns, components and draws"),
     "processes": Benchmark("benchmarks.suites.scale:processes", "a fit whose rows two processes share"),
-    "start-up": Benchmark("benchmarks.suites.scale:start_up", "wall time of commands in fresh processes"),
+    "whole-compare": Benchmark(
+        "benchmarks.commands.whole:whole_compare", "whole comparisons, against those before evaluations had a budget"),
+    "start-up": Benchmark("benchmarks.commands.start_up:start_up", "wall time of commands in fresh processes"),
     "recorded": Benchmark("benchmarks.suites.recorded:recorded", "an svi step recorded and compiled, against Python", 3),
     "layers": Benchmark("benchmarks.suites.layers:layers", "the parts of the code that an svi step spends its time in"),
     "checkpoints": Benchmark("benchmarks.suites.durable:checkpoints", "the cost of checkpoints and metrics in a fit"),

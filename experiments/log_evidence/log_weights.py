@@ -7,11 +7,11 @@ import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from experiments.log_evidence.pareto import tail_shapes
 from experiments.runtime.memory import CACHED, affordable, chunks, within, work
 from guides.guide import BaseGuide
 from zoo.data import Data, reference
@@ -137,11 +137,11 @@ class LogWeights:
         """
         if self.enumerated:
             return None
-        log_weight = np.sort(self.log_weight.detach().cpu().double().T.numpy(), axis=1)
+        log_weight = self.log_weight.detach().cpu().double().T.numpy()
         # Weights are differences of two densities: equal up to this, they have no tail to fit.
         size = 1 + torch.maximum(self.log_joint.abs(), self.log_q.abs()).nan_to_num(posinf=0.0).amax(0)
         rounding = (1024 * torch.finfo(self.log_q.dtype).eps * size).detach().cpu().double().numpy()
-        return torch.as_tensor(np.array([_khat(row, float(least)) for row, least in zip(log_weight, rounding, strict=True)]))
+        return torch.as_tensor(tail_shapes(log_weight, rounding))
 
     def ess(self) -> Tensor | None:
         """Return each unit's effective sample size (Σ w)² / Σ w², (units,); ``None`` where nothing was drawn."""
@@ -164,27 +164,6 @@ class LogWeights:
         within = self.variance.mean(0)
         between = (self.loc.var(0) - within / len(self.log_q)).clamp(min=0)  # less what the means of the draws scatter by
         return int((between > 0.01 * (between + within)).sum())
-
-
-def _khat(log_weight: np.ndarray, rounding: float) -> float:
-    """Return the PSIS shape of one unit's sorted log weights; NaN where they are equal up to ``rounding``."""
-    from arviz_stats.base import array_stats
-
-    if len(log_weight) < 25 or log_weight[-1] - log_weight[0] <= rounding:
-        return math.nan  # no tail of five, or none at all
-    tail = math.ceil(min(0.2 * len(log_weight), 3 * math.sqrt(len(log_weight))))
-    if not np.isfinite(log_weight[-tail - 1]):
-        return math.inf  # hardly a draw has any weight
-    excess = log_weight[-tail:] - log_weight[-tail - 1]
-    if excess[-1] - excess[tail // 4] > 600:
-        # Most of the tail underflows beside the largest weight, and a fit to the rest looks perfect. Hill's estimator
-        # (1975, https://doi.org/10.1214/aos/1176343247) needs no exponentials; for shapes this large the two agree.
-        return float(excess.mean())
-    if excess[-1] - excess[0] <= rounding:
-        return math.nan
-    # array_stats.psislw expects −log weights: it negates its input. With the wrong sign every guide looks perfect.
-    with np.errstate(all="ignore"):
-        return float(array_stats.psislw(-np.maximum(log_weight, log_weight[-1] - 1e5))[1])
 
 
 def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = None, seed: int | None = 0) -> LogWeights:
