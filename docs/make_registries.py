@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.inference.registry import METHODS
 from experiments.log_evidence.registry import ESTIMATORS
+from experiments.runtime.effort import EFFORTS
 from experiments.studies.registry import STUDIES
 from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
 from zoo.registry import DATASETS, MODELS
@@ -42,6 +43,8 @@ def page() -> str:
         table("Methods of inference", ("method", "what"), ((name, e.summary) for name, e in METHODS.items())),
         table("Estimators of log p(x | θ), in order of trust", ("kind", "what the report says"), (
             (name, e.verdict) for name, e in ESTIMATORS.items())),
+        table("Efforts of an evaluation", ("effort", "what", "times the fits'", "at least"), (
+            (name, e.summary, f"{e.multiple:g}", f"{e.floor:,}") for name, e in EFFORTS.items())),
         table("Data sets", ("data set", "what", "serves as"), (
             (name, e.summary, ", ".join(e.gives)) for name, e in DATASETS.items())),
         table("Studies", ("study", "claim"), ((name, e.claim) for name, e in STUDIES.items()))])

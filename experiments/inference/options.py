@@ -88,6 +88,19 @@ class EMOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PathfinderOptions(Options):
+    """The options of ``pathfinder``, whose steps are evaluations of the gradient, of all paths together.
+
+    Attributes:
+        paths: the number of paths.
+        elbo_draws: the number of draws of z from which the ELBO of each candidate on a path is estimated.
+    """
+
+    paths: int = option(8, "Number of L-BFGS paths.", whole=True, least=1)
+    elbo_draws: int = option(16, "Number of draws of z for the ELBO of each normal on a path.", whole=True, least=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FixedDrawsOptions(Options):
     """The options of ``fixed_draws``.
 

@@ -54,6 +54,9 @@ METHODS: Mapping[str, MethodEntry] = {
         "experiments.inference.svi.method:SVI", "Adam on minibatch estimates of a bound",
         "experiments.inference.svi.options:SVIOptions"),
     "laplace": MethodEntry("experiments.inference.laplace:Laplace", "a normal at the mode, by the curvature there"),
+    "pathfinder": MethodEntry(
+        "experiments.inference.pathfinder:Pathfinder", "the best normal along L-BFGS paths from several starts",
+        "experiments.inference.options:PathfinderOptions"),
 }
 
 
@@ -101,7 +104,7 @@ def fitting_methods(guide: BaseGuide, x: Data, train_model: bool = True) -> list
     >>> import guides, zoo
     >>> x = zoo.dataset("eight_schools").x
     >>> fitting_methods(guides.build("full_rank", zoo.build("eight_schools", x), x), x)
-    ['fixed_draws', 'svi', 'laplace']
+    ['fixed_draws', 'svi', 'laplace', 'pathfinder']
     """
     from experiments.inference.method import Problem
 
