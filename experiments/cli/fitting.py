@@ -48,6 +48,8 @@ def compare(
     holdout: Annotated[float | None, typer.Option(help="Share of the units on which θ and encoders are not fitted.")] = None,
     train_with: Annotated[str | None, typer.Option(help="The guide with which θ is fitted.")] = None,
     train_model: Annotated[bool, typer.Option("--train-model", help="Fit a separate θ with each guide.")] = False,
+    parameters: Annotated[bool, typer.Option(
+        "--parameters", help="Also print each quantity's mean and sd by each guide, beside a reference.")] = False,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Compare the guides on data drawn from the fitted model.")] = False,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None,
@@ -58,8 +60,8 @@ def compare(
     """Fit θ once, fit each guide at this θ, and report how far each guide is from the posterior."""
     spec = _asked(
         context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
-        effort=effort, holdout=holdout, train_with=train_with, train_model=train_model, simulate=simulate, binarise=binarise,
-        target=target, standardise=standardise, drop_constant=drop_constant, **fitting)
+        effort=effort, parameters=parameters, holdout=holdout, train_with=train_with, train_model=train_model,
+        simulate=simulate, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, **fitting)
     do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 

@@ -48,14 +48,14 @@ class Saving:
 
         return default_path(spec, Path(self._parent))
 
-    def how(self, path: Path, stop: Stop, as_json: bool) -> RunOptions:
-        """Return how a run in ``path`` is to be done."""
+    def how(self, spec: Spec, path: Path, stop: Stop, as_json: bool) -> RunOptions:
+        """Return how a run of ``spec`` in ``path`` is to be done."""
         from experiments.fits.trackers import TensorBoard
         from experiments.runs.run import RunOptions
 
         callbacks = [TensorBoard(path / "tensorboard")] if self.tensorboard else []
         return RunOptions(
-            callbacks, begun=said, show=lambda table: report(table, as_json), stop=stop, report=self.report,
+            callbacks, begun=said, show=lambda table: report(table, as_json, spec.parameters), stop=stop, report=self.report,
             force=self.force, **self.every)
 
     @property
@@ -83,12 +83,12 @@ def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> Non
 
         job = prepare(spec)
         said(job)
-        return report(job.work(), as_json)
+        return report(job.work(), as_json, spec.parameters)
     from experiments.cli.stopping import stoppable
     from experiments.runs.run import run
 
     with stoppable() as stop:
-        run(spec, path, saving.how(path, stop, as_json))
+        run(spec, path, saving.how(spec, path, stop, as_json))
     remark(f"wrote {path}")
 
 
@@ -107,13 +107,17 @@ def said(job: Job) -> None:
         remark(f"{job.data.name}: {text}")
 
 
-def report(table: Comparison, as_json: bool) -> None:
-    """Print a table, as JSON or for people."""
+def report(table: Comparison, as_json: bool, parameters: bool = False) -> None:
+    """Print a table, as JSON or for people, and with ``parameters`` each quantity by each guide."""
+    found = table.parameters() if parameters else None
     if as_json:
-        return print_json(table.to_dict())
+        more = {"parameters": None if found is None else found.to_dict()} if parameters else {}
+        return print_json({**table.to_dict(), **more})
     from experiments.comparison import text
 
     text.comparison(table, text.console())
+    if parameters:
+        text.parameters(found, text.console())
 
 
 def print_json(value: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.comparison.parameters import parameters
 from experiments.comparison.plan import FittedComparison, alone, fit_comparison
 from experiments.comparison.request import Request, split_guides
 from experiments.comparison.table import Comparison, Cost, Row
@@ -29,6 +30,9 @@ from zoo.bare import given
 from zoo.data import Data
 from zoo.model import Model
 from zoo.program.run import Program
+
+#: Quantities that are compared without being asked for, at most.
+FEW = 2048
 
 
 def compare(
@@ -105,10 +109,15 @@ def settle(
         rows = [
             _row(done, i, summarise(weight, f.guide.text, known), weights, budget)
             for i, (f, weight, known) in enumerate(zip(fits, weights, found, strict=True))]
+    quantities = None
+    latents = fits[0].model.latents(plan.x)
+    if budget.limit and not done.own_theta and latents.units * latents.size <= FEW:
+        khats = [row.evaluation.khat for row in rows]
+        quantities = parameters(fits[0].model, plan.x, [f.guide for f in fits], khats, plan.seed)
     cost = Cost(effort, done.seconds, time.perf_counter() - begun, fitted / budget.rows, budget.spent)
     return Comparison(
         fits[0].model, plan.x, data, len(plan.units.index), plan.seed, found[0], tuple(rows), done.theta, plan.units,
-        done.own_theta, done.simulated, cost)
+        done.own_theta, done.simulated, cost, quantities)
 
 
 def _row(

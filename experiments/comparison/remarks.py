@@ -13,6 +13,9 @@ def warnings(table: Comparison) -> list[str]:
     """Return what is to be known of the evidence, each once, and of each guide's draws."""
     known = _evidence_remarks(table)
     drawn = [f"'{row.evaluation.guide}': {row.evaluation.remark}" for row in table.rows if row.evaluation.remark]
+    if table.quantities is not None:
+        worst = table.quantities.worst()
+        drawn += [f"{'; '.join(each.told for each in worst)}; against {table.quantities.reference}"] if worst else []
     drawn += [f"'{row.evaluation.guide}': {remark}" for row in table.rows for remark in row.fit.remarks]
     return [line for line in [*known, *drawn] if line]
 
@@ -73,7 +76,7 @@ def _blocks(table: Comparison) -> list[str]:
 def _cost(cost: Cost) -> str:
     """Say what the comparison took, and what of it the evaluation."""
     fits, evaluation = cost.fit_seconds, cost.evaluation_seconds
-    counted = f"{cost.evaluation_evaluations:,.0f} evaluations of log p(x, z), the fits {cost.fit_evaluations:,.0f}"
+    counted = f"{cost.evaluation_evaluations:,.0f} density evaluations, the fits {cost.fit_evaluations:,.0f}"
     return f"{fits + evaluation:.1f} s: fits {fits:.1f}, evaluation {evaluation:.1f}; effort {cost.effort}: {counted}"
 
 

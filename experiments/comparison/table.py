@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
+from experiments.comparison.parameters import Parameters, parameters
 from experiments.diagnostics.evaluation import Evaluation
 from experiments.diagnostics.gap import Gap
 from experiments.fits.result import Fit
@@ -99,6 +100,7 @@ class Comparison:
         own_theta: whether each guide trained a θ of its own, ``rows[i].fit.model``.
         simulated: whether ``x`` was drawn from the model at its θ.
         cost: what it took.
+        quantities: what :meth:`parameters` returns, where it was found with the comparison.
     """
 
     model: Model
@@ -113,6 +115,20 @@ class Comparison:
     own_theta: bool = False
     simulated: bool = False
     cost: Cost = Cost()
+    quantities: Parameters | None = field(default=None, repr=False)
+
+    def parameters(self) -> Parameters | None:
+        """Return the posterior of each quantity by each guide beside the best reference at hand; ``None`` where none is real.
+
+        Raises:
+            ZooError: each guide trained a θ of its own, so that their posteriors are of different models.
+        """
+        if self.own_theta:
+            raise ZooError("expected one θ for a comparison of parameters; got one for each guide; leave train_model out")
+        if self.quantities is not None:
+            return self.quantities
+        return parameters(
+            self.model, self.x, [row.fit.guide for row in self.rows], [row.evaluation.khat for row in self.rows], self.seed)
 
     @property
     def improper(self) -> tuple[str, ...]:

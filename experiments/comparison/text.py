@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from experiments.comparison.parameters import Parameters
     from experiments.comparison.table import Comparison
     from experiments.log_evidence.result import Evidence
 
@@ -238,6 +239,22 @@ def _title(table: Comparison) -> str:
         units += ", simulated at the fitted θ"
     own = ", each guide with a θ of its own" if table.own_theta else ""
     return f"{table.model.label} on {table.data}: {units}{own}, seed {table.seed}"
+
+
+def parameters(found: Parameters | None, out: Console) -> None:
+    """Print the posterior of each quantity by each guide on ``out``, beside the reference."""
+    if found is None:
+        out.print("no quantity of this model is a real number", markup=False)
+        return
+    shown = grid(f"each quantity, against {found.reference}", out)
+    for head in ("guide", "quantity"):
+        shown.add_column(head, no_wrap=True)
+    for head in ("mean", "sd", "reference mean", "sd", "error, sd", "sd ratio"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    for q in found.quantities:
+        numbers = (f"{value:.4g}" for value in (q.mean, q.sd, q.reference_mean, q.reference_sd))
+        shown.add_row(q.guide, q.name, *numbers, number(*q.error), number(*q.ratio))
+    out.print(shown)
 
 
 def plain(table: Comparison) -> str:

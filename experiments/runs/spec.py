@@ -42,6 +42,7 @@ class Spec(BaseModel):
     method: str | None = None
     draws: int | None = Field(None, ge=2)
     effort: str = "default"
+    parameters: bool = False
     train_with: str | None = None
     train_model: bool = False
     simulate: bool = False

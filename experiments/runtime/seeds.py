@@ -24,3 +24,4 @@ class Stream(IntEnum):
     GROUPS = 11 * _STEP  # of a lower bound: one seed a group, from here on
     BLOCKS = 12 * _STEP
     SPLIT = 13 * _STEP
+    PARAMETERS = 14 * _STEP

@@ -1,0 +1,215 @@
+"""The posterior of each quantity by each guide, beside the best reference at hand: means and deviations, and their errors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.diagnostics.reliability import KHAT
+from experiments.log_evidence.log_weights import log_joint
+from experiments.runtime.memory import PILOT, affordable, within, work
+from experiments.runtime.seeds import Stream
+from experiments.samplers.posterior import posterior_draws
+from guides.guide import BaseGuide
+from zoo.data import Data
+from zoo.distributions.enumerated import Enumerated
+from zoo.model import Model
+from zoo.program.run import evaluating, seeded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Draws of each guide and of the reference, and chains where these are the reference.
+DRAWS, FEWEST, CHAINS = 4096, 256, 256
+#: An error of a mean, in deviations, and of a deviation, as a share, that is worth a remark; and how many remarks there are.
+NOTED, MOST = 0.1, 5
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One scalar of the posterior by one guide, beside the reference.
+
+    Attributes:
+        guide: whose posterior.
+        name: the site, and the place in it: ``theta[3]``.
+        mean, sd: by the guide.
+        reference_mean, reference_sd: by the reference.
+        error: (mean − reference_mean) / reference_sd, with its standard error.
+        ratio: sd / reference_sd, with its standard error.
+    """
+
+    guide: str
+    name: str
+    mean: float
+    sd: float
+    reference_mean: float
+    reference_sd: float
+    error: tuple[float, float]
+    ratio: tuple[float, float]
+
+    @property
+    def off(self) -> float:
+        """By how much the guide is wrong beyond noise: of the mean in deviations, or of the logarithm of the deviation."""
+        mean = abs(self.error[0]) - 2 * self.error[1]
+        spread = abs(math.log(self.ratio[0])) - 2 * self.ratio[1] / self.ratio[0] if self.ratio[0] > 0 else math.inf
+        return max(mean, spread)
+
+    @property
+    def told(self) -> str:
+        """What is wrong in words."""
+        mean = abs(self.error[0]) - 2 * self.error[1]
+        if self.off > mean:
+            return f"'{self.guide}': sd of {self.name} {self.ratio[0]:.2f} of what it should be"
+        return f"'{self.guide}': mean of {self.name} {abs(self.error[0]):.2f} sd too {'high' if self.error[0] > 0 else 'low'}"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All quantities by all guides, and what they are compared with.
+
+    Attributes:
+        reference: what it is, in words.
+        quantities: guide by guide, in the order of the program's sites.
+    """
+
+    reference: str
+    quantities: tuple[Quantity, ...]
+
+    def worst(self, count: int = MOST) -> list[Quantity]:
+        """Return the quantities that are most wrong, beyond noise and a tenth, worst first."""
+        found = [each for each in self.quantities if each.off > NOTED]
+        return sorted(found, key=lambda each: -each.off)[:count]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reference in words, and each guide's quantities as plain numbers, ready for JSON."""
+        frame = self.to_frame().replace([np.inf, -np.inf], np.nan).astype(object)
+        rows = frame.where(frame.notna(), None).reset_index().to_dict("records")
+        return {"reference": self.reference, "quantities": rows}
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row a guide and quantity: errors of means in deviations of the reference, ratios of deviations."""
+        import pandas as pd
+
+        return pd.DataFrame([{
+            "guide": q.guide, "quantity": q.name, "mean": q.mean, "sd": q.sd, "reference_mean": q.reference_mean,
+            "reference_sd": q.reference_sd, "error": q.error[0], "error_se": q.error[1], "sd_ratio": q.ratio[0],
+            "sd_ratio_se": q.ratio[1]} for q in self.quantities]).set_index(["guide", "quantity"])
+
+
+def parameters(
+    model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], seed: int,
+) -> Parameters | None:
+    """Compare the posteriors of all quantities by each guide with the best reference at hand.
+
+    That is the exact posterior where it is known; importance-corrected draws of the guide of the least k̂ where that is at most
+    0.7; or the ends of Markov chains.
+
+    Args:
+        model, x: the model and the data.
+        guides: fitted; ``khats`` are the k̂ of their weights, of the worst unit.
+        seed: of the draws.
+
+    Returns:
+        the quantities; ``None`` for discrete latents, or none at all.
+
+    Source: Vehtari et al. (2024), Pareto smoothed importance sampling, https://arxiv.org/abs/1507.02646
+    """
+    latents = model.latents(x)
+    if latents.discrete or not latents.size:
+        return None
+    draws = affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, DRAWS), FEWEST)
+    with seeded(seed + Stream.PARAMETERS), torch.no_grad(), evaluating(model, *guides):
+        told, z, log_weight = _reference(model, x, guides, khats, draws, seed)
+        reference = _moments(model, x, z, log_weight)
+        found = []
+        for guide in guides:
+            q = guide.posterior(x)
+            if isinstance(q, Enumerated):
+                continue
+            drawn = q.sample(torch.Size([draws]))
+            own = _moments(model, x, drawn, drawn.new_zeros(drawn.shape[:2]))
+            found += [_quantity(guide.text, name, own[name], reference[name]) for name in own if name in reference]
+    return Parameters(told, tuple(found))
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """Mean and deviation of a scalar, with standard errors."""
+
+    mean: float
+    sd: float
+    mean_se: float
+    sd_se: float
+
+
+def _reference(
+    model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], draws: int, seed: int,
+) -> tuple[str, Tensor, Tensor]:
+    """Return what the reference is, draws z (draws, units, d) and their log weights (draws, units)."""
+    with suppress(NotImplementedError):
+        z = model.posterior(x).sample(torch.Size([draws]))
+        return "the exact posterior", z, z.new_zeros(z.shape[:2])
+    shapes = [-math.inf if khat is None else khat for khat in khats]  # none: weights are constant, the guide is the posterior
+    best = min(range(len(guides)), key=shapes.__getitem__)
+    if shapes[best] <= KHAT:
+        q = guides[best].posterior(x)
+        z = q.sample(torch.Size([draws]))
+        return f"importance-corrected draws of '{guides[best].text}'", z, _smoothed(log_joint(model, x, z) - q.log_prob(z))
+    chains = posterior_draws(model, guides[best], x, chains=affordable(model, CHAINS, 16), seed=seed)
+    return f"Markov chains, R-hat {float(chains.rhat.max()):.2f}", chains.z, chains.z.new_zeros(chains.z.shape[:2])
+
+
+def _smoothed(log_weight: Tensor) -> Tensor:
+    """Return Pareto-smoothed log weights (draws, units)."""
+    from arviz_stats.base import array_stats
+
+    found = log_weight.double().nan_to_num(nan=-math.inf).cpu().numpy()
+    for row in found.T:
+        with np.errstate(all="ignore"), suppress(ValueError):  # of a tail that is flat, which needs no smoothing
+            row[:] = array_stats.psislw(-np.maximum(row, row.max() - 1e5))[0]  # it negates its input
+    return torch.as_tensor(found).to(log_weight)
+
+
+def _moments(model: Model, x: Data, z: Tensor, log_weight: Tensor) -> dict[str, _Moment]:
+    """Return the moments of every real scalar by its name, at draws z (draws, units, d) of log weights (draws, units)."""
+    share = log_weight.softmax(0)
+    values = model.constrain(x, z)
+    found: dict[str, _Moment] = {}
+    for name, value in {**values, **model.recover(x, values)}.items():
+        if not value.is_floating_point():
+            continue
+        by_unit = share.shape[1] > 1 and value.ndim > 1 and value.shape[1] == share.shape[1]
+        weight = share if by_unit else share[:, :1]
+        found |= _scalars(name, value.double(), weight.double())
+    return found
+
+
+def _scalars(name: str, value: Tensor, share: Tensor) -> dict[str, _Moment]:
+    """Return the moments of the entries of a ``value`` (draws, *shape), by weights (draws, units or 1) along its first one."""
+    weight = share.view(*share.shape, *[1] * (value.ndim - 2)) if value.ndim > 1 else share[:, 0]
+    mean = (weight * value).sum(0)
+    square = (value - mean).square()
+    variance = (weight * square).sum(0)
+    sd = variance.sqrt()
+    mean_se = (weight.square() * square).sum(0).sqrt()
+    sd_se = (weight.square() * (square - variance).square()).sum(0).sqrt() / (2 * sd).clamp(min=1e-300)
+    columns = [each.reshape(-1).tolist() for each in (mean, sd, mean_se, sd_se)]
+    names = [name + (f"[{','.join(map(str, place))}]" if place else "") for place in itertools.product(
+        *(range(size) for size in value.shape[1:]))]
+    return {each: _Moment(*numbers) for each, numbers in zip(names, zip(*columns, strict=True), strict=True)}
+
+
+def _quantity(guide: str, name: str, own: _Moment, reference: _Moment) -> Quantity:
+    sd = reference.sd if reference.sd > 0 else math.nan
+    error, ratio = (own.mean - reference.mean) / sd, own.sd / sd
+    error_se = math.hypot(own.mean_se, reference.mean_se) / sd
+    ratio_se = math.hypot(own.sd_se / sd, ratio * reference.sd_se / sd)
+    return Quantity(guide, name, own.mean, own.sd, reference.mean, reference.sd, (error, error_se), (ratio, ratio_se))
