@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from experiments.diagnostics.linear_response import linear_response
 from experiments.diagnostics.reliability import KHAT
 from experiments.log_evidence.log_weights import log_joint
 from experiments.runtime.memory import PILOT, affordable, within, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.posterior import posterior_draws
-from guides.guide import BaseGuide
+from guides.families.family import Normal
+from guides.guide import BaseGuide, Guide
 from zoo.data import Data
 from zoo.distributions.enumerated import Enumerated
+from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import evaluating, seeded
 
@@ -105,7 +109,7 @@ class Parameters:
 
 
 def parameters(
-    model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], seed: int,
+    model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], seed: int, responses: bool = False,
 ) -> Parameters | None:
     """Compare the posteriors of all quantities by each guide with the best reference at hand.
 
@@ -116,6 +120,7 @@ def parameters(
         model, x: the model and the data.
         guides: fitted; ``khats`` are the k̂ of their weights, of the worst unit.
         seed: of the draws.
+        responses: whether factorised guides come a second time, with linear-response covariances.
 
     Returns:
         the quantities; ``None`` for discrete latents, or none at all.
@@ -134,10 +139,20 @@ def parameters(
             q = guide.posterior(x)
             if isinstance(q, Enumerated):
                 continue
-            drawn = q.sample(torch.Size([draws]))
-            own = _moments(model, x, drawn, drawn.new_zeros(drawn.shape[:2]))
-            found += [_quantity(guide.text, name, own[name], reference[name]) for name in own if name in reference]
+            for text, one in {guide.text: q, **(_responses(model, guide, x, seed) if responses else {})}.items():
+                drawn = one.sample(torch.Size([draws]))
+                own = _moments(model, x, drawn, drawn.new_zeros(drawn.shape[:2]))
+                found += [_quantity(text, name, own[name], reference[name]) for name in own if name in reference]
     return Parameters(told, tuple(found))
+
+
+def _responses(model: Model, guide: BaseGuide, x: Data, seed: int) -> dict[str, Distribution]:
+    """Return a factorised guide's normal with linear-response covariances by its name, if it has one."""
+    if not isinstance(guide, Guide) or not isinstance(guide.family, Normal) or guide.family.any_covariance:
+        return {}
+    with suppress(ZooError):  # of many parameters, or not at an optimum
+        return {f"{guide.text}, linear response": linear_response(model, guide, x, seed)}
+    return {}
 
 
 @dataclass(frozen=True)

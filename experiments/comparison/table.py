@@ -100,7 +100,7 @@ class Comparison:
         own_theta: whether each guide trained a θ of its own, ``rows[i].fit.model``.
         simulated: whether ``x`` was drawn from the model at its θ.
         cost: what it took.
-        quantities: what :meth:`parameters` returns, where it was found with the comparison.
+        quantities: those of :meth:`parameters` that the remarks are from, without linear response.
     """
 
     model: Model
@@ -120,15 +120,15 @@ class Comparison:
     def parameters(self) -> Parameters | None:
         """Return the posterior of each quantity by each guide beside the best reference at hand; ``None`` where none is real.
 
+        Factorised guides come a second time, with linear-response covariances.
+
         Raises:
             ZooError: each guide trained a θ of its own, so that their posteriors are of different models.
         """
         if self.own_theta:
             raise ZooError("expected one θ for a comparison of parameters; got one for each guide; leave train_model out")
-        if self.quantities is not None:
-            return self.quantities
-        return parameters(
-            self.model, self.x, [row.fit.guide for row in self.rows], [row.evaluation.khat for row in self.rows], self.seed)
+        khats = [row.evaluation.khat for row in self.rows]
+        return parameters(self.model, self.x, [row.fit.guide for row in self.rows], khats, self.seed, responses=True)
 
     @property
     def improper(self) -> tuple[str, ...]:

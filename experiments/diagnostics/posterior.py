@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from experiments.diagnostics.linear_response import linear_response
 from experiments.diagnostics.marginal import marginal_log_likelihood
 from experiments.diagnostics.tree import given_groups, tree_of
 from experiments.inference.fit import pair
@@ -26,6 +27,8 @@ from zoo.program.run import Program, seeded
 if TYPE_CHECKING:
     from xarray import DataTree
 
+#: Where deviations may come from.
+SDS = ("guide", "linear_response")
 #: Every group that :func:`posterior` can make.
 GROUPS = (
     "posterior", "prior", "posterior_predictive", "log_likelihood", "sample_stats", "observed_data", "constant_data")
@@ -33,7 +36,7 @@ GROUPS = (
 
 def posterior(
     model: Model | Program, guide: AnyGuide, *x: Any, draws: int = 1000, seed: int = 0,
-    groups: Sequence[str] = GROUPS, infer_discrete: bool = False, local_draws: int = 0,
+    groups: Sequence[str] = GROUPS, sd: str = "guide", infer_discrete: bool = False, local_draws: int = 0,
     coords: Mapping[str, Sequence[Any]] | None = None, dims: Mapping[str, Sequence[str]] | None = None,
 ) -> DataTree:
     """Return draws of the guide as an ArviZ ``DataTree``.
@@ -58,6 +61,8 @@ def posterior(
         draws: how many.
         seed: of the draws.
         groups: which groups to make; predictive draws run the program draw by draw, so leave them out where not needed.
+        sd: ``guide``: draws are the guide's own; ``linear_response``: of normals with its means and covariances that answer for
+            what a factorised guide leaves out, see :func:`experiments.diagnostics.linear_response.linear_response`.
         infer_discrete: recover discrete latents that are summed out, in the posterior group: draws under their sites' names,
             and ``<site>_probs``, the posterior probabilities of their values at each draw of the continuous latents.
         local_draws: of rows that have latents of their own beside shared ones, z = (u, z_i): let ``log_likelihood`` be
@@ -67,7 +72,8 @@ def posterior(
         dims: names of sites' event dimensions, over the model's own.
 
     Raises:
-        ZooError: fewer than 1 draw, an unknown group, or labels of another length than their dimension.
+        ZooError: fewer than 1 draw, an unknown group or sd, a guide without linear response, or labels of another length than
+            their dimension.
 
     With one unit, ``arviz_stats.loo_approximate_posterior(tree, log_p, log_q)`` takes ``sample_stats`` as it is; see
     docs/comparing_models.md.
@@ -78,19 +84,21 @@ def posterior(
     >>> dict(tree["posterior"]["z"].sizes)
     {'chain': 1, 'draw': 10, 'rows': 272}
     """
-    _check(draws, groups)
+    _check(draws, groups, sd)
     shown = given(model, *x)
     model, guide = pair(model, guide, shown, seed)
     latents = model.latents(shown)
     with seeded(seed), torch.no_grad():
-        q = guide.posterior(shown)
+        q = guide.posterior(shown) if sd == "guide" else linear_response(model, guide, shown, seed)
         data = _Drawn(model, shown, q, q.sample(torch.Size([draws])), infer_discrete, local_draws).of(groups)
     known = given_groups(shown, latents, tensors(shown))
     data |= {group: values for group, values in known.items() if group in groups and values}
     return tree_of(data, latents, shown, {**model.dims, **(dims or {})}, coords)
 
 
-def _check(draws: int, groups: Sequence[str]) -> None:
+def _check(draws: int, groups: Sequence[str], sd: str) -> None:
+    if sd not in SDS:
+        raise ZooError(f"expected sd as one of {', '.join(SDS)}; got '{sd}'; choose one")
     if draws < 1:
         raise ZooError(f"expected 1 or more draws; got {draws}; ask for more")
     unknown = [g for g in groups if g not in GROUPS]

@@ -44,6 +44,8 @@ def test_deviations_of_mean_field_are_too_small_by_the_known_factor() -> None:
         assert se < 0.03
         ratio, se = by["full_rank", name].ratio
         assert abs(ratio - 1) < 4 * se
+        ratio, se = by["mean_field, linear response", name].ratio
+        assert abs(ratio - 1) < 4 * se
         error, se = by["mean_field", name].error
         assert abs(error) < 4 * se
     worst = found.worst()
