@@ -29,7 +29,8 @@ POSTERIORS: Mapping[str, tuple[float, float]] = {
     "one_comp_mm_elim_abs-one_comp_mm_elim_abs": (-41.136, 0.016)}
 
 _LESSER = "the fit ends at a lesser mode, where log p(y, z) is far lower than at the reference means ({})"
-_CHANCE = "by 0.002 nats, 2.9 standard errors of the draws of seed 0, which the two share; of seeds 1 to 5, nine of ten are inside"
+_CHANCE = (
+    "by 0.002 nats, 2.9 standard errors of the draws of seed 0, which the two share; of seeds 1 to 5, nine of ten are inside")
 #: Why a posterior of posteriordb has its log p outside the interval, or the ``full_rank`` guide off. Skewness and excess
 #: kurtosis are those of 1,000 reference draws in unconstrained coordinates, where a normal has none, ± 0.08 and 0.15.
 SHAPES: Mapping[str, str] = {
