@@ -67,12 +67,9 @@ class Quantity:
         return max(mean, spread)
 
     @property
-    def told(self) -> str:
-        """What is wrong in words."""
-        mean = abs(self.error[0]) - 2 * self.error[1]
-        if self.off > mean:
-            return f"'{self.guide}': sd of {self.name} {self.ratio[0]:.2f} of what it should be"
-        return f"'{self.guide}': mean of {self.name} {abs(self.error[0]):.2f} sd too {'high' if self.error[0] > 0 else 'low'}"
+    def spread(self) -> bool:
+        """Whether it is the deviation that is more wrong, and not the mean."""
+        return self.off > abs(self.error[0]) - 2 * self.error[1]
 
 
 @dataclass(frozen=True)
@@ -91,6 +88,18 @@ class Parameters:
         """Return the quantities that are most wrong, beyond noise and a tenth, worst first."""
         found = [each for each in self.quantities if each.off > NOTED]
         return sorted(found, key=lambda each: -each.off)[:count]
+
+    def told(self) -> list[str]:
+        """Return what is most wrong in words, a line a guide."""
+        worst = self.worst()
+        lines = []
+        for guide in dict.fromkeys(each.guide for each in worst):
+            own = [each for each in worst if each.guide == guide]
+            spreads = ", ".join(f"{each.name} {each.ratio[0]:.2f}" for each in own if each.spread)
+            means = ", ".join(f"{each.name} {each.error[0]:+.2f} sd" for each in own if not each.spread)
+            parts = [f"sd of {spreads} times what it should be"] * bool(spreads) + [f"mean of {means} off"] * bool(means)
+            lines.append(f"'{guide}': {'; '.join(parts)} (against {self.reference})")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reference in words, and each guide's quantities as plain numbers, ready for JSON."""

@@ -13,9 +13,7 @@ def warnings(table: Comparison) -> list[str]:
     """Return what is to be known of the evidence, each once, and of each guide's draws."""
     known = _evidence_remarks(table)
     drawn = [f"'{row.evaluation.guide}': {row.evaluation.remark}" for row in table.rows if row.evaluation.remark]
-    if table.quantities is not None:
-        worst = table.quantities.worst()
-        drawn += [f"{'; '.join(each.told for each in worst)}; against {table.quantities.reference}"] if worst else []
+    drawn += table.quantities.told() if table.quantities is not None else []
     drawn += [f"'{row.evaluation.guide}': {remark}" for row in table.rows for remark in row.fit.remarks]
     return [line for line in [*known, *drawn] if line]
 
