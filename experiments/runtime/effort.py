@@ -42,4 +42,4 @@ def effort(name: str) -> Effort:
     """
     if name in EFFORTS:
         return EFFORTS[name]
-    raise ZooError(f"expected effort as one of {', '.join(EFFORTS)}; got '{name}'{nearest(str(name), list(EFFORTS))}")
+    raise ZooError(f"expected effort as one of {', '.join(EFFORTS)}; got '{name}'{nearest(str(name), list(EFFORTS)) or '; choose one'}")
