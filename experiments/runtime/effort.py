@@ -42,4 +42,5 @@ def effort(name: str) -> Effort:
     """
     if name in EFFORTS:
         return EFFORTS[name]
-    raise ZooError(f"expected effort as one of {', '.join(EFFORTS)}; got '{name}'{nearest(str(name), list(EFFORTS)) or '; choose one'}")
+    hint = nearest(str(name), list(EFFORTS)) or "; choose one"
+    raise ZooError(f"expected effort as one of {', '.join(EFFORTS)}; got '{name}'{hint}")
