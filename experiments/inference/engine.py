@@ -8,8 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from experiments.inference.method import Problem
 from experiments.runtime.memory import PILOT, within, work
-from guides.guide import BaseGuide
+from guides.amortisation import Free
+from guides.families.family import Normal
+from guides.guide import BaseGuide, Guide
 from zoo.data import Data
 from zoo.distributions.enumerated import Enumerated, expect
 from zoo.distributions.scored import scored
@@ -43,6 +46,30 @@ def _movable(module: nn.Module) -> list[nn.Parameter]:
 def state_tensors(model: Model, guide: BaseGuide, train_model: bool) -> list[Tensor]:
     """Return all that a fit moves: parameters, and buffers such as batch normalisation's running statistics."""
     return [*trainable(model, guide, train_model), *guide.buffers(), *(model.buffers() if train_model else ())]
+
+
+def normal_misfit(problem: Problem, method: str) -> str:
+    """Return why a ``method`` that finds normals of any covariance at a fixed θ can't fit ``problem``; empty where it can."""
+    guide = problem.guide
+    free = isinstance(guide, Guide) and isinstance(guide.amortisation, Free)
+    if not free or not isinstance(guide.family, Normal) or not guide.family.any_covariance:
+        return (
+            f"expected a guide whose units have a normal of any covariance each for method {method}; got '{guide.text}'; use "
+            "full_rank")
+    if problem.train_model:
+        return (
+            f"expected train_model=False with method {method}, which moves φ alone; got a model whose θ moves, too; use method "
+            "fixed_draws")
+    return ""
+
+
+def put_normals(guide: BaseGuide, loc: Tensor, scale_tril: Tensor) -> None:
+    """Put N(loc, L Lᵀ), of ``loc`` (units, d) and L = ``scale_tril`` (units, d, d), into a guide without a misfit."""
+    assert isinstance(guide, Guide), "a misfit otherwise"
+    assert isinstance(guide.family, Normal), "a misfit otherwise"
+    assert isinstance(guide.amortisation, Free), "a misfit otherwise"
+    with torch.no_grad():
+        guide.amortisation.put(guide.family.of_normal(loc, scale_tril))
 
 
 #: Draws at which a start is tried.

@@ -98,11 +98,11 @@ def fit(
     if done is not None:
         return done
     inner: dict[str, Any] = {"train_model": theta, "seed": seed, "progress": progress, "journal": kept, "pure": pure}
-    floor, before, quick = _floor(problem, chosen, how, start, inner)
+    floor, quick = _floor(problem, chosen, how, start, inner)
     first = Moment(
         model, guide, data, chosen.name, how.limit, problem.latents.units, name, objective=chosen.bound(problem, how))
     watch = Watch(first, [*bars(progress), *callbacks], kept)
-    fitted = _never_below(floor, _run(chosen, problem, how, watch, before, quick), partial(
+    fitted = _never_below(floor, _run(chosen, problem, how, watch, quick), partial(
         fit, model, guide, data, method=chosen.name, name="from the contained", **inner, **options))
     watch.end(fitted)
     if kept is not None:
@@ -110,8 +110,8 @@ def fit(
     return fitted
 
 
-def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, before: float, quick: float) -> Fit:
-    """Run a method; return its fit, whose cost includes that of a ``quick`` one: seconds ``before`` it, and evaluations."""
+def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, quick: Fit | None) -> Fit:
+    """Run a method; return its fit, whose cost includes that of a ``quick`` one before it."""
     model, guide = problem.model, problem.guide
     keep_memory()
     guide.fit_to(problem.shown)
@@ -123,36 +123,30 @@ def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, 
     problem.processes.agree(model.buffers())  # running statistics of a decoder are of a process's own units
     guide.eval()
     model.eval()
+    seconds, evaluations = (0.0, 0.0) if quick is None else (quick.seconds, quick.evaluations)
     return Fit(
-        model, guide, method.name, outcome.steps, before + watch.seconds, outcome.bound, outcome.converged, _why(outcome),
+        model, guide, method.name, outcome.steps, seconds + watch.seconds, outcome.bound, outcome.converged, _why(outcome),
         tuple(watch.history), problem.latents.units, outcome.iterations, outcome.states, outcome.remarks,
-        watch.start.objective, quick + watch.cost.rows)
+        watch.start.objective, evaluations + watch.cost.rows)
 
 
 def _floor(
     problem: Problem, method: Method[Any], options: Options, start: BaseGuide | str, how: Mapping[str, Any],
-) -> tuple[Floor | None, float, float]:
-    """Start the guide at a fitted one that it contains, as ``start`` says; return that, and its quick fit's seconds and
-    evaluations.
+) -> tuple[Floor | None, Fit | None]:
+    """Start the guide at a fitted one that it contains, as ``start`` says; return that, and its quick fit if it had one.
 
     The quick fit takes as many steps as are asked for where its method is the same. The journal keeps it under its own name.
     Where θ moves, it moves with the contained guide, too, if that is of one unit, and so quick. Several processes fit none.
     """
     if problem.processes.count > 1 or not method.climbs:
-        return None, 0.0, 0.0
+        return None, None
     model, guide = problem.model, problem.guide
-    inside: BaseGuide | None = None
-    seconds = evaluations = 0.0
-    if isinstance(start, BaseGuide):
-        inside = _given(guide, start)
-    elif start == CONTAINED:
-        quick = _quick(problem, method, options, how)
-        if quick is not None:
-            inside, seconds, evaluations = quick.guide, quick.seconds, quick.evaluations
+    quick = _quick(problem, method, options, how) if start == CONTAINED else None
+    inside = _given(guide, start) if isinstance(start, BaseGuide) else None if quick is None else quick.guide
     if not isinstance(guide, Guide) or not isinstance(inside, Guide):
-        return None, 0.0, 0.0
+        return None, None
     before = state_tensors(model, guide, problem.train_model)
-    return Floor.under(model, guide, inside, problem.shown, before, problem.seed), seconds, evaluations
+    return Floor.under(model, guide, inside, problem.shown, before, problem.seed), quick
 
 
 def _given(guide: BaseGuide, start: BaseGuide) -> BaseGuide:
@@ -283,8 +277,7 @@ def pair(model: Model | Program, guide: AnyGuide, x: Data, seed: int = 0) -> tup
 
 def _check(problem: Problem, method: Method[Any], journal: object) -> None:
     """Raise a :class:`ZooError` for a problem that the method can't fit, or that several processes can't share."""
-    misfit = method.misfit(problem)
-    if misfit:
+    if misfit := method.misfit(problem):
         raise ZooError(misfit)
     if problem.processes.count == 1:
         return

@@ -9,14 +9,11 @@ from torch import Tensor, nn
 
 from experiments.fits.callbacks import Watch
 from experiments.fits.result import Outcome
-from experiments.inference.engine import check_start, trainable
+from experiments.inference.engine import check_start, normal_misfit, put_normals, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
 from experiments.optimisers.lbfgs import Convergence, ascend
 from experiments.optimisers.newton import derivatives
-from guides.amortisation import Free
-from guides.families.family import Normal
-from guides.guide import Guide
 
 #: Nats per unit by which 20 iterations raise log p(x, z) at a mode, at most.
 TOLERANCE = 1e-6
@@ -42,26 +39,13 @@ class Laplace(Method[Options]):
     climbs = False
 
     def misfit(self, problem: Problem) -> str:
-        guide = problem.guide
-        free = isinstance(guide, Guide) and isinstance(guide.amortisation, Free)
-        if not free or not isinstance(guide.family, Normal) or not guide.family.any_covariance:
-            return (
-                "expected a guide whose units have a normal of any covariance each for method laplace; got "
-                f"'{guide.text}'; use full_rank")
-        if problem.train_model:
-            return (
-                "expected train_model=False with method laplace, which moves φ alone; got a model whose θ moves, too; "
-                "use method fixed_draws")
-        return ""
+        return normal_misfit(problem, self.name)
 
     def bound(self, problem: Problem, options: Options) -> str:
         return "log p(x, z)"
 
     def run(self, problem: Problem, options: Options, watch: Watch) -> Outcome:
         guide, model, x = problem.guide, problem.model, problem.x
-        assert isinstance(guide, Guide), "a misfit otherwise"
-        assert isinstance(guide.family, Normal), "a misfit otherwise"
-        assert isinstance(guide.amortisation, Free), "a misfit otherwise"
         trainable(model, guide, False)  # raises where there is nothing to move
         check_start(model, guide, x)
         z = nn.Parameter(guide.posterior(x).mean.detach().clone())
@@ -80,8 +64,7 @@ class Laplace(Method[Options]):
         if bool(failed.any()) or not bool(factor.isfinite().all()):
             return Outcome(steps, done.value, False, _no_peak(failed))
         covariance = torch.cholesky_inverse(factor)
-        with torch.no_grad():
-            guide.amortisation.put(guide.family.of_normal(z.detach(), torch.linalg.cholesky(covariance)))
+        put_normals(guide, z.detach(), torch.linalg.cholesky(covariance))
         return Outcome(steps, done.value, True)
 
 

@@ -14,15 +14,12 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from experiments.fits.callbacks import Watch
 from experiments.fits.result import Outcome
-from experiments.inference.engine import check_start, trainable
+from experiments.inference.engine import check_start, normal_misfit, put_normals, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import PathfinderOptions
 from experiments.log_evidence.pareto import tail_shapes
 from experiments.optimisers.each import ascend_each
 from experiments.runtime.memory import chunks
-from guides.amortisation import Free
-from guides.families.family import Normal
-from guides.guide import Guide
 from zoo.data import reference
 from zoo.program.failures.tolerance import tolerant
 
@@ -63,16 +60,8 @@ class Pathfinder(Method[PathfinderOptions]):
     climbs = False
 
     def misfit(self, problem: Problem) -> str:
-        guide = problem.guide
-        free = isinstance(guide, Guide) and isinstance(guide.amortisation, Free)
-        if not free or not isinstance(guide.family, Normal) or not guide.family.any_covariance:
-            return (
-                "expected a guide whose units have a normal of any covariance each for method pathfinder; got "
-                f"'{guide.text}'; use full_rank")
-        if problem.train_model:
-            return (
-                "expected train_model=False with method pathfinder, which moves φ alone; got a model whose θ moves, too; "
-                "use method fixed_draws")
+        if found := normal_misfit(problem, self.name):
+            return found
         if problem.latents.units > 1:
             return (
                 f"expected one unit for method pathfinder; got {problem.latents.units} units with latents of their own; use "
@@ -81,9 +70,6 @@ class Pathfinder(Method[PathfinderOptions]):
 
     def run(self, problem: Problem, options: PathfinderOptions, watch: Watch) -> Outcome:
         guide, model, x = problem.guide, problem.model, problem.x
-        assert isinstance(guide, Guide), "a misfit otherwise"
-        assert isinstance(guide.family, Normal), "a misfit otherwise"
-        assert isinstance(guide.amortisation, Free), "a misfit otherwise"
         trainable(model, guide, False)  # raises where there is nothing to move
         check_start(model, guide, x)
         density = _Density(problem)
@@ -97,9 +83,8 @@ class Pathfinder(Method[PathfinderOptions]):
             return Outcome(trail.evaluations, -math.inf, False, "not converged: no path has a normal of finite ELBO; use svi")
         again = _Again.of(density, found)
         best = found[int(again.elbos.argmax())]
-        with torch.no_grad():
-            like = guide.posterior(x).mean
-            guide.amortisation.put(guide.family.of_normal(best.loc[None].to(like), best.scale_tril[None].to(like)))
+        like = reference(x)
+        put_normals(guide, best.loc[None].to(like), best.scale_tril[None].to(like))
         return Outcome(trail.evaluations, float(again.elbos.max()), True, remarks=(again.told,))
 
 

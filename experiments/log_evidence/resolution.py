@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -12,9 +11,10 @@ from torch import Tensor
 from experiments.log_evidence.log_weights import log_joint
 from experiments.log_evidence.proposals.mixture import EqualMixture, Tails, densities_known
 from experiments.runtime.memory import GLANCE, affordable, within, work
+from experiments.runtime.precision import in_float64
 from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide
-from zoo.data import Data, in_double, reference
+from zoo.data import Data, reference
 from zoo.distributions.enumerated import Enumerated
 from zoo.distributions.scored import scored
 from zoo.errors import ZooError
@@ -88,7 +88,8 @@ def _rounding(model: Model, x: Data, z: Tensor, joint: Tensor, share: Tensor) ->
         return 0.0
     some = share.sum(1).argsort(descending=True)[:max(FEWEST, len(z) // 16)]  # those that count
     try:
-        exact = copy.deepcopy(model).double().log_joint(in_double(x), z[some].double())
+        fine, wide = in_float64(model, x)
+        exact = fine.log_joint(wide, z[some].double())
     except FAILURES as error:
         if not isinstance(error, ZooError):
             refuse(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,9 +22,10 @@ from experiments.inference.fixed_draws.natural import (
 from experiments.optimisers.each import PROMISED, ascend_each, recorded
 from experiments.optimisers.lbfgs import Ascent, Convergence, ascend
 from experiments.optimisers.newton import Mode, find_mode
+from experiments.runtime.precision import in_float64
 from guides.amortisation import Free
 from guides.families.family import Normal, Phi, Start
-from zoo.data import Data, in_double
+from zoo.data import Data
 from zoo.model import Model
 from zoo.program.vectorise import FORBIDDEN, LinAlgError
 
@@ -205,7 +205,7 @@ def _like(phi: Phi, noise: Tensor) -> Phi:
 def _mode(model: Model, x: Data) -> Mode | None:
     """Return a mode of the one unit's log p(x, z), if one is found."""
     start = Start.of(model, x).loc[0]
-    for known, data, z in ((copy.deepcopy(model).double(), in_double(x), start.double()), (model, x, start)):
+    for known, data, z in ((*in_float64(model, x), start.double()), (model, x, start)):
         with suppress(*FORBIDDEN, LinAlgError):
             return find_mode(lambda points, of=known, at=data: of.log_joint(at, points[:, None])[:, 0], z)  # type: ignore[misc]
     return None

@@ -212,7 +212,7 @@ def _begun(model: Model, guide: BaseGuide, x: Data) -> NestedWeights:
     assert found is not None, "it nests"
     q = guide.posterior(x)
     whole = q.components if isinstance(guide, MixtureGuide) and isinstance(q, EqualMixture) else (q,)
-    named = getattr(guide, "others", ())
+    named = guide.others if isinstance(guide, MixtureGuide) else ()
     parts = [part for part in whole if isinstance(part, Blockwise) and part not in named]
     modes = [part.shared for part in named if isinstance(part, Blockwise)]
     shared, local = found.split(q.sample(torch.Size([DRAWS])))

@@ -128,6 +128,7 @@ class MixtureGuide(BaseGuide):
     """
 
     new_units = minibatches = False
+    others: tuple[Distribution, ...]
 
     def __init__(self, model: Model, guides: Sequence[BaseGuide], components: Sequence[Distribution] = (), text: str = ""):
         if not guides and not components:

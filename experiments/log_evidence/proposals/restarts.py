@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from experiments.log_evidence.proposals.conditional import nests
 from experiments.log_evidence.proposals.marginal import MARGINAL, MarginalAscents
 from experiments.runtime.budget import Budget
 from experiments.runtime.memory import CLIMBS, affordable, within, work
-from zoo.data import Data, in_double, reference
+from experiments.runtime.precision import in_float64
+from zoo.data import Data, reference
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.failures.tolerance import FAILURES, refuse
@@ -151,7 +151,7 @@ def _finely(model: Model, x: Data) -> tuple[Model, Data]:
     """Return model and data in float64, where that works: in float32 climbs can't tell the last rises from rounding."""
     if reference(x).dtype == torch.float64:
         return model, x
-    fine, wide = copy.deepcopy(model).double(), in_double(x)
+    fine, wide = in_float64(model, x)
     try:
         with torch.no_grad(), seeded(0):
             return (fine, wide) if fine.log_joint(wide, fine.sample_prior(wide, 1)).dtype == torch.float64 else (model, x)
