@@ -39,6 +39,7 @@ long: .venv/.tested
 foreign: .venv/.tested
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.foreign.run
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.foreign.run_posteriors
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.foreign.run_rungs
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks

@@ -9,7 +9,8 @@ from experiments.inference.registry import METHODS
 from experiments.log_evidence.registry import ESTIMATORS
 from experiments.runtime.effort import EFFORTS
 from experiments.studies.registry import STUDIES
-from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
+from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE
+from guides.spec import fitting_guides
 from zoo.registry import DATASETS, MODELS
 
 PAGE = Path(__file__).parent / "registries.md"
@@ -27,6 +28,11 @@ latents' family first: `full_rank+mean_field`, `full_rank+mean_field:encoder`. W
 `mean_field:encoder(shared=True)` or `mean_field:free(shared=True)`, each row's factor depends on the shared latents, too.
 """
 
+DRAWS = """Draws have no density, so no ELBO: `psis` and `ais` give a lower bound in its place, `nuts` none. Any guide may name
+the method that is to fit it, behind an `@`: `full_rank@laplace`, `draws(full_rank)@psis`. One comparison then has several
+methods: `zoo compare eight_schools -g full_rank@laplace,full_rank,draws@nuts`.
+"""
+
 
 def page() -> str:
     """Return the page."""
@@ -39,6 +45,9 @@ def page() -> str:
         table("Families of guides", ("family", "what", "latents", "contains"), (
             (name, e.summary, e.latents, ", ".join(e.contains) or "—") for name, e in FAMILIES.items())),
         BLOCKS,
+        table("Guides known by draws", ("guide", "what", "the guide that they begin from, where none is written"), (
+            (f"{name}(GUIDE)", e.summary, f"`{e.source}`") for name, e in DRAWN.items())),
+        DRAWS,
         table("Amortisations", ("amortisation", "what"), ((name, e.summary) for name, e in AMORTISATIONS.items())),
         table("Methods of inference", ("method", "what"), ((name, e.summary) for name, e in METHODS.items())),
         table("Estimators of log p(x | θ), in order of trust", ("kind", "what the report says"), (

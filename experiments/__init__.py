@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from experiments.fits.result import Fit, Iteration
     from experiments.fits.trackers import Metrics, TensorBoard
     from experiments.inference.em.expectation import e_step, elbo, expected_log_joint, m_step
-    from experiments.inference.fit import fit, fit_seeds
+    from experiments.inference.fit import fit
     from experiments.inference.method import Method, Problem
     from experiments.inference.options import EMOptions, FixedDrawsOptions, Options
     from experiments.inference.registry import METHODS
@@ -91,7 +91,7 @@ _LAZY = {
     "evidence": "experiments.log_evidence.evidence:evidence",
     "expected_log_joint": "experiments.inference.em.expectation:expected_log_joint",
     "fit": "experiments.inference.fit:fit",
-    "fit_seeds": "experiments.inference.fit:fit_seeds",
+    "fit_seeds": "experiments.inference.seeds:fit_seeds",
     "free_member": "experiments.comparison.gap_split:free_member",
     "load": "experiments.runs.load:load",
     "log_weights": "experiments.log_evidence.log_weights:log_weights",

@@ -6,6 +6,7 @@
   climb; ``Start`` is where their φ begins.
 - ``AMORTISATIONS`` are classes of ``Amortisation``: ``Free``, ``Encoder`` and ``Semi``.
 - ``WHOLE`` guides have neither: ``Exact`` and ``Prior``. ``Guide``, ``ProgramGuide`` and these are each a ``BaseGuide``.
+- ``DRAWN`` guides are known by draws alone: ``Drawn``, which a method that samples fills.
 - ``BlockGuide`` is a ``Guide`` of two blocks, ``shared+local``, where rows share latents and own others.
 
 Names load when first used.
@@ -15,13 +16,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, GuideSpec, all_guides, default_guides, fitting_guides, parse
+from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE
+from guides.spec import GuideSpec, all_guides, default_guides, fitting_guides, parse
 from zoo.registry import lazy
 
 if TYPE_CHECKING:
     from guides.amortisation import Amortisation, Encoder, Free, Semi
     from guides.blocks import BlockGuide
     from guides.construct import build
+    from guides.drawn import Drawn
     from guides.families.family import Family, Normal, NormalBase, Start
     from guides.guide import BaseGuide, Guide
     from guides.model_based import Exact, Prior
@@ -31,6 +34,7 @@ _LAZY = {
     "Amortisation": "guides.amortisation:Amortisation",
     "BaseGuide": "guides.guide:BaseGuide",
     "BlockGuide": "guides.blocks:BlockGuide",
+    "Drawn": "guides.drawn:Drawn",
     "Encoder": "guides.amortisation:Encoder",
     "Exact": "guides.model_based:Exact",
     "Family": "guides.families.family:Family",
@@ -47,9 +51,9 @@ _LAZY = {
 }
 
 __all__ = [
-    "AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "BlockGuide", "Encoder", "Exact", "Family", "Free",
-    "Guide", "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides", "as_guide", "build",
-    "default_guides", "fitting_guides", "parse",
+    "AMORTISATIONS", "DRAWN", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "BlockGuide", "Drawn", "Encoder", "Exact",
+    "Family", "Free", "Guide", "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides",
+    "as_guide", "build", "default_guides", "fitting_guides", "parse",
 ]
 
 

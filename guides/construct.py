@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, GuideSpec, parse
+from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE
+from guides.spec import GuideSpec, parse
 from zoo.errors import ZooError
 from zoo.registry import load
 
@@ -73,6 +74,11 @@ def _built(
         whole: BaseGuide = load(WHOLE[spec.family].path)(model, text)
         whole.fit_to(x)
         return whole
+    if spec.source is not None:
+        source = _built(spec.source.text, model, x, seed, start, amortisation)
+        drawn: BaseGuide = load(DRAWN[spec.family].path)(model, source, model.latents(x), spec.text)
+        drawn.fit_to(x)
+        return drawn
     make = _build_joint if spec.shared is None else _build_blocks
     guide = make(spec, model, x, seed, start, amortisation)
     guide.fit_to(x)

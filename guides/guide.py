@@ -52,9 +52,11 @@ class BaseGuide(PyroModule):
         minibatches: whether it can serve some of the units that it was fitted on.
         learning_rate: the largest one of Adam that it bears where nobody says.
         pure: whether it does the same tensor operations in every run, whatever else Python knows.
+        density: whether log q(z | x) can be told; draws alone have none, and so no ELBO.
     """
 
     pure = True
+    density = True
     new_units = True
     minibatches = True
     learning_rate = 1.0

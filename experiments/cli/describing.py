@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.cli.listing import print_table
 from experiments.comparison.text import console
 from experiments.inference.registry import fitting_methods
-from guides.registry import BLOCKS, FAMILIES, WHOLE, fitting_guides
+from guides.registry import DRAWN, FAMILIES, WHOLE
+from guides.spec import BLOCKS, fitting_guides
 from zoo.errors import ZooError
 from zoo.registry import DATASETS, MODELS, ModelEntry, load, lookup
 
@@ -61,7 +62,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _entry(name: str) -> ModelEntry:
-    if name not in MODELS and (name in DATASETS or name in FAMILIES or name in WHOLE):
+    if name not in MODELS and (name in DATASETS or name in {**FAMILIES, **WHOLE, **DRAWN}):
         what = "data set" if name in DATASETS else "guide"
         raise ZooError(f"expected a model; got the {what} '{name}'; 'zoo list' shows it")
     return lookup(MODELS, name, "model")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.comparison.text import console, grid, interval, number
 from experiments.inference.options import names
 from experiments.inference.registry import METHODS, known_options
-from guides.registry import AMORTISATIONS, FAMILIES, WHOLE, fitting_guides
+from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE
+from guides.spec import fitting_guides
 from zoo.registry import DATASETS, KINDS, MODELS
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def _model_rows() -> Iterable[tuple[str, ...]]:
 def _guide_rows() -> Iterable[tuple[str, ...]]:
     """Return a row a guide, a family and an amortisation: what it is, and what it is for."""
     return [
+        *((f"{n}(GUIDE)", e.summary, "continuous latents") for n, e in DRAWN.items()),
         *((n, e.summary, "models that know p(z | x)" if e.exact else "any model") for n, e in WHOLE.items()),
         *((n, e.summary, f"{e.latents} latents") for n, e in FAMILIES.items()),
         *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())]

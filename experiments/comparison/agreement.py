@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from experiments.diagnostics.evaluation import worst_khat
-from experiments.diagnostics.reliability import KHAT
 from experiments.log_evidence.log_weights import LogWeights
+from experiments.log_evidence.pareto import KHAT
 from experiments.log_evidence.result import ERRORS, Evidence
 
 

@@ -15,16 +15,18 @@ from experiments.comparison.plan import FittedComparison, alone, fit_comparison
 from experiments.comparison.request import Request, split_guides
 from experiments.comparison.table import Comparison, Cost, Row
 from experiments.diagnostics.block_gap import block_gap
-from experiments.diagnostics.evaluation import Evaluation, rough_gaps, summarise
+from experiments.diagnostics.evaluation import proposal, rough_gaps, summarise, summarise_draws
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.fits.progress import Display, display
 from experiments.inference.engine import held
-from experiments.inference.fit import fit_seeds, one_view
+from experiments.inference.fit import one_view
+from experiments.inference.seeds import fit_seeds
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.budget import Budget
 from experiments.runtime.seeds import Stream
+from guides.drawn import Drawn
 from guides.guide import AnyGuide
 from zoo.bare import given
 from zoo.data import Data
@@ -102,13 +104,12 @@ def settle(
     """Evaluate what was fitted: the rest of :func:`compare`. ``live``: the display of the fits."""
     begun = time.perf_counter()
     plan, fits, fitted = done.plan, done.fits, done.evaluations
-    weights = [log_weights(f.model, f.guide, plan.x, draws, plan.seed + Stream.EVALUATION) for f in fits]
+    rated = [replace(f, guide=proposal(f.guide)) for f in fits]
+    weights = [log_weights(f.model, f.guide, plan.x, draws, plan.seed + Stream.EVALUATION) for f in rated]
     budget = Budget.of(effort, fits[0].model, plan.x, fitted).aimed(rough_gaps(weights))
     with budget.counting(), nullcontext() if live is None else live.evaluating(budget):
-        found = _judged(plan.evidence(fits, weights, done, budget), weights, done.own_theta)
-        rows = [
-            _row(done, i, summarise(weight, f.guide.text, known), weights, budget)
-            for i, (f, weight, known) in enumerate(zip(fits, weights, found, strict=True))]
+        found = _judged(plan.evidence(rated, weights, done, budget), weights, done.own_theta)
+        rows = [_row(done, i, known, weights, budget) for i, known in enumerate(found)]
     quantities = None
     latents = fits[0].model.latents(plan.x)
     fitted_rows = [row for row in rows if row.fit.guide.size]  # of a prior or a posterior, one knows
@@ -122,10 +123,13 @@ def settle(
 
 
 def _row(
-    done: FittedComparison, index: int, made: Evaluation, weights: list[LogWeights], budget: Budget,
+    done: FittedComparison, index: int, known: Evidence, weights: list[LogWeights], budget: Budget,
 ) -> Row:
     """Return a guide's row, with what its gap is made of as far as there is budget left."""
     fitted, plan = done.fits[index], done.plan
+    if isinstance(fitted.guide, Drawn):
+        return Row(fitted, summarise_draws(fitted.model, fitted.guide, plan.x, known))
+    made = summarise(weights[index], fitted.guide.text, known)
     if not budget.limit:
         return Row(fitted, made)
     with held(fitted.model):

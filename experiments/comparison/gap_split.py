@@ -16,7 +16,7 @@ from experiments.log_evidence.log_weights import Z95, LogWeights
 from experiments.log_evidence.result import Evidence
 from guides.amortisation import Free
 from guides.guide import BaseGuide, Guide
-from guides.registry import parse
+from guides.spec import parse
 from zoo.data import Data
 from zoo.model import Model
 

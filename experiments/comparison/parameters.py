@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from experiments.diagnostics.evaluation import proposal
 from experiments.diagnostics.linear_response import linear_response
-from experiments.diagnostics.reliability import KHAT
+from experiments.inference.sampling.agreement import RHAT
 from experiments.log_evidence.log_weights import log_joint
+from experiments.log_evidence.pareto import KHAT, smoothed
 from experiments.runtime.memory import PILOT, affordable, within, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.posterior import posterior_draws
+from guides.drawn import Drawn
 from guides.families.family import Normal
 from guides.guide import BaseGuide, Guide
 from zoo.data import Data
@@ -122,8 +125,8 @@ def parameters(
 ) -> Parameters | None:
     """Compare the posteriors of all quantities by each guide with the best reference at hand.
 
-    That is the exact posterior where it is known; importance-corrected draws of the guide of the least k̂ where that is at most
-    0.7; or the ends of Markov chains.
+    That is the exact posterior where it is known; chains that are compared and agree; importance-corrected draws of the guide
+    of the least k̂ where that is at most 0.7; or the ends of other Markov chains.
 
     Args:
         model, x: the model and the data.
@@ -141,18 +144,17 @@ def parameters(
         return None
     draws = affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, DRAWS), FEWEST)
     with seeded(seed + Stream.PARAMETERS), torch.no_grad(), evaluating(model, *guides):
-        told, z, log_weight = _reference(model, x, guides, khats, draws, seed)
-        reference = _moments(model, x, z, log_weight)
+        told = _reference(model, x, guides, khats, draws, seed)
+        reference = told.moments
         found = []
         for guide in guides:
             q = guide.posterior(x)
             if isinstance(q, Enumerated):
                 continue
             for text, one in {guide.text: q, **(_responses(model, guide, x, seed) if responses else {})}.items():
-                drawn = one.sample(torch.Size([draws]))
-                own = _moments(model, x, drawn, drawn.new_zeros(drawn.shape[:2]))
+                own = _drawn_moments(model, x, guide) if isinstance(guide, Drawn) else _plain(model, x, one, draws)
                 found += [_quantity(text, name, own[name], reference[name]) for name in own if name in reference]
-    return Parameters(told, tuple(found))
+    return Parameters(told.name, tuple(found))
 
 
 def _responses(model: Model, guide: BaseGuide, x: Data, seed: int) -> dict[str, Distribution]:
@@ -174,32 +176,55 @@ class _Moment:
     sd_se: float
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """What guides are compared with: its name, and the moments of every quantity."""
+
+    name: str
+    moments: dict[str, _Moment]
+
+
 def _reference(
+    model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], draws: int, seed: int,
+) -> _Reference:
+    """Return the best reference at hand."""
+    with suppress(NotImplementedError):
+        return _Reference("the exact posterior", _plain(model, x, model.posterior(x), draws))
+    for guide in guides:
+        if isinstance(guide, Drawn) and float(guide.rhat.max()) < RHAT:
+            name = f"'{guide.text}', R-hat {float(guide.rhat.max()):.2f}"
+            return _Reference(name, _drawn_moments(model, x, guide))
+    name, z, log_weight = _weighted(model, x, guides, khats, draws, seed)
+    return _Reference(name, _moments(model, x, z, log_weight))
+
+
+def _weighted(
     model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], draws: int, seed: int,
 ) -> tuple[str, Tensor, Tensor]:
     """Return what the reference is, draws z (draws, units, d) and their log weights (draws, units)."""
-    with suppress(NotImplementedError):
-        z = model.posterior(x).sample(torch.Size([draws]))
-        return "the exact posterior", z, z.new_zeros(z.shape[:2])
+    rated = [(guide, khat) for guide, khat in zip(guides, khats, strict=True) if guide.density]
+    guides, khats = [guide for guide, _ in rated] or [proposal(guides[0])], [khat for _, khat in rated] or [math.inf]
     shapes = [-math.inf if khat is None else khat for khat in khats]  # none: weights are constant, the guide is the posterior
     best = min(range(len(guides)), key=shapes.__getitem__)
     if shapes[best] <= KHAT:
         q = guides[best].posterior(x)
         z = q.sample(torch.Size([draws]))
-        return f"importance-corrected draws of '{guides[best].text}'", z, _smoothed(log_joint(model, x, z) - q.log_prob(z))
+        return f"importance-corrected draws of '{guides[best].text}'", z, smoothed(log_joint(model, x, z) - q.log_prob(z))
     chains = posterior_draws(model, guides[best], x, chains=affordable(model, CHAINS, 16), seed=seed)
     return f"Markov chains, R-hat {float(chains.rhat.max()):.2f}", chains.z, chains.z.new_zeros(chains.z.shape[:2])
 
 
-def _smoothed(log_weight: Tensor) -> Tensor:
-    """Return Pareto-smoothed log weights (draws, units)."""
-    from arviz_stats.base import array_stats
+def _plain(model: Model, x: Data, q: Distribution, draws: int) -> dict[str, _Moment]:
+    """Return the moments at independent draws of ``q``. Uses torch's generator."""
+    z = q.sample(torch.Size([draws]))
+    return _moments(model, x, z, z.new_zeros(z.shape[:2]))
 
-    found = log_weight.double().nan_to_num(nan=-math.inf).cpu().numpy()
-    for row in found.T:
-        with np.errstate(all="ignore"), suppress(ValueError):  # of a tail that is flat, which needs no smoothing
-            row[:] = array_stats.psislw(-np.maximum(row, row.max() - 1e5))[0]  # it negates its input
-    return torch.as_tensor(found).to(log_weight)
+
+def _drawn_moments(model: Model, x: Data, guide: Drawn) -> dict[str, _Moment]:
+    """Return the moments at a guide's draws, with the errors of as many independent ones as they are worth."""
+    found = _moments(model, x, guide.values, guide.values.new_zeros(guide.values.shape[:2]))
+    wider = math.sqrt(len(guide.values) / max(1.0, min(float(guide.ess.min()), len(guide.values))))
+    return {name: replace(one, mean_se=wider * one.mean_se, sd_se=wider * one.sd_se) for name, one in found.items()}
 
 
 def _moments(model: Model, x: Data, z: Tensor, log_weight: Tensor) -> dict[str, _Moment]:

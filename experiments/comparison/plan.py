@@ -24,16 +24,17 @@ from experiments.inference.containment import CONTAINED, OWN, contained_families
 from experiments.inference.engine import held
 from experiments.inference.fit import fit, one_view
 from experiments.inference.options import names
-from experiments.inference.registry import METHODS, check_options, default_method, entry
+from experiments.inference.registry import METHODS, check_options, default_method, entry, written_method
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.budget import Budget
 from experiments.runtime.holdout import Partition, partition
 from experiments.runtime.seeds import Stream
 from guides.construct import build
+from guides.drawn import Drawn
 from guides.guide import AnyGuide, BaseGuide, Guide
 from guides.pyro_guide.guide import as_guide
-from guides.registry import GuideSpec
+from guides.spec import GuideSpec
 from zoo.data import Data
 from zoo.errors import ZooWarning
 from zoo.model import Model
@@ -163,7 +164,8 @@ class ComparisonPlan:
 
         The fit is called ``name``, or as the guide is.
         """
-        method = method if guide.size else None
+        named = guide.size and guide.density and written_method(guide) is None
+        method = method if named else None
         rows, given = self._served(guide, method, held and not guide.new_units)
         return fit(
             model, guide, rows, method=method, train_model=train_model, seed=self.seed, name=name or guide.text, start=start,
@@ -194,10 +196,10 @@ class ComparisonPlan:
         done: dict[int, Fit] = {}
         with held(self.model):
             guides = [self.build(guide) for guide in asked]
-            for i in sorted(range(len(asked)), key=lambda i: (not guides[i].new_units, len(contained_families(guides[i])))):
+            for i in sorted(range(len(asked)), key=lambda i: _turn(guides[i])):
                 fitted, named = [fit.guide for fit in done.values()], isinstance(asked[i], str)
                 guide = self._at_encoder(guides[i], fitted) if named else guides[i]
-                start = (sibling(guide, fitted) or CONTAINED) if named else OWN
+                start = (_source(guide, fitted) or sibling(guide, fitted) or CONTAINED) if named else OWN
                 done[i] = self.fit(self.model, guide, False, self.method, start=start)
         return [done[i] for i in range(len(asked))]
 
@@ -233,7 +235,7 @@ class ComparisonPlan:
 
         if fitted.own_theta:
             return [of([done], [weight]) for done, weight in zip(fits, weights, strict=True)]
-        best = most_even(weights)
+        best = _once(fits, most_even(weights))
         return [of([fits[i] for i in best], [weights[i] for i in best])] * len(fits)
 
     def split(
@@ -254,6 +256,26 @@ class ComparisonPlan:
             free = fit_free(done.model, done.guide, self.x, steps=self.options.get("steps"), seed=self.seed, **self.how)
             drawn = log_weights(done.model, free.guide, self.x, len(weight.log_q), self.seed + Stream.EVALUATION)
             return split(weight, drawn, found)
+
+
+def _turn(guide: BaseGuide) -> tuple[bool, bool, int]:
+    """Return when a guide is fitted: encoders first, draws last, and others after what their families contain."""
+    return not guide.new_units, not guide.density, len(contained_families(guide))
+
+
+def _source(guide: BaseGuide, fitted: Sequence[BaseGuide]) -> BaseGuide | None:
+    """Return the fitted guide that draws begin from, if there is one of this writing; ``None`` of a guide with a density."""
+    if not isinstance(guide, Drawn):
+        return None
+    return next((other for other in fitted if other.text == guide.source.text), None)
+
+
+def _once(fits: Sequence[Fit], order: Sequence[int]) -> list[int]:
+    """Return the ``order`` of fits with each guide once: several draws may begin from one."""
+    found: dict[str, int] = {}
+    for i in order:
+        found.setdefault(fits[i].guide.text, i)
+    return list(found.values())
 
 
 def _start(asked: AnyGuide) -> BaseGuide | str:

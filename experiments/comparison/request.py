@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.inference.registry import entry
 from guides.guide import AnyGuide, BaseGuide, paired
-from guides.registry import GuideSpec, default_guides, parse
+from guides.spec import GuideSpec, default_guides, parse
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import Program
@@ -70,6 +71,9 @@ class Request:
                 paired(model, guide)
         known = [spec for spec in map(spec_of, self.asked) if spec is not None]
         check_distinct(known)
+        for spec in known:
+            if spec.method:
+                entry(spec.method)
         for spec in known if self.train_with is None else [*known, parse(self.train_with)]:
             spec.check(facts)
         if self.simulate and self.train_model:

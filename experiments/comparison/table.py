@@ -47,7 +47,7 @@ class Row:
         """Return the row as plain numbers: totals over units, in nats and seconds."""
         e = self.evaluation
         return {
-            "guide": e.guide, "elbo": _estimate(e.elbo), "kl_gap": _gap(e.kl_gap),
+            "guide": e.guide, "density": self.fit.guide.density, "elbo": _estimate(e.elbo), "kl_gap": _gap(e.kl_gap),
             "shared_gap": None if e.blocks is None else _gap(e.blocks.shared),
             "local_gap": None if e.blocks is None else _gap(e.blocks.local),
             "approximation_gap": None if self.split is None else _gap(self.split.approximation),

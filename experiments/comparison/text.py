@@ -50,7 +50,8 @@ def interval(gap: dict[str, float | None]) -> str:
     '≥ 0.180'
     """
     lower, upper, se = gap["lower"], gap["upper"], gap["se"]
-    assert lower is not None, "an interval always has a lower end"
+    if lower is None or math.isnan(lower):
+        return "—"
     if math.isinf(lower):
         return "∞"
     digits = min(4, max(0, 1 - math.floor(math.log10(se)))) if se and se > 1e-9 * (1 + abs(lower)) else 3

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from experiments.diagnostics.block_gap import BlockGap, block_gap
 from experiments.diagnostics.gap import Gap
-from experiments.diagnostics.reliability import misses_mass
 from experiments.inference.fit import pair
 from experiments.log_evidence.evidence import evidence
 from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
 from experiments.log_evidence.lower_bound import lower_bound
+from experiments.log_evidence.pareto import misses_mass
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.budget import Budget
+from experiments.runtime.memory import chunks, work
 from experiments.runtime.seeds import Stream
+from guides.drawn import Drawn
 from guides.guide import AnyGuide, BaseGuide
 from zoo.bare import given
 from zoo.data import Data
 from zoo.model import Model
-from zoo.program.run import Program
+from zoo.program.run import Program, evaluating
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,10 @@ class Evaluation:
     """The evaluation of one guide on one θ. Numbers are totals over ``units`` units, in nats.
 
     Attributes:
-        elbo: E_q[log p(x, z) − log q(z)] = ``reconstruction`` − ``kl_prior``.
+        elbo: E_q[log p(x, z) − log q(z)] = ``reconstruction`` − ``kl_prior``. Of draws, which have no density, the bound of
+            the method that made them; NaN where it has none.
         evidence: log p(x | θ) and its kind.
-        kl_gap: evidence − ELBO = KL(q ‖ posterior).
+        kl_gap: evidence − ELBO = KL(q ‖ posterior). Of draws at least the divergence of one of them.
         reconstruction: E_q[log p(x | z)].
         kl_prior: KL(q ‖ prior).
         khat: PSIS k̂ of the worst unit; ``None`` where q was enumerated or its weights are constant.
@@ -67,7 +72,7 @@ class Evaluation:
 
     @property
     def misses_mass(self) -> bool:
-        """Whether q misses posterior mass that matters, see :func:`experiments.diagnostics.reliability.misses_mass`."""
+        """Whether q misses posterior mass that matters, see :func:`experiments.log_evidence.pareto.misses_mass`."""
         return misses_mass(self.khat, self.ess, self.draws)
 
 
@@ -98,15 +103,23 @@ def evaluate(
     """
     data = given(model, *x)
     model, guide = pair(model, guide, data, seed)
-    weights = log_weights(model, guide, data, draws, seed + Stream.EVALUATION)
+    rated = proposal(guide)
+    weights = log_weights(model, rated, data, draws, seed + Stream.EVALUATION)
     budget = Budget.of(effort, model, data).aimed(rough_gaps([weights]))
     with budget.counting():
         if log_evidence is None:
-            found, elbo = evidence_of(model, data, [guide], [weights], seed, budget), weights.elbo()
-            found = found.covering({f"the ELBO of '{guide.text}'": (elbo.value, elbo.se)})
+            found, elbo = evidence_of(model, data, [rated], [weights], seed, budget), weights.elbo()
+            found = found.covering({f"the ELBO of '{rated.text}'": (elbo.value, elbo.se)})
             log_evidence = found.for_gaps([found.middle - elbo.value])
+        if isinstance(guide, Drawn):
+            return summarise_draws(model, guide, data, log_evidence)
         done = summarise(weights, guide.text, log_evidence)
         return replace(done, blocks=block_gap(model, guide, data, done.kl_gap, seed) if budget.limit else None)
+
+
+def proposal(guide: BaseGuide) -> BaseGuide:
+    """Return the guide whose importance weights tell of log p(x | θ): the guide, or the one that its draws begin from."""
+    return guide.source if isinstance(guide, Drawn) else guide
 
 
 def rough_gaps(weights: Sequence[LogWeights]) -> list[float]:
@@ -142,6 +155,26 @@ def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:
         kl_gap=Gap.between(found, elbo), reconstruction=weights.reconstruction(), kl_prior=weights.kl_prior(),
         khat=worst_khat(khat), ess=worst_ess(ess), active=weights.active(), khat_units=khat, ess_units=ess,
         remark=f"{failed} of {drawn} draws could not be evaluated" if failed else "")
+
+
+def summarise_draws(model: Model, guide: Drawn, x: Data, found: Evidence) -> Evaluation:
+    """Reduce draws that have no density to an :class:`Evaluation`: their bound takes the place of the ELBO."""
+    count, units = guide.values.shape[:2]
+    each = work(x, units, guide.values.shape[2])
+    with torch.no_grad(), evaluating(model):
+        parts = [model.log_terms(x, part)[1] for part in guide.values.split(chunks(count, each))]
+    likelihood = torch.cat(parts).double()
+    effective = float(guide.ess.min())
+    elbo = Estimate(float(guide.bound.sum()), float(guide.bound_se), guide.bound)
+    unknown = guide.bound.new_full((units,), math.nan)
+    reconstruction = Estimate(
+        float(likelihood.mean(0).sum()), float(likelihood.sum(1).std()) / math.sqrt(max(1.0, effective)), likelihood.mean(0))
+    weighted = not bool(guide.khat.isnan().all())
+    return Evaluation(
+        guide=guide.text, units=units, draws=count, elbo=elbo, evidence=found, kl_gap=Gap.between(found, elbo),
+        reconstruction=reconstruction, kl_prior=Estimate(math.nan, math.nan, unknown),
+        khat=worst_khat(guide.khat) if weighted else None, ess=effective, active=None,
+        khat_units=guide.khat if weighted else None, ess_units=guide.ess)
 
 
 def worst_khat(khat: Tensor | None) -> float | None:

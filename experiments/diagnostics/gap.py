@@ -15,7 +15,8 @@ class Gap:
 
     ``value`` is the plain difference, which noise may take a little below 0; ``None`` where the evidence is a wide interval:
     then the gap is one, too, and ``se`` is that of its middle.
-    Where the evidence is only bounded from below, so is the gap: ``upper`` is ``None``.
+    Where the evidence is only bounded from below, so is the gap: ``upper`` is ``None``. Of draws without a density and without
+    a bound nothing is known: ``lower`` is NaN.
     """
 
     value: float | None
@@ -26,6 +27,8 @@ class Gap:
     @classmethod
     def between(cls, log_evidence: Evidence, elbo: Estimate) -> Gap:
         """Combine the evidence's interval with the ELBO's error; the two come from independent draws."""
+        if math.isnan(elbo.value):  # of draws without a density nothing is known
+            return cls(None, math.nan, math.nan, None)
         if not math.isfinite(elbo.value):  # q has mass where p has none: the divergence is infinite, and no noise is in it
             return cls(math.inf, 0.0, math.inf, math.inf)
         middle, se = log_evidence.middle - elbo.value, math.hypot(log_evidence.se, elbo.se)

@@ -15,6 +15,7 @@ from experiments.diagnostics.marginal import marginal_log_likelihood
 from experiments.diagnostics.tree import given_groups, tree_of
 from experiments.inference.fit import pair
 from experiments.log_evidence.log_weights import log_joint
+from guides.drawn import Empirical
 from guides.guide import AnyGuide
 from zoo.bare import given
 from zoo.data import Data, tensors
@@ -50,7 +51,7 @@ def posterior(
     ``prior``                 z ~ p(z); left out where a prior is improper
     ``posterior_predictive``  x_new ~ p(x | z), z ~ q
     ``log_likelihood``        log p(x_i | z) of each observation, in nats
-    ``sample_stats``          ``log_p`` = log p(x, z), ``log_q``, ``log_weight``, of each unit, in nats
+    ``sample_stats``          ``log_p`` = log p(x, z), ``log_q``, ``log_weight``, of each unit; of draws ``log_p`` alone
     ``observed_data``         the observations; ``constant_data``: the other entries of x
     ========================  ==========================================================================
 
@@ -130,8 +131,10 @@ class _Drawn:
         return {group: make() for group, make in makers.items() if group in groups}
 
     def _stats(self) -> dict[str, Tensor]:
-        log_p, log_q = log_joint(self.model, self.x, self.z), self.q.log_prob(self.z)
-        values = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
+        values = {"log_p": log_joint(self.model, self.x, self.z)}
+        if not isinstance(self.q, Empirical):
+            values["log_q"] = self.q.log_prob(self.z)
+            values["log_weight"] = values["log_p"] - values["log_q"]
         return values if self.model.latents(self.x).unit else {k: v[:, 0] for k, v in values.items()}
 
     def _likelihoods(self) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from experiments.runtime.seeds import Stream
 from guides.amortisation import Free
 from guides.families.family import Normal
 from guides.guide import BaseGuide, Guide
-from guides.registry import FAMILIES, parse
+from guides.registry import FAMILIES
+from guides.spec import parse
 from zoo.data import Data
 from zoo.distributions.scored import scored
 from zoo.errors import ZooError

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.fits.callbacks import Callback, Moment, Watch
 from experiments.fits.journal import Journal
@@ -23,14 +21,15 @@ from experiments.inference.containment import CONTAINED, OWN, Floor, quick_famil
 from experiments.inference.engine import held, state_tensors
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
-from experiments.inference.registry import METHODS, build_method, check_options, choose, default_method
+from experiments.inference.registry import METHODS, build_method, check_options, choose, default_method, misfit
 from experiments.inference.saved import check_same, keep, restore
 from experiments.runtime.processes import ALONE, Processes
 from experiments.runtime.threads import keep_memory, threads_for
 from guides.construct import build
+from guides.drawn import Drawn
 from guides.guide import AnyGuide, BaseGuide, Guide, paired
 from guides.pyro_guide.guide import as_guide
-from zoo.bare import as_model, given
+from zoo.bare import given
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning, check_number
 from zoo.model import Model
@@ -67,7 +66,8 @@ def fit(
             others as they declare, and a bare function where its code proves it.
         start: where a guide with its own φ for each unit begins: ``contained``, at a quick fit of a family that its own
             contains (where θ moves, of one unit only); ``own``, as it is; or a fitted guide of such a family. ``None``:
-            ``contained`` for a guide that is named, ``own`` for one that is built. It never ends below where it so began.
+            ``contained`` for a guide that is named, ``own`` for one that is built. It never ends below where it so began. Of
+            draws it is the guide that they begin from: fitted first; as it is; or a fitted one.
         options: of the method, such as steps and draws: the attributes of :class:`EMOptions`, :class:`FixedDrawsOptions`
             and :class:`SVIOptions`; docs/methods.md lists them.
 
@@ -98,11 +98,12 @@ def fit(
     if done is not None:
         return done
     inner: dict[str, Any] = {"train_model": theta, "seed": seed, "progress": progress, "journal": kept, "pure": pure}
+    problem, before = _after_source(problem, start, inner)
     floor, quick = _floor(problem, chosen, how, start, inner)
     first = Moment(
         model, guide, data, chosen.name, how.limit, problem.latents.units, name, objective=chosen.bound(problem, how))
     watch = Watch(first, [*bars(progress), *callbacks], kept)
-    fitted = _never_below(floor, _run(chosen, problem, how, watch, quick), partial(
+    fitted = _never_below(floor, _run(chosen, problem, how, watch, before or quick), partial(
         fit, model, guide, data, method=chosen.name, name="from the contained", **inner, **options))
     watch.end(fitted)
     if kept is not None:
@@ -128,6 +129,22 @@ def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, 
         model, guide, method.name, outcome.steps, seconds + watch.seconds, outcome.bound, outcome.converged, _why(outcome),
         tuple(watch.history), problem.latents.units, outcome.iterations, outcome.states, outcome.remarks,
         watch.start.objective, evaluations + watch.cost.rows)
+
+
+def _after_source(problem: Problem, start: BaseGuide | str, how: Mapping[str, Any]) -> tuple[Problem, Fit | None]:
+    """Fit the guide that draws begin from, and θ with it; return what is left to be fitted, and that fit if there was one.
+
+    Where ``start`` is that guide, fitted, its parameters are taken; a guide that is built begins from its source as it is.
+    """
+    guide = problem.guide
+    if not isinstance(guide, Drawn):
+        return problem, None
+    left = replace(problem, train_model=False)
+    if isinstance(start, BaseGuide):
+        guide.source.load_state_dict(start.state_dict())
+    if start != CONTAINED:
+        return left, None
+    return left, fit(problem.model, guide.source, problem.x, name=f"from {guide.source.text}", start=CONTAINED, **how)
 
 
 def _floor(
@@ -229,41 +246,6 @@ def _why(outcome: Outcome) -> str:
     return f"not converged: {outcome.steps:,} step{'s' if outcome.steps != 1 else ''}; raise --steps"
 
 
-def fit_seeds(
-    model: Model | Program, guide: AnyGuide, x: Data, *, seeds: Sequence[int] = range(5), **options: Any,
-) -> list[Fit]:
-    """Fit from several seeds, each on a copy of the model; return the fits, the highest bound first.
-
-    ``model`` itself is left as it is, but with a built guide, which one seed fits in place: ``fits[0].model`` and
-    ``fits[0].guide`` are the best pair. A model's own start is that of
-    ``model``; what a seed changes is the guide's start, the draws and the minibatches.
-
-    Args:
-        model, guide, x: as of :func:`fit`; the guide as written, or a Pyro guide's class.
-        seeds: one fit each.
-        options: of :func:`fit`.
-
-    Raises:
-        ZooError: no seeds, a guide that is already built with several seeds, or any error of :func:`fit`.
-
-    >>> import zoo
-    >>> x = zoo.dataset("faithful").x
-    >>> [round(done.elbo, 1) for done in fit_seeds(zoo.build("gmm", x), "exact", x, seeds=range(2))]
-    [-1130.3, -1130.3]
-    """
-    if not len(seeds):
-        raise ZooError("expected one seed or more; got none; e.g. seeds=range(5)")
-    if isinstance(guide, nn.Module) and len(seeds) == 1:
-        return [fit(model, guide, x, seed=seeds[0], name=f"seed {seeds[0]}", **options)]
-    if isinstance(guide, nn.Module):
-        text = guide.text if isinstance(guide, BaseGuide) else type(guide).__name__
-        raise ZooError(
-            f"expected a guide that each seed can start anew; got '{text}', which is built; pass its text, class or function")
-    known = as_model(model)
-    fits = [fit(copy.deepcopy(known), guide, x, seed=seed, name=f"seed {seed}", **options) for seed in seeds]
-    return sorted(fits, key=lambda done: -math.inf if done.bound is None else done.bound, reverse=True)
-
-
 def pair(model: Model | Program, guide: AnyGuide, x: Data, seed: int = 0) -> tuple[Model, BaseGuide]:
     """Return the model and the guide that any of their accepted forms stand for.
 
@@ -277,8 +259,8 @@ def pair(model: Model | Program, guide: AnyGuide, x: Data, seed: int = 0) -> tup
 
 def _check(problem: Problem, method: Method[Any], journal: object) -> None:
     """Raise a :class:`ZooError` for a problem that the method can't fit, or that several processes can't share."""
-    if misfit := method.misfit(problem):
-        raise ZooError(misfit)
+    if found := misfit(method.name, problem):
+        raise ZooError(found)
     if problem.processes.count == 1:
         return
     latents = problem.latents

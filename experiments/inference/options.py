@@ -101,6 +101,47 @@ class PathfinderOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NUTSOptions(Options):
+    """The options of ``nuts``, whose steps are transitions of all chains, those of the warm-up left out.
+
+    Attributes:
+        chains: the number of chains.
+        warmup: transitions in which step sizes and metric adapt; their states are no draws.
+    """
+
+    most: ClassVar[int] = 2000
+
+    chains: int = option(16, "Number of Markov chains.", whole=True, least=2)
+    warmup: int = option(200, "Transitions of Markov chains that adapt, and are no draws.", whole=True, least=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PSISOptions(Options):
+    """The options of ``psis``.
+
+    Attributes:
+        proposals: the number of draws of the source guide for each unit, that importance weights correct.
+    """
+
+    most: ClassVar[int] = 1
+
+    proposals: int = option(8192, "Number of draws of the source guide that are corrected.", whole=True, least=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AISOptions(Options):
+    """The options of ``ais``, whose steps are doublings of the number of temperatures.
+
+    Attributes:
+        annealed: the number of annealed paths, each of which ends in a draw.
+    """
+
+    most: ClassVar[int] = 6
+
+    annealed: int = option(2048, "Number of annealed paths, each of which ends in a draw.", whole=True, least=16)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FixedDrawsOptions(Options):
     """The options of ``fixed_draws``.
 

@@ -57,6 +57,15 @@ METHODS: Mapping[str, MethodEntry] = {
     "pathfinder": MethodEntry(
         "experiments.inference.pathfinder:Pathfinder", "the best normal along L-BFGS paths from several starts",
         "experiments.inference.options:PathfinderOptions"),
+    "nuts": MethodEntry(
+        "experiments.inference.sampling.nuts:NUTS", "the no-U-turn sampler, until its chains agree",
+        "experiments.inference.options:NUTSOptions"),
+    "psis": MethodEntry(
+        "experiments.inference.sampling.psis:PSIS", "draws of a guide, corrected by Pareto-smoothed importance weights",
+        "experiments.inference.options:PSISOptions"),
+    "ais": MethodEntry(
+        "experiments.inference.sampling.ais:AIS", "annealed importance sampling from a guide to the posterior",
+        "experiments.inference.options:AISOptions"),
 }
 
 
@@ -84,14 +93,41 @@ def build_method(name: str) -> Method[Any]:
     return found
 
 
+def misfit(name: str, problem: Problem) -> str:
+    """Return why a method can't fit ``problem``, as a whole error line; empty where it can.
+
+    A method that samples fits guides that are known by draws, and no others.
+    """
+    method, guide = build_method(name), problem.guide
+    if method.samples == guide.density:
+        able = " or ".join(known for known in METHODS if build_method(known).samples != guide.density)
+        wanted = "draws(guide)" if method.samples else "a guide with a density"
+        return f"expected {wanted} for method {name}; got '{guide.text}'; use method {able}"
+    return method.misfit(problem)
+
+
+def written_method(guide: BaseGuide) -> str | None:
+    """Return the method that is written with a guide, ``guide@method``; ``None`` where none is.
+
+    >>> import guides, zoo
+    >>> x = zoo.dataset("eight_schools").x
+    >>> written_method(guides.build("full_rank@laplace", zoo.build("eight_schools", x), x))
+    'laplace'
+    """
+    _, at, name = guide.text.rpartition("@")
+    return name.strip() if at and name.strip().isidentifier() else None
+
+
 def default_method(guide: BaseGuide, x: Data | None = None) -> str:
-    """Return the first registered method that suits a guide.
+    """Return the method that is written with a guide, or else the first registered one that suits it.
 
     >>> import guides, zoo
     >>> x = zoo.dataset("eight_schools").x
     >>> default_method(guides.build("full_rank", zoo.build("eight_schools", x), x), x)
     'fixed_draws'
     """
+    if (written := written_method(guide)) is not None:
+        return written
     latents = None if x is None else guide.model.latents(x)
     return next(name for name in METHODS if build_method(name).suits(guide, latents))
 
@@ -112,7 +148,7 @@ def fitting_methods(guide: BaseGuide, x: Data, train_model: bool = True) -> list
     if not theta and not guide.size:
         return []
     problem = Problem(guide.model, guide, x, theta)
-    found = [name for name in METHODS if not build_method(name).misfit(problem)]
+    found = [name for name in METHODS if not misfit(name, problem)]
     return sorted(found, key=lambda name: name != default_method(guide, x))
 
 
@@ -157,8 +193,11 @@ def choose(name: str | None, problem: Problem, given: Mapping[str, Any]) -> tupl
     """Return the method to fit with, the one that is named or the first that suits the guide, and its options.
 
     Raises:
-        ZooError: an unknown name, or an option that the method does not have.
+        ZooError: an unknown name, one beside another that is written with the guide, or an option that the method lacks.
     """
+    written = written_method(problem.guide)
+    if name is not None and written not in (None, name):
+        raise ZooError(f"expected one method for '{problem.guide.text}'; got method {name}, too; leave one of them out")
     text = name or default_method(problem.guide, problem.shown)
     options = entry(text).options
     for option, value in given.items():

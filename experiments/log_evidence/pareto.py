@@ -1,4 +1,4 @@
-"""The shape k̂ of the tail of importance weights, by a generalised Pareto distribution.
+"""The shape k̂ of the tail of importance weights, by a generalised Pareto distribution; weights smoothed by it; what it tells.
 
 ArviZ computes the same number; this is a line of algebra over all units at once, and a comparison need not wait for ArviZ,
 xarray and pandas to load.
@@ -11,10 +11,18 @@ https://arxiv.org/abs/1507.02646
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+#: k̂ above this means that importance weights have no finite variance to speak of. Source: Vehtari, Simpson, Gelman, Yao and
+#: Gabry (2024), Pareto smoothed importance sampling, https://arxiv.org/abs/1507.02646
+KHAT = 0.7
+#: Weights with an effective sample size above this share of the draws are all but equal: what tail they have says nothing.
+EVEN = 0.9
 #: Draws below which no tail is fitted.
 FEWEST = 25
 #: Nats between the largest weights and a quarter into the tail beyond which most of it underflows.
@@ -81,3 +89,33 @@ def _shapes(top: NDArray[np.float64]) -> NDArray[np.float64]:
         found = np.log1p(-best[:, None] * tail).mean(1)
     mixed: NDArray[np.float64] = (size * found + COUNTS * MEAN) / (size + COUNTS)
     return mixed
+
+
+def smoothed(log_weight: Tensor) -> Tensor:
+    """Return Pareto-smoothed log weights (draws, units), by ArviZ; those of a constant unit as they are.
+
+    Source: Vehtari et al. (2024), Pareto smoothed importance sampling, https://arxiv.org/abs/1507.02646
+
+    >>> smoothed(torch.zeros(100, 2)).shape
+    torch.Size([100, 2])
+    """
+    from arviz_stats.base import array_stats
+
+    found = log_weight.double().nan_to_num(nan=-math.inf).cpu().numpy()
+    for row in found.T:
+        with np.errstate(all="ignore"), suppress(ValueError):  # of a tail that is flat, which needs no smoothing
+            row[:] = array_stats.psislw(-np.maximum(row, row.max() - 1e5))[0]  # it negates its input
+    return torch.as_tensor(found).to(log_weight)
+
+
+def misses_mass(khat: float | None, ess: float | None, draws: int) -> bool:
+    """Whether a guide misses posterior mass that matters: k̂ > 0.7 with uneven weights.
+
+    Args:
+        khat, ess: of the worst unit; ``None`` where nothing was drawn.
+        draws: of z per unit.
+
+    >>> misses_mass(0.9, 40.0, 1000), misses_mass(0.9, 990.0, 1000), misses_mass(None, None, 2)
+    (True, False, False)
+    """
+    return khat is not None and khat > KHAT and (ess or 0.0) < EVEN * draws

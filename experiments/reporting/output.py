@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -41,8 +42,17 @@ def remark(text: str) -> None:
 
 
 def best_row(table: Comparison) -> Row:
-    """Return the row of the highest ELBO."""
-    return max(table.rows, key=lambda row: row.evaluation.elbo.value)
+    """Return the row of the highest ELBO, or bound; draws without either come last."""
+    return max(table.rows, key=lambda row: height(row.evaluation.elbo.value))
+
+
+def height(bound: float | None) -> float:
+    """Return where a bound stands among others: one that is not known, or that a record can't hold, below all.
+
+    >>> height(-3.0), height(math.nan), height(None)
+    (-3.0, -inf, -inf)
+    """
+    return -math.inf if bound is None or math.isnan(bound) else bound
 
 
 def labels(data_set: Dataset) -> dict[str, tuple[str, ...]]:

@@ -139,6 +139,7 @@ class _Row(_Fitted):
     ess: float | None
     draws: int
     parameters: int
+    density: bool = True
     log_evidence: _Evidence
     remark: str = ""
 

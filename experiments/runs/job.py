@@ -13,7 +13,8 @@ from experiments.comparison.table import Comparison
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.fits.progress import display
-from experiments.inference.fit import fit_seeds, one_view
+from experiments.inference.fit import one_view
+from experiments.inference.seeds import fit_seeds
 from experiments.runs.spec import Spec, fitting_options, kind_of
 from experiments.runtime.holdout import partition
 from zoo.construct import build

@@ -12,6 +12,7 @@ from experiments.comparison.plan import FittedComparison
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
 from experiments.inference.saved import data_digest
+from experiments.reporting.output import height
 from experiments.reporting.record import read_comparison, state_of
 from experiments.runs.grid import spec_of
 from experiments.runs.job import Job, prepare
@@ -55,7 +56,7 @@ class Loaded:
     def best(self) -> Fit:
         """The fit of the guide with the highest ELBO."""
         rows = self.comparison["guides"]
-        return self.fits[max(range(len(rows)), key=lambda i: rows[i]["elbo"]["value"])]
+        return self.fits[max(range(len(rows)), key=lambda i: height(rows[i]["elbo"]["value"]))]
 
     @property
     def model(self) -> Model:

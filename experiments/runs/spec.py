@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from experiments.inference.registry import check_options, entry, known_options
 from experiments.runtime.effort import effort
-from guides.registry import default_guides, parse
+from guides.spec import default_guides, parse
 from zoo.errors import ZooError, nearest
 from zoo.registry import GREY_KINDS, MODELS, ModelEntry, lookup
 

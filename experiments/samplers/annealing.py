@@ -147,6 +147,13 @@ class Annealing:
 
     def forward(self, chains: int) -> Tensor:
         """Return the log weights of ``chains`` paths from the guide, (chains, units). Uses torch's generator."""
+        return self.weighted(chains)[1]
+
+    def weighted(self, chains: int) -> tuple[Tensor, Tensor]:
+        """Return the ends of ``chains`` paths from the guide, (chains, units, d), and their log weights, (chains, units).
+
+        Weighted so, the ends are draws of the posterior. Uses torch's generator.
+        """
         return self._path(self.ends.sample(chains), range(len(self.betas) - 1))
 
     def reverse(self, exact: Tensor) -> Tensor:
@@ -154,10 +161,10 @@ class Annealing:
 
         They have forward's sign: each is about log p(x).
         """
-        return self._path(exact, range(len(self.betas) - 2, -1, -1))
+        return self._path(exact, range(len(self.betas) - 2, -1, -1))[1]
 
-    def _path(self, z: Tensor, intervals: range) -> Tensor:
-        """Add up the log weight over the ``intervals``, moving at each temperature that joins two."""
+    def _path(self, z: Tensor, intervals: range) -> tuple[Tensor, Tensor]:
+        """Add up the log weight over the ``intervals``, moving at each temperature that joins two; return the end, and it."""
         state, total = self.ends.target.at(z), torch.zeros_like(z[..., 0])
         for t in intervals:
             total = total + float(self.betas[t + 1] - self.betas[t]) * (state.terms[1] - state.terms[0])
@@ -166,7 +173,7 @@ class Annealing:
                 beta = float(self.betas[at])
                 kernel = Kernel(self.steps[at - 1], between(*self.scales, beta), SHORT)
                 state, _ = transition(self.ends.at_temperature(beta), state, kernel)
-        return total
+        return state.z, total
 
     def refined(self, temperatures: int) -> Annealing:
         """Return the path with another number of temperatures; log step sizes are interpolated linearly in β."""

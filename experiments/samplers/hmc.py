@@ -40,6 +40,11 @@ class State(NamedTuple):
         """Return the chains of both."""
         return State(*(torch.cat(parts, axis) for axis, parts in zip((0, 1, 1), zip(self, other, strict=True), strict=True)))
 
+    def where(self, mask: Tensor, other: State) -> State:
+        """Return this state where ``mask`` (chains, units) holds, else the ``other``."""
+        z, gradients = (torch.where(mask[..., None], *pair) for pair in ((self.z, other.z), (self.gradients, other.gradients)))
+        return State(z, torch.where(mask, self.terms, other.terms), gradients)
+
     def split(self, count: int) -> tuple[State, State]:
         """Return the first ``count`` chains, and the others."""
         first = State(self.z[:count], self.terms[:, :count], self.gradients[:, :count])
@@ -168,13 +173,11 @@ def transition(target: Target, state: State, kernel: Kernel) -> tuple[State, Ten
     # One factor a trajectory, drawn without a look at the state: a mixture of reversible kernels is reversible.
     step = kernel.step * (1 + JITTER * (2 * torch.rand_like(state.terms[0]) - 1))
     proposal, turned, alive = leapfrog(target, state, momentum, kernel, step)
-    gain = target.log_density(proposal) - target.log_density(state) - _kinetic(turned) + _kinetic(momentum)
+    gain = target.log_density(proposal) - target.log_density(state) - kinetic(turned) + kinetic(momentum)
     alive = alive & target.log_density(proposal).isfinite() & ~gain.isnan()
     acceptance = torch.where(alive, gain, -math.inf).clamp(max=0.0).exp()
     accepted = torch.rand_like(acceptance) < acceptance
-    z = torch.where(accepted[..., None], proposal.z, state.z)
-    terms = torch.where(accepted, proposal.terms, state.terms)
-    return State(z, terms, torch.where(accepted[..., None], proposal.gradients, state.gradients)), acceptance
+    return proposal.where(accepted, state), acceptance
 
 
 def leapfrog(
@@ -197,7 +200,8 @@ def leapfrog(
     return state, momentum, alive
 
 
-def _kinetic(momentum: Tensor) -> Tensor:
+def kinetic(momentum: Tensor) -> Tensor:
+    """Return the kinetic energy of momenta (chains, units, d), which are standard normal in the metric's coordinates."""
     return 0.5 * momentum.square().sum(-1)
 
 

@@ -84,10 +84,20 @@ def _from_prior(joint: Target, kernel: Kernel, settled: State, last: State, stat
     that hardly move, as in the neck of a funnel, where the density is high: they are where they began, and tell of no mass.
     """
     end, _, found = run(joint, settled, kernel, len(states))
-    moving = (found[1:] != found[:-1]).any(-1).to(end.z).mean(0) > MOVING
-    arrived = moving & (joint.log_density(end) >= joint.log_density(last).amin(0))
     others = states[:, torch.arange(found.shape[1]) % states.shape[1]]
-    return torch.where(arrived[None, ..., None], found, others)
+    return torch.where(arrived(joint, end, found, last)[None, ..., None], found, others)
+
+
+def arrived(joint: Target, end: State, states: Tensor, others: State) -> Tensor:
+    """Return which chains from the prior stand where mass is, (chains, units): they move, as high as one of the others.
+
+    Args:
+        joint: the density.
+        end: their last state, and ``states`` (iterations, chains, units, d) all that they met.
+        others: chains that are there already.
+    """
+    moving = (states[1:] != states[:-1]).any(-1).to(end.z).mean(0) > MOVING
+    return moving & (joint.log_density(end) >= joint.log_density(others).amin(0))
 
 
 def more_draws(

@@ -20,7 +20,8 @@ from tests import ROOT
 PUBLIC = {
     zoo: ["DATASETS", "MODELS", "Dataset", "Description", "Enumerated", "Latents", "Model", "ZooError", "ZooWarning",
           "arguments", "as_model", "build", "dataset", "describe", "linear_predictor", "mapped", "seeded"],
-    guides: ["AMORTISATIONS", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "BlockGuide", "Encoder", "Exact", "Family",
+    guides: ["AMORTISATIONS", "DRAWN", "FAMILIES", "WHOLE", "Amortisation", "BaseGuide", "BlockGuide", "Drawn", "Encoder",
+             "Exact", "Family",
              "Free", "Guide", "GuideSpec", "Normal", "NormalBase", "Prior", "ProgramGuide", "Semi", "Start", "all_guides",
              "as_guide", "build", "default_guides", "fitting_guides", "parse"],
     experiments: ["METHODS", "BlockGap", "Bracket", "Callback", "Comparison", "EMOptions", "Estimate", "Evaluation",
@@ -60,10 +61,10 @@ def test_layers_import_downwards_only() -> None:
 
 
 def test_registry_paths_load() -> None:
-    from guides.registry import AMORTISATIONS, FAMILIES, WHOLE
+    from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE
     from zoo.registry import load
 
-    for registry in (zoo.MODELS, zoo.DATASETS, FAMILIES, AMORTISATIONS, WHOLE):
+    for registry in (zoo.MODELS, zoo.DATASETS, FAMILIES, AMORTISATIONS, DRAWN, WHOLE):
         for entry in registry.values():
             assert callable(load(entry.path))
 

@@ -17,7 +17,8 @@ ROOMS: Mapping[str, Sequence[str]] = {
         "errors", "registry", "data", "distributions", "nn", "program", "structure", "model", "bare", "models",
         "construct",
         "datasets"),
-    "guides": ("registry", "families", "amortisation", "guide", "blocks", "model_based", "pyro_guide", "construct"),
+    "guides": (
+        "registry", "spec", "families", "amortisation", "guide", "blocks", "model_based", "drawn", "pyro_guide", "construct"),
     "experiments": (
         "runtime", "fits", "optimisers", "samplers", "log_evidence", "inference", "diagnostics", "comparison", "reporting",
         "runs", "studies", "cli"),

@@ -49,7 +49,7 @@ class SVI(Method[SVIOptions]):
     shares_units = True
 
     def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
-        return True
+        return guide.density
 
     def misfit(self, problem: Problem) -> str:
         return ""  # what a guide can't do shows at its first draw

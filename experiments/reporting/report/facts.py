@@ -50,11 +50,13 @@ def finished(comparison: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _finished_row(row: dict[str, Any], own_theta: bool) -> dict[str, Any]:
     found = {**row, "own_evidence": row["log_evidence"] if own_theta else None}
+    known = row.get("density", True)  # runs of earlier versions have guides with a density alone
     for key, lost in MEANING_OF_NULL.items():
+        lost = lost if known else math.nan
         value, se = row[key]["value"], row[key]["se"]
         found[key] = {"value": lost if value is None else value, "se": se or 0.0}
     for key in ("kl_gap", "shared_gap", "local_gap", "approximation_gap", "amortisation_gap"):
-        if row.get(key) and row[key]["lower"] is None:
+        if known and row.get(key) and row[key]["lower"] is None:
             found[key] = {"value": math.inf, "se": 0.0, "lower": math.inf, "upper": math.inf}
     return found
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from experiments.comparison.text import COLUMNS, interval
 from experiments.log_evidence.registry import ESTIMATORS
+from experiments.reporting.output import height
 from experiments.reporting.record import Record
 from experiments.reporting.report.charts import BARS, bars, chart, each, short, splits
 from experiments.reporting.report.facts import (
@@ -106,7 +107,8 @@ def _level(found: dict[str, Any], units: int) -> float | None:
 
 
 def _best_elbo(table: dict[str, Any] | None) -> float:
-    return max((row["elbo"]["value"] / table["units"] for row in table["guides"]), default=-math.inf) if table else -math.inf
+    rows, units = (table["guides"], table["units"]) if table else ((), 1)
+    return max((height(row["elbo"]["value"]) / units for row in rows), default=-math.inf)
 
 
 def _several(named: dict[str, Record]) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def _several(named: dict[str, Record]) -> dict[str, Any]:
 def _main_trace(record: Record, table: dict[str, Any]) -> Trace | None:
     """Return the trace of the fit of θ; where there is none, of the guide with the highest ELBO; ``None`` without traces."""
     known = traces_of(record)
-    best = max(table["guides"], key=lambda row: row["elbo"]["value"])["guide"]
+    best = max(table["guides"], key=lambda row: height(row["elbo"]["value"]))["guide"]
     return (known.get("theta") or known.get(best) or list(known.values())[-1]) if known else None
 
 

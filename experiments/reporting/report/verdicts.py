@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.comparison.text import number
-from experiments.diagnostics.reliability import EVEN, KHAT, misses_mass
+from experiments.log_evidence.pareto import EVEN, KHAT, misses_mass
 from experiments.log_evidence.registry import ESTIMATORS, Level
 from experiments.reporting.record import Record
 from experiments.reporting.report.charts import middle
@@ -90,7 +90,7 @@ def _state(record: Record) -> list[Verdict]:
 
 
 def _gap(row: dict[str, Any]) -> Verdict | None:
-    if row["elbo"]["value"] is not None:
+    if row["elbo"]["value"] is not None or not row.get("density", True):
         return None
     return Verdict("gap", "bad", f"'{row['guide']}' puts mass where the posterior has none: ELBO −∞, gap ∞")
 

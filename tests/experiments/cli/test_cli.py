@@ -57,9 +57,9 @@ def test_list_shows_every_entry_and_imports_nothing_heavy() -> None:
             "sys.exit(bool({'torch', 'pyro', 'pandas', 'sklearn', 'matplotlib', 'arviz_base'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, "zoo list imports something heavy"
-    from guides.registry import AMORTISATIONS, FAMILIES, WHOLE
+    from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE
 
-    for name in [*zoo.MODELS, *zoo.DATASETS, *FAMILIES, *AMORTISATIONS, *WHOLE]:
+    for name in [*zoo.MODELS, *zoo.DATASETS, *FAMILIES, *AMORTISATIONS, *WHOLE, *DRAWN]:
         assert name in done.stdout
     assert not any(ord(c) in range(0x2500, 0x2580) for c in done.stdout), "piped output is plain"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import experiments
 import guides
 import zoo
-from experiments.inference.fit import fit_seeds
+from experiments.inference.seeds import fit_seeds
 from experiments.inference.svi.options import SCHEDULES
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from guides.guide import BaseGuide

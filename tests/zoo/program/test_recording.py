@@ -167,7 +167,7 @@ def test_a_recorded_fit_of_every_model_comes_to_the_same_bits(name: str, at_once
 
 def zoo_guides(model: zoo.Model, x: Any) -> list[str]:
     """Return guides with parameters that fit a model."""
-    from guides.registry import fitting_guides
+    from guides.spec import fitting_guides
 
     return [text for text in fitting_guides(model.facts(x)) if text not in ("exact", "prior")]
 
