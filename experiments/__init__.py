@@ -8,6 +8,7 @@
 - ``evidence`` returns ``Evidence``, ``bracket`` a ``Bracket`` of log p(x | θ).
 - ``compare`` returns a ``Comparison`` with a ``Row`` a guide. ``split`` splits an encoder's gap into a ``Split``, by its
   ``free_member``. ``posterior`` is the ArviZ tree, ``predict`` one of predictions at new rows.
+- ``recommend`` climbs a ladder of guides and returns a ``Recommendation``: the cheapest that is near enough.
 - ``run``, ``resume`` and ``load`` do, go on with and read a run: a ``Spec``, ``RunOptions``, what is ``Loaded``, its
   ``Record``. ``sweep`` does a ``Grid`` that ``read_grid`` read, by ``SweepOptions``.
 - A ``Callback`` hears of each ``Moment`` of a fit: ``Metrics`` and ``TensorBoard`` are two. A ``Journal`` keeps checkpoints.
@@ -24,6 +25,8 @@ from zoo.registry import lazy
 if TYPE_CHECKING:
     from experiments.comparison.compare import compare
     from experiments.comparison.gap_split import Split, free_member, split
+    from experiments.comparison.ladder.recommend import recommend
+    from experiments.comparison.ladder.recommendation import Recommendation
     from experiments.comparison.table import Comparison, Row
     from experiments.diagnostics.block_gap import BlockGap
     from experiments.diagnostics.evaluation import Evaluation, evaluate
@@ -76,6 +79,7 @@ _LAZY = {
     "Options": "experiments.inference.options:Options",
     "Problem": "experiments.inference.method:Problem",
     "Record": "experiments.reporting.record:Record",
+    "Recommendation": "experiments.comparison.ladder.recommendation:Recommendation",
     "Row": "experiments.comparison.table:Row",
     "RunOptions": "experiments.runs.run:RunOptions",
     "SVIOptions": "experiments.inference.svi.options:SVIOptions",
@@ -99,6 +103,7 @@ _LAZY = {
     "posterior": "experiments.diagnostics.posterior:posterior",
     "predict": "experiments.diagnostics.prediction:predict",
     "read_grid": "experiments.runs.grid:read_grid",
+    "recommend": "experiments.comparison.ladder.recommend:recommend",
     "resume": "experiments.runs.run:resume",
     "run": "experiments.runs.run:run",
     "split": "experiments.comparison.gap_split:split",
@@ -106,11 +111,57 @@ _LAZY = {
 }
 
 __all__ = [
-    "METHODS", "BlockGap", "Bracket", "Callback", "Comparison", "EMOptions", "Estimate", "Evaluation", "Evidence",
-    "Fit", "FixedDrawsOptions", "Gap", "Grid", "Iteration", "Journal", "Loaded", "LogWeights", "Method", "Metrics", "Moment",
-    "Options", "Problem", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split", "SweepOptions", "TensorBoard",
-    "bracket", "compare", "e_step", "elbo", "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds",
-    "free_member", "load", "log_weights", "m_step", "posterior", "predict", "read_grid", "resume", "run", "split",
+    "METHODS",
+    "BlockGap",
+    "Bracket",
+    "Callback",
+    "Comparison",
+    "EMOptions",
+    "Estimate",
+    "Evaluation",
+    "Evidence",
+    "Fit",
+    "FixedDrawsOptions",
+    "Gap",
+    "Grid",
+    "Iteration",
+    "Journal",
+    "Loaded",
+    "LogWeights",
+    "Method",
+    "Metrics",
+    "Moment",
+    "Options",
+    "Problem",
+    "Recommendation",
+    "Record",
+    "Row",
+    "RunOptions",
+    "SVIOptions",
+    "Spec",
+    "Split",
+    "SweepOptions",
+    "TensorBoard",
+    "bracket",
+    "compare",
+    "e_step",
+    "elbo",
+    "evaluate",
+    "evidence",
+    "expected_log_joint",
+    "fit",
+    "fit_seeds",
+    "free_member",
+    "load",
+    "log_weights",
+    "m_step",
+    "posterior",
+    "predict",
+    "read_grid",
+    "recommend",
+    "resume",
+    "run",
+    "split",
     "sweep",
 ]
 

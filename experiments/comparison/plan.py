@@ -15,12 +15,13 @@ from torch import Tensor
 from experiments.comparison.agreement import beside, most_even
 from experiments.comparison.gap_split import Split, fit_free, free_member, split
 from experiments.comparison.local_split import local_split
+from experiments.comparison.order import once, same_family, source_of, turn
 from experiments.comparison.request import Request, spec_of
 from experiments.diagnostics.evaluation import Evaluation, evidence_of
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
-from experiments.inference.containment import CONTAINED, OWN, contained_families, sibling
+from experiments.inference.containment import CONTAINED, OWN, sibling
 from experiments.inference.engine import held
 from experiments.inference.fit import fit, one_view
 from experiments.inference.options import names
@@ -31,10 +32,8 @@ from experiments.runtime.budget import Budget
 from experiments.runtime.holdout import Partition, partition
 from experiments.runtime.seeds import Stream
 from guides.construct import build
-from guides.drawn import Drawn
 from guides.guide import AnyGuide, BaseGuide, Guide
 from guides.pyro_guide.guide import as_guide
-from guides.spec import GuideSpec
 from zoo.data import Data
 from zoo.errors import ZooWarning
 from zoo.model import Model
@@ -196,17 +195,24 @@ class ComparisonPlan:
         done: dict[int, Fit] = {}
         with held(self.model):
             guides = [self.build(guide) for guide in asked]
-            for i in sorted(range(len(asked)), key=lambda i: _turn(guides[i])):
-                fitted, named = [fit.guide for fit in done.values()], isinstance(asked[i], str)
-                guide = self._at_encoder(guides[i], fitted) if named else guides[i]
-                start = (_source(guide, fitted) or sibling(guide, fitted) or CONTAINED) if named else OWN
-                done[i] = self.fit(self.model, guide, False, self.method, start=start)
+            for i in sorted(range(len(asked)), key=lambda i: turn(guides[i])):
+                fitted = [fit.guide for fit in done.values()]
+                if isinstance(asked[i], str):
+                    done[i] = self.fit_beside(guides[i], fitted)
+                else:
+                    done[i] = self.fit(self.model, guides[i], False, self.method)
         return [done[i] for i in range(len(asked))]
+
+    def fit_beside(self, guide: BaseGuide, fitted: Sequence[BaseGuide]) -> Fit:
+        """Fit a guide from where those ``fitted`` lead: its draws' source, its family's encoder, or one that it contains."""
+        guide = self._at_encoder(guide, fitted)
+        start = source_of(guide, fitted) or sibling(guide, fitted) or CONTAINED
+        return self.fit(self.model, guide, False, self.method, start=start)
 
     def _at_encoder(self, guide: BaseGuide, fitted: Sequence[BaseGuide]) -> BaseGuide:
         """Return a free guide as the answer of the fitted encoder of its family, if there is one; any other as it is."""
         spec = spec_of(guide)
-        encoder = _sibling(spec, fitted, free=False) if spec is not None and spec.free else None
+        encoder = same_family(spec, fitted, free=False) if spec is not None and spec.free else None
         return guide if encoder is None else free_member(fitted[encoder], self.x)
 
     def fit_own(self, asked: AnyGuide) -> Fit:
@@ -235,7 +241,7 @@ class ComparisonPlan:
 
         if fitted.own_theta:
             return [of([done], [weight]) for done, weight in zip(fits, weights, strict=True)]
-        best = _once(fits, most_even(weights))
+        best = once(fits, most_even(weights))
         return [of([fits[i] for i in best], [weights[i] for i in best])] * len(fits)
 
     def split(
@@ -249,33 +255,13 @@ class ComparisonPlan:
         if spec is None or not spec.amortised:
             return None
         same = [i for i, other in enumerate(fits) if other.model is done.model]
-        sibling = _sibling(spec, [fits[i].guide for i in same], free=True)
+        sibling = same_family(spec, [fits[i].guide for i in same], free=True)
         if sibling is not None:
             return split(weight, weights[same[sibling]], found)
         with held(done.model):
             free = fit_free(done.model, done.guide, self.x, steps=self.options.get("steps"), seed=self.seed, **self.how)
             drawn = log_weights(done.model, free.guide, self.x, len(weight.log_q), self.seed + Stream.EVALUATION)
             return split(weight, drawn, found)
-
-
-def _turn(guide: BaseGuide) -> tuple[bool, bool, int]:
-    """Return when a guide is fitted: encoders first, draws last, and others after what their families contain."""
-    return not guide.new_units, not guide.density, len(contained_families(guide))
-
-
-def _source(guide: BaseGuide, fitted: Sequence[BaseGuide]) -> BaseGuide | None:
-    """Return the fitted guide that draws begin from, if there is one of this writing; ``None`` of a guide with a density."""
-    if not isinstance(guide, Drawn):
-        return None
-    return next((other for other in fitted if other.text == guide.source.text), None)
-
-
-def _once(fits: Sequence[Fit], order: Sequence[int]) -> list[int]:
-    """Return the ``order`` of fits with each guide once: several draws may begin from one."""
-    found: dict[str, int] = {}
-    for i in order:
-        found.setdefault(fits[i].guide.text, i)
-    return list(found.values())
 
 
 def _start(asked: AnyGuide) -> BaseGuide | str:
@@ -291,11 +277,3 @@ def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
     amortised = [spec.text for spec in specs if spec is not None and spec.amortised]
     first = asked[0]
     return (amortised or [model.train_with])[0] or (first.text if isinstance(first, Guide) else first)
-
-
-def _sibling(spec: GuideSpec, others: Sequence[BaseGuide], free: bool) -> int | None:
-    """Return which of ``others`` has the same family: the ``free`` one, or the one that is a network alone."""
-    for i, other in enumerate(map(spec_of, others)):
-        if other is not None and other.same_family(spec) and (other.free if free else other.amortised and not other.own_units):
-            return i
-    return None

@@ -1,0 +1,275 @@
+"""The climb of a ladder of guides: each rung is fitted from those below, and judged by what is known of log p(x | θ)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+from experiments.comparison.ladder.recommendation import Recommendation, Step
+from experiments.comparison.ladder.rungs import BEST, Rung, Terrain
+from experiments.comparison.parameters import Quantity, parameters
+from experiments.comparison.plan import ComparisonPlan, FittedComparison
+from experiments.comparison.request import spec_of
+from experiments.comparison.table import Comparison, Cost, Row
+from experiments.diagnostics.evaluation import Evaluation, proposal, summarise, summarise_draws
+from experiments.diagnostics.gap import Gap
+from experiments.fits.progress import Display
+from experiments.fits.result import Fit
+from experiments.inference.containment import OWN
+from experiments.inference.engine import held
+from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
+from experiments.log_evidence.pareto import KHAT
+from experiments.log_evidence.result import ERRORS, Evidence
+from experiments.runtime.budget import Budget
+from experiments.runtime.seeds import Stream
+from guides.drawn import Drawn
+from guides.guide import BaseGuide
+from zoo.errors import ZooError
+
+#: The error of a mean, in standard deviations, and of a standard deviation, as a share, that a quantity may have.
+QUANTITY = 0.1
+
+
+@dataclass
+class Climb:
+    """A climb that is under way: the rungs that were tried, and what is known of log p(x | θ).
+
+    Attributes:
+        plan: the data, the seed, and what all fits share.
+        ground: what the ladder stands on.
+        threshold: nats, over all units, that the gap of a guide that is near enough may have.
+        quantities: what has to be right, in place of the gap, if anything.
+        effort: of the evaluations.
+        ladder: what there is to climb.
+        live: the display.
+    """
+
+    plan: ComparisonPlan
+    ground: Terrain
+    threshold: float
+    quantities: tuple[str, ...]
+    effort: str
+    ladder: list[Rung]
+    live: Display | None
+    fits: list[Fit] = field(default_factory=list)
+    weights: list[LogWeights] = field(default_factory=list)
+    evidence: Evidence | None = None
+    spent: float = 0.0
+    fit_seconds: float = 0.0
+    refused: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def to_the_end(self) -> Recommendation:
+        """Climb until a rung is near enough, or there is none left."""
+        begun = time.perf_counter()
+        theta = self.plan.fit_theta([rung.text for rung in self.ladder[:1] if "(" not in rung.text], self._trainer())
+        self.fit_seconds = 0.0 if theta is None else theta.seconds
+        chosen, tried = None, []
+        with held(self.plan.model):
+            for rung in self.ladder:
+                if not self._fitted(rung):
+                    continue
+                tried.append(rung)
+                self.seconds.append(time.perf_counter() - begun)
+                if self._enough(len(self.fits) - 1):
+                    chosen = len(self.fits) - 1
+                    break
+            if not self.fits:
+                raise ZooError(self.refused[0])
+            self._look()
+            chosen = self._cheapest(chosen)
+        return self._told(tried, chosen, theta, time.perf_counter() - begun)
+
+    def _trainer(self) -> str | None:
+        """Return the guide that θ is fitted with, where the model does not say: independent normals, or a network of them."""
+        if self.ground.facts.exact or self.plan.model.train_with:
+            return None
+        return "mean_field:encoder" if self.ground.amortised else "mean_field"
+
+    def _fitted(self, rung: Rung) -> bool:
+        """Fit a rung, and draw its weights; return whether it could be fitted."""
+        best = self._best()
+        if BEST in rung.text and (best is None or self._hopeless(rung, best)):
+            return False
+        text = rung.written("" if best is None else best.guide.text)
+        if any(done.guide.text == text for done in self.fits):
+            return False
+        try:
+            guide = self.plan.build(text)
+            done = self._highest_start(guide)
+        except ZooError as error:  # one rung that is refused does not end the climb
+            self.refused.append(f"'{text}': {error}")
+            return False
+        rated = proposal(done.guide)
+        weights = log_weights(done.model, rated, self.plan.x, None, self.plan.seed + Stream.EVALUATION)
+        self.fits.append(done)
+        self.weights.append(weights)
+        self.fit_seconds += done.seconds
+        return True
+
+    def _hopeless(self, rung: Rung, best: Fit) -> bool:
+        """Return whether importance weights of the best guide are known to fail."""
+        khat = self._summary(self.fits.index(best)).khat
+        return rung.text.endswith("@psis") and khat is not None and khat > KHAT and not self._judged(self.fits.index(best))
+
+    def _judged(self, index: int) -> bool:
+        """Return whether a rung's weights are even, so that k̂ tells nothing."""
+        return not self._summary(index).misses_mass
+
+    def _highest_start(self, guide: BaseGuide) -> Fit:
+        """Fit a guide from the highest that leads to it: one of its own family, by another method, or one that it contains."""
+        spec = spec_of(guide)
+        same = [
+            i for i, done in enumerate(self.fits)
+            if spec is not None and spec.free and not spec.method and (other := spec_of(done.guide)) is not None
+            and other.free and other.same_family(spec)]
+        fitted = [done.guide for done in self.fits]
+        if not same:
+            return self.plan.fit_beside(guide, fitted)
+        top = max(same, key=lambda i: self.weights[i].elbo().value)
+        rest = [self.weights[i].elbo().value for i, done in enumerate(self.fits) if done.guide.density and i not in same]
+        if rest and max(rest) >= self.weights[top].elbo().value:
+            return self.plan.fit_beside(guide, fitted)
+        guide.load_state_dict(self.fits[top].guide.state_dict())
+        return self.plan.fit(self.plan.model, guide, False, start=OWN)
+
+    def _best(self) -> Fit | None:
+        """Return the fit of the highest ELBO among guides with a density."""
+        rated = [i for i, done in enumerate(self.fits) if done.guide.density]
+        return self.fits[max(rated, key=lambda i: self.weights[i].elbo().value)] if rated else None
+
+    def _bound(self, index: int) -> Estimate:
+        """Return the ELBO of a rung, or the bound of its draws."""
+        guide = self.fits[index].guide
+        if isinstance(guide, Drawn):
+            return Estimate(float(guide.bound.sum()), float(guide.bound_se), guide.bound)
+        return self.weights[index].elbo()
+
+    def _enough(self, index: int) -> bool:
+        """Return whether a rung is near enough; log p(x | θ) is looked for where its own weights leave that open."""
+        done = self.fits[index]
+        if isinstance(done.guide, Drawn) and not done.converged:
+            return False
+        bound = self._bound(index)
+        if math.isnan(bound.value):
+            return True  # chains that agree
+        if self.quantities:
+            return self._quantities_right(index)
+        if self._least(bound) > self.threshold:
+            return False
+        if self.evidence is None or self.evidence.width > 0.5 * self.threshold:
+            self._look()
+        return self._near(index)
+
+    def _near(self, index: int) -> bool:
+        """Return whether the upper end of a rung's gap is known to be within the threshold."""
+        gap = self._gap(index)
+        return gap.upper is not None and gap.upper <= self.threshold
+
+    def _least(self, bound: Estimate) -> float:
+        """Return what a gap is at least, by all importance-weighted bounds so far."""
+        known = [self._bound(i) for i, done in enumerate(self.fits) if isinstance(done.guide, Drawn) and done.converged]
+        tops = [one.value - ERRORS * one.se for one in known if math.isfinite(one.value)]
+        for weight in self.weights:
+            tops.append(float(weight.importance_bound().sum()) - ERRORS * _error(weight))
+        return max(tops) - bound.value - ERRORS * bound.se
+
+    def _look(self) -> None:
+        """Look for log p(x | θ), from all guides so far; the narrower of two intervals is kept, if they agree."""
+        fitted = sum(done.evaluations for done in self.fits)
+        budget = replace(
+            Budget.of(self.effort, self.plan.model, self.plan.x, fitted), target=0.5 * self.threshold)
+        rated = [replace(done, guide=proposal(done.guide)) for done in self.fits]
+        with budget.counting(), nullcontext() if self.live is None else self.live.evaluating(budget):
+            found = self.plan.evidence(rated, self.weights, FittedComparison(self.plan, None, self.fits, None), budget)[0]
+        self.spent += budget.spent
+        if self.evidence is None or not _within(found, self.evidence):
+            self.evidence = found
+
+    def _gap(self, index: int) -> Gap:
+        assert self.evidence is not None, "looked for before"
+        return Gap.between(self.evidence, self._bound(index))
+
+    def _cheapest(self, chosen: int | None) -> int | None:
+        """Return the first rung that is near enough by what is known in the end."""
+        if self.quantities:
+            return chosen
+        near = [
+            i for i, done in enumerate(self.fits)
+            if self._near(i) and (done.converged or not isinstance(done.guide, Drawn))]
+        return near[0] if near else chosen
+
+    def _quantities_right(self, index: int) -> bool:
+        """Return whether all that was asked for is right, against importance-corrected draws or chains."""
+        made = self._summary(index)
+        if made.misses_mass:
+            return False
+        found = parameters(self.plan.model, self.plan.x, [self.fits[index].guide], [made.khat], self.plan.seed)
+        own = [] if found is None else [q for q in found.quantities if _named(q.name, self.quantities)]
+        if not own:
+            known = [] if found is None else list(dict.fromkeys(q.name.partition("[")[0] for q in found.quantities))
+            raise ZooError(
+                f"expected quantities of {self.plan.model.label}; got {', '.join(self.quantities)}; it has {', '.join(known)}")
+        return all(map(_right, own))
+
+    def _summary(self, index: int) -> Evaluation:
+        done, found = self.fits[index], self.evidence or _unknown(self.weights[index])
+        if isinstance(done.guide, Drawn):
+            return summarise_draws(done.model, done.guide, self.plan.x, found)
+        return summarise(self.weights[index], done.guide.text, found)
+
+    def _told(self, tried: list[Rung], chosen: int | None, theta: Fit | None, seconds: float) -> Recommendation:
+        """Return what was found."""
+        assert self.evidence is not None, "looked for at the end"
+        rows = tuple(Row(done, self._summary(i)) for i, done in enumerate(self.fits))
+        evaluations = sum(done.evaluations for done in self.fits)
+        rows_of_x = Budget.of(self.effort, self.plan.model, self.plan.x).rows
+        cost = Cost(self.effort, self.fit_seconds, seconds - self.fit_seconds, evaluations / rows_of_x, self.spent)
+        table = Comparison(
+            self.plan.model, self.plan.x, "data", self.ground.units, self.plan.seed, self.evidence, rows, theta,
+            self.plan.units, cost=cost)
+        steps = tuple(
+            Step(rung.text, rung.adds, row, after) for rung, row, after in zip(tried, rows, self.seconds, strict=True))
+        left = self.ladder[self.ladder.index(tried[-1]) + 1 :]
+        return Recommendation(
+            table, steps, chosen, self.threshold, self.quantities, self._next(chosen, tried, left), tuple(self.refused))
+
+    def _next(self, chosen: int | None, tried: list[Rung], left: list[Rung]) -> str:
+        """Return the guide of the rung after the chosen one, as it is written; empty where there is none."""
+        best = self._best()
+        after = [] if chosen is None else [*tried[chosen + 1 :], *left]
+        texts = [rung.written("" if best is None else best.guide.text) for rung in after]
+        return next((text for text in texts if all(done.guide.text != text for done in self.fits[: (chosen or 0) + 1])), "")
+
+
+def _right(found: Quantity) -> bool:
+    """Return whether a quantity's mean and deviation are right, as far as noise lets one tell."""
+    (error, error_se), (ratio, ratio_se) = found.error, found.ratio
+    return abs(error) <= QUANTITY + 2 * error_se and abs(ratio - 1) <= QUANTITY + 2 * ratio_se
+
+
+def _error(weight: LogWeights) -> float:
+    """Return the standard error of the sum of a guide's importance-weighted bounds, by the delta method."""
+    if weight.enumerated:
+        return 0.0
+    relative = (weight.log_weight - weight.importance_bound()).exp().double()
+    return math.sqrt(float((relative.var(0) / len(relative)).sum()))
+
+
+def _within(found: Evidence, known: Evidence) -> bool:
+    """Return whether a second look tells nothing more: an interval about the known one."""
+    return found.width >= known.width and found.lower <= known.lower and (found.upper or math.inf) >= (known.upper or math.inf)
+
+
+def _unknown(weight: LogWeights) -> Evidence:
+    """Return the guide's own importance-weighted bound, where log p(x | θ) has not been looked for."""
+    bound = weight.importance_bound()
+    return Evidence("lower_bound", float(bound.sum()), _error(weight), float(bound.sum()), None, bound)
+
+
+def _named(name: str, asked: Sequence[str]) -> bool:
+    """Return whether a quantity is one of those asked for, whole or by entry."""
+    return name in asked or name.partition("[")[0] in asked

@@ -1,0 +1,164 @@
+"""The recommendation: which guide is near enough to the posterior, what the others came to, and what the next would gain."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.comparison.table import Comparison, Row
+from experiments.comparison.text import grid, interval
+from experiments.diagnostics.gap import Gap
+from experiments.fits.result import Fit
+from guides.guide import BaseGuide
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rung that was tried.
+
+    Attributes:
+        rung: as the ladder writes it, and ``adds``: what it has that those below lack.
+        row: its fit, and its evaluation beside what is known of log p(x | θ) in the end.
+        seconds: of wall time from the start of the climb until it was judged.
+    """
+
+    rung: str
+    adds: str
+    row: Row
+    seconds: float
+
+    @property
+    def gap(self) -> Gap:
+        """KL(q ‖ posterior), in nats, summed over units."""
+        return self.row.evaluation.kl_gap
+
+    @property
+    def text(self) -> str:
+        """The guide, as it is written."""
+        return self.row.evaluation.guide
+
+
+@dataclass(frozen=True, repr=False)
+class Recommendation:
+    """What :func:`experiments.recommend` found. Printing it shows the path and the verdict.
+
+    Attributes:
+        table: all rungs that were tried, as a comparison.
+        steps: the path, from the cheapest rung.
+        chosen: which of the steps is near enough; ``None`` where none is.
+        threshold: nats, over all units, that its gap may have.
+        quantities: what had to be right, in place of the gap, if anything was named.
+        next: the guide of the rung after the chosen one, as it is written; empty where there is none.
+        refused: rungs that do not fit the model, each with the reason.
+    """
+
+    table: Comparison
+    steps: tuple[Step, ...]
+    chosen: int | None
+    threshold: float
+    quantities: tuple[str, ...]
+    next: str
+    refused: tuple[str, ...]
+
+    @property
+    def step(self) -> Step:
+        """The step to use: the chosen one, or where none is near enough the one of the smallest gap."""
+        if self.chosen is not None:
+            return self.steps[self.chosen]
+        return min(self.steps, key=lambda step: math.inf if math.isnan(step.gap.middle) else step.gap.middle)
+
+    @property
+    def fit(self) -> Fit:
+        """The fit to use."""
+        return self.step.row.fit
+
+    @property
+    def guide(self) -> BaseGuide:
+        """The guide to use."""
+        return self.fit.guide
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a sentence."""
+        if self.chosen is None:
+            return self._none()
+        name, gap = self.step.text, self.step.gap
+        if name == "exact":
+            return "exact is the posterior; stop here"
+        if math.isnan(gap.middle):
+            return f"{name}: chains agree ({self._agreement()}), and no guide below is near enough; use these draws"
+        if self.quantities:
+            told = f"{', '.join(self.quantities)} by {name} {'is' if len(self.quantities) == 1 else 'are'} within 0.1 sd"
+            return f"{told}; stop here"
+        if gap.upper is None:  # no upper end is never near enough
+            return f"{name} is {self._nats(gap)} from the posterior"
+        more = f"; {self.next} would gain at most {gap.upper / self._units:.2g}" if self.next else ""
+        return f"{name} is {self._nats(gap)} from the posterior{more}; stop here"
+
+    def _none(self) -> str:
+        step = self.step
+        where = f"{step.text} comes nearest, {self._nats(step.gap)} from the posterior"
+        return (
+            f"no rung is known to be within {self.threshold / self._units:.3g} nats{self._each}: {where}; raise effort or "
+            "tolerance, reparametrise the model, or use draws(full_rank)@nuts")
+
+    def _agreement(self) -> str:
+        return next(iter(self.fit.remarks), "R-hat below 1.01")
+
+    @property
+    def _units(self) -> int:
+        return self.table.units
+
+    @property
+    def _each(self) -> str:
+        return " a unit" if self._units > 1 else ""
+
+    def _nats(self, gap: Gap) -> str:
+        told = {"value": gap.value, "se": gap.se, "lower": gap.lower, "upper": gap.upper}
+        each = {key: None if value is None else value / self._units for key, value in told.items()}
+        return f"{interval(each)} nats{self._each}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recommendation as plain data, ready for JSON."""
+        return {
+            "verdict": self.sentence, "chosen": None if self.chosen is None else self.step.text,
+            "threshold": self.threshold, "quantities": list(self.quantities),
+            "path": [{"rung": step.rung, "guide": step.text, "adds": step.adds, "seconds": round(step.seconds, 3)}
+                     for step in self.steps],
+            "refused": list(self.refused), "comparison": self.table.to_dict()}
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        out = io.StringIO()
+        show(self, Console(file=out, width=100, force_terminal=False, color_system=None, highlight=False))
+        return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+
+    __repr__ = __str__
+
+
+def show(found: Recommendation, out: Console) -> None:
+    """Print the path and the verdict."""
+    units = found.table.units
+    shown = grid(f"{found.table.model.label}: {units} unit{'s' if units > 1 else ''}, seed {found.table.seed}", out)
+    for head, side in (("guide", "left"), ("KL(q‖posterior), 95%", "right"), ("k̂", "right"), ("densities", "right"),
+                       ("sec.", "right"), ("", "left")):
+        shown.add_column(head, justify=side, no_wrap=head != "guide", overflow="fold")  # type: ignore[arg-type]
+    for i, step in enumerate(found.steps):
+        row = step.row.to_dict()
+        gap = {key: None if value is None else value / units for key, value in row["kl_gap"].items()}
+        khat, densities = "—" if row["khat"] is None else f"{row['khat']:.2f}", f"{step.row.fit.evaluations / units:,.0f}"
+        mark = "← near enough" if i == found.chosen else ""
+        shown.add_row(step.text, interval(gap), khat, densities, f"{step.seconds:.1f}", mark)
+    out.print(shown)
+    out.print(found.sentence, markup=False)
+    for line in found.refused:
+        out.print(f"left out: {line}", style="dim", markup=False)
+    each = "nats a unit" if units > 1 else "nats"
+    out.print(f"{each}; densities: evaluations by a fit, a gradient counts 3; sec.: since the start", style="dim", markup=False)
+
