@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -151,27 +151,36 @@ def comparison_theta(table: Comparison, out: Console, grid: Empty) -> None:
 
 def print_theta(theta: Mapping[str, Any], out: Console, grid: Empty, title: str = "θ") -> None:
     """Print θ, given as plain data: tables of at most 30 numbers, sizes of networks, and headings of what is left out."""
-    for line in _lines(theta, out, grid, title):
-        if isinstance(line, str):
-            out.print(line, markup=False, soft_wrap=True)
-        else:
-            out.print(line)
-    out.print()
-
-
-def _lines(theta: Mapping[str, Any], out: Console, grid: Empty, title: str) -> Iterable[Any]:
-    """Return what is printed of θ: a title, rich tables, and lines."""
     found, left = grids(theta, FEW)
     for i, one in enumerate(found):
         if i and not out.is_terminal:
-            yield ""  # on a terminal tables end in an empty line
-        table = grid(title if i == 0 else "", out)
-        for j, head in enumerate(one.heads):
-            table.add_column(head, justify="left" if j < one.names else "right")
-        for row in one.rows:
-            table.add_row(*row)
-        yield table
+            out.print()  # on a terminal tables end in an empty line
+        print_table(one.heads, one.rows, one.names, out, grid, "" if i else title)
     more = [network_text(network) for network in theta["networks"]]
     if left:
         more.append(f"{', '.join(left)}: not printed, over {FEW} numbers in all; --json and report.html have them")
-    yield from more if found else [f"{title}: {line}" for line in more]
+    for line in more if found else [f"{title}: {line}" for line in more]:
+        out.print(line, markup=False, soft_wrap=True)
+    if found or more:
+        out.print()
+
+
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], names: int, out: Console, grid: Empty, title: str = "",
+) -> None:
+    """Print a table whose first ``names`` columns are words, and others numbers; a line for each row where it is too wide."""
+    from rich.text import Text
+
+    table = grid(title, out)
+    for i, head in enumerate(heads):
+        table.add_column(Text(head), justify="left" if i < names else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))  # labels may look like rich's markup
+    if out.measure(table, options=out.options.update(max_width=10_000)).maximum <= out.width:
+        return out.print(table)
+    if title:
+        out.print(title, markup=False, style="bold")
+    for row in rows:
+        parts = [f"{head} {cell}" for head, cell in zip(heads, row, strict=True)]
+        out.print(f"{', '.join(parts[:names])}: {', '.join(parts[names:])}", markup=False, soft_wrap=True)
+    out.print()

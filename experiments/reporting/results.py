@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.table import Comparison
-from experiments.reporting.output import best_row, labels, remark
+from experiments.reporting.output import best_row, labels, remark, summary_frame
 from experiments.runtime.files import replacing, whole, writing
 from experiments.runtime.memory import GLANCE, within
 from zoo.data import tensors
@@ -53,7 +53,7 @@ def posterior_tree(table: Comparison, data: Dataset) -> DataTree:
     latents = model.latents(x)
     observed = sum(value.numel() for value in tensors(x).values())
     draws = within(GLANCE, latents.units * latents.size, 32, DRAWS)
-    groups = ["posterior", "sample_stats", "observed_data", "constant_data"]
+    groups = ["posterior", "sample_stats", "observed_data", "constant_data", "theta"]
     if draws * observed <= GLANCE:
         groups += ["posterior_predictive", "log_likelihood"]
     tree = posterior(model, best.fit.guide, x, draws=draws, seed=table.seed, groups=groups, coords=labels(data))
@@ -64,15 +64,11 @@ def posterior_tree(table: Comparison, data: Dataset) -> DataTree:
 def summary(tree: DataTree) -> Any:
     """Return mean, standard deviation and 94 % interval of the posterior's first variables, up to :data:`ROWS` in all."""
     import pandas as pd
-    import xarray as xr
-    from arviz_stats import summary as summarise
 
     kept = _summarised(tree)
     if not kept:
         return pd.DataFrame(columns=["variable", "mean", "sd", "lower", "upper"])
-    frame = summarise(
-        xr.DataTree.from_dict({"posterior": xr.Dataset(kept)}), kind="stats", round_to="none", ci_prob=0.94, ci_kind="eti")
-    frame = frame.iloc[:, :4].astype(float)
+    frame = summary_frame(kept)
     frame.columns = ["mean", "sd", "lower", "upper"]
     return frame.rename_axis("variable").reset_index()
 

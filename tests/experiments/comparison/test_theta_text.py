@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import experiments
 import zoo
 from experiments.comparison.table import Comparison
-from experiments.comparison.theta_text import Grid, grids
+from experiments.comparison.text import grid
+from experiments.comparison.theta_text import Grid, grids, print_theta
 from experiments.fits.result import Fit
 
 
@@ -95,6 +98,18 @@ def test_a_model_without_parameters_says_nothing_of_theta() -> None:
     table = compared("eight_schools", "eight_schools", ["mean_field"], steps=20)
     assert (table.to_dict()["theta"], table.to_dict()["theta_by_guide"]) == (None, None)
     assert str(table).startswith("eight_schools on data")
+
+
+def test_a_table_too_wide_for_the_terminal_is_lines_and_labels_are_no_markup() -> None:
+    theta = {"networks": [], "labels": {"column": ["[bold]", "b"]}, "parameters": [
+        quantity("means", ["component", "column"], [[1.0, 2.0], [3.0, 4.0]])]}
+    printed = {}
+    for width in (30, 100):
+        out = Console(file=io.StringIO(), width=width, color_system=None)
+        print_theta(theta, out, grid)
+        printed[width] = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "component 0: means [bold] 1.000, means b 2.000\n" in printed[30]
+    assert "means [bold]" in printed[100].splitlines()[1]
 
 
 @pytest.mark.parametrize("effort", ["none", "quick"])
