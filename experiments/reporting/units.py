@@ -120,12 +120,13 @@ def tables(found: Sequence[dict[str, Any]]) -> list[tuple[str, list[str], list[l
 
 def _counts_table(one: dict[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     uncertain = "; ".join(
-        f"{unit['unit']} ({unit['entropy']:.3f}: {', '.join(f'{p:.3f}' for p in unit['probabilities'][:COORDINATES])})"
-        for unit in one["most_uncertain"] if unit["entropy"] >= 5e-4)
+        f"{unit['unit']} ({_number(unit['entropy'])}: {', '.join(map(_number, unit['probabilities'][:COORDINATES]))})"
+        for unit in one["most_uncertain"] if unit["entropy"] is None or unit["entropy"] >= 5e-4)
     text = (
-        f"{one['variable']} of {_rows(one)}: mean entropy {one['mean_entropy']:.3f} nats of at most "
-        f"{one['greatest_entropy']:.3f}" + (f"; most uncertain: {uncertain}" if uncertain else ""))
-    rows = [[value, f"{count:.1f}", f"{count / one['units']:.4f}"] for value, count in one["counts"].items()]
+        f"{one['variable']} of {_rows(one)}: mean entropy {_number(one['mean_entropy'])} nats of at most "
+        f"{_number(one['greatest_entropy'])}" + (f"; most uncertain: {uncertain}" if uncertain else ""))
+    rows = [[value, _number(count, 1), _number(None if count is None else count / one["units"], 4)]
+            for value, count in one["counts"].items()]
     return text, [one["variable"], "expected count", "share"], rows
 
 
@@ -134,10 +135,14 @@ def _means_table(group: Sequence[dict[str, Any]]) -> tuple[str, list[str], list[
     left = sum(one["coordinates_left"] for one in group)
     more = f"; {left} more coordinates are left out" if left else ""
     rows = [[
-        one["variable"], *(f"{one['means'][word]:.3f}" for word in QUANTILES), f"{one['mean_sd']:.3f}",
-        ", ".join(f"{unit['unit']} ({unit['sd']:.3f})" for unit in one["largest_sd"]) or "—"] for one in group]
+        one["variable"], *(_number(one["means"][word]) for word in QUANTILES), _number(one["mean_sd"]),
+        ", ".join(f"{unit['unit']} ({_number(unit['sd'])})" for unit in one["largest_sd"]) or "—"] for one in group]
     heads = ["variable", *QUANTILES, "mean sd", "rows of the largest sd"]
-    return f"posterior means of {_rows(first)}, and their sds{more}", heads, rows
+    return f"Posterior means of {_rows(first)}, and their sds{more}", heads, rows
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "—" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _rows(one: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ def test_the_units_of_the_largest_sd_are_named() -> None:
     assert [unit["unit"] for unit in one["largest_sd"]] == ["4", "7", "9"]
     assert one["largest_sd"][0]["sd"] == pytest.approx(5, rel=0.1)
     (caption, heads, rows), = tables([one])
-    assert caption == "posterior means of 12 rows, and their sds"
+    assert caption == "Posterior means of 12 rows, and their sds"
     assert heads[-1] == "rows of the largest sd"
     assert rows[0][-1].startswith("4 (")
 
@@ -108,7 +108,7 @@ def test_up_to_ten_units_and_shared_latents_are_listed() -> None:
 
 def test_groups_are_units_too_and_shared_latents_stay() -> None:
     text = said("hierarchical_regression", "-g", "mean_field", "--draws", "50")
-    assert "posterior means of 85 rows of plate 'group', and their sds" in text
+    assert "Posterior means of 85 rows of plate 'group', and their sds" in text
     assert "coefficients[floor]" in text
     assert "mean[intercept]" in text
     assert "corr_cholesky[floor, intercept]" in text
