@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,19 +114,25 @@ def learned(model: Model, dims: Mapping[str, Sequence[str]] | None = None) -> Le
     inside = {name for network in networks for name in network.parameters}
     order = [name for name in (*names, *forms) if name in found]
     shown = [name for name in dict.fromkeys([*order, *found]) if name not in inside]
-    return Learned(tuple(q for name in shown for q in _quantities(name, theta[name], forms.get(name), names)), networks)
+    forms = {**_own_forms(found, names), **forms}
+    quantities = (_quantity(form.name, form.dims, form.show(theta[name]), name) for name in shown for form in forms[name])
+    return Learned(tuple(quantities), networks)
 
 
-def _quantities(
-    name: str, value: Tensor, forms: Sequence[Form] | None, dims: Mapping[str, Sequence[str]],
-) -> list[Quantity]:
-    """Return the forms of a parameter; its own value where it has no others, along the dimensions named or numbered."""
-    if forms is not None:
-        return [Quantity(form.name, form.dims, form.show(value), name) for form in forms]
-    label = plain(name)
-    named = list(dims.get(name, dims.get(label, ())))[-value.ndim:] if value.ndim else []
-    rest = [f"{label}_dim_{i}" for i in range(value.ndim - len(named))]
-    return [Quantity(label, (*rest, *named), value, name)]
+def _own_forms(found: Iterable[str], dims: Mapping[str, Sequence[str]]) -> dict[str, tuple[Form, ...]]:
+    """Return each parameter's value as its form, under its name to a reader; under its full name where two share that."""
+    labels = {name: plain(name) for name in found}
+    shared = {label for label, count in Counter(labels.values()).items() if count > 1}
+    return {
+        name: (Form(name if label in shared else label, tuple(dims.get(name, dims.get(label, ())))),)
+        for name, label in labels.items()}
+
+
+def _quantity(name: str, dims: Sequence[str], value: Tensor, parameter: str) -> Quantity:
+    """Return a quantity whose last dimensions are named and whose others are numbered."""
+    named = list(dims)[-value.ndim:] if value.ndim else []
+    rest = [f"{name}_dim_{i}" for i in range(value.ndim - len(named))]
+    return Quantity(name, (*rest, *named), value, parameter)
 
 
 def plain(name: str) -> str:

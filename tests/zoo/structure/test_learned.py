@@ -88,6 +88,22 @@ def test_a_models_dims_name_its_parameters_and_a_large_layer_is_a_network() -> N
     assert [one.dims for one in named] == [("column",), ("row", "column")]
 
 
+def test_a_statement_that_is_called_like_a_module_keeps_its_name_apart() -> None:
+    class Twice(PyroModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> None:
+            other = pyro.param("shift", torch.tensor(1.0))
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Normal(self.shift, 1.0))
+                pyro.sample("x", dist.Normal(z + other, 1.0), obs=x)
+
+    found = known(Twice()).learned().quantities
+    assert sorted((one.name, float(one.value)) for one in found) == [("module.shift", 0.0), ("shift", 1.0)]
+
+
 def test_what_is_learned_is_readable() -> None:
     assert repr(known(decoded).learned()) == (
         "noise.scale: 2.0\nshift (shift_dim_0 3, shift_dim_1 2): [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]\n"
