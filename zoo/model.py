@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -23,6 +23,7 @@ from zoo.program.sites.latents import Latents, is_deterministic
 from zoo.program.sites.substitution import Substitute, latent_log_prob
 from zoo.program.tally import tally_draws
 from zoo.registry import MODELS, Facts
+from zoo.structure.learned import Form, Learned, learned
 
 #: Rows of all draws that a program of independent rows takes in one run.
 AT_ONCE = 2**13
@@ -44,36 +45,31 @@ class Model(Hooked):
     ``simulate(x)``         latents and observations, drawn afresh                     (dict, x-like)
     ======================  =========================================================  ================
 
-    A **unit** is one observation that owns its latents: the rows of the outermost plate that holds every latent and
-    every observed site; where there is none, the data set is one unit. It is found from the program, not declared.
-    A unit's latents pack into one unconstrained vector of length d (``biject_to(support)``, flattened). Discrete
-    latents are enumerated: their d coordinates hold values of the support.
+    A **unit** is one observation that owns its latents: the rows of the outermost plate that holds every latent and every
+    observed site; where there is none, the data set is one unit. It is found from the program, not declared. A unit's
+    latents pack into one unconstrained vector of length d (``biject_to(support)``, flattened). Discrete latents are
+    enumerated: their d coordinates hold values of the support. Where every latent is a function of x, d = 0.
 
     What a model may know about itself, each optional, is written by overriding ``posterior``, ``log_evidence`` (models
-    with discrete latents know both by enumeration), ``maximise``, ``start`` and ``recover``.
-
-    Where every latent is a function of x (``pyro.deterministic`` sites alone), d = 0 and the posterior is a point.
+    with discrete latents know both by enumeration), ``maximise``, ``start``, ``recover`` and ``forms``.
 
     Attributes:
-        dims: names for the event dimensions of sites, for the posterior tree: ``{"means": ("component", "column")}``.
+        dims: names for event dimensions of sites, and for those of θ in order: ``{"means": ("component", "column")}``.
         holdout: share of the units that θ and encoders should not see in a comparison, unless one says otherwise.
-        train_with: the guide to fit θ with in a comparison, unless one says otherwise; empty: EM where the posterior is
-            known, else the first amortised guide compared.
+        train_with: the guide to fit θ with in a comparison; empty: EM where p(z | x) is known, else the first amortised one.
         learning_rate: of Adam, unless one says otherwise.
         quadratic: whether log p(x_i, z_i | θ) is a polynomial of degree two in row i, jointly so in z_i where z is continuous,
             as of normal rows. EM then needs the rows' first and second moments alone: see :mod:`zoo.structure.quadratic`.
         pure: whether the program does the same tensor operations in every run, whatever else Python knows: it counts nothing,
-            and asks for no state of its own that changes. Fits may then record its operations, see
-            :mod:`zoo.program.recording`.
+            asks for no state of its own that changes. Fits may then record them, see :mod:`zoo.program.recording`.
         runner: runs the program, and knows its layout on the data: see :class:`zoo.program.runner.Runner`.
 
-    >>> import pyro, torch, pyro.distributions as dist
+    >>> import pyro, torch, zoo, pyro.distributions as dist
     >>> def coin(x):
     ...     p = pyro.sample("p", dist.Beta(2.0, 2.0))
     ...     with pyro.plate("rows", len(x)):
     ...         pyro.sample("x", dist.Bernoulli(p), obs=x)
-    >>> from zoo import as_model
-    >>> model = as_model(coin)
+    >>> model = zoo.as_model(coin)
     >>> x = torch.tensor([1.0, 1.0, 0.0])
     >>> model.log_joint(x, torch.zeros(5, 1, 1)).shape      # 5 draws, one unit, d = 1
     torch.Size([5, 1])
@@ -145,9 +141,8 @@ class Model(Hooked):
     def log_probs(self, x: Data, z: Tensor) -> dict[str, Tensor]:
         """Return every site's log-probability at z (draws, units, d): {site: (draws, *batch shape of the site)}.
 
-        Those of latent sites include log|det J|. Their sums are :meth:`log_terms`. Where discrete latents are summed out, sites
-        have no terms of their own: then there is one of all latents and one of all observations, (draws, units), under all
-        their names.
+        Those of latent sites include log|det J|. Their sums are :meth:`log_terms`. Where discrete latents are summed out, there
+        is one term of all latents and one of all observations, (draws, units), each under all their names.
         """
         scheme = self.runner.scheme(x)
         if scheme.summed:
@@ -219,14 +214,21 @@ class Model(Hooked):
         """Return θ by name, constrained: e.g. the weights of a mixture on the simplex, not their logits."""
         return theta(self)
 
+    def forms(self) -> Mapping[str, Sequence[Form]]:
+        """Return the forms in which parameters θ are shown, by parameter: e.g. covariances for Cholesky factors."""
+        return {}
+
+    def learned(self) -> Learned:
+        """Return θ as a reader takes it: see :func:`zoo.structure.learned.learned`."""
+        return learned(self)
+
     def facts(self, x: Data) -> Facts:
         """Return what decides which guides fit: kind of latents, owner, and whether p(z | x, θ) is known."""
         found = self.latents(x)
         exact = found.discrete or not found.size or type(self).posterior is not Model.posterior
         kind = "discrete" if found.discrete else "continuous" if found.size else "none"
         blocks = Blocks.of(found)
-        return Facts(
-            kind, "rows" if found.unit else "dataset", exact, self.label, blocks is not None and blocks.both)
+        return Facts(kind, "rows" if found.unit else "dataset", exact, self.label, blocks is not None and blocks.both)
 
     def posterior(self, x: Data) -> Distribution:
         """Return the exact p(z | x, θ): batch shape (units,), event shape (d,), unconstrained coordinates.

@@ -91,10 +91,12 @@ def summary(
     guide: Annotated[list[str] | None, typer.Option("--guide", "-g", help="The guide to summarise.")] = None,
     method: METHOD = None, seed: SEED = 0,
     draws: Annotated[int | None, typer.Option(help="Number of posterior draws; 4,000 by default.")] = None,
+    every: Annotated[bool, typer.Option(
+        "--all", help="Print a row for each unit; otherwise more than ten units are summarised.")] = False,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
     as_json: JSON = False, **fitting: Any,
 ) -> None:
-    """Print ArviZ's summary of a guide's posterior, in the program's own variables."""
+    """Print the learned parameters and a summary of a guide's posterior, in the program's own variables."""
     spec = _asked(
         context, command="compare", model=model, data=data, guides=_one(guide, model), method=method, seed=seed,
         draws=draws, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, holdout=0.0,
@@ -106,7 +108,7 @@ def summary(
     job = prepare(spec)
     said(job)
     done = job.fit_comparison()
-    print_summary(done.fits[0], done.plan.x, job.data, draws or 4000, seed, as_json)
+    print_summary(done.fits[0], done.plan.x, job.data, draws or 4000, seed, as_json, every)
 
 
 def _one(guides: list[str] | None, model: str) -> tuple[str, ...]:

@@ -74,6 +74,13 @@ class Quantity:
         """Whether it is the deviation that is more wrong, and not the mean."""
         return self.off > abs(self.error[0]) - 2 * self.error[1]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the quantity as plain data."""
+        return {
+            "guide": self.guide, "quantity": self.name, "mean": self.mean, "sd": self.sd, "reference_mean": self.reference_mean,
+            "reference_sd": self.reference_sd, "error": self.error[0], "error_se": self.error[1], "sd_ratio": self.ratio[0],
+            "sd_ratio_se": self.ratio[1]}
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -104,6 +111,10 @@ class Parameters:
             lines.append(f"'{guide}': {'; '.join(parts)} (against {self.reference})")
         return lines
 
+    def noted(self) -> dict[str, Any]:
+        """Return the reference, and what is most wrong: in words, a line a guide, and as plain numbers, worst first."""
+        return {"reference": self.reference, "told": self.told(), "worst": [each.to_dict() for each in self.worst()]}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the reference in words, and each guide's quantities as plain numbers, ready for JSON."""
         frame = self.to_frame().replace([np.inf, -np.inf], np.nan).astype(object)
@@ -114,10 +125,7 @@ class Parameters:
         """Return a row a guide and quantity: errors of means in deviations of the reference, ratios of deviations."""
         import pandas as pd
 
-        return pd.DataFrame([{
-            "guide": q.guide, "quantity": q.name, "mean": q.mean, "sd": q.sd, "reference_mean": q.reference_mean,
-            "reference_sd": q.reference_sd, "error": q.error[0], "error_se": q.error[1], "sd_ratio": q.ratio[0],
-            "sd_ratio_se": q.ratio[1]} for q in self.quantities]).set_index(["guide", "quantity"])
+        return pd.DataFrame([each.to_dict() for each in self.quantities]).set_index(["guide", "quantity"])
 
 
 def parameters(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
 from experiments.comparison.parameters import Parameters, parameters
+from experiments.comparison.theta_text import plain
 from experiments.diagnostics.evaluation import Evaluation
 from experiments.diagnostics.gap import Gap
 from experiments.fits.result import Fit
@@ -101,6 +103,7 @@ class Comparison:
         simulated: whether ``x`` was drawn from the model at its θ.
         cost: what it took.
         quantities: those of :meth:`parameters` that the remarks are from, without linear response.
+        labels: of dimensions of θ, by name: ``{"column": ("eruptions", "waiting")}``.
     """
 
     model: Model
@@ -116,6 +119,7 @@ class Comparison:
     simulated: bool = False
     cost: Cost = Cost()
     quantities: Parameters | None = field(default=None, repr=False)
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
     def parameters(self) -> Parameters | None:
         """Return the posterior of each quantity by each guide beside the best reference at hand; ``None`` where none is real.
@@ -154,16 +158,25 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data, ready for JSON: numbers that are infinite or undefined are ``None``."""
-        theta = None if self.theta is None else {
-            "method": self.theta.method, "guide": self.theta.guide.text, "steps": self.theta.steps,
-            "seconds": round(self.theta.seconds, 3), "converged": self.theta.converged, "stopped": self.theta.stopped}
-        whole: dict[str, Any] = _finite({
+        whole: dict[str, Any] = finite({
             "model": self.model.label, "data": self.data, "units": self.units, "units_in_all": self.partition.total,
             "holdout": round(self.partition.share, 6), "seed": self.seed,
             "log_evidence": None if self.own_theta else _evidence(self.evidence), "own_theta": self.own_theta,
             "simulated": self.simulated, "improper": list(self.improper),
-            "cost": self.cost.to_dict(), "theta": theta, "guides": [row.to_dict() for row in self.rows]})
+            "cost": self.cost.to_dict(), **self.thetas(),
+            "quantities": None if self.quantities is None else self.quantities.noted(),
+            "guides": [row.to_dict() for row in self.rows]})
         return whole
+
+    def thetas(self) -> dict[str, Any]:
+        """Return what was learned of the model as plain data: ``theta``, its fit and its numbers, where all guides share one;
+        ``theta_by_guide``, its numbers alone, where each has its own. See :meth:`zoo.Model.learned`."""
+        theta = None if self.theta is None else {
+            "method": self.theta.method, "guide": self.theta.guide.text, "steps": self.theta.steps,
+            "seconds": round(self.theta.seconds, 3), "converged": self.theta.converged, "stopped": self.theta.stopped,
+            **plain(self.model.learned(), self.labels)}
+        own = {row.evaluation.guide: plain(row.fit.model.learned(), self.labels) for row in self.rows if self.own_theta}
+        return {"theta": theta, "theta_by_guide": own or None}
 
     def to_frame(self) -> pd.DataFrame:
         """Return the table as a data frame, a row a guide; nats, totals and (``…_per_unit``) per unit."""
@@ -172,9 +185,9 @@ class Comparison:
         return pd.DataFrame([flat(row.to_dict(), self.units) for row in self.rows]).set_index("guide")
 
     def __str__(self) -> str:
-        from experiments.comparison.text import plain
+        from experiments.comparison.text import plain as written
 
-        return plain(self)
+        return written(self)
 
     __repr__ = __str__
 
@@ -196,11 +209,12 @@ def flat(row: dict[str, Any], units: int) -> dict[str, Any]:
     return found
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return plain data with ``None`` for each number that JSON lacks: those that are infinite or undefined."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.remarks import explanations, warnings
+from experiments.comparison.theta_text import comparison_theta
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,6 +153,7 @@ CUT = "reconstruction"
 
 def comparison(table: Comparison, out: Console) -> None:
     """Print the table on ``out``: whole where it fits, else in two, else as a block of lines a guide. No number is cut."""
+    comparison_theta(table, out, grid)
     rows = [row.to_dict() for row in table.rows]
     for row in rows:
         row["own_evidence"] = row["log_evidence"] if table.own_theta else None

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from experiments.diagnostics.linear_response import linear_response
 from experiments.diagnostics.marginal import marginal_log_likelihood
-from experiments.diagnostics.tree import given_groups, tree_of
+from experiments.diagnostics.tree import THETA, given_groups, tree_of
 from experiments.inference.fit import pair
 from experiments.log_evidence.log_weights import log_joint
 from guides.drawn import Empirical
@@ -24,6 +24,7 @@ from zoo.model import Model
 from zoo.program.enumeration.recovery import draws as recovered_draws
 from zoo.program.enumeration.recovery import probabilities
 from zoo.program.run import Program, seeded
+from zoo.structure.learned import learned
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 SDS = ("guide", "linear_response")
 #: Every group that :func:`posterior` can make.
 GROUPS = (
-    "posterior", "prior", "posterior_predictive", "log_likelihood", "sample_stats", "observed_data", "constant_data")
+    "posterior", "prior", "posterior_predictive", "log_likelihood", "sample_stats", "observed_data", "constant_data", THETA)
 
 
 def posterior(
@@ -53,6 +54,7 @@ def posterior(
     ``log_likelihood``        log p(x_i | z) of each observation, in nats
     ``sample_stats``          ``log_p`` = log p(x, z), ``log_q``, ``log_weight``, of each unit; of draws ``log_p`` alone
     ``observed_data``         the observations; ``constant_data``: the other entries of x
+    ``theta``                 what was learned, see :meth:`zoo.Model.learned`; left out where nothing was
     ========================  ==========================================================================
 
     Args:
@@ -70,7 +72,7 @@ def posterior(
             log p(x_i | u), the row's own latents integrated out with so many draws for each of u; 0: log p(x_i | z).
         coords: labels of dimensions, e.g. ``{"school": [...]}``. Where x is a frame, a plate ``counties`` of as many rows as
             its column ``county`` has categories is labelled by these.
-        dims: names of sites' event dimensions, over the model's own.
+        dims: names of sites' event dimensions, and of those of parameters θ, over the model's own.
 
     Raises:
         ZooError: fewer than 1 draw, an unknown group or sd, a guide without linear response, or labels of another length than
@@ -94,7 +96,8 @@ def posterior(
         data = _Drawn(model, shown, q, q.sample(torch.Size([draws])), infer_discrete, local_draws).of(groups)
     known = given_groups(shown, latents, tensors(shown))
     data |= {group: values for group, values in known.items() if group in groups and values}
-    return tree_of(data, latents, shown, {**model.dims, **(dims or {})}, coords)
+    theta = learned(model, dims) if THETA in groups else None
+    return tree_of(data, latents, shown, {**model.dims, **(dims or {})}, coords, theta)
 
 
 def _check(draws: int, groups: Sequence[str], sd: str) -> None:

@@ -12,17 +12,22 @@ from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.program.calls import plates_of_categories
 from zoo.program.sites.latents import Latents, Site
+from zoo.structure.learned import Learned
+from zoo.structure.words import network_text
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
 #: Groups of what is given, not drawn: they have no chains and draws.
 GIVEN = ("observed_data", "constant_data", "predictions_constant_data")
+#: The group of what was learned. ArviZ's schema has none for point estimates: ``constant_data`` is for data that are given, and
+#: ``posterior`` for what has draws; the schema allows groups of other names.
+THETA = "theta"
 
 
 def tree_of(
     groups: Mapping[str, Mapping[str, Tensor]], latents: Latents, x: Data, dims: Mapping[str, Sequence[str]],
-    coords: Mapping[str, Sequence[Any]] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None, learned: Learned | None = None,
 ) -> DataTree:
     """Return an ArviZ tree of ``groups``: values by variable, (draws, …) each, or without draws those of :data:`GIVEN`.
 
@@ -32,25 +37,33 @@ def tree_of(
         x: the data; the categories of a frame label the plates that are called like them.
         dims: names of event dimensions by variable.
         coords: labels of dimensions, over those of categories.
+        learned: what was learned of the model, for the group :data:`THETA`; the sizes of networks are its attributes.
 
     Raises:
         ZooError: labels of another number than their dimension has elements.
     """
     import arviz_base as azb
+    from xarray import DataTree
 
     named = {group: names_of(latents, group, values, dims) for group, values in groups.items()}
     arrays = {
         group: {name: _array(value, group) for name, value in values.items()} for group, values in groups.items()}
     rows = {site.nested[0] for site in latents.observed if site.nested}
     own = {**_own_labels(named, arrays), **plates_of_categories(x, rows)}
+    if learned is not None and (learned.quantities or learned.networks):
+        named[THETA] = {one.name: list(one.dims) for one in learned.quantities}
+        arrays[THETA] = {one.name: one.value.cpu().numpy() for one in learned.quantities}
     labels = labels_of(named, arrays, dict(coords or {}), own)
     # One by one: a site's dimensions differ between groups (an observation, and its log-likelihood).
     parts = [
-        azb.from_dict({group: values}, dims=named[group], coords=labels, pred_dims=named[group], pred_coords=labels)
-        for group, values in arrays.items()]
-    tree: DataTree = parts[0]
+        azb.from_dict(
+            {group: values}, dims=named[group], coords=labels, pred_dims=named[group], pred_coords=labels,
+            sample_dims=[] if group == THETA else None) for group, values in arrays.items()]
+    tree: DataTree = parts[0] if parts else DataTree()
     for part in parts[1:]:
         tree.update(part)
+    if THETA in arrays and learned is not None:
+        tree[THETA].attrs["networks"] = "\n".join(network_text(one.to_dict()) for one in learned.networks)
     return tree
 
 
@@ -96,8 +109,17 @@ def names_of(
         left = len(shape) - len(batch)
         events = list(dims.get(name, ()))[-left:] if left else []
         rest = [f"{name}_dim_{i}" for i in range(left - len(events))]
+        if name in dims and not batch:
+            rest = _latent_plates(shape[: len(rest)], latents) or rest
         named[name] = [*batch, *rest, *events]
     return named
+
+
+def _latent_plates(sizes: tuple[int, ...], latents: Latents) -> list[str]:
+    """Return the plates of the latent sites in plates of these sizes; none where they are not the same for all such sites."""
+    found = {tuple(batch_of(site)) for site in latents.sites
+             if sizes and tuple(site.shape[: len(site.shape) - site.event_dim]) == sizes and None not in site.plates}
+    return list(found.pop()) if len(found) == 1 else []
 
 
 def _plates_of(shape: tuple[int, ...], latents: Latents, group: str, known: bool) -> list[str]:

@@ -6,13 +6,17 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from experiments.comparison.theta_text import plain, print_table, print_theta
 from zoo.errors import ZooWarning
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from xarray import DataArray, DataTree
+
     from experiments.comparison.table import Comparison, Row
     from experiments.fits.result import Fit
     from zoo.data import Data
@@ -58,8 +62,10 @@ def height(bound: float | None) -> float:
 def labels(data_set: Dataset) -> dict[str, tuple[str, ...]]:
     """Return the labels a data set gives to dimensions: its columns, rows, groups and coefficients."""
     columns, rows = distinct(data_set.columns), distinct(data_set.rows)
+    coefficients = distinct(("intercept", *data_set.columns))
     found = {
-        "column": columns, "item": columns, "coefficient": distinct(("intercept", *data_set.columns)), "school": rows,
+        "column": columns, "other_column": columns, "item": columns, "coefficient": coefficients,
+        "other_coefficient": coefficients, "school": rows,
         "document": rows, "group": distinct(data_set.groups)}
     return {dim: names for dim, names in found.items() if names}
 
@@ -74,14 +80,36 @@ def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
         f"{name} ({names[: i + 1].count(name)})" if names[:i].count(name) else name for i, name in enumerate(names))
 
 
-def print_summary(done: Fit, x: Data, data_set: Dataset, draws: int, seed: int, as_json: bool) -> None:
-    """Print ArviZ's summary of a fitted guide's posterior, and how far to trust it."""
-    import arviz_stats as azs
+def summary_frame(variables: Mapping[str, DataArray]) -> pd.DataFrame:
+    """Return mean, standard deviation and 94 % interval of each number of some variables of a posterior.
 
+    Each variable is summarised by itself: ArviZ 0.8 puts numbers beside the wrong labels where two variables have the same
+    dimensions in different orders.
+    """
+    import arviz_stats as azs
+    import pandas as pd
+    import xarray as xr
+
+    frames = []
+    for name, values in variables.items():
+        tree = xr.DataTree.from_dict({"posterior": xr.Dataset({name: values})})
+        frames.append(azs.summary(tree, kind="stats", round_to="none", ci_prob=0.94, ci_kind="eti").iloc[:, :4].astype(float))
+    return pd.concat(frames) if frames else pd.DataFrame()
+
+
+def print_summary(
+    done: Fit, x: Data, data_set: Dataset, draws: int, seed: int, as_json: bool, every: bool = False,
+) -> None:
+    """Print what was learned, a summary of a fitted guide's posterior, and how far to trust it.
+
+    Variables of more than ten units are summarised over them, unless ``every`` unit is asked for; others by ArviZ.
+    """
+    from experiments.comparison.table import finite
     from experiments.diagnostics.evaluation import worst_ess, worst_khat
     from experiments.diagnostics.posterior import posterior
     from experiments.log_evidence.log_weights import log_weights
     from experiments.reporting.report.verdicts import khat_verdict
+    from experiments.reporting.units import unit_summaries
     from experiments.runtime.seeds import Stream
 
     text = done.guide.text
@@ -89,11 +117,39 @@ def print_summary(done: Fit, x: Data, data_set: Dataset, draws: int, seed: int, 
     khat, ess = worst_khat(weights.khat()), worst_ess(weights.ess())
     tree = posterior(
         done.model, done.guide, x, draws=draws, seed=seed, groups=("posterior",), coords=labels(data_set))
-    frame = azs.summary(tree, kind="stats", round_to="none", ci_prob=0.94, ci_kind="eti")
+    units, told = ([], []) if every else unit_summaries(tree, done.model, done.guide, x)
+    found = {
+        "model": done.model.label, "data": data_set.name, "guide": text, "draws": draws, "khat": khat,
+        "theta": plain(done.model.learned(), labels(data_set)), "units": units, "summary": _summary(tree, told)}
     if as_json:
-        print(json.dumps({
-            "model": done.model.label, "data": data_set.name, "guide": text, "draws": draws, "khat": khat,
-            "summary": json.loads(frame.to_json(orient="index"))}, indent=1, ensure_ascii=False))
+        print(json.dumps(finite(found), indent=1, allow_nan=False, ensure_ascii=False))
         return
-    print(frame.to_string(float_format=lambda value: f"{value:.3f}"))
+    _print_found(found)
     remark(khat_verdict(text, khat, ess, len(weights.log_q)).text)
+
+
+def _summary(tree: DataTree, told: Sequence[str]) -> dict[str, Any]:
+    """Return the summary of the variables that are not ``told`` already, by name."""
+    left = {str(name): values for name, values in tree["posterior"].data_vars.items() if name not in told}
+    summary: dict[str, Any] = summary_frame(left).to_dict("index")
+    return summary
+
+
+def _print_found(found: dict[str, Any]) -> None:
+    """Print a summary for people: θ, the units' tables, and a row for each other variable."""
+    import pandas as pd
+
+    from experiments.comparison.text import console, grid
+    from experiments.reporting.units import tables
+
+    out = console()
+    print_theta(found["theta"], out, grid)
+    for caption, heads, rows in tables(found["units"]):
+        out.print(caption, markup=False, soft_wrap=True)
+        print_table(heads, rows, 1, out, grid)
+    if found["units"]:
+        out.print("--all prints a row for each unit", style="dim")
+        out.print()
+    if found["summary"]:
+        frame = pd.DataFrame.from_dict(found["summary"], orient="index")
+        print(frame.to_string(float_format=lambda value: f"{value:.3f}"))

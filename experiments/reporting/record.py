@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from experiments.fits.metrics import read_metrics
-from experiments.log_evidence.registry import ESTIMATORS
+from experiments.reporting.shapes import TableShape, UnitsShape
 from experiments.runtime.files import whole
 from experiments.runtime.toml import read_toml
 from zoo.errors import ZooError
 
 #: How a run may stand. ``unfinished``: under way, killed, or interrupted; it can be resumed.
 STATES = ("done", "failed", "unfinished")
-
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Record:
         comparison: comparison.json, as ``--json`` prints it; ``None`` where the run has not come to it.
         metrics: the rows of metrics.jsonl.
         summary: the posterior's summary, a row a variable: ``variable``, ``mean``, ``sd``, ``lower``, ``upper`` (94 %).
+        units: the posterior's summaries over more than ten units, as :func:`experiments.reporting.units.unit_summaries` makes.
         figures: the figures' SVG files by name.
     """
 
@@ -42,6 +42,7 @@ class Record:
     comparison: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list, repr=False)
     summary: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    units: list[dict[str, Any]] = field(default_factory=list, repr=False)
     figures: dict[str, Path] = field(default_factory=dict, repr=False)
 
     @property
@@ -68,8 +69,9 @@ def read(path: Path) -> Record:
     state, error = state_of(path)
     comparison = read_comparison(path / "comparison.json")
     summary = _summary(path / "summary.csv")
+    units = (_checked(path / "units.json", UnitsShape, "summaries over units") or {"units": []})["units"]
     figures = {file.stem: file for file in sorted((path / "figures").glob("*.svg"))}
-    return Record(path, state, spec, error, comparison, read_metrics(path / "metrics.jsonl"), summary, figures)
+    return Record(path, state, spec, error, comparison, read_metrics(path / "metrics.jsonl"), summary, units, figures)
 
 
 def settle(path: Path, state: str, error: str = "") -> None:
@@ -89,90 +91,26 @@ def find_runs(path: Path) -> list[Path]:
     return sorted(found, key=lambda p: ((p / "spec.toml").stat().st_mtime, p))
 
 
-class _Shape(BaseModel):
-    """What is relied on of a file that somebody may have altered; other keys are let be."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class _Number(_Shape):
-    value: float | None
-    se: float | None
-
-
-class _Gap(_Number):
-    lower: float | None
-    upper: float | None
-
-
-def _kind(name: str) -> str:
-    if name not in ESTIMATORS:
-        raise ValueError(f"expected one of {', '.join(ESTIMATORS)}")
-    return name
-
-
-class _Evidence(_Gap):
-    kind: Annotated[str, AfterValidator(_kind)]
-    guide: str | None = None
-    method: str | None = None
-    remark: str = ""
-
-
-class _Fitted(_Shape):
-    method: str
-    guide: str
-    steps: int
-    seconds: float
-    converged: bool
-    stopped: str
-
-
-class _Row(_Fitted):
-    elbo: _Number
-    kl_gap: _Gap
-    approximation_gap: _Gap | None
-    amortisation_gap: _Gap | None
-    reconstruction: _Number
-    kl_prior: _Number
-    active: int | None
-    khat: float | None
-    ess: float | None
-    draws: int
-    parameters: int
-    density: bool = True
-    log_evidence: _Evidence
-    remark: str = ""
-
-
-class _Table(_Shape):
-    model: str
-    data: str
-    units: int = Field(ge=1)
-    units_in_all: int
-    holdout: float
-    seed: int
-    log_evidence: _Evidence | None
-    own_theta: bool
-    simulated: bool
-    theta: _Fitted | None
-    guides: list[_Row] = Field(min_length=1)
-
-
 def read_comparison(path: Path) -> dict[str, Any] | None:
     """Return a run's table as plain data, as :meth:`Comparison.to_dict` made it; ``None`` where there is no file.
 
     Raises:
         ZooError: if the file can't be read, or lacks what a table has.
     """
+    return _checked(path, TableShape, "a comparison's table")
+
+
+def _checked(path: Path, shape: type[BaseModel], what: str) -> dict[str, Any] | None:
+    """Return what a JSON file holds, if it is of a ``shape``; ``None`` where there is no file."""
     found = read_json(path)
     if found is None:
         return None
     try:
-        _Table.model_validate(found)
+        shape.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ZooError(f"expected a comparison's table in {path}; got {key}: {first['msg'].lower()}; remove it") from None
+        raise ZooError(f"expected {what} in {path}; got {key}: {first['msg'].lower()}; remove it") from None
     return found
 
 

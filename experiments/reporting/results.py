@@ -1,17 +1,18 @@
-"""Result files of a run besides its checkpoints: the table, the posterior's draws and summary, the figures."""
+"""Result files of a run besides its checkpoints: the table, the posterior's draws and summaries, the figures."""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.table import Comparison
-from experiments.reporting.output import best_row, labels, remark
+from experiments.comparison.table import Comparison, finite
+from experiments.reporting.output import best_row, labels, remark, summary_frame
+from experiments.reporting.units import unit_summaries
 from experiments.runtime.files import replacing, whole, writing
 from experiments.runtime.memory import GLANCE, within
 from zoo.data import tensors
@@ -28,7 +29,7 @@ ROWS = 60
 
 
 def write_results(table: Comparison, data: Dataset, path: Path, pictures: bool = True) -> None:
-    """Write comparison.json and .csv, and with ``pictures`` posterior.nc, summary.csv and the figures.
+    """Write comparison.json and .csv, and with ``pictures`` posterior.nc, summary.csv, units.json and the figures.
 
     Raises:
         ZooError: if the disk refuses.
@@ -37,10 +38,12 @@ def write_results(table: Comparison, data: Dataset, path: Path, pictures: bool =
     whole(path / "comparison.csv", table.to_frame().to_csv())
     if not pictures:
         return
-    tree = posterior_tree(table, data)
+    tree, best = posterior_tree(table, data), best_row(table).fit
     with replacing(path / "posterior.nc") as part:
         tree.to_netcdf(part, engine="h5netcdf")
-    whole(path / "summary.csv", summary(tree).to_csv(index=False))
+    units, told = unit_summaries(tree, best.model, best.guide, table.x)
+    whole(path / "units.json", json.dumps({"units": finite(units)}, indent=1, allow_nan=False, ensure_ascii=False))
+    whole(path / "summary.csv", summary(tree, told).to_csv(index=False))
     write_figures(table, data, path / "figures")
 
 
@@ -53,7 +56,7 @@ def posterior_tree(table: Comparison, data: Dataset) -> DataTree:
     latents = model.latents(x)
     observed = sum(value.numel() for value in tensors(x).values())
     draws = within(GLANCE, latents.units * latents.size, 32, DRAWS)
-    groups = ["posterior", "sample_stats", "observed_data", "constant_data"]
+    groups = ["posterior", "sample_stats", "observed_data", "constant_data", "theta"]
     if draws * observed <= GLANCE:
         groups += ["posterior_predictive", "log_likelihood"]
     tree = posterior(model, best.fit.guide, x, draws=draws, seed=table.seed, groups=groups, coords=labels(data))
@@ -61,28 +64,24 @@ def posterior_tree(table: Comparison, data: Dataset) -> DataTree:
     return tree
 
 
-def summary(tree: DataTree) -> Any:
-    """Return mean, standard deviation and 94 % interval of the posterior's first variables, up to :data:`ROWS` in all."""
+def summary(tree: DataTree, told: Sequence[str] = ()) -> Any:
+    """Return mean, sd and 94 % interval of the posterior's first variables that are not ``told``, up to :data:`ROWS` in all."""
     import pandas as pd
-    import xarray as xr
-    from arviz_stats import summary as summarise
 
-    kept = _summarised(tree)
+    kept = _summarised(tree, told)
     if not kept:
         return pd.DataFrame(columns=["variable", "mean", "sd", "lower", "upper"])
-    frame = summarise(
-        xr.DataTree.from_dict({"posterior": xr.Dataset(kept)}), kind="stats", round_to="none", ci_prob=0.94, ci_kind="eti")
-    frame = frame.iloc[:, :4].astype(float)
+    frame = summary_frame(kept)
     frame.columns = ["mean", "sd", "lower", "upper"]
     return frame.rename_axis("variable").reset_index()
 
 
-def _summarised(tree: DataTree) -> dict[str, Any]:
+def _summarised(tree: DataTree, told: Sequence[str]) -> dict[str, Any]:
     """Return the numeric variables of the posterior that a summary has room for, in full or their first rows."""
     kept: dict[str, Any] = {}
     left = ROWS
     for name, values in tree["posterior"].data_vars.items():
-        if left <= 0 or values.dtype.kind not in "fiu":
+        if left <= 0 or values.dtype.kind not in "fiu" or name in told:
             continue
         shown = _first_rows(values, left)
         if shown is not None:

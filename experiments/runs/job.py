@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.comparison.compare import fit_one, settle
@@ -15,6 +15,7 @@ from experiments.fits.journal import Journal
 from experiments.fits.progress import display
 from experiments.inference.fit import one_view
 from experiments.inference.seeds import fit_seeds
+from experiments.reporting.output import labels
 from experiments.runs.spec import Spec, fitting_options, kind_of
 from experiments.runtime.holdout import partition
 from zoo.construct import build
@@ -43,10 +44,12 @@ class Job:
         spec, name = self.spec, self.data.name
         if spec.command == "compare":
             with display(show) as live:
-                return settle(self.fit_comparison(progress=live or False, **how), spec.draws, name, spec.effort, live)
-        return fit_one(
-            self.model, self.data.x, spec.guides[0], self._seeds, {**self._fitting, **how}, data=name, draws=spec.draws,
-            effort=spec.effort, progress=show)
+                table = settle(self.fit_comparison(progress=live or False, **how), spec.draws, name, spec.effort, live)
+        else:
+            table = fit_one(
+                self.model, self.data.x, spec.guides[0], self._seeds, {**self._fitting, **how}, data=name, draws=spec.draws,
+                effort=spec.effort, progress=show)
+        return replace(table, labels=labels(self.data))
 
     def fit_comparison(self, **how: Any) -> FittedComparison:
         """Do the fits of a comparison, and nothing else."""

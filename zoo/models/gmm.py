@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from zoo.data import Data, as_rows, check_table, subsample_rows
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.model import Model
+from zoo.structure.learned import Form
 from zoo.structure.quadratic import Moments
 
 #: The smallest eigenvalue of a component's covariance, in units of the columns' variances.
@@ -32,13 +33,15 @@ class Covariance:
     """A covariance structure: what θ holds, the Cholesky factors it stands for, and its M-step.
 
     ``expand(scale, k, d)`` gives the (k, d, d) factors; ``estimate(scatter, weights)`` the structure's maximiser,
-    (k, d, d), from the components' scatter matrices (k, d, d) and weights (k,); ``reduce(factors)`` is what θ keeps.
+    (k, d, d), from the components' scatter matrices (k, d, d) and weights (k,); ``reduce(factors)`` is what θ keeps, and
+    ``forms`` are what a reader is shown of it.
     """
 
     constraint: constraints.Constraint
     expand: Callable[[Tensor, int, int], Tensor]
     estimate: Callable[[Tensor, Tensor], Tensor]
     reduce: Callable[[Tensor], Tensor]
+    forms: tuple[Form, ...]
 
 
 def _pool(scatter: Tensor, weights: Tensor) -> Tensor:
@@ -54,17 +57,25 @@ def _isotropic(scatter: Tensor, weights: Tensor) -> Tensor:
     return mean[:, None, None] * torch.eye(scatter.shape[-1]).to(scatter)
 
 
+def _spread(*before: str) -> tuple[Form, ...]:
+    """Return the forms of Cholesky factors: the columns' standard deviations, and the covariances, which alone say all."""
+    return (
+        Form("sds", (*before, "column"), lambda factors: factors.square().sum(-1).sqrt(), None),
+        Form("covariances", (*before, "column", "other_column"), lambda factors: factors @ factors.mT, torch.linalg.cholesky))
+
+
 COVARIANCES: Mapping[str, Covariance] = {
     "full": Covariance(
-        constraints.lower_cholesky, lambda s, k, d: s, lambda scatter, weights: scatter, lambda factors: factors),
+        constraints.lower_cholesky, lambda s, k, d: s, lambda scatter, weights: scatter, lambda factors: factors,
+        _spread("component")),
     "tied": Covariance(
-        constraints.lower_cholesky, lambda s, k, d: s.expand(k, d, d), _pool, lambda factors: factors[0]),
+        constraints.lower_cholesky, lambda s, k, d: s.expand(k, d, d), _pool, lambda factors: factors[0], _spread()),
     "diag": Covariance(
         constraints.positive, lambda s, k, d: torch.diag_embed(s), _diagonal,
-        lambda factors: factors.diagonal(dim1=-2, dim2=-1)),
+        lambda factors: factors.diagonal(dim1=-2, dim2=-1), (Form("sds", ("component", "column")),)),
     "spherical": Covariance(
         constraints.positive, lambda s, k, d: torch.diag_embed(s[:, None].expand(k, d)), _isotropic,
-        lambda factors: factors[:, 0, 0]),
+        lambda factors: factors[:, 0, 0], (Form("sds", ("component",)),)),
 }
 
 
@@ -99,7 +110,7 @@ class GMM(Model):
     """
 
     pure = True
-    dims = {"x": ("column",)}
+    dims = {"x": ("column",), "weights": ("component",), "means": ("component", "column")}
     quadratic = True
     weights: Any
     scale: Any
@@ -179,6 +190,9 @@ class GMM(Model):
         r = r * (1 - share.sum(1, keepdim=True))
         r[:, empty] += share
         return r
+
+    def forms(self) -> Mapping[str, Sequence[Form]]:
+        return {"scale": self.covariance.forms}
 
     def extra_repr(self) -> str:
         return f"components={self.components}, covariance={self._name}, columns={self.means.shape[1]}"

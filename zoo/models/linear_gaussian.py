@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -18,6 +18,7 @@ from zoo.distributions.covariances import covariances
 from zoo.distributions.low_rank_normal import LowRankNormal
 from zoo.errors import ZooError, ZooWarning, chosen
 from zoo.model import Model
+from zoo.structure.learned import Form
 from zoo.structure.quadratic import Frame, power_sums
 
 #: The smallest noise variance, in units of the column's variance.
@@ -92,7 +93,7 @@ class LinearGaussian(Model):
     """
 
     pure = True
-    dims = {"z": ("latent",), "x": ("column",)}
+    dims = {"z": ("latent",), "x": ("column",), "loadings": ("column", "latent"), "loc": ("column",)}
     varying = True
     quadratic = True
     variance: Any
@@ -161,6 +162,9 @@ class LinearGaussian(Model):
                 f"noise variance of column(s) {which} held at {FLOOR:g} of the column's (a Heywood case); "
                 "use fewer latent dimensions"), stacklevel=2)
         return torch.maximum(variance, floor)
+
+    def forms(self) -> Mapping[str, Sequence[Form]]:
+        return {"variance": (Form("noise_variance", ("column",)[: self.variance.ndim]),)}
 
     def extra_repr(self) -> str:
         return f"latent={self.loadings.shape[1]}, columns={self.loadings.shape[0]}"

@@ -19,6 +19,7 @@ from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior, re
 from zoo.nn.likelihoods import LIKELIHOODS, Likelihood, Normal
 from zoo.nn.networks import Apart, check_hidden, check_shapes, network_kind
 from zoo.nn.priors import PRIORS, Mixture
+from zoo.structure.learned import Form
 
 
 class VAE(Model):
@@ -87,6 +88,14 @@ class VAE(Model):
     def recover(self, x: Data, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``responsibilities``, p(component = k | z), (draws, rows, K), where the prior is a mixture."""
         return {"responsibilities": self.prior.responsibilities(values["z"])} if isinstance(self.prior, Mixture) else {}
+
+    def forms(self) -> Mapping[str, Sequence[Form]]:
+        return {
+            "prior.logits": (Form("prior.weights", ("component",), lambda logits: logits.softmax(-1), Tensor.log),),
+            "prior.loc": (Form("prior.loc", ("component", "latent")),),
+            "prior.log_scale": (Form("prior.scale", ("component", "latent"), Tensor.exp, Tensor.log),),
+            "prior.pseudo_inputs": (Form("prior.pseudo_inputs", ("component", "column")),),
+            "likelihood.scale": (Form("noise_sd", ()),)}
 
     def _network(self, x: Tensor, network: str | nn.Module, hidden: tuple[int, ...]) -> nn.Module:
         """Build the decoder, or check the one that was passed."""
@@ -161,6 +170,11 @@ class LinearVAE(VAE):
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
         linear: Any = self.network[-1]  # type: ignore[index]
         return linear.weight, linear.bias, self.likelihood.scale.square().expand(len(linear.bias))
+
+    def forms(self) -> Mapping[str, Sequence[Form]]:
+        return {
+            "network.0.weight": (Form("loadings", ("column", "latent")),), "network.0.bias": (Form("loc", ("column",)),),
+            **super().forms()}
 
     def posterior(self, x: Data) -> dist.MultivariateNormal:
         return linear_posterior(as_rows(x), *self._parts)

@@ -27,7 +27,7 @@ from experiments.reporting.report.facts import (
     traces_of,
     trained_elsewhere,
 )
-from experiments.reporting.report.tables import Cell, Table, summary_table, tables
+from experiments.reporting.report.tables import Cell, Table, summary_table, tables, theta_tables, unit_tables, worst_table
 from experiments.reporting.report.verdicts import spread, verdicts, worst
 
 #: Bytes that the page may have (figures beyond are named instead), and of an SVG above which a smaller PNG takes its place.
@@ -83,7 +83,7 @@ def _run(name: str, record: Record, points: int) -> dict[str, Any]:
     level = _level(table["log_evidence"], table["units"]) if table and table["log_evidence"] else None
     return {
         "name": name, "record": record, "table": table, "verdicts": found, "level": worst(found), "figures": [], "missing": [],
-        **_guides(table),
+        **_guides(table), "units": unit_tables(record.units),
         "chart": chart(
             traces, level, points, objective=objective_of(record), elsewhere=trained_elsewhere(record),
             quantity="log normaliser" if table and table.get("improper") else "log p(x | θ)") if traces else None,
@@ -91,13 +91,13 @@ def _run(name: str, record: Record, points: int) -> dict[str, Any]:
 
 
 def _guides(table: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what the template shows of a comparison's guides: tables, and bars of their gaps and of what splits."""
+    """Return what the template shows of a comparison: θ, its guides' tables, bars of their gaps, and their worst quantities."""
     if not table:
-        return {"tables": [], "bars": None, "splits": None}
+        return {"tables": [], "bars": None, "splits": None, "thetas": [], "worst": None}
     rows, units = table["guides"], table["units"]
     return {
         "tables": tables(rows, units), "bars": bars([(row["guide"], each(row["kl_gap"], units)) for row in rows]),
-        "splits": splits(rows, units)}
+        "splits": splits(rows, units), "thetas": theta_tables(table), "worst": worst_table(table.get("quantities"))}
 
 
 def _level(found: dict[str, Any], units: int) -> float | None:

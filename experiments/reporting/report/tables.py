@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from experiments.comparison.text import COLUMNS
+from experiments.comparison.text import COLUMNS, number
+from experiments.comparison.theta_text import grids, thetas
+from experiments.comparison.theta_text import number as significant
 from experiments.reporting.report.charts import short
+from experiments.reporting.units import tables as tables_of_units
+from zoo.structure.words import network_text
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,46 @@ def summary_table(rows: list[dict[str, Any]]) -> Table:
     cells = [[Cell(str(row["variable"])), *(
         Cell(short(row[key], row["sd"] and row["sd"] / 10)) for key in ("mean", "sd", "lower", "upper"))] for row in rows]
     return Table("Mean, standard deviation and 94% interval", ["variable", "mean", "sd", "3%", "97%"], cells)
+
+
+@dataclass(frozen=True)
+class Theta:
+    """What a page shows of θ: its title, tables of its quantities, and lines on networks and on what has too many numbers."""
+
+    title: str
+    tables: list[Table]
+    lines: list[str]
+
+
+def theta_tables(comparison: dict[str, Any]) -> list[Theta]:
+    """Return what was learned of a comparison's model, or of each guide's own; nothing of runs of earlier versions."""
+    shown = []
+    for title, theta in thetas(comparison):
+        found, left = grids(theta)
+        lines = [network_text(network) for network in theta.get("networks", [])]
+        lines += [f"{heading}: too many numbers for this page" for heading in left]
+        shown.append(Theta(title, [_plain(one.caption, one.heads, one.rows) for one in found], lines))
+    return shown
+
+
+def unit_tables(units: list[dict[str, Any]]) -> list[tuple[str, Table]]:
+    """Return a sentence and a table for each of a posterior's summaries over units."""
+    return [(text, _plain("", heads, rows)) for text, heads, rows in tables_of_units(units)]
+
+
+def worst_table(found: dict[str, Any] | None) -> Table | None:
+    """Return the quantities that are most wrong as a table; ``None`` where none is, or nothing was compared."""
+    if not found or not found["worst"]:
+        return None
+    heads = ["quantity", "guide", "mean", "sd", "reference mean", "reference sd", "error of mean, sd", "sd ratio"]
+    return _plain(f"Against {found['reference']}", heads, [_worst_row(one) for one in found["worst"]])
+
+
+def _worst_row(one: dict[str, Any]) -> list[str]:
+    numbers = [significant(one[key]) for key in ("mean", "sd", "reference_mean", "reference_sd")]
+    errors = [number(one[key], one[f"{key}_se"]) for key in ("error", "sd_ratio")]
+    return [one["quantity"], one["guide"], *numbers, *errors]
+
+
+def _plain(caption: str, heads: list[str], rows: list[list[str]]) -> Table:
+    return Table(caption, heads, [[Cell(text) for text in row] for row in rows])

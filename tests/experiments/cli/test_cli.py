@@ -90,6 +90,16 @@ def test_compare_json_has_the_documented_shape(tmp_path: Path) -> None:
     assert table == again
 
 
+def test_theta_is_printed_first_under_the_names_of_columns_and_is_in_json() -> None:
+    said = command("fit", "gmm", "-g", "exact", "--no-save").stdout.splitlines()
+    assert " ".join(said[1].split()) == "component weights means eruptions means waiting sds eruptions sds waiting"
+    assert next(i for i, line in enumerate(said) if "0.3559" in line) < said.index(next(x for x in said if "272 units" in x))
+    theta = json.loads(command("fit", "gmm", "-g", "exact", "--no-save", "--json").stdout)["theta"]
+    assert theta["labels"] == {"column": ["eruptions", "waiting"], "other_column": ["eruptions", "waiting"]}
+    assert theta["parameters"][0]["values"] == pytest.approx([0.3559, 0.6441], abs=1e-4)
+    assert theta["networks"] == []
+
+
 def test_compare_of_a_file_with_options(tmp_path: Path) -> None:
     path = faithful_csv(tmp_path / "my data.csv")
     table = json.loads(command("compare", "gmm", "--data", str(path), "--components", "4", "-g", "exact", "--json").stdout)
@@ -118,7 +128,7 @@ def test_out_writes_results_and_figures(tmp_path: Path) -> None:
     fits = {f"checkpoint/{slug(name)}/{file}" for name in names for file in ("fit.json", "end.json", "end.safetensors")}
     assert written - fits == {
         "spec.toml", "status.json", "metrics.jsonl", "comparison.json", "comparison.csv", "posterior.nc", "summary.csv",
-        "report.html", ".lock", *figures}
+        "units.json", "report.html", ".lock", *figures}
     assert json.loads((out / "comparison.json").read_text())["units"] == 60
     assert pd.read_csv(out / "comparison.csv", index_col="guide").loc["exact", "kl_gap"] == pytest.approx(0, abs=1e-6)
     out = tmp_path / "regression"

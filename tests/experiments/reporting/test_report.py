@@ -72,6 +72,29 @@ def full(name: str = "a", seed: int = 0, elbo: float = -1200.0) -> Record:
     return record(name, seed=seed, table=comparison(*rows), metrics=steps, summary=summary)
 
 
+THETA: dict[str, Any] = {
+    "labels": {"column": ["eruptions", "waiting"]},
+    "networks": [{"name": "network", "size": 2208, "layers": ["Linear 2 → 32", "Linear 32 → 64"]}],
+    "parameters": [
+        {"name": "weights", "dims": ["component"], "shape": [2], "values": [0.35587, 0.64413]},
+        {"name": "means", "dims": ["component", "column"], "shape": [2, 2], "values": [[2.0364, None], [4.29, 79.97]]},
+        {"name": "huge", "dims": ["row"], "shape": [501], "values": None}]}
+WORST = {
+    "guide": "mean_field", "quantity": "tau", "mean": 2.9, "sd": 2.6, "reference_mean": 3.8, "reference_sd": 3.2,
+    "error": -0.275, "error_se": 0.046, "sd_ratio": 0.816, "sd_ratio_se": None}
+UNITS = [{
+    "variable": "z", "dim": "rows", "units": 272, "counts": {"0": 96.8, "1": 175.2}, "mean_entropy": 0.003,
+    "greatest_entropy": 0.693, "most_uncertain": [{"unit": "243", "entropy": 0.5, "probabilities": [0.8, 0.2]}]}]
+
+
+def learned() -> Record:
+    table = comparison()
+    return record(units=UNITS, table=table | {
+        "theta": table["theta"] | THETA,
+        "cost": {"effort": "quick", "fit_evaluations": 299520, "evaluation_evaluations": 129220},
+        "quantities": {"reference": "Markov chains", "told": ["'mean_field': mean of tau -0.28 sd off"], "worst": [WORST]}})
+
+
 def levels(found: list[Verdict], topic: str) -> list[str]:
     return [verdict.level for verdict in found if verdict.topic == topic]
 
@@ -106,6 +129,31 @@ class TestPage:
             assert part in text, part
         assert text.startswith("<!doctype html>")
         assert text.count("<h1") == 1
+
+    def test_what_was_learned_comes_first_then_costs_and_the_worst_quantities(self) -> None:
+        text = page([learned()])
+        parts = ["What was learned: θ", "weights (component 2), means (component 2, column 2)", "means eruptions", "0.3559",
+                 "network: 2,208 numbers in a network: Linear 2 → 32; Linear 32 → 64", "huge (row 501): too many numbers",
+                 "Log evidence", "The evaluation took 129,220 density evaluations (effort quick), the fits 299,520.",
+                 "Worst quantities", "mean of tau -0.28 sd off", "Against Markov chains", "-0.275 ± 0.046",
+                 "z of 272 rows: mean entropy 0.003 nats", "96.8"]
+        places = [text.find(part) for part in parts]
+        assert -1 not in places, parts[places.index(-1)]
+        assert places == sorted(places)
+
+    def test_each_guides_own_theta_has_its_title(self) -> None:
+        one = THETA | {"labels": {}}
+        text = page([record(table=comparison(own_theta=True, theta=None, log_evidence=None, theta_by_guide={EVIL: one}))])
+        assert "θ of &#39;&lt;script&gt;" in text
+        assert "means 1" in text
+
+    def test_nothing_off_is_said_and_earlier_runs_say_nothing(self) -> None:
+        found = {"reference": "the exact posterior", "told": [], "worst": []}
+        assert "off by over a tenth of a standard deviation" in page([record(table=comparison(quantities=found))])
+        earlier = page([full()])
+        assert "Worst quantities" not in earlier
+        assert "What was learned" not in earlier
+        assert "density evaluations" not in earlier
 
     def test_evidence_without_a_point_is_an_interval(self) -> None:
         missed = "modes that some guides miss: of 2 found, 'mean_field' holds 1"

@@ -279,8 +279,8 @@ class Evil:
 
 
 @pytest.mark.parametrize("file", [
-    "spec.toml", "metrics.jsonl", "status.json", "comparison.json", "posterior.nc", "summary.csv", "checkpoint/theta/end.json",
-    "checkpoint/theta/end.safetensors", "checkpoint/theta/fit.json", "grid.json"])
+    "spec.toml", "metrics.jsonl", "status.json", "comparison.json", "posterior.nc", "summary.csv", "units.json",
+    "checkpoint/theta/end.json", "checkpoint/theta/end.safetensors", "checkpoint/theta/fit.json", "grid.json"])
 def test_hostile_files_yield_an_error_and_run_nothing(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done_run: Path,
 ) -> None:

@@ -17,6 +17,7 @@ from zoo.model import Model
 from zoo.models.vae import check_rows, start_at_level
 from zoo.nn.likelihoods import Bernoulli, Likelihood, Normal
 from zoo.nn.networks import check_hidden, network_kind
+from zoo.structure.learned import Form
 
 LIKELIHOODS: Mapping[str, type[Likelihood]] = {"bernoulli": Bernoulli, "normal": Normal}
 
@@ -96,6 +97,9 @@ class SemiSupervisedVAE(Model):
         inputs = torch.cat([z.expand(*shape, -1), classes], -1)
         output = self.network(inputs.reshape(-1, inputs.shape[-1]))  # convolutions take one batch dimension
         return self.likelihood(output.reshape(*shape, -1))
+
+    def forms(self) -> Mapping[str, Sequence[Form]]:
+        return {"likelihood.scale": (Form("noise_sd", ()),)}
 
     def extra_repr(self) -> str:
         return f"latent={self.latent}, classes={self.classes}, likelihood={self.word}"

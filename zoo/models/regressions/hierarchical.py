@@ -49,8 +49,8 @@ class HierarchicalRegression(Model):
 
     pure = True
     dims = {
-        "mean": ("coefficient",), "scales": ("coefficient",), "corr_cholesky": ("row", "column"), "offsets": ("coefficient",),
-        "coefficients": ("coefficient",)}
+        "mean": ("coefficient",), "scales": ("coefficient",), "corr_cholesky": ("coefficient", "other_coefficient"),
+        "offsets": ("coefficient",), "coefficients": ("coefficient",)}
 
     def __init__(self, x: Data, centred: bool = False, shape: float = 1.0, scale: float = 1.0):
         super().__init__()
