@@ -11,12 +11,12 @@ from typing import Any
 
 import typer
 
-from experiments.cli import fitting, running, showing  # each adds its commands to the app
+from experiments.cli import fitting, recommending, running, showing  # each adds its commands to the app
 from experiments.cli.app import app
 from experiments.reporting.output import remarks
 from zoo.errors import Interrupted, ZooError
 
-__all__ = ["app", "fitting", "main", "run", "running", "showing"]
+__all__ = ["app", "fitting", "main", "recommending", "run", "running", "showing"]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -58,7 +58,7 @@ def compare(
     **fitting: Any,
 ) -> None:
     """Fit θ once, fit each guide at this θ, and report how far each guide is from the posterior."""
-    spec = _asked(
+    spec = asked(
         context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
         effort=effort, parameters=parameters, holdout=holdout, train_with=train_with, train_model=train_model,
         simulate=simulate, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, **fitting)
@@ -77,7 +77,7 @@ def fit(
     checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False, **fitting: Any,
 ) -> None:
     """Fit θ and one guide together, and evaluate the pair."""
-    spec = _asked(
+    spec = asked(
         context, command="fit", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
         effort=effort, seeds=seeds, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant,
         **fitting)
@@ -97,7 +97,7 @@ def summary(
     as_json: JSON = False, **fitting: Any,
 ) -> None:
     """Print the learned parameters and a summary of a guide's posterior, in the program's own variables."""
-    spec = _asked(
+    spec = asked(
         context, command="compare", model=model, data=data, guides=_one(guide, model), method=method, seed=seed,
         draws=draws, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, holdout=0.0,
         **fitting)
@@ -117,7 +117,7 @@ def _one(guides: list[str] | None, model: str) -> tuple[str, ...]:
     return complete(command="fit", model=model, guides=tuple(guides or ())).guides
 
 
-def _asked(context: typer.Context, **given: Any) -> Spec:
+def asked(context: typer.Context, **given: Any) -> Spec:
     """Return what the flags ask for, checked."""
     from experiments.runs.spec import complete, read_options
 

@@ -1,0 +1,94 @@
+"""A user's own Pyro program in a file, and a file of data as its arguments."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError, nearest
+
+
+def program_of(written: str) -> Callable[..., Any]:
+    """Return the program that is written ``file.py:name``; the file is run.
+
+    Raises:
+        ZooError: no such file or name, or a file that fails.
+    """
+    path, _, name = written.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise ZooError(f"expected a file of Python before ':{name}'; got {path}, which is none; mend the path")
+    module = _run(file)
+    found = getattr(module, name, None)
+    if not callable(found):
+        own = [key for key, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
+        raise ZooError(f"expected a Pyro program '{name}' in {path}; got none{nearest(name, own) or '; it has ' + ', '.join(own)}")
+    program: Callable[..., Any] = found
+    return program
+
+
+def _run(file: Path) -> Any:
+    """Run a file of Python as a module, its folder being where it imports from."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None, "a path that ends in .py has a loader"
+    assert spec.loader is not None, "a path that ends in .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ZooError(f"expected {file} to run as Python; got {type(error).__name__}: {first}; mend it") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what a program is to be called with: columns by the names of its arguments, or the data whole.
+
+    A program whose arguments without defaults all have names of columns, or of arrays of an NPZ file, gets these. One of one
+    argument gets an array, a table's only column, or the whole table by columns.
+
+    Raises:
+        ZooError: no file, one that can't be read, or arguments that it does not have.
+    """
+    if data is None:
+        raise ZooError("expected a file of data for a program of your own; got none; name one with --data")
+    columns = _read(Path(data))
+    wanted = [one.name for one in inspect.signature(program).parameters.values() if one.default is inspect.Parameter.empty]
+    if not isinstance(columns, dict):
+        return (columns,), {}
+    if all(name in columns for name in wanted):
+        taken = [name for name in inspect.signature(program).parameters if name in columns]
+        return (), {name: columns[name] for name in taken}
+    if len(wanted) == 1:
+        return (next(iter(columns.values())) if len(columns) == 1 else columns,), {}
+    missing = [name for name in wanted if name not in columns]
+    raise ZooError(
+        f"expected columns {', '.join(wanted)} in {data}, the program's arguments; got none for {', '.join(missing)}; it has "
+        f"{', '.join(columns)}")
+
+
+def _read(path: Path) -> Any:
+    """Return an array, or the columns of a table and the arrays of an NPZ file by name."""
+    import numpy as np
+    import pandas as pd
+
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as found:
+                return dict(found)
+        if path.suffix in (".csv", ".parquet"):
+            frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+            return {str(name): frame[name].to_numpy() for name in frame}
+    except (OSError, ValueError, ImportError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ZooError(f"expected data in {path}; got a file that can't be read ({first}); mend it") from None
+    raise ZooError(f"expected a CSV, Parquet, NPY or NPZ file; got {path}; convert it")

@@ -1,0 +1,119 @@
+"""The command that says which guide is needed: recommend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from experiments.cli.app import app
+from experiments.cli.fitting import asked
+from experiments.cli.options import (
+    BINARISE,
+    DATA,
+    DROP,
+    EFFORT,
+    JSON,
+    OWN,
+    SEED,
+    STANDARDISE,
+    TARGET,
+    with_fitting_options,
+)
+from experiments.cli.work import print_json, said
+
+if TYPE_CHECKING:
+    from experiments.comparison.ladder.recommendation import Recommendation
+
+
+@app.command(context_settings=OWN)
+@with_fitting_options
+def recommend(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(
+        metavar="MODEL", help="A registered model, or FILE.py:NAME, a Pyro program of your own, whose file is run.")],
+    data: DATA = None,
+    tolerance: Annotated[float, typer.Option(help="Nats, of each unit, between the posterior and a guide that will do.")] = 0.1,
+    quantity: Annotated[list[str] | None, typer.Option(
+        "--quantity", "-q", help="A quantity that is to be right, as tau or theta[3], in place of the gap. Can be repeated.")] = None,
+    rung: Annotated[list[str] | None, typer.Option(
+        "--rung", "-g", help="A guide to try, in place of the ladder's own. Can be repeated, the cheapest first.")] = None,
+    amortised: Annotated[bool | None, typer.Option(
+        "--amortised/--free", help="Whether guides are networks of x; by default where the model has a network.")] = None,
+    effort: EFFORT = "default", seed: SEED = 0, binarise: BINARISE = None, target: TARGET = None,
+    standardise: STANDARDISE = None, drop_constant: DROP = False, as_json: JSON = False,
+    out: Annotated[Path | None, typer.Option(help="Directory for the verdict as JSON and its figure.")] = None, **fitting: Any,
+) -> None:
+    """Climb from the cheapest guide to the dearest, stop at the first that is near enough, and say what the next would gain."""
+    how = {
+        "tolerance": tolerance, "quantities": tuple(quantity or ()), "rungs": rung, "amortised": amortised, "effort": effort,
+        "seed": seed}
+    given = {"data": data, "seed": seed, "binarise": binarise, "target": target, "standardise": standardise,
+             "drop_constant": drop_constant}
+    found = _own(context, model, given, how, fitting) if _is_path(model) else _registered(context, model, given, how, fitting)
+    if out is not None:
+        _write(found, out)
+    if as_json:
+        return print_json(found.to_dict())
+    from experiments.comparison.ladder.recommendation import show
+    from experiments.comparison.text import console
+
+    show(found, console())
+
+
+def _is_path(model: str) -> bool:
+    return ".py:" in model
+
+
+def _registered(
+    context: typer.Context, model: str, given: dict[str, Any], how: dict[str, Any], fitting: dict[str, Any],
+) -> Recommendation:
+    """Climb the ladder of a registered model."""
+    spec = asked(context, command="compare", model=model, guides=(), holdout=0.0, **given, **fitting)
+    from experiments.comparison.ladder.recommend import recommend as climb
+    from experiments.runs.job import prepare
+    from experiments.runs.spec import fitting_options
+
+    job = prepare(spec)
+    said(job)
+    return climb(job.model, job.data.x, **how, **fitting_options(spec))
+
+
+def _own(
+    context: typer.Context, written: str, given: dict[str, Any], how: dict[str, Any], fitting: dict[str, Any],
+) -> Recommendation:
+    """Climb the ladder of a program in a file, on a file of data."""
+    from experiments.cli.programs import arguments_of, program_of
+    from experiments.comparison.ladder.recommend import recommend as climb
+    from experiments.inference.registry import known_options
+    from zoo.errors import ZooError
+
+    unused = [word for word in ("binarise", "target", "standardise", "drop_constant") if given[word]]
+    for word in [*(f"--{name.replace('_', '-')}" for name in unused), *context.args]:
+        raise ZooError(f"expected a program that reads the data as it is; got {word}; leave it out")
+    program = program_of(written)
+    args, kwargs = arguments_of(program, given["data"])
+    keys = {key: one.name for key, one in known_options().items()}
+    options = {keys[key]: value for key, value in fitting.items() if value not in (None, False)}
+    changed = {name: value for name, value in options.items() if value != known_options()[_key(keys, name)].default}
+    return climb(program, args=args, kwargs=kwargs, **how, **changed)
+
+
+def _key(keys: dict[str, str], name: str) -> str:
+    return next(key for key, own in keys.items() if own == name)
+
+
+def _write(found: Recommendation, out: Path) -> None:
+    """Write the verdict as JSON, and the figure of gaps against seconds."""
+    import json
+
+    from experiments.reporting.figures import save
+    from experiments.reporting.ladder import gaps_against_seconds
+    from experiments.reporting.output import remark
+    from experiments.runtime.files import directory, whole
+
+    with directory(out):
+        whole(out / "recommendation.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        save(gaps_against_seconds(found), out / "gaps")
+    remark(f"wrote {out}")
