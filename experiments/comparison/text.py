@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.remarks import explanations, warnings
+from experiments.comparison.remarks import Importance, remarks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,10 +158,10 @@ def comparison(table: Comparison, out: Console) -> None:
     _print_rows(table, rows, out)
     if not table.own_theta:
         out.print(_evidence(table), markup=False)
-    for line in warnings(table):
-        out.print(line, markup=False)
-    for line in explanations(table):
-        out.print(line, style="dim", markup=False)
+    read = "nats, totals over units, ± Monte-Carlo standard error; k̂ and ESS are the worst unit's"
+    out.print(read, style="dim", markup=False)
+    for remark in remarks(table):
+        out.print(remark.text, style="dim" if remark.importance is Importance.NOTE else "", markup=False)
 
 
 def _print_rows(table: Comparison, rows: list[dict[str, Any]], out: Console) -> None:
