@@ -30,7 +30,7 @@ def main() -> None:
     x = zoo.dataset("eight_schools").x
     model = zoo.build("eight_schools", x)
     table = experiments.compare(model, x, ["prior", "mean_field", "low_rank", "full_rank"], data="eight_schools")
-    console = Console(record=True, width=140, force_terminal=True, highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=100, force_terminal=True, highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print("$ zoo compare eight_schools -g prior -g mean_field -g low_rank -g full_rank", markup=False)
     text.comparison(table, console)
     svg = console.export_svg(title="", theme=MONOKAI, code_format=FRAME, unique_id="table")

@@ -11,6 +11,7 @@ import typer
 from experiments.cli.app import app
 from experiments.cli.options import (
     BINARISE,
+    COLUMNS,
     DATA,
     DRAWS,
     DROP,
@@ -31,7 +32,7 @@ from experiments.cli.options import (
     TENSORBOARD,
     with_fitting_options,
 )
-from experiments.cli.work import Saving, begun, do, said
+from experiments.cli.work import Saving, Shown, begun, do, said
 from zoo.errors import ZooError
 from zoo.registry import MODELS
 
@@ -53,16 +54,17 @@ def compare(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Compare the guides on data drawn from the fitted model.")] = False,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None,
-    drop_constant: DROP = False, as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None,
-    report: REPORT = True, checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
-    **fitting: Any,
+    drop_constant: DROP = False, as_json: JSON = False, columns: COLUMNS = "default", out: OUT = None, save: SAVE = True,
+    save_spec: SAVE_SPEC = None, report: REPORT = True, checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False,
+    force: FORCE = False, **fitting: Any,
 ) -> None:
     """Fit θ once, fit each guide at this θ, and report how far each guide is from the posterior."""
+    shown = Shown(as_json, columns)
     spec = asked(
         context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
         effort=effort, parameters=parameters, holdout=holdout, train_with=train_with, train_model=train_model,
         simulate=simulate, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, **fitting)
-    do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
+    do(spec, shown, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 
 @app.command(context_settings=OWN)
@@ -73,15 +75,17 @@ def fit(
     method: METHOD = None, seed: SEED = 0, draws: DRAWS = None, effort: EFFORT = "default",
     seeds: Annotated[int, typer.Option(help="Number of seeds to fit from; the best fit is kept.")] = 1,
     binarise: BINARISE = None, target: TARGET = None, standardise: STANDARDISE = None, drop_constant: DROP = False,
-    as_json: JSON = False, out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None, report: REPORT = True,
-    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False, **fitting: Any,
+    as_json: JSON = False, columns: COLUMNS = "default", out: OUT = None, save: SAVE = True, save_spec: SAVE_SPEC = None,
+    report: REPORT = True, checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    **fitting: Any,
 ) -> None:
     """Fit θ and one guide together, and evaluate the pair."""
+    shown = Shown(as_json, columns)
     spec = asked(
         context, command="fit", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
         effort=effort, seeds=seeds, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant,
         **fitting)
-    do(spec, as_json, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
+    do(spec, shown, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
 
 
 @app.command(context_settings=OWN)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from experiments.comparison.layout import SELECTIONS
 from experiments.inference.registry import METHODS, known_options, methods_with
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -28,6 +29,8 @@ TARGET = Annotated[str | None, typer.Option(help="Column of a data file to predi
 STANDARDISE = Annotated[bool | None, typer.Option(help="Standardise the columns; the default for regressions.")]
 DROP = Annotated[bool, typer.Option("--drop-constant", help="Leave out constant columns.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else to standard output.")]
+COLUMNS = Annotated[str, typer.Option(
+    help=f"Columns of the printed table: {'; '.join(f'{name}: {what}' for name, what in SELECTIONS.items())}.")]
 BINARISE = Annotated[
     str | None, typer.Option(
         help="Binarisation of images: static (drawn once, the default), dynamic (drawn anew in each step) or threshold.")]

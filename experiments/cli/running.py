@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.app import app
-from experiments.cli.options import EVERY, FORCE, JSON, OUT, REPORT, SAVE, TENSORBOARD
-from experiments.cli.work import Saving, do, show_records
+from experiments.cli.options import COLUMNS, EVERY, FORCE, JSON, OUT, REPORT, SAVE, TENSORBOARD
+from experiments.cli.work import Saving, Shown, do, show_records
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -24,47 +24,49 @@ DASK = Annotated[str | None, typer.Option(help="Address of a Dask scheduler that
 @app.command()
 def run(
     spec: Annotated[str, typer.Argument(help="A spec file, a model's name (its ready-made spec), or a run's directory.")],
-    as_json: JSON = False, out: OUT = None, save: SAVE = True, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None,
-    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    as_json: JSON = False, columns: COLUMNS = "default", out: OUT = None, save: SAVE = True, report: REPORT = True,
+    jobs: JOBS = 0, dask: DASK = None, checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
     """Run a spec file: one run, or all runs of a grid. The exit code is 3 if a run of a grid failed."""
     from experiments.runs.grid import find, read_grid
 
+    shown = Shown(as_json, columns)
     path = find(spec)
     grid = read_grid(path)
     saving = Saving(out, save, report, checkpoint_every, tensorboard, force)
     if grid.single:
         if dask is not None:
             raise ZooError(f"expected a grid with --dask; got the one run of {path}; leave --dask out")
-        do(grid.specs[""], as_json, None, saving)
+        do(grid.specs[""], shown, None, saving)
         return 0
     first = next(iter(grid.specs.values()))
     place = saving.path(first)
     if place is None or tensorboard:
         raise ZooError("expected a directory for a grid's runs; got --no-save or --tensorboard; leave it out")
-    return _sweep(grid, place, as_json, saving, jobs, dask)
+    return _sweep(grid, place, shown, saving, jobs, dask)
 
 
 @app.command()
 def resume(
     directory: Annotated[Path, typer.Argument(help="Directory of a run or of a grid.")],
-    as_json: JSON = False, report: REPORT = True, jobs: JOBS = 0, dask: DASK = None, checkpoint_every: EVERY = None,
-    tensorboard: TENSORBOARD = False, force: FORCE = False,
+    as_json: JSON = False, columns: COLUMNS = "default", report: REPORT = True, jobs: JOBS = 0, dask: DASK = None,
+    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
 ) -> int:
     """Continue an interrupted run from its last checkpoint; the result is the same as without the interruption."""
     from experiments.reporting.record import state_of
     from experiments.runs.grid import spec_of
     from experiments.runs.sweep import grid_of
 
+    shown = Shown(as_json, columns)
     saving = Saving(directory, True, report, checkpoint_every, tensorboard, force)
     grid = grid_of(directory)
     if grid is not None:
-        return _sweep(grid, directory, as_json, saving, jobs, dask)
+        return _sweep(grid, directory, shown, saving, jobs, dask)
     spec = spec_of(directory)
     if state_of(directory)[0] == "done" and not force:
         raise ZooError(
             f"expected a run that was cut off in {directory}; got one that is done; 'zoo report {directory}' makes its page")
-    do(spec, as_json, None, saving)
+    do(spec, shown, None, saving)
     return 0
 
 
@@ -103,7 +105,9 @@ def runs(
     show_records([read(path) for path in found], as_json)
 
 
-def _sweep(grid: Grid, place: Path, as_json: bool, saving: Saving, jobs: int, dask: str | None) -> int:
+def _sweep(grid: Grid, place: Path, shown: Shown, saving: Saving, jobs: int, dask: str | None) -> int:
+    if shown.columns != "default":
+        raise ZooError(f"expected one run with --columns; got a grid of {len(grid.specs)}; leave --columns out")
     from experiments.cli.stopping import stoppable
     from experiments.reporting.output import remark
     from experiments.runs.sweep import SweepOptions, sweep
@@ -114,7 +118,7 @@ def _sweep(grid: Grid, place: Path, as_json: bool, saving: Saving, jobs: int, da
     with stoppable() as stop, _executor(dask) as executor:
         records = sweep(grid, place, SweepOptions(
             jobs, report=saving.report, force=saving.force, stop=stop, told=told, **saving.every), executor)
-    show_records(records, as_json)
+    show_records(records, shown.as_json)
     remark(f"wrote {place}")
     return 3 if any(record.state == "failed" for record in records) else 0
 

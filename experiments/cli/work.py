@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from experiments.comparison.layout import SELECTIONS
+from zoo.errors import ZooError, chosen
 
 if TYPE_CHECKING:
     from experiments.comparison.table import Comparison
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
     from experiments.runs.job import Job
     from experiments.runs.run import RunOptions
     from experiments.runs.spec import Spec
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a command prints its table: as JSON, or as text with a selection of columns.
+
+    Raises:
+        ZooError: no such selection.
+    """
+
+    as_json: bool = False
+    columns: str = "default"
+
+    def __post_init__(self) -> None:
+        chosen(SELECTIONS, self.columns, "--columns")
 
 
 @dataclass(frozen=True)
@@ -48,14 +64,14 @@ class Saving:
 
         return default_path(spec, Path(self._parent))
 
-    def how(self, spec: Spec, path: Path, stop: Stop, as_json: bool) -> RunOptions:
+    def how(self, spec: Spec, path: Path, stop: Stop, shown: Shown) -> RunOptions:
         """Return how a run of ``spec`` in ``path`` is to be done."""
         from experiments.fits.trackers import TensorBoard
         from experiments.runs.run import RunOptions
 
         callbacks = [TensorBoard(path / "tensorboard")] if self.tensorboard else []
         return RunOptions(
-            callbacks, begun=said, show=lambda table: report(table, as_json, spec.parameters), stop=stop, report=self.report,
+            callbacks, begun=said, show=lambda table: report(table, shown, spec.parameters), stop=stop, report=self.report,
             force=self.force, **self.every)
 
     @property
@@ -64,7 +80,7 @@ class Saving:
         return {} if self.interval is None else {"interval": self.interval}
 
 
-def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> None:
+def do(spec: Spec, shown: Shown, save_spec: Path | None, saving: Saving) -> None:
     """Do one run, or write its spec down."""
     from experiments.reporting.output import remark
 
@@ -83,12 +99,12 @@ def do(spec: Spec, as_json: bool, save_spec: Path | None, saving: Saving) -> Non
 
         job = prepare(spec)
         said(job)
-        return report(job.work(), as_json, spec.parameters)
+        return report(job.work(), shown, spec.parameters)
     from experiments.cli.stopping import stoppable
     from experiments.runs.run import run
 
     with stoppable() as stop:
-        run(spec, path, saving.how(spec, path, stop, as_json))
+        run(spec, path, saving.how(spec, path, stop, shown))
     remark(f"wrote {path}")
 
 
@@ -107,15 +123,15 @@ def said(job: Job) -> None:
         remark(f"{job.data.name}: {text}")
 
 
-def report(table: Comparison, as_json: bool, parameters: bool = False) -> None:
-    """Print a table, as JSON or for people, and with ``parameters`` each quantity by each guide."""
+def report(table: Comparison, shown: Shown, parameters: bool = False) -> None:
+    """Print a table, and with ``parameters`` each quantity by each guide."""
     found = table.parameters() if parameters else None
-    if as_json:
+    if shown.as_json:
         more = {"parameters": None if found is None else found.to_dict()} if parameters else {}
         return print_json({**table.to_dict(), **more})
     from experiments.comparison import text
 
-    text.comparison(table, text.console())
+    text.comparison(table, text.console(), shown.columns)
     if parameters:
         text.parameters(found, text.console())
 

@@ -184,10 +184,18 @@ class Comparison:
 
         return pd.DataFrame([flat(row.to_dict(), self.units) for row in self.rows]).set_index("guide")
 
-    def __str__(self) -> str:
+    def text(self, columns: str = "default") -> str:
+        """Return the table as it is printed: in lines of up to 100 characters, or with ``columns="all"`` with every column.
+
+        Raises:
+            ZooError: another word for ``columns``.
+        """
         from experiments.comparison.text import plain as written
 
-        return written(self)
+        return written(self, columns)
+
+    def __str__(self) -> str:
+        return self.text()
 
     __repr__ = __str__
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.remarks import explanations, warnings
+from experiments.comparison.layout import SELECTIONS, WIDTH, Column, Part, arranged, fold, wrapped
+from experiments.comparison.remarks import Importance, legend, remarks
 from experiments.comparison.theta_text import comparison_theta
+from zoo.errors import chosen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from experiments.log_evidence.result import Evidence
 
 
+#: Characters of a line where nothing says how many there are: of a pipe, a file and a string.
+WIDE = 200
+#: What stands for a number that there is not.
+NOTHING = "—"
+
+
 def number(value: float | None, se: float | None = None) -> str:
     """Write a number to the digits its error allows: two digits of the error, or three decimals where it is exact.
 
@@ -28,7 +36,7 @@ def number(value: float | None, se: float | None = None) -> str:
     ('-31.526 ± 0.014', '3.142', '—')
     """
     if value is None or math.isnan(value):
-        return "—"
+        return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if not se or not math.isfinite(se) or se < 1e-9 * (1 + abs(value)):
@@ -52,7 +60,7 @@ def interval(gap: dict[str, float | None]) -> str:
     """
     lower, upper, se = gap["lower"], gap["upper"], gap["se"]
     if lower is None or math.isnan(lower):
-        return "—"
+        return NOTHING
     if math.isinf(lower):
         return "∞"
     digits = min(4, max(0, 1 - math.floor(math.log10(se)))) if se and se > 1e-9 * (1 + abs(lower)) else 3
@@ -70,7 +78,7 @@ def console() -> Console:
 
     if sys.stdout.isatty():
         return Console(highlight=False)
-    return Console(highlight=False, width=200, color_system=None, force_terminal=False)
+    return Console(highlight=False, width=WIDE, color_system=None, force_terminal=False)
 
 
 def grid(title: str, out: Console) -> Table:
@@ -82,24 +90,6 @@ def grid(title: str, out: Console) -> Table:
     return Table(
         title=Text(title) if title else None, title_justify="left", title_style="bold",
         box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: its head, what a row shows under it (total or per unit), and whether it is shown at all.
-
-    ``cell(row, units)`` is given the row as plain data and how many units to divide by; ``each``: whether the numbers per unit
-    are shown below, too.
-    """
-
-    head: str
-    cell: Callable[[dict[str, Any], int], str]
-    each: bool = True
-    key: str = ""
-
-    def shown(self, rows: list[dict[str, Any]]) -> bool:
-        """Whether any row has something to show."""
-        return not self.key or any(row.get(self.key) is not None for row in rows)
 
 
 def _scaled(key: str) -> Callable[[dict[str, Any], int], str]:
@@ -121,90 +111,125 @@ def _own_evidence(row: dict[str, Any], units: int) -> str:
     return _scaled("own_evidence")(row, units)
 
 
+def _active(row: dict[str, Any], units: int) -> str:
+    return NOTHING if row["active"] is None else str(row["active"])
+
+
 def _khat(row: dict[str, Any], units: int) -> str:
     khat = row["khat"]
-    return "—" if khat is None else f"{khat:.2f}" if khat < 1e4 else f"{khat:.1e}"
+    return NOTHING if khat is None else f"{khat:.2f}" if khat < 1e4 else f"{khat:.1e}"
 
 
 def _ess(row: dict[str, Any], units: int) -> str:
-    return "—" if row["ess"] is None or math.isnan(row["ess"]) else f"{row['ess']:.0f} of {row['draws']}"
+    return NOTHING if row["ess"] is None or math.isnan(row["ess"]) else f"{row['ess']:.0f} of {row['draws']}"
 
 
 COLUMNS = (
     Column("ELBO", _scaled("elbo")),
-    Column("KL(q‖posterior), 95%", _interval("kl_gap")),
-    Column("shared", _interval("shared_gap"), key="shared_gap"),
-    Column("local", _interval("local_gap"), key="local_gap"),
-    Column("approximation", _interval("approximation_gap"), key="approximation_gap"),
-    Column("amortisation", _interval("amortisation_gap"), key="amortisation_gap"),
+    Column("KL(q‖posterior), 95%", _interval("kl_gap"), short="KL(q‖posterior)"),
+    Column("shared", _interval("shared_gap"), key="shared_gap", group="parts"),
+    Column("local", _interval("local_gap"), key="local_gap", group="parts"),
+    Column("approximation", _interval("approximation_gap"), key="approximation_gap", group="parts"),
+    Column("amortisation", _interval("amortisation_gap"), key="amortisation_gap", group="parts"),
     Column("log p(x | θ)", _own_evidence, key="own_evidence"),
-    Column("reconstruction", _scaled("reconstruction")),
-    Column("KL(q‖prior)", _scaled("kl_prior")),
-    Column("active", lambda row, units: "—" if row["active"] is None else str(row["active"]), False, "active"),
+    Column("reconstruction", _scaled("reconstruction"), group="terms", wanted=False),
+    Column("KL(q‖prior)", _scaled("kl_prior"), group="terms", wanted=False),
+    Column("active", _active, False, "active", group="terms", wanted=False),
     Column("k̂", _khat, False),
-    Column("ESS", _ess, False),
-    Column("param.", lambda row, units: str(row["parameters"]), False),
-    Column("steps", lambda row, units: str(row["steps"]), False),
-    Column("sec.", lambda row, units: f"{row['seconds']:.2f}", False),
+    Column("ESS", _ess, False, rank=1),
+    Column("param.", lambda row, units: str(row["parameters"]), False, rank=3),
+    Column("steps", lambda row, units: str(row["steps"]), False, group="terms", wanted=False),
+    Column("sec.", lambda row, units: f"{row['seconds']:.2f}", False, rank=2),
 )
-#: Where a table that is too wide for the terminal is cut.
-CUT = "reconstruction"
 
 
-def comparison(table: Comparison, out: Console) -> None:
-    """Print the table on ``out``: whole where it fits, else in two, else as a block of lines a guide. No number is cut."""
+def comparison(table: Comparison, out: Console, columns: str = "default") -> None:
+    """Print the table on ``out``, by default in up to 100 characters a line; ``columns``: see :data:`SELECTIONS`.
+
+    No number is cut: what does not fit goes into a further table, or on a very narrow terminal into a block of lines a guide.
+
+    Raises:
+        ZooError: no such selection.
+    """
+    chosen(SELECTIONS, columns, "columns")
+    everything, lines = columns == "all", min(out.width, WIDTH)
     comparison_theta(table, out, grid)
     rows = [row.to_dict() for row in table.rows]
     for row in rows:
         row["own_evidence"] = row["log_evidence"] if table.own_theta else None
-    _print_rows(table, rows, out)
+    _say(_title(table), out, lines, "bold")
+    _print_rows(_Sheet(table.units, rows), out, out.width if everything else lines, everything)
     if not table.own_theta:
-        out.print(_evidence(table), markup=False)
-    for line in warnings(table):
-        out.print(line, markup=False)
-    for line in explanations(table):
-        out.print(line, style="dim", markup=False)
+        _say(_evidence(table), out, lines)
+    _say(legend(table.units, everything), out, lines, "dim")
+    for remark in remarks(table):
+        _say(remark.text, out, lines, "dim" if remark.importance is Importance.NOTE else "")
 
 
-def _print_rows(table: Comparison, rows: list[dict[str, Any]], out: Console) -> None:
-    columns = [column for column in COLUMNS if column.shown(rows)]
-    cut = next(i for i, column in enumerate(columns) if column.head == CUT)
-    whole = [_table(table, rows, out, columns, _title(table))]
-    halves = [_table(table, rows, out, columns[:cut], _title(table)), _table(table, rows, out, columns[cut:], "")]
-    for parts in (whole, halves):
-        if all(_fits(part, out) for part in parts):
-            for part in parts:
-                out.print(part)
-            return
-    _blocks(table, rows, out, columns)
+def _say(text: str, out: Console, width: int, style: str = "") -> None:
+    out.print(wrapped(text, width), style=style, markup=False)
 
 
-def _fits(shown: Table, out: Console) -> bool:
-    return out.measure(shown, options=out.options.update(max_width=10_000)).maximum <= out.width
+@dataclass(frozen=True)
+class _Sheet:
+    """What the tables show: the rows as plain data, summed over ``units``."""
+
+    units: int
+    rows: list[dict[str, Any]]
+
+    def wants(self, column: Column) -> bool:
+        """Whether a column is among the default ones, and says something of any row."""
+        return column.wanted and any(column.cell(row, 1) != NOTHING for row in self.rows)
+
+    def tables(self, part: Part, out: Console) -> list[Table]:
+        """Return the table of a part's columns, and for several units the table of their numbers per unit."""
+        found = [self._table(part, out, "guide", 1)]
+        each = Part(tuple(column for column in part.columns if column.each), part.fold)
+        if self.units > 1 and each.columns:
+            found.append(self._table(each, out, f"per unit, of {self.units}", self.units))
+        return found
+
+    def _table(self, part: Part, out: Console, first: str, units: int) -> Table:
+        shown = grid("", out)
+        if shown.box is not None:  # as narrow on a terminal as in a pipe
+            shown.padding = (0, 1, 0, 0)
+        shown.add_column(first, no_wrap=True)
+        for column in part.columns:
+            shown.add_column(column.short or column.head, justify="right", no_wrap=True)
+        for row in self.rows:
+            shown.add_row(fold(row["guide"], part.fold), *(column.cell(row, units) for column in part.columns))
+        return shown
 
 
-def _table(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: list[Column], title: str) -> Table:
-    """Return the ``columns`` of the table, and below them the numbers per unit where there are several units."""
-    shown = grid(title, out)
-    shown.add_column("guide", no_wrap=True)
-    for column in columns:
-        shown.add_column(column.head, justify="right", no_wrap=True)
-    for row in rows:
-        shown.add_row(row["guide"], *(column.cell(row, 1) for column in columns))
-    if table.units > 1 and any(column.each for column in columns):
-        shown.add_section()
-        shown.add_row(f"per unit (of {table.units})", style="dim")
-        for row in rows:
-            shown.add_row(row["guide"], *(column.cell(row, table.units) if column.each else "" for column in columns))
-    return shown
+def _print_rows(sheet: _Sheet, out: Console, width: int, everything: bool) -> None:
+    columns = [column for column in COLUMNS if column.shown(sheet.rows) and (everything or sheet.wants(column))]
+
+    def fits(part: Part) -> bool:
+        return all(_width(shown, out) <= width for shown in sheet.tables(part, out))
+
+    parts = arranged(columns, fits, drop=not everything)
+    if not all(map(fits, parts)):
+        return _blocks(sheet, out, columns)
+    for part in parts:
+        for shown in sheet.tables(part, out):
+            out.print(shown)
 
 
-def _blocks(table: Comparison, rows: list[dict[str, Any]], out: Console, columns: list[Column]) -> None:
-    out.print(_title(table), style="bold", markup=False)
-    for row in rows:
-        out.print(row["guide"], style="bold", markup=False)
-        for column in columns:
-            out.print(f"  {column.head + ':':<22}{column.cell(row, 1)}", markup=False)
+def _width(shown: Table, out: Console) -> int:
+    return out.measure(shown, options=out.options.update(max_width=10_000)).maximum
+
+
+def _blocks(sheet: _Sheet, out: Console, columns: list[Column]) -> None:
+    """Print a block of lines a guide, totals and then per unit."""
+    for units in dict.fromkeys((1, sheet.units)):
+        shown = [column for column in columns if column.each or units == 1]
+        if units > 1:
+            out.print(f"per unit, of {units}", markup=False)
+        for row in sheet.rows:
+            out.print(row["guide"], style="bold", markup=False)
+            for column in shown:
+                if cell := column.cell(row, units):
+                    out.print(f"  {(column.short or column.head) + ':':<17}{cell}", markup=False)
 
 
 def _evidence(table: Comparison) -> str:
@@ -224,7 +249,7 @@ def _evidence(table: Comparison) -> str:
 
 
 def _point(found: Evidence) -> str:
-    value = "—" if found.value is None else number(found.value, found.se)  # exact, or widened by what contradicts it
+    value = NOTHING if found.value is None else number(found.value, found.se)  # exact, or widened by what contradicts it
     if found.entry.bounded and (found.value is None or found.width > 1e-2):
         value += f" [{found.lower:.3f}, {found.upper:.3f}]"
     return value
@@ -260,10 +285,10 @@ def parameters(found: Parameters | None, out: Console) -> None:
     out.print(shown)
 
 
-def plain(table: Comparison) -> str:
-    """Return the table as plain text."""
+def plain(table: Comparison, columns: str = "default") -> str:
+    """Return the table as plain text; ``columns`` as of :func:`comparison`."""
     from rich.console import Console
 
     out = io.StringIO()
-    comparison(table, Console(file=out, width=200, force_terminal=False, color_system=None, highlight=False))
+    comparison(table, Console(file=out, width=WIDE, force_terminal=False, color_system=None, highlight=False), columns)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())

@@ -193,7 +193,7 @@ def test_a_comparison_says_what_gaps_are_made_of() -> None:
     assert table.to_dict()["guides"][0]["local_gap"] is None
     text = str(table)
     assert "shared" in text.splitlines()[1]
-    assert "shared (latents that all 8 rows of 'school' share) + local (each row's own, summed)" in text
+    assert "KL(q‖posterior) = shared (latents of all 8 rows of 'school') + local (each row's own)" in text
     without = replace(pair, evaluation=replace(pair.evaluation, blocks=None))
     told = str(replace(table, rows=(without,)))
     assert "no gap by block of 'full_rank+mean_field': it takes a program that vmap runs" in told
