@@ -10,7 +10,7 @@ from rich.terminal_theme import MONOKAI
 
 import experiments
 import zoo
-from experiments.comparison import text
+from experiments.comparison.terminal import text
 
 #: A plain frame in the system's own monospaced font: rich's own asks a font server.
 FRAME = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">

@@ -187,7 +187,7 @@ def _parse_drawn(text: str, name: str, inner: str | None) -> GuideSpec:
 
 def _parse_density(text: str) -> GuideSpec:
     """Read a guide with a density: ``family[:amortisation]``, or ``family+family[:amortisation]``."""
-    parts = _split_blocks(text)
+    parts = _split(text, "+")
     if len(parts) == 1:
         return _parse_joint(text)
     if len(parts) > 2:
@@ -202,16 +202,25 @@ def _parse_density(text: str) -> GuideSpec:
     return replace(local, text=text, shared=shared)
 
 
-def _split_blocks(text: str) -> list[str]:
-    """Split a guide as written at each + that stands in no parentheses.
+def split_commas(text: str) -> list[str]:
+    """Split several guides, as written, at the commas between them.
 
-    >>> _split_blocks("full_rank+flow(hidden=(8, +8))")
+    >>> split_commas("mean_field,full_rank:encoder(hidden=(32, 32))")
+    ['mean_field', 'full_rank:encoder(hidden=(32, 32))']
+    """
+    return [part.strip() for part in _split(text, ",")]
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Split a text at each ``mark`` that stands in no parentheses.
+
+    >>> _split("full_rank+flow(hidden=(8, +8))", "+")
     ['full_rank', 'flow(hidden=(8, +8))']
     """
     parts, depth = [""], 0
     for letter in text:
         depth += (letter == "(") - (letter == ")")
-        if letter == "+" and depth == 0:
+        if letter == mark and depth == 0:
             parts.append("")
         else:
             parts[-1] += letter

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.listing import print_table
-from experiments.comparison.text import console
+from experiments.comparison.terminal.text import console
 from experiments.inference.registry import fitting_methods
 from guides.registry import DRAWN, FAMILIES, WHOLE
 from guides.spec import BLOCKS, fitting_guides

@@ -33,6 +33,7 @@ from experiments.cli.options import (
     with_fitting_options,
 )
 from experiments.cli.work import Saving, Shown, begun, do, said
+from guides.spec import split_commas
 from zoo.errors import ZooError
 from zoo.registry import MODELS
 
@@ -126,6 +127,7 @@ def asked(context: typer.Context, **given: Any) -> Spec:
     from experiments.runs.spec import complete, read_options
 
     options = read_options(context.args)
+    given["guides"] = tuple(guide for text in given["guides"] for guide in split_commas(text))
     _check_flags(context, given["model"], options)
     return complete(options=options, **given)
 

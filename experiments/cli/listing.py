@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.text import console, grid, interval, number
+from experiments.comparison.terminal.text import console, grid, interval, number
 from experiments.inference.options import names
 from experiments.inference.registry import METHODS, known_options
 from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE

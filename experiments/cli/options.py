@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from experiments.comparison.layout import SELECTIONS
+from experiments.comparison.terminal.layout import SELECTIONS
 from experiments.inference.registry import METHODS, known_options, methods_with
 
 Command = TypeVar("Command", bound=Callable[..., None])

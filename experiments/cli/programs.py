@@ -25,8 +25,9 @@ def program_of(written: str) -> Callable[..., Any]:
     module = _run(file)
     found = getattr(module, name, None)
     if not callable(found):
-        own = [key for key, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
-        raise ZooError(f"expected a Pyro program '{name}' in {path}; got none{nearest(name, own) or '; it has ' + ', '.join(own)}")
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        hint = nearest(name, own) or f"; it has {', '.join(own) or 'none'}"
+        raise ZooError(f"expected a Pyro program '{name}' in {path}; got none{hint}")
     program: Callable[..., Any] = found
     return program
 

@@ -22,6 +22,7 @@ from experiments.cli.options import (
     with_fitting_options,
 )
 from experiments.cli.work import print_json, said
+from guides.spec import split_commas
 
 if TYPE_CHECKING:
     from experiments.comparison.ladder.recommendation import Recommendation
@@ -35,8 +36,8 @@ def recommend(
         metavar="MODEL", help="A registered model, or FILE.py:NAME, a Pyro program of your own, whose file is run.")],
     data: DATA = None,
     tolerance: Annotated[float, typer.Option(help="Nats, of each unit, between the posterior and a guide that will do.")] = 0.1,
-    quantity: Annotated[list[str] | None, typer.Option(
-        "--quantity", "-q", help="A quantity that is to be right, as tau or theta[3], in place of the gap. Can be repeated.")] = None,
+    quantity: Annotated[list[str] | None, typer.Option("--quantity", "-q", help=(
+        "A quantity that is to be right, as tau or theta[3], in place of the gap. Can be repeated."))] = None,
     rung: Annotated[list[str] | None, typer.Option(
         "--rung", "-g", help="A guide to try, in place of the ladder's own. Can be repeated, the cheapest first.")] = None,
     amortised: Annotated[bool | None, typer.Option(
@@ -46,8 +47,9 @@ def recommend(
     out: Annotated[Path | None, typer.Option(help="Directory for the verdict as JSON and its figure.")] = None, **fitting: Any,
 ) -> None:
     """Climb from the cheapest guide to the dearest, stop at the first that is near enough, and say what the next would gain."""
+    rungs = None if rung is None else [guide for text in rung for guide in split_commas(text)]
     how = {
-        "tolerance": tolerance, "quantities": tuple(quantity or ()), "rungs": rung, "amortised": amortised, "effort": effort,
+        "tolerance": tolerance, "quantities": tuple(quantity or ()), "rungs": rungs, "amortised": amortised, "effort": effort,
         "seed": seed}
     given = {"data": data, "seed": seed, "binarise": binarise, "target": target, "standardise": standardise,
              "drop_constant": drop_constant}
@@ -57,7 +59,7 @@ def recommend(
     if as_json:
         return print_json(found.to_dict())
     from experiments.comparison.ladder.recommendation import show
-    from experiments.comparison.text import console
+    from experiments.comparison.terminal.text import console
 
     show(found, console())
 

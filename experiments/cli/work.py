@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.layout import SELECTIONS
+from experiments.comparison.terminal.layout import SELECTIONS
 from zoo.errors import ZooError, chosen
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def report(table: Comparison, shown: Shown, parameters: bool = False) -> None:
     if shown.as_json:
         more = {"parameters": None if found is None else found.to_dict()} if parameters else {}
         return print_json({**table.to_dict(), **more})
-    from experiments.comparison import text
+    from experiments.comparison.terminal import text
 
     text.comparison(table, text.console(), shown.columns)
     if parameters:

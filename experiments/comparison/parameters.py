@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from experiments.diagnostics.evaluation import proposal
+from experiments.diagnostics.evaluation import Evaluation, proposal
 from experiments.diagnostics.linear_response import linear_response
 from experiments.inference.sampling.agreement import RHAT
 from experiments.log_evidence.log_weights import log_joint
@@ -129,16 +129,16 @@ class Parameters:
 
 
 def parameters(
-    model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], seed: int, responses: bool = False,
+    model: Model, x: Data, guides: Sequence[BaseGuide], made: Sequence[Evaluation], seed: int, responses: bool = False,
 ) -> Parameters | None:
     """Compare the posteriors of all quantities by each guide with the best reference at hand.
 
     That is the exact posterior where it is known; chains that are compared and agree; importance-corrected draws of the guide
-    of the least k̂ where that is at most 0.7; or the ends of other Markov chains.
+    of the most even weights, where k̂ is at most 0.7; or the ends of other Markov chains.
 
     Args:
         model, x: the model and the data.
-        guides: fitted; ``khats`` are the k̂ of their weights, of the worst unit.
+        guides: fitted, and ``made`` what was made of each.
         seed: of the draws.
         responses: whether factorised guides come a second time, with linear-response covariances.
 
@@ -152,7 +152,7 @@ def parameters(
         return None
     draws = affordable(model, within(PILOT, work(x, latents.units, latents.size), FEWEST, DRAWS), FEWEST)
     with seeded(seed + Stream.PARAMETERS), torch.no_grad(), evaluating(model, *guides):
-        told = _reference(model, x, guides, khats, draws, seed)
+        told = _reference(model, x, guides, made, draws, seed)
         reference = told.moments
         found = []
         for guide in guides:
@@ -193,7 +193,7 @@ class _Reference:
 
 
 def _reference(
-    model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], draws: int, seed: int,
+    model: Model, x: Data, guides: Sequence[BaseGuide], made: Sequence[Evaluation], draws: int, seed: int,
 ) -> _Reference:
     """Return the best reference at hand."""
     with suppress(NotImplementedError):
@@ -202,24 +202,28 @@ def _reference(
         if isinstance(guide, Drawn) and float(guide.rhat.max()) < RHAT:
             name = f"'{guide.text}', R-hat {float(guide.rhat.max()):.2f}"
             return _Reference(name, _drawn_moments(model, x, guide))
-    name, z, log_weight = _weighted(model, x, guides, khats, draws, seed)
+    name, z, log_weight = _weighted(model, x, guides, made, draws, seed)
     return _Reference(name, _moments(model, x, z, log_weight))
 
 
 def _weighted(
-    model: Model, x: Data, guides: Sequence[BaseGuide], khats: Sequence[float | None], draws: int, seed: int,
+    model: Model, x: Data, guides: Sequence[BaseGuide], made: Sequence[Evaluation], draws: int, seed: int,
 ) -> tuple[str, Tensor, Tensor]:
     """Return what the reference is, draws z (draws, units, d) and their log weights (draws, units)."""
-    rated = [(guide, khat) for guide, khat in zip(guides, khats, strict=True) if guide.density]
-    guides, khats = [guide for guide, _ in rated] or [proposal(guides[0])], [khat for _, khat in rated] or [math.inf]
-    shapes = [-math.inf if khat is None else khat for khat in khats]  # none: weights are constant, the guide is the posterior
-    best = min(range(len(guides)), key=shapes.__getitem__)
-    if shapes[best] <= KHAT:
-        q = guides[best].posterior(x)
+    rated = [(guide, one) for guide, one in zip(guides, made, strict=True) if guide.density and _even(one)]
+    if rated:
+        best, _ = max(rated, key=lambda pair: pair[1].ess or math.inf)  # none: the guide is enumerated, or the posterior
+        q = best.posterior(x)
         z = q.sample(torch.Size([draws]))
-        return f"importance-corrected draws of '{guides[best].text}'", z, smoothed(log_joint(model, x, z) - q.log_prob(z))
-    chains = posterior_draws(model, guides[best], x, chains=affordable(model, CHAINS, 16), seed=seed)
+        return f"importance-corrected draws of '{best.text}'", z, smoothed(log_joint(model, x, z) - q.log_prob(z))
+    start = proposal(next((guide for guide in guides if guide.density), guides[0]))
+    chains = posterior_draws(model, start, x, chains=affordable(model, CHAINS, 16), seed=seed)
     return f"Markov chains, R-hat {float(chains.rhat.max()):.2f}", chains.z, chains.z.new_zeros(chains.z.shape[:2])
+
+
+def _even(made: Evaluation) -> bool:
+    """Return whether importance weights of a guide can be relied on."""
+    return made.khat is None or made.khat <= KHAT
 
 
 def _plain(model: Model, x: Data, q: Distribution, draws: int) -> dict[str, _Moment]:

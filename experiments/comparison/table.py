@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
 from experiments.comparison.parameters import Parameters, parameters
-from experiments.comparison.theta_text import plain
+from experiments.comparison.terminal.theta import plain
 from experiments.diagnostics.evaluation import Evaluation
 from experiments.diagnostics.gap import Gap
 from experiments.fits.result import Fit
@@ -131,8 +131,8 @@ class Comparison:
         """
         if self.own_theta:
             raise ZooError("expected one θ for a comparison of parameters; got one for each guide; leave train_model out")
-        khats = [row.evaluation.khat for row in self.rows]
-        return parameters(self.model, self.x, [row.fit.guide for row in self.rows], khats, self.seed, responses=True)
+        made = [row.evaluation for row in self.rows]
+        return parameters(self.model, self.x, [row.fit.guide for row in self.rows], made, self.seed, responses=True)
 
     @property
     def improper(self) -> tuple[str, ...]:
@@ -190,7 +190,7 @@ class Comparison:
         Raises:
             ZooError: another word for ``columns``.
         """
-        from experiments.comparison.text import plain as written
+        from experiments.comparison.terminal.text import plain as written
 
         return written(self, columns)
 

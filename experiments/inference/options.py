@@ -109,7 +109,7 @@ class NUTSOptions(Options):
         warmup: transitions in which step sizes and metric adapt; their states are no draws.
     """
 
-    most: ClassVar[int] = 2000
+    most: ClassVar[int] = 1000
 
     chains: int = option(16, "Number of Markov chains.", whole=True, least=2)
     warmup: int = option(200, "Transitions of Markov chains that adapt, and are no draws.", whole=True, least=20)
@@ -136,9 +136,9 @@ class AISOptions(Options):
         annealed: the number of annealed paths, each of which ends in a draw.
     """
 
-    most: ClassVar[int] = 6
+    most: ClassVar[int] = 5
 
-    annealed: int = option(2048, "Number of annealed paths, each of which ends in a draw.", whole=True, least=16)
+    annealed: int = option(512, "Number of annealed paths, each of which ends in a draw.", whole=True, least=16)
 
 
 @dataclass(frozen=True, kw_only=True)

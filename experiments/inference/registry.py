@@ -53,9 +53,9 @@ METHODS: Mapping[str, MethodEntry] = {
     "svi": MethodEntry(
         "experiments.inference.svi.method:SVI", "Adam on minibatch estimates of a bound",
         "experiments.inference.svi.options:SVIOptions"),
-    "laplace": MethodEntry("experiments.inference.laplace:Laplace", "a normal at the mode, by the curvature there"),
+    "laplace": MethodEntry("experiments.inference.normals.laplace:Laplace", "a normal at the mode, by the curvature there"),
     "pathfinder": MethodEntry(
-        "experiments.inference.pathfinder:Pathfinder", "the best normal along L-BFGS paths from several starts",
+        "experiments.inference.normals.pathfinder:Pathfinder", "the best normal along L-BFGS paths from several starts",
         "experiments.inference.options:PathfinderOptions"),
     "nuts": MethodEntry(
         "experiments.inference.sampling.nuts:NUTS", "the no-U-turn sampler, until its chains agree",

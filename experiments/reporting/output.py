@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.theta_text import plain, print_table, print_theta
+from experiments.comparison.terminal.theta import plain, print_table, print_theta
 from zoo.errors import ZooWarning
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _print_found(found: dict[str, Any]) -> None:
     """Print a summary for people: θ, the units' tables, and a row for each other variable."""
     import pandas as pd
 
-    from experiments.comparison.text import console, grid
+    from experiments.comparison.terminal.text import console, grid
     from experiments.reporting.units import tables
 
     out = console()

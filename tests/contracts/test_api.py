@@ -27,7 +27,7 @@ PUBLIC = {
     experiments: ["METHODS", "BlockGap", "Bracket", "Callback", "Comparison", "EMOptions", "Estimate",
                   "Evaluation", "Evidence", "Fit", "FixedDrawsOptions", "Gap", "Grid", "Iteration",
                   "Journal", "Loaded", "LogWeights", "Method", "Metrics", "Moment", "Options", "Problem",
-                  "Record", "Recommendation", "Row", "RunOptions", "SVIOptions", "Spec", "Split",
+                  "Recommendation", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split",
                   "SweepOptions", "TensorBoard", "bracket", "compare", "e_step", "elbo", "evaluate",
                   "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "load",
                   "log_weights", "m_step", "posterior", "predict", "read_grid", "recommend", "resume",

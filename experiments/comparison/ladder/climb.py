@@ -207,7 +207,7 @@ class Climb:
         made = self._summary(index)
         if made.misses_mass:
             return False
-        found = parameters(self.plan.model, self.plan.x, [self.fits[index].guide], [made.khat], self.plan.seed)
+        found = parameters(self.plan.model, self.plan.x, [self.fits[index].guide], [made], self.plan.seed)
         own = [] if found is None else [q for q in found.quantities if _named(q.name, self.quantities)]
         if not own:
             known = [] if found is None else list(dict.fromkeys(q.name.partition("[")[0] for q in found.quantities))

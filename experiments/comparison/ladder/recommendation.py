@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.table import Comparison, Row
-from experiments.comparison.text import grid, interval
+from experiments.comparison.terminal.text import grid, interval
 from experiments.diagnostics.gap import Gap
 from experiments.fits.result import Fit
 from guides.guide import BaseGuide

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.comparison.text import interval, number
+from experiments.comparison.terminal.text import interval, number
 from experiments.log_evidence.log_weights import Z95
 from experiments.reporting.report.facts import Trace
 from experiments.reporting.smoothing import Curve, smoothed

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from experiments.comparison.text import COLUMNS, interval
+from experiments.comparison.terminal.text import COLUMNS, interval
 from experiments.log_evidence.registry import ESTIMATORS
 from experiments.reporting.output import height
 from experiments.reporting.record import Record

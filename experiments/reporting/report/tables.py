@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from experiments.comparison.text import COLUMNS, number
-from experiments.comparison.theta_text import grids, thetas
-from experiments.comparison.theta_text import number as significant
+from experiments.comparison.terminal.text import COLUMNS, number
+from experiments.comparison.terminal.theta import grids, thetas
+from experiments.comparison.terminal.theta import number as significant
 from experiments.reporting.report.charts import short
 from experiments.reporting.units import tables as tables_of_units
 from zoo.structure.words import network_text

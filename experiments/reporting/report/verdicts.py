@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.comparison.text import number
+from experiments.comparison.terminal.text import number
 from experiments.log_evidence.pareto import EVEN, KHAT, misses_mass
 from experiments.log_evidence.registry import ESTIMATORS, Level
 from experiments.reporting.record import Record

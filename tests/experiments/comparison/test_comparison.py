@@ -56,7 +56,7 @@ def test_a_narrow_terminal_loses_no_number() -> None:
 
     from rich.console import Console
 
-    from experiments.comparison import text
+    from experiments.comparison.terminal import text
 
     x = zoo.dataset("eight_schools").x
     table = experiments.compare(zoo.build("eight_schools", x), x, ["mean_field"], draws=200)

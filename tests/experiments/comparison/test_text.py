@@ -17,8 +17,8 @@ from torch import Tensor
 import experiments
 import zoo
 from experiments.cli import run
-from experiments.comparison import text
-from experiments.comparison.layout import WIDTH, Column, Part, arranged, fold
+from experiments.comparison.terminal import text
+from experiments.comparison.terminal.layout import WIDTH, Column, Part, arranged, fold
 
 LONG = "full_rank+mean_field:encoder(shared=True, hidden=(32, 32))"
 
@@ -129,9 +129,9 @@ def test_parts_that_do_not_fit_have_a_table_of_their_own() -> None:
 
 def test_a_column_that_says_nothing_of_any_guide_is_left_out() -> None:
     table = TABLES["exact and discrete guides"]()
-    assert "k̂ " not in str(table).splitlines()[1]
+    assert not any("k̂ " in line for line in str(table).splitlines() if line.startswith("guide "))
     assert "k̂ " in str(TABLES["normals"]()).splitlines()[1]
-    assert "k̂ " in table.text("all").splitlines()[1]
+    assert any("k̂ " in line for line in table.text("all").splitlines() if line.startswith("guide "))
 
 
 def columns(*ranks: int) -> list[Column]:

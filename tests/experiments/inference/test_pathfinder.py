@@ -13,7 +13,7 @@ from torch import Tensor
 import experiments
 import guides
 import zoo
-from experiments.inference.pathfinder import _normals
+from experiments.inference.normals.pathfinder import _normals
 from zoo.errors import ZooError
 
 SIZE = 4

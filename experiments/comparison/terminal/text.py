@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.layout import SELECTIONS, WIDTH, Column, Part, arranged, fold, wrapped
 from experiments.comparison.remarks import Importance, legend, remarks
-from experiments.comparison.theta_text import comparison_theta
+from experiments.comparison.terminal.layout import SELECTIONS, WIDTH, Column, Part, arranged, fold, wrapped
+from experiments.comparison.terminal.theta import comparison_theta
 from zoo.errors import chosen
 
 if TYPE_CHECKING:

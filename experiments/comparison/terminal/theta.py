@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from experiments.comparison.terminal.layout import WIDTH, wrapped
 from zoo.structure.words import FEW, heading, network_text
 
 if TYPE_CHECKING:
@@ -150,7 +151,11 @@ def comparison_theta(table: Comparison, out: Console, grid: Empty) -> None:
 
 
 def print_theta(theta: Mapping[str, Any], out: Console, grid: Empty, title: str = "θ") -> None:
-    """Print θ, given as plain data: tables of at most 30 numbers, sizes of networks, and headings of what is left out."""
+    """Print θ, given as plain data: tables of at most 30 numbers, sizes of networks, and headings of what is left out.
+
+    Lines have at most 100 characters.
+    """
+    width = min(out.width, WIDTH)
     found, left = grids(theta, FEW)
     for i, one in enumerate(found):
         if i and not out.is_terminal:
@@ -160,7 +165,7 @@ def print_theta(theta: Mapping[str, Any], out: Console, grid: Empty, title: str 
     if left:
         more.append(f"{', '.join(left)}: not printed, over {FEW} numbers in all; --json and report.html have them")
     for line in more if found else [f"{title}: {line}" for line in more]:
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(wrapped(line, width), markup=False, soft_wrap=True)
     if found or more:
         out.print()
 
@@ -176,11 +181,11 @@ def print_table(
         table.add_column(Text(head), justify="left" if i < names else "right")
     for row in rows:
         table.add_row(*map(Text, row))  # labels may look like rich's markup
-    if out.measure(table, options=out.options.update(max_width=10_000)).maximum <= out.width:
+    if out.measure(table, options=out.options.update(max_width=10_000)).maximum <= (width := min(out.width, WIDTH)):
         return out.print(table)
     if title:
         out.print(title, markup=False, style="bold")
     for row in rows:
         parts = [f"{head} {cell}" for head, cell in zip(heads, row, strict=True)]
-        out.print(f"{', '.join(parts[:names])}: {', '.join(parts[names:])}", markup=False, soft_wrap=True)
+        out.print(wrapped(f"{', '.join(parts[:names])}: {', '.join(parts[names:])}", width), markup=False, soft_wrap=True)
     out.print()
