@@ -107,11 +107,13 @@ class NUTSOptions(Options):
     Attributes:
         chains: the number of chains.
         warmup: transitions in which step sizes and metric adapt; their states are no draws.
+        leapfrogs: rounds of leapfrog steps, of all chains together, after which no transition is begun.
     """
 
     most: ClassVar[int] = 1000
 
     chains: int = option(16, "Number of Markov chains.", whole=True, least=2)
+    leapfrogs: int = option(40_000, "Rounds of leapfrog steps of all Markov chains, at most.", whole=True, least=1)
     warmup: int = option(200, "Transitions of Markov chains that adapt, and are no draws.", whole=True, least=20)
 
 

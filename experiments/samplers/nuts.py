@@ -13,6 +13,8 @@ from experiments.samplers.hmc import ACCEPTANCE, Kernel, State, Target, kinetic,
 
 #: Doublings of a trajectory at most: 1,023 leapfrog steps.
 DOUBLINGS = 10
+#: Doublings while a kernel adapts: before step and metric fit, long trajectories are dear and teach little.
+WARMING = 7
 #: A trajectory that loses so many nats of energy has diverged.
 DIVERGENT = 1000.0
 #: Constants of dual averaging, as of Hoffman and Gelman (2014), §3.2.
@@ -49,7 +51,7 @@ class Transition:
     leapfrogs: int
 
 
-def transition(target: Target, state: State, kernel: Kernel) -> Transition:
+def transition(target: Target, state: State, kernel: Kernel, doublings: int = DOUBLINGS) -> Transition:
     """Move every unit of every chain once: a trajectory is doubled, forwards or backwards, until it turns.
 
     States of a trajectory are drawn in proportion to their density, the later half of it preferred (multinomial sampling with
@@ -67,7 +69,7 @@ def transition(target: Target, state: State, kernel: Kernel) -> Transition:
     (torch.Size([2, 3, 1]), torch.Size([2, 3]))
     """
     trees = _Trees(target, replace(kernel, leapfrogs=1), Point(state, torch.randn_like(state.z)))
-    for depth in range(DOUBLINGS):
+    for depth in range(doublings):
         if not bool(trees.going.any()):
             break
         trees.double(depth)
@@ -205,7 +207,7 @@ def warm_up(target: Target, state: State, kernel: Kernel, iterations: int) -> tu
     marks = {max(1, round(share * iterations)) for share in METRICS}
     size, states = StepSize(kernel), []
     for number in range(1, iterations + 1):
-        done = transition(target, state, kernel)
+        done = transition(target, state, kernel, WARMING)
         state, kernel = done.state, replace(kernel, step=size.next(done.acceptance))
         states.append(state.z)
         if number in marks:

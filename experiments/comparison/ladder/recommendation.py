@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.table import Comparison, Row
+from experiments.comparison.terminal.layout import WIDTH, fold, wrapped
 from experiments.comparison.terminal.text import grid, interval
 from experiments.diagnostics.gap import Gap
 from experiments.fits.result import Fit
@@ -15,6 +16,9 @@ from guides.guide import BaseGuide
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+#: Characters above which a guide's name is folded.
+NAMES = 38
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,13 @@ class Recommendation:
         """The guide to use."""
         return self.fit.guide
 
+    def note(self, index: int) -> str:
+        """Return what is to be said of a step in two words: that it is near enough, or that its draws have not converged."""
+        if index == self.chosen:
+            return "near enough"
+        fit = self.steps[index].row.fit
+        return "" if fit.guide.density or fit.converged else "not converged"
+
     @property
     def sentence(self) -> str:
         """The verdict in a sentence."""
@@ -143,22 +154,24 @@ class Recommendation:
 
 
 def show(found: Recommendation, out: Console) -> None:
-    """Print the path and the verdict."""
+    """Print the path and the verdict, in lines of up to 100 characters."""
+    width = min(out.width, WIDTH)
     units = found.table.units
     shown = grid(f"{found.table.model.label}: {units} unit{'s' if units > 1 else ''}, seed {found.table.seed}", out)
     for head, side in (("guide", "left"), ("KL(q‖posterior), 95%", "right"), ("k̂", "right"), ("densities", "right"),
                        ("sec.", "right"), ("", "left")):
-        shown.add_column(head, justify=side, no_wrap=head != "guide", overflow="fold")  # type: ignore[arg-type]
+        shown.add_column(head, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for i, step in enumerate(found.steps):
         row = step.row.to_dict()
         gap = {key: None if value is None else value / units for key, value in row["kl_gap"].items()}
         khat, densities = "—" if row["khat"] is None else f"{row['khat']:.2f}", f"{step.row.fit.evaluations / units:,.0f}"
-        mark = "← near enough" if i == found.chosen else ""
-        shown.add_row(step.text, interval(gap), khat, densities, f"{step.seconds:.1f}", mark)
+        mark = f"← {note}" if (note := found.note(i)) else ""
+        shown.add_row(fold(step.text, NAMES), interval(gap), khat, densities, f"{step.seconds:.1f}", mark)
     out.print(shown)
-    out.print(found.sentence, markup=False)
+    out.print(wrapped(found.sentence, width), markup=False)
     for line in found.refused:
-        out.print(f"left out: {line}", style="dim", markup=False)
+        out.print(wrapped(f"left out: {line}", width), style="dim", markup=False)
     each = "nats a unit" if units > 1 else "nats"
-    out.print(f"{each}; densities: evaluations by a fit, a gradient counts 3; sec.: since the start", style="dim", markup=False)
+    legend = f"{each}; densities: evaluations by a fit, a gradient counts 3; sec.: since the start"
+    out.print(wrapped(legend, width), style="dim", markup=False)
 

@@ -90,6 +90,7 @@ LADDER: tuple[Rung, ...] = (
     Rung("full_rank+mean_field:free(shared=True)", "rows that follow what they share", local=True),
     Rung(f"draws({BEST})@psis", "importance weights for the best guide's draws", local=True),
     Rung(f"draws({BEST})@ais", "annealing from the best guide to the posterior"),
+    Rung("mixture(4)", "several modes", most=FULL, alone=True),
     Rung("flow", "any shape that a flow has", most=FULL, alone=True, least=2),
     Rung(f"draws({BEST})@nuts", "Markov chains"),
     Rung("mean_field:encoder", "a network, of independent normals", amortised=True),

@@ -113,7 +113,7 @@ def _pieces(name: str) -> list[str]:
     for letter in name:
         depth += {"(": 1, ")": -1}.get(letter, 0)
         pieces[-1] += letter
-        if (letter in "+:" and not depth) or (letter == " " and depth < 2):
+        if letter in "+: " and depth < 2:
             pieces.append("")
     return pieces
 

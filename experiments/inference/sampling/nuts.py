@@ -63,19 +63,20 @@ class NUTS(Method[NUTSOptions]):
         ends = Endpoints.of(problem.model, guide.source, problem.x)
         state, kernel = _settled(problem, ends, options)
         states: list[Tensor] = []
-        diverged, agreement = 0, Agreement.unknown(state.z)
+        diverged, rounds, agreement = 0, 0, Agreement.unknown(state.z)
         for number in range(1, options.limit + 1):
             done = transition(ends.joint, state, kernel)
-            state, diverged = done.state, diverged + int(done.diverged.sum())
+            state, diverged, rounds = done.state, diverged + int(done.diverged.sum()), rounds + done.leapfrogs
+            spent = number == options.limit or rounds >= options.leapfrogs
             states.append(state.z)
             watch.step(number, float(ends.joint.log_density(state).mean(0).sum()))
-            if number % BLOCK == 0 or number == options.limit:
+            if number % BLOCK == 0 or spent:
                 agreement = Agreement.of(torch.stack(states))
-                if agreement.enough:
+                if agreement.enough or spent:
                     break
         found = torch.stack(states)
         guide.put(_thinned(found.flatten(0, 1)), ess=agreement.ess, rhat=agreement.rhat)
-        stopped = "" if agreement.enough else f"not converged: {agreement.told}; raise --steps"
+        stopped = "" if agreement.enough else f"not converged: {agreement.told}; raise --steps and --leapfrogs"
         height = float(ends.joint.log_density(state).mean(0).sum())
         return Outcome(len(states), height, agreement.enough, stopped, remarks=_told(diverged, found, agreement))
 
