@@ -22,6 +22,7 @@ docs: .venv/.tested
 	$(BIN)/python docs/make_table.py
 	$(BIN)/python docs/make_methods.py
 	$(BIN)/python docs/make_registries.py
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_verdict.py
 
 results: .venv/.tested
 	$(BIN)/python docs/make_results.py
