@@ -74,6 +74,10 @@ RUNGS = """
 A guide may name the method that fits it, so one comparison has them all. Below the table stand remarks, the most important
 first, each with what to do. Errors of quantities are against the chains, which agree."""
 
+EVERY = (
+    "full_rank@laplace,full_rank@pathfinder,draws@pathfinder,mean_field,full_rank,draws(full_rank)@psis,draws(full_rank)@ais,"
+    "draws@nuts")
+
 TAIL = """
 docs/rungs.md holds every rung to the reference draws of posteriordb, and docs/recommendations.md the choices to log p where it
 is known.
@@ -128,12 +132,11 @@ def page() -> str:
         folder = Path(name)
         (folder / "dose.py").write_text(PROGRAM)
         (folder / "dose.csv").write_text(DATA)
-        rungs = "full_rank@laplace,full_rank@pathfinder,mean_field,full_rank,draws(full_rank)@psis,draws(full_rank)@ais,draws@nuts"
         return "\n".join([
-            HEAD, ran(COIN), LADDER.format(ladder=ladder()), SCHOOLS, "", said("recommend eight_schools", folder), QUANTITIES, "",
-            said("recommend eight_schools --quantity mu", folder), OWN, "", f"```python\n{PROGRAM}```", "",
+            HEAD, ran(COIN), LADDER.format(ladder=ladder()), SCHOOLS, "", said("recommend eight_schools", folder),
+            QUANTITIES, "", said("recommend eight_schools --quantity mu", folder), OWN, "", f"```python\n{PROGRAM}```", "",
             said("recommend dose.py:line --data dose.csv --out verdict", folder), RUNGS, "",
-            said(f"compare eight_schools -g '{rungs}' --no-save", folder), TAIL])
+            said(f"compare eight_schools -g '{EVERY}' --no-save", folder), TAIL])
 
 
 if __name__ == "__main__":

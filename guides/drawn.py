@@ -46,6 +46,7 @@ class Drawn(BaseGuide):
     torch.Size([3, 1, 10])
     """
 
+    values: Tensor
     density = False
     new_units = False
     minibatches = False
@@ -67,7 +68,7 @@ class Drawn(BaseGuide):
 
     def put(self, values: Tensor, **known: Tensor | float) -> None:
         """Put draws (draws, units, d) in the place of those there are, with what is ``known`` of them: attributes by name."""
-        self.values = values.detach().clone()
+        self.values = values.detach().clone().to(self.values)
         for name in ("bound", "bound_se", "khat", "ess", "rhat"):
             value = torch.as_tensor(known.get(name, math.nan), dtype=torch.double, device=values.device)
             getattr(self, name).copy_(value.detach())

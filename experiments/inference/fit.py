@@ -98,7 +98,7 @@ def fit(
     if done is not None:
         return done
     inner: dict[str, Any] = {"train_model": theta, "seed": seed, "progress": progress, "journal": kept, "pure": pure}
-    problem, before = _after_source(problem, start, inner)
+    problem, before = _after_source(problem, chosen, start, inner)
     floor, quick = _floor(problem, chosen, how, start, inner)
     first = Moment(
         model, guide, data, chosen.name, how.limit, problem.latents.units, name, objective=chosen.bound(problem, how))
@@ -131,13 +131,16 @@ def _run(method: Method[Any], problem: Problem, options: Options, watch: Watch, 
         watch.start.objective, evaluations + watch.cost.rows)
 
 
-def _after_source(problem: Problem, start: BaseGuide | str, how: Mapping[str, Any]) -> tuple[Problem, Fit | None]:
+def _after_source(
+    problem: Problem, method: Method[Any], start: BaseGuide | str, how: Mapping[str, Any],
+) -> tuple[Problem, Fit | None]:
     """Fit the guide that draws begin from, and θ with it; return what is left to be fitted, and that fit if there was one.
 
-    Where ``start`` is that guide, fitted, its parameters are taken; a guide that is built begins from its source as it is.
+    Where ``start`` is that guide, fitted, its parameters are taken; a guide that is built begins from its source as it is, and
+    so does one whose method fits the source, too.
     """
     guide = problem.guide
-    if not isinstance(guide, Drawn):
+    if not isinstance(guide, Drawn) or method.fits_density:
         return problem, None
     left = replace(problem, train_model=False)
     if isinstance(start, BaseGuide):

@@ -79,8 +79,10 @@ class Method(abc.ABC, Generic[OptionsT]):
     #: Whether it climbs from where the guide is: ``fit`` then fits a family first that the guide's contains, begins there, and
     #: runs the method again if it ends lower.
     climbs: ClassVar[bool] = True
-    #: Whether it leaves draws behind: it fits guides that are known by draws, from their fitted source, and no others.
-    samples: ClassVar[bool] = False
+    #: Whether it fits guides that have a density; and guides that are known by draws. One that fits the latter alone is given
+    #: them with their source fitted; one that fits both fits the source, too.
+    fits_density: ClassVar[bool] = True
+    fits_draws: ClassVar[bool] = False
 
     def suits(self, guide: BaseGuide, latents: Latents | None) -> bool:
         """Return whether the method is the one for ``guide`` where nobody says; the first of the registry that suits is taken.

@@ -94,16 +94,18 @@ def build_method(name: str) -> Method[Any]:
 
 
 def misfit(name: str, problem: Problem) -> str:
-    """Return why a method can't fit ``problem``, as a whole error line; empty where it can.
-
-    A method that samples fits guides that are known by draws, and no others.
-    """
+    """Return why a method can't fit ``problem``, as a whole error line; empty where it can."""
     method, guide = build_method(name), problem.guide
-    if method.samples == guide.density:
-        able = " or ".join(known for known in METHODS if build_method(known).samples != guide.density)
-        wanted = "draws(guide)" if method.samples else "a guide with a density"
+    if not _takes(method, guide):
+        able = " or ".join(known for known in METHODS if _takes(build_method(known), guide))
+        wanted = "draws(guide)" if method.fits_draws else "a guide with a density"
         return f"expected {wanted} for method {name}; got '{guide.text}'; use method {able}"
     return method.misfit(problem)
+
+
+def _takes(method: Method[Any], guide: BaseGuide) -> bool:
+    """Return whether a method fits guides of this kind, with a density or known by draws."""
+    return method.fits_density if guide.density else method.fits_draws
 
 
 def written_method(guide: BaseGuide) -> str | None:

@@ -83,6 +83,7 @@ LADDER: tuple[Rung, ...] = (
     Rung("exact", "the exact posterior", exact=True, least=0),
     Rung("full_rank@laplace", "a normal at the mode", most=FULL),
     Rung("full_rank@pathfinder", "a normal where the mass is, on the way to the mode", most=FULL, alone=True),
+    Rung("draws(full_rank)@pathfinder", "importance weights for normals of several paths", most=FULL, alone=True),
     Rung("mean_field", "the best independent normals"),
     Rung("full_rank", "all correlations", least=2, most=FULL),
     Rung("low_rank(8)", "correlations of rank 8", least=FULL + 1),
@@ -107,6 +108,6 @@ def rungs(ground: Terrain) -> Iterator[Rung]:
     """Give the rungs that a ladder on this ground has, the cheapest first.
 
     >>> [rung.text for rung in rungs(Terrain(Facts("continuous", "dataset", False), 10, 1, False))][:4]
-    ['full_rank@laplace', 'full_rank@pathfinder', 'mean_field', 'full_rank']
+    ['full_rank@laplace', 'full_rank@pathfinder', 'draws(full_rank)@pathfinder', 'mean_field']
     """
     return (rung for rung in LADDER if rung.suits(ground))

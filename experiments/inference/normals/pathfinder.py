@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
@@ -17,9 +16,10 @@ from experiments.fits.result import Outcome
 from experiments.inference.engine import check_start, normal_misfit, put_normals, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import PathfinderOptions
-from experiments.log_evidence.pareto import tail_shapes
+from experiments.inference.sampling.weighted import Weighted
 from experiments.optimisers.each import ascend_each
 from experiments.runtime.memory import chunks
+from guides.drawn import Drawn
 from zoo.data import reference
 from zoo.program.failures.tolerance import tolerant
 
@@ -32,6 +32,8 @@ CURVED = 1e-12
 SPREAD = 5.0
 #: Fresh draws of each path's normal, by which the best is chosen, and the tail of all weights together is told.
 DRAWS = 100
+#: Draws of all paths' normals together, where draws are asked for.
+MANY = 8192
 #: Nats that a path rises by no more where it ends.
 TOLERANCE = 1e-5
 
@@ -43,8 +45,8 @@ class Pathfinder(Method[PathfinderOptions]):
     make an inverse Hessian Σ, and N(z + Σ ∇ log p, Σ) is a candidate, whose ELBO some draws tell. A path may pass where the
     mass is, and end at a peak that holds none.
 
-    k̂ of the draws of all paths' normals together, each weighted by its own path's density, is among the remarks: above 0.7 the
-    paths' normals miss mass.
+    A guide ``draws(full_rank)`` gets draws of all paths' normals, in equal shares, resampled by Pareto-smoothed importance
+    weights; its source gets the best normal. k̂ of these draws is among the remarks: above 0.7 the paths' normals miss mass.
 
     Source: Zhang, Carpenter, Gelman and Vehtari (2022), Pathfinder: parallel quasi-Newton variational inference,
     https://jmlr.org/papers/v23/21-0889.html
@@ -58,9 +60,10 @@ class Pathfinder(Method[PathfinderOptions]):
 
     name = "pathfinder"
     climbs = False
+    fits_draws = True
 
     def misfit(self, problem: Problem) -> str:
-        if found := normal_misfit(problem, self.name):
+        if found := normal_misfit(_of_source(problem), self.name):
             return found
         if problem.latents.units > 1:
             return (
@@ -69,23 +72,37 @@ class Pathfinder(Method[PathfinderOptions]):
         return ""
 
     def run(self, problem: Problem, options: PathfinderOptions, watch: Watch) -> Outcome:
+        whole, problem = problem.guide, _of_source(problem)
         guide, model, x = problem.guide, problem.model, problem.x
         trainable(model, guide, False)  # raises where there is nothing to move
         check_start(model, guide, x)
         density = _Density(problem)
         starts = _starts(guide.posterior(x), options.paths)
         trail = _Trail(density, watch, options.limit, len(starts))
+        spent = True
         with suppress(_Spent):
             ascend_each(trail.objective, starts, options.limit, trail.report, TOLERANCE)
+            spent = False
         normals = [_best(density, *path, options.elbo_draws) for path in trail.paths if len(path[0]) > 1]
         found = [normal for normal in normals if normal is not None]
         if not found:
             return Outcome(trail.evaluations, -math.inf, False, "not converged: no path has a normal of finite ELBO; use svi")
-        again = _Again.of(density, found)
+        again = _Again.of(density, found, MANY // len(found) if isinstance(whole, Drawn) else DRAWS)
         best = found[int(again.elbos.argmax())]
         like = reference(x)
         put_normals(guide, best.loc[None].to(like), best.scale_tril[None].to(like))
-        return Outcome(trail.evaluations, float(again.elbos.max()), True, remarks=(again.told,))
+        bound = float(again.elbos.max())
+        stopped = f"{trail.evaluations:,} gradients were taken before all paths ended; raise --steps" if spent else ""
+        if isinstance(whole, Drawn):
+            again.weighted.put(whole)
+            bound, stopped = again.weighted.total, stopped or again.weighted.uneven("the paths' normals")
+        told = f"not converged: {stopped}" if stopped else ""
+        return Outcome(trail.evaluations, bound, not stopped, told, remarks=(again.told,))
+
+
+def _of_source(problem: Problem) -> Problem:
+    """Return the problem of the normal: for draws that of the guide that they begin from."""
+    return replace(problem, guide=problem.guide.source) if isinstance(problem.guide, Drawn) else problem
 
 
 @dataclass(frozen=True)
@@ -230,16 +247,21 @@ class _Again:
 
     Attributes:
         log_weight: log p(x, z) − log q(z) at draws of each path's own normal, (paths, draws).
+        weighted: these draws of one unit, weighted by p over the mean density of all the normals (the balance heuristic).
     """
 
     log_weight: Tensor
+    weighted: Weighted
 
     @classmethod
-    def of(cls, density: _Density, normals: Sequence[_Normal]) -> _Again:
+    def of(cls, density: _Density, normals: Sequence[_Normal], draws: int) -> _Again:
         """Draw from the normals. Uses torch's generator."""
-        z = torch.stack([normal.distribution.sample((DRAWS,)) for normal in normals])
-        log_q = torch.stack([normal.distribution.log_prob(each) for normal, each in zip(normals, z, strict=True)])
-        return cls(density(z.flatten(0, 1)).view(log_q.shape) - log_q)
+        z = torch.cat([normal.distribution.sample((draws,)) for normal in normals])
+        log_q = torch.stack([normal.distribution.log_prob(z) for normal in normals])  # of all normals at all draws
+        log_p = density(z)
+        own = log_q.view(len(normals), len(normals), draws).diagonal(dim1=0, dim2=1).mT
+        mixed = log_q.logsumexp(0) - math.log(len(normals))
+        return cls(log_p.view(own.shape) - own, Weighted(z[:, None], (log_p - mixed)[:, None]))
 
     @property
     def elbos(self) -> Tensor:
@@ -249,7 +271,7 @@ class _Again:
     @property
     def told(self) -> str:
         """How far apart the paths' normals are, and how their draws together would do."""
-        khat = float(tail_shapes(self.log_weight.flatten().cpu().numpy()[None], np.zeros(1))[0])
+        khat = float(self.weighted.khat[0])
         low, high = float(self.elbos.min()), float(self.elbos.max())
         count = len(self.log_weight)
         whose = f"normals of {count} paths" if count > 1 else "the normal of one path"

@@ -34,7 +34,8 @@ class AIS(Method[AISOptions]):
 
     name = "ais"
     climbs = False
-    samples = True
+    fits_density = False
+    fits_draws = True
 
     def misfit(self, problem: Problem) -> str:
         return ""

@@ -46,7 +46,8 @@ class NUTS(Method[NUTSOptions]):
 
     name = "nuts"
     climbs = False
-    samples = True
+    fits_density = False
+    fits_draws = True
 
     def suits(self, guide: object, latents: object) -> bool:
         return isinstance(guide, Drawn)

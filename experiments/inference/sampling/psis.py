@@ -10,7 +10,6 @@ from experiments.inference.method import Method, Problem
 from experiments.inference.options import PSISOptions
 from experiments.inference.sampling.weighted import Weighted
 from experiments.log_evidence.log_weights import log_joint
-from experiments.log_evidence.pareto import KHAT, misses_mass
 from experiments.runtime.memory import CACHED, affordable, chunks, within
 from guides.drawn import Drawn
 from zoo.distributions.scored import scored
@@ -34,7 +33,8 @@ class PSIS(Method[PSISOptions]):
 
     name = "psis"
     climbs = False
-    samples = True
+    fits_density = False
+    fits_draws = True
 
     def misfit(self, problem: Problem) -> str:
         return ""
@@ -56,9 +56,5 @@ class PSIS(Method[PSISOptions]):
         found = Weighted(*(torch.cat(part) for part in zip(*parts, strict=True)))
         found.put(guide)
         watch.step(1, found.total)
-        worst, ess = float(found.khat.nan_to_num(nan=-torch.inf).max()), float(found.ess.min())
-        if misses_mass(worst, ess, draws):
-            return Outcome(1, found.total, False, (
-                f"not converged: k̂ {worst:.2f} of the weights of '{guide.source.text}' is above {KHAT}; use ais, or begin "
-                "from a richer guide"))
-        return Outcome(1, found.total, True)
+        uneven = found.uneven(f"'{guide.source.text}'")
+        return Outcome(1, found.total, not uneven, f"not converged: {uneven}" if uneven else "")

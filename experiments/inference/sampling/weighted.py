@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.log_evidence.pareto import smoothed, tail_shapes
+from experiments.log_evidence.pareto import KHAT, misses_mass, smoothed, tail_shapes
 from guides.drawn import Drawn
 
 #: Draws that are left after resampling.
@@ -51,6 +51,13 @@ class Weighted:
         """The effective sample size of each unit, (units,)."""
         w = self.log_weight.double()
         return (2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp()
+
+    def uneven(self, whose: str) -> str:
+        """Say that the weights can't be relied on, and what to do; empty where they can. ``whose`` draws they are, in words."""
+        worst, ess = float(self.khat.nan_to_num(nan=-math.inf).max()), float(self.ess.min())
+        if not misses_mass(worst, ess, len(self.log_weight)):
+            return ""
+        return f"k̂ {worst:.2f} of the weights of {whose} is above {KHAT}; use ais, or begin from a richer guide"
 
     def put(self, guide: Drawn) -> None:
         """Resample, and put the draws and what is known of them into a guide. Uses torch's generator."""

@@ -34,7 +34,7 @@ def test_a_registered_method_is_whole(name: str) -> None:
     assert METHODS[name].summary
     for one in dataclasses.fields(METHODS[name].options):
         assert one.metadata["hidden"] or one.metadata["help"].endswith("."), one.name
-    assert METHODS[name].options().limit >= (1 if build_method(name).samples else 1000)
+    assert METHODS[name].options().limit >= (1000 if build_method(name).fits_density else 1)
 
 
 def test_an_option_of_two_methods_is_one_to_the_command_line() -> None:
