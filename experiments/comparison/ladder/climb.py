@@ -99,7 +99,7 @@ class Climb:
             return False
         try:
             guide = self.plan.build(text)
-            done = self._highest_start(guide)
+            done = self._highest_start(guide, self._limited(rung))
         except ZooError as error:  # one rung that is refused does not end the climb
             self.refused.append(f"'{text}': {error}")
             return False
@@ -119,7 +119,13 @@ class Climb:
         """Return whether a rung's weights are even, so that k̂ tells nothing."""
         return not self._summary(index).misses_mass
 
-    def _highest_start(self, guide: BaseGuide) -> Fit:
+    def _limited(self, rung: Rung) -> ComparisonPlan:
+        """Return the plan, with the rung's own limit on steps where nobody set one."""
+        options = self.plan.options
+        return self.plan if rung.steps is None or options.get("steps") else replace(
+            self.plan, options={**options, "steps": rung.steps})
+
+    def _highest_start(self, guide: BaseGuide, plan: ComparisonPlan) -> Fit:
         """Fit a guide from the highest that leads to it: one of its own family, by another method, or one that it contains."""
         spec = spec_of(guide)
         same = [
@@ -128,13 +134,13 @@ class Climb:
             and other.free and other.same_family(spec)]
         fitted = [done.guide for done in self.fits]
         if not same:
-            return self.plan.fit_beside(guide, fitted)
+            return plan.fit_beside(guide, fitted)
         top = max(same, key=lambda i: self.weights[i].elbo().value)
         rest = [self.weights[i].elbo().value for i, done in enumerate(self.fits) if done.guide.density and i not in same]
         if rest and max(rest) >= self.weights[top].elbo().value:
-            return self.plan.fit_beside(guide, fitted)
+            return plan.fit_beside(guide, fitted)
         guide.load_state_dict(self.fits[top].guide.state_dict())
-        return self.plan.fit(self.plan.model, guide, False, start=OWN)
+        return plan.fit(plan.model, guide, False, start=OWN)
 
     def _best(self) -> Fit | None:
         """Return the fit of the highest ELBO among guides with a density."""

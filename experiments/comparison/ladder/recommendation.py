@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 #: Characters above which a guide's name is folded.
-NAMES = 38
+NAMES = 33
 
 
 @dataclass(frozen=True)

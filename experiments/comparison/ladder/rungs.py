@@ -15,6 +15,8 @@ from zoo.registry import Facts
 FULL = 200
 #: What stands for the guide of the highest ELBO so far, in a rung's text.
 BEST = "BEST"
+#: What importance weights add, where a guide that is better than those before has come.
+CORRECTED = "importance weights for the best guide's draws"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Rung:
         local: whether it is for models in which rows share latents and own others, only.
         amortised: whether it is a network of x, or follows one.
         exact: whether it is for models that know their posterior.
+        steps: of its fit at most, where nobody says: what a rung can gain is not worth more than a minute or so.
     """
 
     text: str
@@ -63,6 +66,7 @@ class Rung:
     local: bool = False
     amortised: bool = False
     exact: bool = False
+    steps: int | None = None
 
     def suits(self, ground: Terrain) -> bool:
         """Return whether a ladder on this ground has the rung."""
@@ -87,12 +91,15 @@ LADDER: tuple[Rung, ...] = (
     Rung("mean_field", "the best independent normals"),
     Rung("full_rank", "all correlations", least=2, most=FULL),
     Rung("low_rank(8)", "correlations of rank 8", least=FULL + 1),
-    Rung(f"draws({BEST})@psis", "importance weights for the best guide's draws"),
+    Rung(f"draws({BEST})@psis", CORRECTED),
     Rung("full_rank+mean_field:free(shared=True)", "rows that follow what they share", local=True),
-    Rung(f"draws({BEST})@psis", "importance weights for the best guide's draws", local=True),
+    Rung(f"draws({BEST})@psis", CORRECTED, local=True),
     Rung(f"draws({BEST})@ais", "annealing from the best guide to the posterior"),
     Rung("mixture(4)", "several modes", most=FULL, alone=True),
-    Rung("flow", "any shape that a flow has", most=FULL, alone=True, least=2),
+    Rung(f"draws({BEST})@psis", CORRECTED, most=FULL, alone=True),
+    Rung("flow", "any shape that a flow has", most=FULL, alone=True, least=2, steps=2000),
+    Rung(f"draws({BEST})@psis", CORRECTED, most=FULL, alone=True),
+    Rung(f"draws({BEST})@ais", "annealing from the best guide to the posterior", most=FULL, alone=True),
     Rung(f"draws({BEST})@nuts", "Markov chains"),
     Rung("mean_field:encoder", "a network, of independent normals", amortised=True),
     Rung("full_rank:encoder", "a network, of normals with all correlations", amortised=True, least=2, most=64),
@@ -100,7 +107,7 @@ LADDER: tuple[Rung, ...] = (
     Rung("full_rank:encoder(hidden=(512, 512))", "a wider network", amortised=True, least=2, most=64),
     Rung("mean_field:semi", "each unit's own correction of a network", amortised=True),
     Rung("full_rank:semi", "each unit's own correction of a network", amortised=True, least=2, most=64),
-    Rung(f"draws({BEST})@psis", "importance weights for the best guide's draws", amortised=True),
+    Rung(f"draws({BEST})@psis", CORRECTED, amortised=True),
 )
 
 
