@@ -177,6 +177,15 @@ def summarise_draws(model: Model, guide: Drawn, x: Data, found: Evidence) -> Eva
         khat_units=guide.khat if weighted else None, ess_units=guide.ess)
 
 
+def ratings(model: Model, guide: BaseGuide, x: Data, seed: int) -> tuple[float | None, float | None, int]:
+    """Return k̂ and the effective sample size of the worst unit, and of how many draws; ``None`` where they do not apply."""
+    if isinstance(guide, Drawn):
+        weighted = not bool(guide.khat.isnan().all())
+        return worst_khat(guide.khat) if weighted else None, float(guide.ess.min()), len(guide.values)
+    weights = log_weights(model, guide, x, None, seed + Stream.EVALUATION)
+    return worst_khat(weights.khat()), worst_ess(weights.ess()), len(weights.log_q)
+
+
 def worst_khat(khat: Tensor | None) -> float | None:
     """Return the largest k̂ of the units; ``None`` where nothing was drawn, or all weights are constant."""
     return None if khat is None or bool(khat.isnan().all()) else float(khat[~khat.isnan()].max())

@@ -97,7 +97,8 @@ def misfit(name: str, problem: Problem) -> str:
     """Return why a method can't fit ``problem``, as a whole error line; empty where it can."""
     method, guide = build_method(name), problem.guide
     if not _takes(method, guide):
-        able = " or ".join(known for known in METHODS if _takes(build_method(known), guide))
+        others = [build_method(known) for known in METHODS]
+        able = " or ".join(other.name for other in others if _takes(other, guide) and not other.misfit(problem))
         wanted = "draws(guide)" if method.fits_draws else "a guide with a density"
         return f"expected {wanted} for method {name}; got '{guide.text}'; use method {able}"
     return method.misfit(problem)

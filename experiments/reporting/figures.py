@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,8 +124,16 @@ def _draw_bands(axes: Any, curves: Sequence[Curve], depth: float) -> None:
 
 
 def gap_bars(table: Comparison) -> Figure:
-    """KL(q ‖ posterior) per unit by guide, with its 95% interval; an arrow where it is only a lower bound."""
-    rows = [row.evaluation for row in table.rows][::-1]
+    """KL(q ‖ posterior) per unit by guide, with its 95% interval; an arrow where it is only a lower bound.
+
+    Markov chains, which have none, are left out.
+
+    Raises:
+        ZooError: no guide has a gap.
+    """
+    rows = [row.evaluation for row in table.rows if not math.isnan(row.evaluation.kl_gap.middle)][::-1]
+    if not rows:
+        raise ZooError("expected a guide with a gap for its figure; got Markov chains alone; compare others beside them")
     figure, axes = panels_of(6.4, 1.3 + 0.42 * len(rows))
     units = table.units
     values = np.array([max(0.0, row.kl_gap.middle) / units for row in rows])

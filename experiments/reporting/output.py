@@ -105,16 +105,13 @@ def print_summary(
     Variables of more than ten units are summarised over them, unless ``every`` unit is asked for; others by ArviZ.
     """
     from experiments.comparison.table import finite
-    from experiments.diagnostics.evaluation import worst_ess, worst_khat
+    from experiments.diagnostics.evaluation import ratings
     from experiments.diagnostics.posterior import posterior
-    from experiments.log_evidence.log_weights import log_weights
     from experiments.reporting.report.verdicts import khat_verdict
     from experiments.reporting.units import unit_summaries
-    from experiments.runtime.seeds import Stream
 
     text = done.guide.text
-    weights = log_weights(done.model, done.guide, x, None, seed + Stream.EVALUATION)
-    khat, ess = worst_khat(weights.khat()), worst_ess(weights.ess())
+    khat, ess, drawn = ratings(done.model, done.guide, x, seed)
     tree = posterior(
         done.model, done.guide, x, draws=draws, seed=seed, groups=("posterior",), coords=labels(data_set))
     units, told = ([], []) if every else unit_summaries(tree, done.model, done.guide, x)
@@ -125,7 +122,7 @@ def print_summary(
         print(json.dumps(finite(found), indent=1, allow_nan=False, ensure_ascii=False))
         return
     _print_found(found)
-    remark(khat_verdict(text, khat, ess, len(weights.log_q)).text)
+    remark(khat_verdict(text, khat, ess, drawn).text)
 
 
 def _summary(tree: DataTree, told: Sequence[str]) -> dict[str, Any]:

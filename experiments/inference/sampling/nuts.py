@@ -113,4 +113,5 @@ def _told(diverged: int, states: Tensor, agreement: Agreement) -> tuple[str, ...
     count = f"{states.shape[1]} chains of {len(states)} draws: {agreement.told}"
     if not diverged:
         return (count,)
-    return count, f"{diverged} transitions diverged: the posterior has a neck that the chains may miss; reparametrise the model"
+    what = f"{diverged} transition{'s' if diverged > 1 else ''} diverged"
+    return count, f"{what}: the posterior has a neck that the chains may miss; reparametrise the model"

@@ -9,6 +9,8 @@ from typing import Any
 
 from experiments.reporting.record import Record
 
+#: What methods maximise, or walk on, that is no bound on log p(x): its trace has no place beside those of bounds.
+LOG_JOINT = "log p(x, z)"
 #: (seconds since the start, nats per unit) of a fit's steps.
 Trace = list[tuple[float, float]]
 #: What a null stands for in an estimate of a row, by its key: JSON has no infinities and no nan.
@@ -20,6 +22,8 @@ def traces_of(record: Record) -> dict[str, Trace]:
     traces: dict[str, Trace] = {}
     for row in record.metrics:
         bound, seconds, fit = row.get("bound", row.get("elbo")), row.get("seconds"), row["fit"]
+        if row.get("objective") == LOG_JOINT:
+            continue
         if bound is not None and seconds is not None and math.isfinite(bound):
             traces.setdefault(fit, []).append((seconds, bound / row["units"]))
     return {fit: trace for fit, trace in traces.items() if len(trace) > 1}
@@ -36,7 +40,7 @@ def trained_elsewhere(record: Record) -> set[str]:
 
 def objective_of(*records: Record) -> str:
     """Return what the bounds that the records' fits maximised are called; of several kinds, ``bound``."""
-    found = {str(row.get("objective", "ELBO")) for record in records for row in record.metrics}
+    found = {str(row.get("objective", "ELBO")) for record in records for row in record.metrics} - {LOG_JOINT}
     return found.pop() if len(found) == 1 else "bound" if found else "ELBO"
 
 

@@ -96,7 +96,8 @@ def _guides(table: dict[str, Any] | None) -> dict[str, Any]:
         return {"tables": [], "bars": None, "splits": None, "thetas": [], "worst": None}
     rows, units = table["guides"], table["units"]
     return {
-        "tables": tables(rows, units), "bars": bars([(row["guide"], each(row["kl_gap"], units)) for row in rows]),
+        "tables": tables(rows, units),
+        "bars": bars([(row["guide"], each(row["kl_gap"], units)) for row in rows if row["kl_gap"]["lower"] is not None]),
         "splits": splits(rows, units), "thetas": theta_tables(table), "worst": worst_table(table.get("quantities"))}
 
 
@@ -142,7 +143,7 @@ def _gap_bars(compared: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """Return the gaps per unit of all runs' guides as bars; ``None`` where no run was compared."""
     gaps = [
         (f"{name} · {row['guide']}", each(row["kl_gap"], table["units"]))
-        for name, table in compared.items() for row in table["guides"]]
+        for name, table in compared.items() for row in table["guides"] if row["kl_gap"]["lower"] is not None]
     return bars(gaps) if gaps else None
 
 
