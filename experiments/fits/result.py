@@ -12,6 +12,9 @@ from guides.guide import BaseGuide
 from zoo.errors import ZooError
 from zoo.model import Model
 
+#: What some methods maximise, or walk on, that is no bound on log p(x): its trace has no place beside those of bounds.
+LOG_JOINT = "log p(x, z)"
+
 
 @dataclass(frozen=True)
 class States:

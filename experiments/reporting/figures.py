@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.comparison.table import Comparison
 from experiments.diagnostics.gap import Gap
-from experiments.fits.result import Fit
+from experiments.fits.result import LOG_JOINT, Fit
 from experiments.log_evidence.log_weights import Z95
 from experiments.reporting.smoothing import Curve, smoothed
 from experiments.runtime.files import replacing
@@ -72,7 +72,7 @@ def _traced_fits(table: Comparison) -> list[tuple[str, Fit]]:
     named = [(row.fit.guide.text, row.fit) for row in table.rows]
     if table.theta is not None and all(row.fit is not table.theta for row in table.rows):
         named = [("θ, " + table.theta.guide.text, table.theta), *named]
-    return [(name, fit) for name, fit in named if len(fit.history) > 1]
+    return [(name, fit) for name, fit in named if len(fit.history) > 1 and fit.objective != LOG_JOINT]
 
 
 def _trained_elsewhere(table: Comparison, fit: Fit) -> bool:

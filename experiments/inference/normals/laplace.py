@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.fits.callbacks import Watch
-from experiments.fits.result import Outcome
+from experiments.fits.result import LOG_JOINT, Outcome
 from experiments.inference.engine import check_start, normal_misfit, put_normals, trainable
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import Options
@@ -42,7 +42,7 @@ class Laplace(Method[Options]):
         return normal_misfit(problem, self.name)
 
     def bound(self, problem: Problem, options: Options) -> str:
-        return "log p(x, z)"
+        return LOG_JOINT
 
     def run(self, problem: Problem, options: Options, watch: Watch) -> Outcome:
         guide, model, x = problem.guide, problem.model, problem.x

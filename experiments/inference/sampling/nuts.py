@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from experiments.fits.callbacks import Watch
-from experiments.fits.result import Outcome
+from experiments.fits.result import LOG_JOINT, Outcome
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import NUTSOptions
 from experiments.inference.sampling.agreement import Agreement
@@ -56,7 +56,7 @@ class NUTS(Method[NUTSOptions]):
         return ""
 
     def bound(self, problem: Problem, options: NUTSOptions) -> str:
-        return "log p(x, z)"
+        return LOG_JOINT
 
     def run(self, problem: Problem, options: NUTSOptions, watch: Watch) -> Outcome:
         guide = problem.guide

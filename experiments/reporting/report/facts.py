@@ -7,10 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.fits.result import LOG_JOINT
 from experiments.reporting.record import Record
 
-#: What methods maximise, or walk on, that is no bound on log p(x): its trace has no place beside those of bounds.
-LOG_JOINT = "log p(x, z)"
 #: (seconds since the start, nats per unit) of a fit's steps.
 Trace = list[tuple[float, float]]
 #: What a null stands for in an estimate of a row, by its key: JSON has no infinities and no nan.

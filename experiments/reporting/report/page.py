@@ -95,9 +95,9 @@ def _guides(table: dict[str, Any] | None) -> dict[str, Any]:
     if not table:
         return {"tables": [], "bars": None, "splits": None, "thetas": [], "worst": None}
     rows, units = table["guides"], table["units"]
+    gaps = [(row["guide"], each(row["kl_gap"], units)) for row in rows if row["kl_gap"]["lower"] is not None]
     return {
-        "tables": tables(rows, units),
-        "bars": bars([(row["guide"], each(row["kl_gap"], units)) for row in rows if row["kl_gap"]["lower"] is not None]),
+        "tables": tables(rows, units), "bars": bars(gaps) if gaps else None,
         "splits": splits(rows, units), "thetas": theta_tables(table), "worst": worst_table(table.get("quantities"))}
 
 
