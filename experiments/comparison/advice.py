@@ -61,6 +61,7 @@ class Remedy:
 
 #: Of the remarks on log p(x | θ), in :mod:`experiments.log_evidence` and :mod:`experiments.comparison.agreement`.
 EVIDENCE = (
+    Remedy("naive Monte Carlo, by draws of the prior", Importance.WRONG, "read gaps as lower bounds, or add the guide prior"),
     Remedy("the (?:ELBO|importance-weighted bound) of '", Importance.WRONG, "use --effort thorough", "try another --seed"),
     Remedy("float32 changes log p", Importance.WRONG),
     Remedy("a share .* of the posterior mass lies where", Importance.WRONG,

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from torch import Tensor
 
 from experiments.log_evidence.estimator import Question, Unknown, Unsettled
+from experiments.log_evidence.log_weights import log_weights
+from experiments.log_evidence.pareto import KHAT
 from experiments.log_evidence.registry import ESTIMATORS
 from experiments.log_evidence.resolution import Resolution
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.budget import Budget
+from experiments.runtime.seeds import Stream
 from guides.guide import BaseGuide, paired
+from guides.model_based import Prior
 from zoo.data import Data
 from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.calls import as_data
 from zoo.program.run import Program, evaluating
+
+#: Draws of the prior that the evidence is held beside, at least and at most, and their least effective sample size.
+FEWEST, PRIOR_DRAWS, EFFECTIVE = 512, 4096, 100.0
 
 
 def evidence(
@@ -64,7 +72,31 @@ def evidence(
     budget = Budget.of(effort, model, x) if isinstance(effort, str) else effort
     with evaluating(model, *guides), budget.counting() if isinstance(effort, str) else nullcontext():
         found = _first(Question(model, x, guides, draws, seed, exact, precision, budget))
+        if found.entry.drawn:
+            found = _beside_prior(found, model, x, seed, budget)
         return found.resolved(Resolution.of(model, guides[0], x, seed)) if guides and found.kind != "exact" else found
+
+
+def _beside_prior(found: Evidence, model: Model, x: Data, seed: int, budget: Budget) -> Evidence:
+    """Return the evidence as it stands beside naive Monte Carlo, where the weights of prior draws can be relied on.
+
+    Guides, and chains that start at them, may all miss a part of the posterior, as a funnel's neck, that the prior is wide
+    enough to hold. Where data say much, the weights are hopeless, and tell nothing.
+    """
+    latents = model.latents(x)
+    draws = budget.affords(PRIOR_DRAWS, 2, 0.25)
+    if latents.improper or latents.discrete or draws < FEWEST:
+        return found
+    with warnings.catch_warnings(), suppress(ZooError):  # of a prior at whose draws the program fails
+        warnings.simplefilter("ignore", ZooWarning)
+        weights = log_weights(model, Prior(model, "prior"), x, draws, seed + Stream.PRIOR)
+        khat, ess = weights.khat(), weights.ess()
+        if ess is not None and float(ess.min()) >= EFFECTIVE and (khat is None or not bool((khat > KHAT).any())):
+            bound = weights.importance_bound().double()
+            relative = (weights.log_weight.double() - bound).exp()
+            se = math.sqrt(float((relative.var(0) / len(relative)).sum()))
+            return found.covering({"naive Monte Carlo, by draws of the prior": (float(bound.sum()), se)})
+    return found
 
 
 def _first(question: Question) -> Evidence:

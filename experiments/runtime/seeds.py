@@ -25,3 +25,4 @@ class Stream(IntEnum):
     BLOCKS = 12 * _STEP
     SPLIT = 13 * _STEP
     PARAMETERS = 14 * _STEP
+    PRIOR = 15 * _STEP
