@@ -27,7 +27,7 @@ HEAD = """# Which guide each foreign program needs
 and posteriors of [posteriordb](https://github.com/stan-dev/posteriordb) (BSD-3), with a tolerance of {tolerance} nats; seconds
 are those of two programs at a time on two cores. Where log p is known without the zoo, so is the gap of each rung that was
 tried, log p − ELBO: the columns say what the choice's is, and which tried rung is the cheapest whose gap is within the
-tolerance.
+tolerance, draws that have not converged left out.
 
 {summary}
 
@@ -84,8 +84,13 @@ def gaps(name: str, found: dict[str, Any]) -> dict[str, float | None]:
 
 
 def cheapest(name: str, found: dict[str, Any]) -> str | None:
-    """Return the first rung that was tried whose gap is within the tolerance, by the known log p."""
-    return next((guide for guide, gap in gaps(name, found).items() if gap is not None and gap <= TOLERANCE), None)
+    """Return the first rung that was tried whose gap is within the tolerance, by the known log p.
+
+    Draws that say themselves that they can't be relied on do not count.
+    """
+    rows = {row["guide"]: row for row in found["comparison"]["guides"]}
+    known = {guide: gap for guide, gap in gaps(name, found).items() if rows[guide]["density"] or rows[guide]["converged"]}
+    return next((guide for guide, gap in known.items() if gap is not None and gap <= TOLERANCE), None)
 
 
 def near(name: str, found: dict[str, Any]) -> bool:

@@ -21,13 +21,13 @@ from experiments.fits.result import Fit
 from experiments.inference.containment import OWN
 from experiments.inference.engine import held
 from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
-from experiments.log_evidence.pareto import KHAT
 from experiments.log_evidence.result import ERRORS, Evidence
 from experiments.runtime.budget import Budget
 from experiments.runtime.seeds import Stream
 from guides.drawn import Drawn
 from guides.guide import BaseGuide
 from zoo.errors import ZooError
+from zoo.program.vectorise import LinAlgError
 
 #: The error of a mean, in standard deviations, and of a standard deviation, as a share, that a quantity may have.
 QUANTITY = 0.1
@@ -60,28 +60,31 @@ class Climb:
     spent: float = 0.0
     fit_seconds: float = 0.0
     refused: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def to_the_end(self) -> Recommendation:
         """Climb until a rung is near enough, or there is none left."""
         begun = time.perf_counter()
-        theta = self.plan.fit_theta([rung.text for rung in self.ladder[:1] if "(" not in rung.text], self._trainer())
+        theta = self.plan.fit_theta(["mean_field"], self._trainer())
         self.fit_seconds = 0.0 if theta is None else theta.seconds
-        chosen, tried = None, []
+        chosen = None
         with held(self.plan.model):
-            for rung in self.ladder:
+            for place, rung in enumerate(self.ladder):
                 if not self._fitted(rung):
                     continue
-                tried.append(rung)
+                self.places.append(place)
+                enough = self._enough(len(self.fits) - 1)
                 self.seconds.append(time.perf_counter() - begun)
-                if self._enough(len(self.fits) - 1):
+                if enough:
                     chosen = len(self.fits) - 1
                     break
             if not self.fits:
                 raise ZooError(self.refused[0])
-            self._look()
+            if self.evidence is None or chosen is None:
+                self._look()
             chosen = self._cheapest(chosen)
-        return self._told(tried, chosen, theta, time.perf_counter() - begun)
+        return self._told(chosen, theta, time.perf_counter() - begun)
 
     def _trainer(self) -> str | None:
         """Return the guide that θ is fitted with, where the model does not say: independent normals, or a network of them."""
@@ -92,32 +95,22 @@ class Climb:
     def _fitted(self, rung: Rung) -> bool:
         """Fit a rung, and draw its weights; return whether it could be fitted."""
         best = self._best()
-        if BEST in rung.text and (best is None or self._hopeless(rung, best)):
-            return False
-        text = rung.written("" if best is None else best.guide.text)
+        text = rung.written(self._best_text)
+        if BEST in rung.text and (best is None or (rung.text.endswith("@psis") and self._summary(best).misses_mass)):
+            return False  # nothing to correct, or weights that are known to fail
         if any(done.guide.text == text for done in self.fits):
             return False
         try:
-            guide = self.plan.build(text)
-            done = self._highest_start(guide, self._limited(rung))
-        except ZooError as error:  # one rung that is refused does not end the climb
+            done = self._highest_start(self.plan.build(text), self._limited(rung))
+            weights = log_weights(
+                done.model, proposal(done.guide), self.plan.x, None, self.plan.seed + Stream.EVALUATION)
+        except (ZooError, LinAlgError) as error:  # one rung that is refused does not end the climb
             self.refused.append(f"'{text}': {error}")
             return False
-        rated = proposal(done.guide)
-        weights = log_weights(done.model, rated, self.plan.x, None, self.plan.seed + Stream.EVALUATION)
         self.fits.append(done)
         self.weights.append(weights)
         self.fit_seconds += done.seconds
         return True
-
-    def _hopeless(self, rung: Rung, best: Fit) -> bool:
-        """Return whether importance weights of the best guide are known to fail."""
-        khat = self._summary(self.fits.index(best)).khat
-        return rung.text.endswith("@psis") and khat is not None and khat > KHAT and not self._judged(self.fits.index(best))
-
-    def _judged(self, index: int) -> bool:
-        """Return whether a rung's weights are even, so that k̂ tells nothing."""
-        return not self._summary(index).misses_mass
 
     def _limited(self, rung: Rung) -> ComparisonPlan:
         """Return the plan, with the rung's own limit on steps where nobody set one."""
@@ -142,10 +135,15 @@ class Climb:
         guide.load_state_dict(self.fits[top].guide.state_dict())
         return plan.fit(plan.model, guide, False, start=OWN)
 
-    def _best(self) -> Fit | None:
-        """Return the fit of the highest ELBO among guides with a density."""
+    def _best(self) -> int | None:
+        """Return which rung has the highest ELBO, among guides with a density; ``None`` where there is none yet."""
         rated = [i for i, done in enumerate(self.fits) if done.guide.density]
-        return self.fits[max(rated, key=lambda i: self.weights[i].elbo().value)] if rated else None
+        return max(rated, key=lambda i: self.weights[i].elbo().value, default=None)
+
+    @property
+    def _best_text(self) -> str:
+        best = self._best()
+        return "" if best is None else self.fits[best].guide.text
 
     def _bound(self, index: int) -> Estimate:
         """Return the ELBO of a rung, or the bound of its draws."""
@@ -193,7 +191,7 @@ class Climb:
             found = self.plan.evidence(rated, self.weights, FittedComparison(self.plan, None, self.fits, None), budget)[0]
         self.spent += budget.spent
         if self.evidence is None or not _within(found, self.evidence):
-            self.evidence = found
+            self.evidence = found.for_gaps([max(0.0, found.middle - weight.elbo().value) for weight in self.weights])
 
     def _gap(self, index: int) -> Gap:
         assert self.evidence is not None, "looked for before"
@@ -227,7 +225,7 @@ class Climb:
             return summarise_draws(done.model, done.guide, self.plan.x, found)
         return summarise(self.weights[index], done.guide.text, found)
 
-    def _told(self, tried: list[Rung], chosen: int | None, theta: Fit | None, seconds: float) -> Recommendation:
+    def _told(self, chosen: int | None, theta: Fit | None, seconds: float) -> Recommendation:
         """Return what was found."""
         assert self.evidence is not None, "looked for at the end"
         rows = tuple(Row(done, self._summary(i)) for i, done in enumerate(self.fits))
@@ -237,24 +235,25 @@ class Climb:
         table = Comparison(
             self.plan.model, self.plan.x, "data", self.ground.units, self.plan.seed, self.evidence, rows, theta,
             self.plan.units, cost=cost)
+        tried = [self.ladder[place] for place in self.places]
         steps = tuple(
             Step(rung.text, rung.adds, row, after) for rung, row, after in zip(tried, rows, self.seconds, strict=True))
-        left = self.ladder[self.ladder.index(tried[-1]) + 1 :]
         return Recommendation(
-            table, steps, chosen, self.threshold, self.quantities, self._next(chosen, tried, left), tuple(self.refused))
+            table, steps, chosen, self.threshold, self.quantities, self._next(chosen), tuple(self.refused))
 
-    def _next(self, chosen: int | None, tried: list[Rung], left: list[Rung]) -> str:
+    def _next(self, chosen: int | None) -> str:
         """Return the guide of the rung after the chosen one, as it is written; empty where there is none."""
-        best = self._best()
-        after = [] if chosen is None else [*tried[chosen + 1 :], *left]
-        texts = [rung.written("" if best is None else best.guide.text) for rung in after]
-        return next((text for text in texts if all(done.guide.text != text for done in self.fits[: (chosen or 0) + 1])), "")
+        if chosen is None:
+            return ""
+        known = {done.guide.text for done in self.fits[: chosen + 1]}
+        texts = [rung.written(self._best_text) for rung in self.ladder[self.places[chosen] + 1 :]]
+        return next((text for text in texts if text not in known), "")
 
 
 def _right(found: Quantity) -> bool:
-    """Return whether a quantity's mean and deviation are right, as far as noise lets one tell."""
+    """Return whether a quantity's mean and deviation are right, whatever noise there is in what they are held against."""
     (error, error_se), (ratio, ratio_se) = found.error, found.ratio
-    return abs(error) <= QUANTITY + 2 * error_se and abs(ratio - 1) <= QUANTITY + 2 * ratio_se
+    return abs(error) + 2 * error_se <= QUANTITY and abs(ratio - 1) + 2 * ratio_se <= QUANTITY
 
 
 def _error(weight: LogWeights) -> float:
