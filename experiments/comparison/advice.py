@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from guides.drawn import Drawn
 from guides.registry import FAMILIES
 from guides.spec import parse
 from zoo.errors import ZooError
@@ -115,8 +114,9 @@ def closer(row: Row, table: Comparison) -> str:
     That is more training where most of the gap is an encoder's amortisation; else the guide of the highest ELBO in the table,
     if its fit has converged; for that guide itself, the next richer family that is not in the table.
     """
-    if isinstance(row.fit.guide, Drawn):
-        return f"use draws({row.fit.guide.source.text})@ais, or begin from a richer guide"
+    if not row.fit.guide.density:
+        source = parse(row.fit.guide.text).source
+        return f"use draws({'full_rank' if source is None else source.text})@ais, or begin from a richer guide"
     parts = row.parts
     if max(parts, key=lambda name: parts[name].middle) == "amortisation":
         return "raise --steps" + (", or use :semi in place of :encoder" if ":encoder" in row.fit.guide.text else "")

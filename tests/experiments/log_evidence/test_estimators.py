@@ -71,7 +71,7 @@ def with_first(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     added = {"known": entry}
     for module in ("registry", "result", "evidence"):
         monkeypatch.setattr(f"experiments.log_evidence.{module}.ESTIMATORS", {**added, **ESTIMATORS})
-    monkeypatch.setattr("experiments.reporting.record.ESTIMATORS", {**added, **ESTIMATORS})
+    monkeypatch.setattr("experiments.reporting.shapes.ESTIMATORS", {**added, **ESTIMATORS})
     monkeypatch.setattr("experiments.reporting.report.verdicts.ESTIMATORS", {**added, **ESTIMATORS})
 
 
