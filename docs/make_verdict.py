@@ -60,7 +60,8 @@ QUANTITIES = """
 ## Quantities in place of nats
 
 Often a few quantities are what matters. With `--quantity` a rung is near enough where their means are right to 0.1 standard
-deviations and their standard deviations to 10%, against importance-corrected draws."""
+deviations and their standard deviations to 10%, errors included, against importance-corrected draws; such draws are right by
+themselves, where they have converged."""
 
 OWN = """
 ## A program of one's own

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from experiments.comparison.ladder.recommendation import Recommendation, Step
 from experiments.comparison.ladder.rungs import BEST, Rung, Terrain
@@ -27,6 +29,7 @@ from experiments.runtime.seeds import Stream
 from guides.drawn import Drawn
 from guides.guide import BaseGuide
 from zoo.errors import ZooError
+from zoo.program.run import seeded
 from zoo.program.vectorise import LinAlgError
 
 #: The error of a mean, in standard deviations, and of a standard deviation, as a share, that a quantity may have.
@@ -107,6 +110,7 @@ class Climb:
         except (ZooError, LinAlgError) as error:  # one rung that is refused does not end the climb
             self.refused.append(f"'{text}': {error}")
             return False
+        self._check_quantities(done.guide)
         self.fits.append(done)
         self.weights.append(weights)
         self.fit_seconds += done.seconds
@@ -207,17 +211,29 @@ class Climb:
         return near[0] if near else chosen
 
     def _quantities_right(self, index: int) -> bool:
-        """Return whether all that was asked for is right, against importance-corrected draws or chains."""
-        made = self._summary(index)
-        if made.misses_mass:
-            return False
-        found = parameters(self.plan.model, self.plan.x, [self.fits[index].guide], [made], self.plan.seed)
-        own = [] if found is None else [q for q in found.quantities if _named(q.name, self.quantities)]
-        if not own:
-            known = [] if found is None else list(dict.fromkeys(q.name.partition("[")[0] for q in found.quantities))
-            raise ZooError(
-                f"expected quantities of {self.plan.model.label}; got {', '.join(self.quantities)}; it has {', '.join(known)}")
-        return all(map(_right, own))
+        """Return whether all that was asked for is right, against importance-corrected draws; such draws are themselves."""
+        made, guide = self._summary(index), self.fits[index].guide
+        if made.misses_mass or not guide.density:
+            return not guide.density
+        found = parameters(self.plan.model, self.plan.x, [guide], [made], self.plan.seed)
+        assert found is not None, "the quantities are checked"
+        return all(_right(q) for q in found.quantities if {q.name, q.name.partition("[")[0]} & {*self.quantities})
+
+    def _check_quantities(self, guide: BaseGuide) -> None:
+        """Raise a :class:`ZooError` for quantities that the model does not have, at the first rung that is fitted."""
+        if self.fits or not self.quantities:
+            return
+        model, x = self.plan.model, self.plan.x
+        with seeded(self.plan.seed), torch.no_grad():
+            values = model.constrain(x, guide.posterior(x).sample(torch.Size([1])))
+            values = {**values, **model.recover(x, values)}
+        shapes = {name: value.shape[1:] for name, value in values.items() if value.is_floating_point()}
+        names = {f"{name}[{','.join(map(str, place))}]" for name, shape in shapes.items() for place in itertools.product(
+            *map(range, shape)) if place}
+        unknown = [name for name in self.quantities if name not in shapes and name not in names]
+        if unknown:
+            known = ", ".join(shapes) or "none that is a real number"
+            raise ZooError(f"expected quantities of {model.label}; got {', '.join(unknown)}; it has {known}")
 
     def _summary(self, index: int) -> Evaluation:
         done, found = self.fits[index], self.evidence or _unknown(self.weights[index])
@@ -273,8 +289,3 @@ def _unknown(weight: LogWeights) -> Evidence:
     """Return the guide's own importance-weighted bound, where log p(x | θ) has not been looked for."""
     bound = weight.importance_bound()
     return Evidence("lower_bound", float(bound.sum()), _error(weight), float(bound.sum()), None, bound)
-
-
-def _named(name: str, asked: Sequence[str]) -> bool:
-    """Return whether a quantity is one of those asked for, whole or by entry."""
-    return name in asked or name.partition("[")[0] in asked
