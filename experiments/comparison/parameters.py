@@ -30,6 +30,7 @@ from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import evaluating, seeded
+from zoo.program.vectorise import LinAlgError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -241,8 +242,13 @@ def _drawn_moments(model: Model, x: Data, guide: Drawn) -> dict[str, _Moment]:
 
 def _moments(model: Model, x: Data, z: Tensor, log_weight: Tensor) -> dict[str, _Moment]:
     """Return the moments of every real scalar by its name, at draws z (draws, units, d) of log weights (draws, units)."""
+    try:
+        values = model.constrain(x, z)
+    except LinAlgError:  # at some draws the program fails, where the density counts as zero
+        fine = (log_joint(model, x, z) > -math.inf).all(1)
+        z, log_weight = z[fine], log_weight[fine]
+        values = model.constrain(x, z)
     share = log_weight.softmax(0)
-    values = model.constrain(x, z)
     found: dict[str, _Moment] = {}
     for name, value in {**values, **model.recover(x, values)}.items():
         if not value.is_floating_point():
