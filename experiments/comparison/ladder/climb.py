@@ -117,10 +117,8 @@ class Climb:
         return True
 
     def _limited(self, rung: Rung) -> ComparisonPlan:
-        """Return the plan, with the rung's own limit on steps where nobody set one."""
-        options = self.plan.options
-        return self.plan if rung.steps is None or options.get("steps") else replace(
-            self.plan, options={**options, "steps": rung.steps})
+        """Return the plan, with the rung's own limits where nobody set them."""
+        return replace(self.plan, options={**rung.limits, **self.plan.options})
 
     def _highest_start(self, guide: BaseGuide, plan: ComparisonPlan) -> Fit:
         """Fit a guide from the highest that leads to it: one of its own family, by another method, or one that it contains."""

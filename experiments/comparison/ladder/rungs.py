@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from guides.spec import parse
 from zoo.data import Data
@@ -17,6 +17,8 @@ FULL = 200
 BEST = "BEST"
 #: What importance weights add, where a guide that is better than those before has come.
 CORRECTED = "importance weights for the best guide's draws"
+#: What annealing adds there.
+ANNEALED = "annealing from the best guide to the posterior"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Rung:
         local: whether it is for models in which rows share latents and own others, only.
         amortised: whether it is a network of x, or follows one.
         exact: whether it is for models that know their posterior.
-        steps: of its fit at most, where nobody says: what a rung can gain is not worth more than a minute or so.
+        limits: options of its fit, where nobody sets them: what a rung can gain is not worth more than a minute or so.
     """
 
     text: str
@@ -66,7 +68,7 @@ class Rung:
     local: bool = False
     amortised: bool = False
     exact: bool = False
-    steps: int | None = None
+    limits: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def suits(self, ground: Terrain) -> bool:
         """Return whether a ladder on this ground has the rung."""
@@ -92,15 +94,15 @@ LADDER: tuple[Rung, ...] = (
     Rung("full_rank", "all correlations", least=2, most=FULL),
     Rung("low_rank(8)", "correlations of rank 8", least=FULL + 1),
     Rung(f"draws({BEST})@psis", CORRECTED),
-    Rung("full_rank+mean_field:free(shared=True)", "rows that follow what they share", local=True),
+    Rung("full_rank+mean_field:free(shared=True)", "rows that follow what they share", local=True, limits={"steps": 2000}),
     Rung(f"draws({BEST})@psis", CORRECTED, local=True),
-    Rung(f"draws({BEST})@ais", "annealing from the best guide to the posterior"),
+    Rung(f"draws({BEST})@ais", ANNEALED, limits={"steps": 3}),
     Rung("mixture(4)", "several modes", most=FULL, alone=True),
     Rung(f"draws({BEST})@psis", CORRECTED, most=FULL, alone=True),
-    Rung("flow", "any shape that a flow has", most=FULL, alone=True, least=2, steps=2000),
+    Rung("flow", "any shape that a flow has", most=FULL, alone=True, least=2, limits={"steps": 2000}),
     Rung(f"draws({BEST})@psis", CORRECTED, most=FULL, alone=True),
-    Rung(f"draws({BEST})@ais", "annealing from the best guide to the posterior", most=FULL, alone=True),
-    Rung(f"draws({BEST})@nuts", "Markov chains"),
+    Rung(f"draws({BEST})@ais", ANNEALED, most=FULL, alone=True, limits={"steps": 3}),
+    Rung(f"draws({BEST})@nuts", "Markov chains", limits={"steps": 500, "leapfrogs": 20_000}),
     Rung("mean_field:encoder", "a network, of independent normals", amortised=True),
     Rung("full_rank:encoder", "a network, of normals with all correlations", amortised=True, least=2, most=64),
     Rung("mean_field:encoder(hidden=(512, 512))", "a wider network", amortised=True),
