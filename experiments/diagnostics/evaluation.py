@@ -26,6 +26,7 @@ from guides.guide import AnyGuide, BaseGuide
 from zoo.bare import given
 from zoo.data import Data
 from zoo.model import Model
+from zoo.program.failures.tolerance import tolerant
 from zoo.program.run import Program, evaluating
 
 
@@ -162,8 +163,11 @@ def summarise_draws(model: Model, guide: Drawn, x: Data, found: Evidence) -> Eva
     count, units = guide.values.shape[:2]
     each = work(x, units, guide.values.shape[2])
     with torch.no_grad(), evaluating(model):
-        parts = [model.log_terms(x, part)[1] for part in guide.values.split(chunks(count, each))]
+        parts = [
+            tolerant(lambda part: [model.log_terms(x, part)[1]], part, [units])[0][0]
+            for part in guide.values.split(chunks(count, each))]
     likelihood = torch.cat(parts).double()
+    likelihood = likelihood[likelihood.isfinite().all(1)]  # rounding may put a draw where the program fails
     effective = float(guide.ess.min())
     elbo = Estimate(float(guide.bound.sum()), float(guide.bound_se), guide.bound)
     unknown = guide.bound.new_full((units,), math.nan)
