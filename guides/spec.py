@@ -172,7 +172,10 @@ def parse(text: str) -> GuideSpec:
     """
     named = re.fullmatch(r"(.*)@\s*(\w+)\s*", text, re.DOTALL)
     if named is not None:
-        return replace(parse(named[1]), text=text, method=named[2])
+        inner = parse(named[1])
+        if inner.method:
+            raise ZooError(f"expected one method behind a guide; got {inner.method} and {named[2]} in '{text}'; drop one")
+        return replace(inner, text=text, method=named[2])
     drawn = re.fullmatch(rf"\s*({'|'.join(DRAWN)})\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     return _parse_density(text) if drawn is None else _parse_drawn(text, drawn[1], drawn[2])
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, nearest
 
 
-def program_of(written: str) -> Callable[..., Any]:
-    """Return the program that is written ``file.py:name``; the file is run.
+@contextmanager
+def program_of(written: str) -> Iterator[Callable[..., Any]]:
+    """Give the program that is written ``file.py:name``; the file is run.
+
+    Within the block the file's folder is where it imports from, what it prints goes to standard error, and an exit that it asks
+    for is an error.
 
     Raises:
         ZooError: no such file or name, or a file that fails.
@@ -22,7 +27,18 @@ def program_of(written: str) -> Callable[..., Any]:
     file = Path(path)
     if not file.is_file():
         raise ZooError(f"expected a file of Python before ':{name}'; got {path}, which is none; mend the path")
-    module = _run(file)
+    sys.path.insert(0, str(file.parent.resolve()))
+    try:
+        with redirect_stdout(sys.stderr):
+            yield _found(_run(file), name, path)
+    except SystemExit as error:
+        raise ZooError(f"expected {file} to return; got an exit ({error.code}); leave it out") from None
+    finally:
+        sys.path.remove(str(file.parent.resolve()))
+
+
+def _found(module: Any, name: str, path: str) -> Callable[..., Any]:
+    """Return the program of a module that is called ``name``."""
     found = getattr(module, name, None)
     if not callable(found):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
@@ -33,19 +49,17 @@ def program_of(written: str) -> Callable[..., Any]:
 
 
 def _run(file: Path) -> Any:
-    """Run a file of Python as a module, its folder being where it imports from."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    """Run a file of Python as a module."""
+    spec = importlib.util.spec_from_file_location(f"program_in_{file.stem}", file)
     assert spec is not None, "a path that ends in .py has a loader"
     assert spec.loader is not None, "a path that ends in .py has a loader"
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent.resolve()))
+    sys.modules[module.__name__] = module  # dataclasses look themselves up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise ZooError(f"expected {file} to run as Python; got {type(error).__name__}: {first}; mend it") from error
-    finally:
-        sys.path.pop(0)
     return module
 
 
@@ -61,11 +75,13 @@ def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[A
     if data is None:
         raise ZooError("expected a file of data for a program of your own; got none; name one with --data")
     columns = _read(Path(data))
-    wanted = [one.name for one in inspect.signature(program).parameters.values() if one.default is inspect.Parameter.empty]
+    own = inspect.signature(getattr(program, "forward", program)).parameters
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    wanted = [one.name for one in own.values() if one.default is one.empty and one.kind not in several]
     if not isinstance(columns, dict):
         return (columns,), {}
     if all(name in columns for name in wanted):
-        taken = [name for name in inspect.signature(program).parameters if name in columns]
+        taken = [name for name in own if name in columns]
         return (), {name: columns[name] for name in taken}
     if len(wanted) == 1:
         return (next(iter(columns.values())) if len(columns) == 1 else columns,), {}
@@ -87,7 +103,12 @@ def _read(path: Path) -> Any:
             with np.load(path, allow_pickle=False) as found:
                 return dict(found)
         if path.suffix in (".csv", ".parquet"):
-            frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+            frame = pd.read_csv(path, sep=None, engine="python") if path.suffix == ".csv" else pd.read_parquet(path)
+            if frame.empty:
+                raise ZooError(f"expected rows in {path}; got none; mend it")
+            for name in frame:
+                if frame[name].dtype.kind not in "biuf":
+                    raise ZooError(f"expected numbers in column '{name}' of {path}; got {frame[name].iloc[0]!r}; code it")
             return {str(name): frame[name].to_numpy() for name in frame}
     except (OSError, ValueError, ImportError) as error:
         first = (str(error).strip().splitlines() or [""])[0]

@@ -53,6 +53,11 @@ def recommend(
         "seed": seed}
     given = {"data": data, "seed": seed, "binarise": binarise, "target": target, "standardise": standardise,
              "drop_constant": drop_constant}
+    if out is not None:
+        from experiments.runtime.files import directory
+
+        with directory(out):  # before the climb: what can't be written is not worth minutes
+            pass
     found = _own(context, model, given, how, fitting) if _is_path(model) else _registered(context, model, given, how, fitting)
     if out is not None:
         _write(found, out)
@@ -94,12 +99,12 @@ def _own(
     unused = [word for word in ("binarise", "target", "standardise", "drop_constant") if given[word]]
     for word in [*(f"--{name.replace('_', '-')}" for name in unused), *context.args]:
         raise ZooError(f"expected a program that reads the data as it is; got {word}; leave it out")
-    program = program_of(written)
-    args, kwargs = arguments_of(program, given["data"])
     keys = {key: one.name for key, one in known_options().items()}
-    options = {keys[key]: value for key, value in fitting.items() if value not in (None, False)}
+    options = {keys[key]: value for key, value in fitting.items() if value is not None and value is not False}
     changed = {name: value for name, value in options.items() if value != known_options()[_key(keys, name)].default}
-    return climb(program, args=args, kwargs=kwargs, **how, **changed)
+    with program_of(written) as program:
+        args, kwargs = arguments_of(program, given["data"])
+        return climb(program, args=args, kwargs=kwargs, **how, **changed)
 
 
 def _key(keys: dict[str, str], name: str) -> str:

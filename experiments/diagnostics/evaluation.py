@@ -159,7 +159,12 @@ def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:
 
 
 def summarise_draws(model: Model, guide: Drawn, x: Data, found: Evidence) -> Evaluation:
-    """Reduce draws that have no density to an :class:`Evaluation`: their bound takes the place of the ELBO."""
+    """Reduce draws that have no density to an :class:`Evaluation`: their bound takes the place of the ELBO.
+
+    Raises:
+        ZooError: there are no draws yet.
+    """
+    guide.posterior(x)  # raises
     count, units = guide.values.shape[:2]
     each = work(x, units, guide.values.shape[2])
     with torch.no_grad(), evaluating(model):

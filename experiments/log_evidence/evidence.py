@@ -17,6 +17,7 @@ from experiments.log_evidence.resolution import Resolution
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.budget import Budget
 from experiments.runtime.seeds import Stream
+from guides.drawn import Drawn
 from guides.guide import BaseGuide, paired
 from guides.model_based import Prior
 from zoo.data import Data
@@ -66,6 +67,7 @@ def evidence(
     """
     x = as_data(x)
     guides = [] if guide is None else [guide] if isinstance(guide, BaseGuide) else list(guide)
+    guides = [one.source if isinstance(one, Drawn) else one for one in guides]
     model = paired(model, guides[0] if guides else None)
     for other in guides:
         paired(model, other)

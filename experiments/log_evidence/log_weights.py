@@ -183,6 +183,8 @@ def log_weights(model: Model, guide: BaseGuide, x: Data, draws: int | None = Non
     Warns:
         ZooWarning: how many draws could not be evaluated; see :class:`LogWeights`.
     """
+    if not guide.density:
+        raise ZooError(f"expected a guide with a density for log weights; got '{guide.text}'; use what it begins from, .source")
     latents = model.latents(x)
     draws = affordable(model, default_draws(latents.units, latents.size), 512) if draws is None else draws
     check_number("draws", draws, whole=True)

@@ -29,6 +29,8 @@ FEWEST = 25
 UNDERFLOWS = 600.0
 #: The prior of the shape, a mean and as many observations as it counts for; and that of the scale, in quarters of the tail.
 MEAN, COUNTS, QUARTERS = 0.5, 10, 3
+#: Nats between the largest and the smallest weight up to which they are left as they are.
+FLAT = 1e-3
 #: Numbers that are worked on at once.
 CHUNK = 2**22
 
@@ -104,7 +106,9 @@ def smoothed(log_weight: Tensor) -> Tensor:
     found = log_weight.double().nan_to_num(nan=-math.inf).cpu().numpy()
     for row in found.T:
         with np.errstate(all="ignore"), suppress(ValueError):  # of a tail that is flat, which needs no smoothing
-            row[:] = array_stats.psislw(-np.maximum(row, row.max() - 1e5))[0]  # it negates its input
+            smooth = array_stats.psislw(-np.maximum(row, row.max() - 1e5))[0]  # it negates its input
+            if np.isfinite(smooth).all() and np.ptp(row) > FLAT:  # weights that are all but equal have no tail, but ties
+                row[:] = smooth
     return torch.as_tensor(found).to(log_weight)
 
 

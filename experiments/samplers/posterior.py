@@ -88,16 +88,18 @@ def _from_prior(joint: Target, kernel: Kernel, settled: State, last: State, stat
     return torch.where(arrived(joint, end, found, last)[None, ..., None], found, others)
 
 
-def arrived(joint: Target, end: State, states: Tensor, others: State) -> Tensor:
+def arrived(joint: Target, end: State, states: Tensor, others: State, moving: bool = True) -> Tensor:
     """Return which chains from the prior stand where mass is, (chains, units): they move, as high as one of the others.
+
+    Without ``moving`` those count that stand as high and hardly move, too: in a narrow mode, or in the neck of a funnel.
 
     Args:
         joint: the density.
         end: their last state, and ``states`` (iterations, chains, units, d) all that they met.
         others: chains that are there already.
     """
-    moving = (states[1:] != states[:-1]).any(-1).to(end.z).mean(0) > MOVING
-    return moving & (joint.log_density(end) >= joint.log_density(others).amin(0))
+    high = joint.log_density(end) >= joint.log_density(others).amin(0)
+    return high & ((states[1:] != states[:-1]).any(-1).to(end.z).mean(0) > MOVING) if moving else high
 
 
 def more_draws(

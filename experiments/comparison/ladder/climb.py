@@ -34,6 +34,10 @@ from zoo.program.vectorise import LinAlgError
 
 #: The error of a mean, in standard deviations, and of a standard deviation, as a share, that a quantity may have.
 QUANTITY = 0.1
+#: Nats by which a guide's own importance-weighted bound may lie below the evidence, where quantities are held against it.
+LACKING = 0.02
+#: How the evidence remarks on modes that guides miss.
+MODES = "modes that some guides miss"
 
 
 @dataclass
@@ -83,7 +87,9 @@ class Climb:
                     chosen = len(self.fits) - 1
                     break
             if not self.fits:
-                raise ZooError(self.refused[0])
+                raise ZooError(self.refused[0] if self.refused else (
+                    f"expected a rung that needs no other before it; got {', '.join(rung.text for rung in self.ladder)}; name "
+                    "a guide with a density first, such as mean_field"))
             if self.evidence is None or chosen is None:
                 self._look()
             chosen = self._cheapest(chosen)
@@ -160,15 +166,29 @@ class Climb:
         if isinstance(done.guide, Drawn) and not done.converged:
             return False
         bound = self._bound(index)
-        if math.isnan(bound.value):
-            return True  # chains that agree
-        if self.quantities:
-            return self._quantities_right(index)
+        if math.isnan(bound.value) or self.quantities:
+            if self.evidence is None:
+                self._look()
+            return not self._lacks(index) and (math.isnan(bound.value) or self._quantities_right(index))
         if self._least(bound) > self.threshold:
             return False
         if self.evidence is None or self.evidence.width > 0.5 * self.threshold:
             self._look()
         return self._near(index)
+
+    def _lacks(self, index: int) -> bool:
+        """Return whether a rung is known to lack mass that others hold: its own weights can't tell that its draws are right.
+
+        Of chains, which have no weights, it is where modes are known that guides miss.
+        """
+        assert self.evidence is not None, "looked for before"
+        bound = self._bound(index)
+        if math.isnan(bound.value):
+            return MODES in self.evidence.remark
+        if self.fits[index].guide.density:
+            own = self.weights[index].importance_bound()
+            bound = Estimate(float(own.sum()), _error(self.weights[index]), own)
+        return self.evidence.lower > bound.value + ERRORS * bound.se + LACKING
 
     def _near(self, index: int) -> bool:
         """Return whether the upper end of a rung's gap is known to be within the threshold."""

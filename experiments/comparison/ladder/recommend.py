@@ -13,6 +13,7 @@ from experiments.fits.callbacks import Callback
 from experiments.fits.progress import display
 from experiments.inference.registry import check_options
 from experiments.runtime.holdout import partition
+from guides.spec import split_commas
 from zoo.bare import as_model, given
 from zoo.errors import ZooError, check_number
 from zoo.model import Model
@@ -58,13 +59,20 @@ def recommend(
         raise ZooError(f"expected a tolerance above 0 nats; got {tolerance:g}; a gap's interval is never that narrow")
     if effort == "none":
         raise ZooError("expected an effort that can tell a gap; got none; use quick, default or thorough")
+    check_number("seed", seed, whole=True, least=0, most=2**31 - 1, mend="choose another")
     check_options(options)
+    quantities = (quantities,) if isinstance(quantities, str) else tuple(map(str, quantities))
+    rungs = split_commas(rungs) if isinstance(rungs, str) else None if rungs is None else [*map(str, rungs)]
     model, data = as_model(model), given(model, *x, *args, **(kwargs or {}))
     with display(progress) as live:
         how = {"progress": live or False, "callbacks": callbacks, "pure": pure}
         plan = ComparisonPlan(
             model, partition(data, model.latents(data).units, 0.0), None, seed, None, how, options)
         ground = Terrain.of(model, plan.x, amortised)
+        if amortised and ground.facts.units != "rows":
+            raise ZooError(
+                f"expected rows with latents of their own for networks; got {ground.facts.name}, which has latents that all "
+                "rows share; leave amortised out")
         climb = Climb(plan, ground, tolerance * ground.units, tuple(quantities), effort, _asked(rungs, ground), live)
         return climb.to_the_end()
 
@@ -72,6 +80,8 @@ def recommend(
 def _asked(texts: Sequence[str] | None, ground: Terrain) -> list[Rung]:
     """Return the rungs to climb."""
     known = {rung.text: rung for rung in LADDER}
+    if texts is not None and not texts:
+        raise ZooError("expected rungs to climb; got none; name some, e.g. mean_field, or leave rungs out")
     found = [*rungs(ground)] if texts is None else [known.get(text, Rung(text, "what was asked for")) for text in texts]
     if not found:
         raise ZooError(f"expected latents to infer; got {ground.facts.name}, which has none; fit θ with 'exact'")

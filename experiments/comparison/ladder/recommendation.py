@@ -74,7 +74,11 @@ class Recommendation:
         """The step to use: the chosen one, or where none is near enough the one of the smallest gap."""
         if self.chosen is not None:
             return self.steps[self.chosen]
-        return min(self.steps, key=lambda step: math.inf if math.isnan(step.gap.middle) else step.gap.middle)
+        def order(step: Step) -> tuple[bool, float]:
+            fit, middle = step.row.fit, step.gap.middle
+            return not (fit.guide.density or fit.converged), math.inf if math.isnan(middle) else middle
+
+        return min(self.steps, key=order)
 
     @property
     def fit(self) -> Fit:
@@ -114,9 +118,10 @@ class Recommendation:
     def _none(self) -> str:
         step = self.step
         where = f"{step.text} comes nearest, {self._nats(step.gap)} from the posterior"
-        return (
-            f"no rung is known to be within {self.threshold / self._units:.3g} nats{self._each}: {where}; raise effort or "
-            "tolerance, reparametrise the model, or use draws(full_rank)@nuts")
+        chains = "" if any(one.text.endswith("@nuts") for one in self.steps) else ", or use draws(full_rank)@nuts"
+        wanted = f"to have {', '.join(self.quantities)} right" if self.quantities else (
+            f"to be within {self.threshold / self._units:.3g} nats{self._each}")
+        return f"no rung is known {wanted}: {where}; raise effort or tolerance, or reparametrise the model{chains}"
 
     def _agreement(self) -> str:
         return next(iter(self.fit.remarks), "R-hat below 1.01")
@@ -169,6 +174,8 @@ def show(found: Recommendation, out: Console) -> None:
         shown.add_row(fold(step.text, NAMES), interval(gap), khat, densities, f"{step.seconds:.1f}", mark)
     out.print(shown)
     out.print(wrapped(found.sentence, width), markup=False)
+    if found.table.evidence.remark:
+        out.print(wrapped(found.table.evidence.remark, width), markup=False)
     for line in found.refused:
         out.print(wrapped(f"left out: {line}", width), style="dim", markup=False)
     each = "nats a unit" if units > 1 else "nats"

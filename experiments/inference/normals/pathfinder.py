@@ -21,6 +21,7 @@ from experiments.optimisers.each import ascend_each
 from experiments.runtime.memory import chunks
 from guides.drawn import Drawn
 from zoo.data import reference
+from zoo.errors import ZooError
 from zoo.program.failures.tolerance import tolerant
 
 #: Pairs of steps and changes of the gradient that an inverse Hessian is made of. The paper has 6, for thousands of dimensions;
@@ -85,6 +86,10 @@ class Pathfinder(Method[PathfinderOptions]):
             spent = False
         normals = [_best(density, *path, options.elbo_draws) for path in trail.paths if len(path[0]) > 1]
         found = [normal for normal in normals if normal is not None]
+        if not found and isinstance(whole, Drawn):
+            raise ZooError(
+                f"expected a normal of finite ELBO on some path for '{whole.text}'; got none in {trail.evaluations:,} "
+                "gradients; raise --steps, or use method nuts")
         if not found:
             return Outcome(trail.evaluations, -math.inf, False, "not converged: no path has a normal of finite ELBO; use svi")
         again = _Again.of(density, found, MANY // len(found) if isinstance(whole, Drawn) else DRAWS)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from experiments.fits.callbacks import Watch
 from experiments.fits.result import Outcome
 from experiments.inference.method import Method, Problem
 from experiments.inference.options import AISOptions
 from experiments.inference.sampling.weighted import Weighted
+from experiments.log_evidence.pareto import KHAT
 from experiments.runtime.memory import PILOT, affordable, within
 from experiments.samplers.annealing import Endpoints, pilot
 from guides.drawn import Drawn
 
 #: Temperatures of the first paths, and chains at least.
-FIRST, FEWEST = 32, 16
+FIRST, FEWEST = 32, 128
 #: Paths are long enough where the effective sample size is this share of them, in every unit.
 EVEN = 0.5
 
@@ -21,7 +24,8 @@ class AIS(Method[AISOptions]):
     """Ends of annealed paths from the source guide to the joint, resampled in proportion to their weights.
 
     Kernels adapt on pilot chains that are thrown away. A step is a round of paths; each has twice the temperatures of the one
-    before, until the effective sample size is half of the paths in every unit. The lower bound is the log of the mean weight.
+    before, until the effective sample size is half of the paths in every unit, and k̂ at most 0.7. The lower bound is the log of
+    the mean weight.
 
     Source: Neal (2001), Annealed importance sampling, https://arxiv.org/abs/physics/9803008
 
@@ -51,12 +55,13 @@ class AIS(Method[AISOptions]):
         for step in range(1, options.limit + 1):
             found = Weighted(*path.weighted(chains))
             watch.step(step, found.total)
-            if enough := float(found.ess.min()) >= EVEN * chains:
+            heavy = float(found.khat.nan_to_num(nan=-math.inf).max())
+            if enough := float(found.ess.min()) >= EVEN * chains and heavy <= KHAT:
                 break
             path = path.refined(FIRST * 2**step)
         found.put(guide)
         even, temperatures = float(found.ess.min()), FIRST * 2 ** (step - 1)
         stopped = "" if enough else (
-            f"not converged: effective sample size {even:.0f} of {chains} paths at {temperatures:,} temperatures; raise steps "
-            "or begin from a richer guide")
+            f"not converged: effective sample size {even:.0f} of {chains} paths, k̂ {heavy:.2f}, at {temperatures:,} "
+            "temperatures; raise steps or begin from a richer guide")
         return Outcome(step, found.total, enough, stopped)

@@ -91,7 +91,7 @@ def _settled(problem: Problem, ends: Endpoints, options: NUTSOptions) -> tuple[S
         return state, kernel
     at, _, states = run(ends.joint, ends.joint.at(far), Kernel(kernel.step, kernel.scale, LONG), options.warmup)
     others, _ = state.beside(state).split(len(far))
-    return state.beside(at.where(arrived(ends.joint, at, states, state), others)), kernel
+    return state.beside(at.where(arrived(ends.joint, at, states, state, moving=False), others)), kernel
 
 
 def _from_prior(problem: Problem, chains: int) -> Tensor | None:

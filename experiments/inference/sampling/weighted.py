@@ -50,7 +50,8 @@ class Weighted:
     def ess(self) -> Tensor:
         """The effective sample size of each unit, (units,)."""
         w = self.log_weight.double()
-        return (2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp()
+        found: Tensor = (2 * w.logsumexp(0) - (2 * w).logsumexp(0)).exp()
+        return found
 
     def uneven(self, whose: str) -> str:
         """Say that the weights can't be relied on, and what to do; empty where they can. ``whose`` draws they are, in words."""
@@ -61,7 +62,10 @@ class Weighted:
 
     def put(self, guide: Drawn) -> None:
         """Resample, and put the draws and what is known of them into a guide. Uses torch's generator."""
-        guide.put(self.resampled(), bound=self.bound, bound_se=self.bound_se, khat=self.khat, ess=self.ess)
+        values = self.resampled()
+        rounding = 8 * torch.finfo(self.log_weight.dtype).eps * float(self.bound.abs().sum())
+        error = math.hypot(self.bound_se, rounding)
+        guide.put(values, bound=self.bound, bound_se=error, khat=self.khat, ess=self.ess.clamp(max=len(values)))
 
     def resampled(self) -> Tensor:
         """Return equally weighted draws (draws, units, d): systematic resampling of each unit by its smoothed weights."""
@@ -69,6 +73,7 @@ class Weighted:
         count = min(KEPT, len(share))
         points = (torch.arange(count) + torch.rand(())) / count
         ends = share.T.double().cumsum(1).contiguous()
+        ends = ends / ends[:, -1:]  # rounding must not leave the last draw a share of its own
         index = torch.searchsorted(ends, points.to(ends).expand(len(ends), -1).contiguous()).clamp(max=len(share) - 1)
         picked = self.z.gather(0, index.T[..., None].expand(-1, -1, self.z.shape[-1]))
         return picked[torch.randperm(count, device=picked.device)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from pathlib import Path
 
 import pyro
@@ -17,6 +19,8 @@ import zoo
 from experiments.cli import run
 from experiments.comparison.ladder.rungs import LADDER, Rung, Terrain, rungs
 from experiments.reporting.ladder import gaps_against_seconds
+from experiments.samplers.hmc import Target
+from experiments.samplers.posterior import arrived
 from guides.spec import parse
 from zoo.errors import ZooError
 from zoo.registry import Facts
@@ -184,6 +188,61 @@ def test_the_rung_that_is_written_where_nothing_is_known_of_it() -> None:
     assert Rung("draws(BEST)@ais", "x").written("full_rank") == "draws(full_rank)@ais"
 
 
+# -- numbers that may not be wrong ---------------------------------------------------------------------------------------
+
+
+def two_roots(x: Tensor) -> None:
+    """z² is observed: two modes, of which any normal holds one."""
+    z = pyro.sample("z", dist.Normal(x.new_zeros(()), 5.0))
+    pyro.sample("x", dist.Normal(z.square(), 0.3), obs=x)
+
+
+def test_a_quantity_is_not_right_where_a_mode_is_missed() -> None:
+    """The mean of z is 0, its deviation 5: a normal at one root has weights that are fine, and both wrong."""
+    x = torch.tensor(25.0, dtype=torch.double)
+    found = experiments.recommend(two_roots, x, quantities=["z"], progress=False)
+    assert found.step.text != "full_rank@laplace"
+    if found.chosen is not None:
+        draws = found.guide.posterior(x).sample((4096,))
+        assert abs(float(draws.mean())) < 1.0
+        assert float(draws.std()) == pytest.approx(5.0, rel=0.1)
+
+
+def spike_and_slab(x: Tensor) -> None:
+    """Half the mass is in a narrow mode that chains of the wide one hardly meet."""
+    narrow, wide = dist.Normal(x.new_zeros(3), 0.1).to_event(1), dist.Normal(x.new_full((3,), 6.0), 2.0).to_event(1)
+    z = pyro.sample("z", dist.Normal(x.new_zeros(3), 100.0).to_event(1))
+    log_p = torch.logaddexp(narrow.log_prob(z), wide.log_prob(z)) - math.log(2)
+    pyro.factor("x", log_p - dist.Normal(0.0, 100.0).log_prob(z).sum(-1))
+
+
+def test_chains_do_not_agree_where_some_stand_in_a_narrow_mode() -> None:
+    x = torch.zeros(1, dtype=torch.double)
+    model = zoo.as_model(spike_and_slab)
+    target = Target((lambda z: model.log_joint(x, z),))
+    slab = target.at(torch.full((8, 1, 3), 6.0, dtype=torch.double))
+    spike = target.at(torch.zeros(2, 1, 3, dtype=torch.double))
+    still = spike.z[None].expand(10, -1, -1, -1)
+    assert not bool(arrived(target, spike, still, slab).any())
+    assert bool(arrived(target, spike, still, slab, moving=False).all())
+
+
+@pytest.mark.parametrize("names", [["mu", "nope"], ["theta[3]", "theta[99]"]])
+def test_each_quantity_has_to_exist(names: list[str]) -> None:
+    x = zoo.dataset("eight_schools").x
+    with pytest.raises(ZooError, match=re.escape(f"got {names[1]}; it has mu, tau")):
+        experiments.recommend(zoo.build("eight_schools", x), x, quantities=names, progress=False)
+
+
+@pytest.mark.parametrize("options", [
+    {"rungs": []}, {"rungs": ["draws(BEST)@psis"]}, {"seed": 10**20}, {"seed": 1.5}, {"rungs": [3]},
+    {"rungs": ["mean_field:encoder"]}])
+def test_what_can_not_be_climbed_is_an_error_of_one_line(options: dict[str, object]) -> None:
+    with pytest.raises(ZooError) as error:
+        experiments.recommend(pair_of(0.5), X, progress=False, **options)
+    assert "\n" not in str(error.value)
+
+
 # -- the command ---------------------------------------------------------------------------------------------------------
 
 PROGRAM = """
@@ -202,6 +261,8 @@ broken = 3
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(PROGRAM)
+    (tmp_path / "words.csv").write_text("a;y\n0.0;low\n1.0;high\n")
+    (tmp_path / "head.csv").write_text("a,y\n")
     (tmp_path / "rows.csv").write_text("a,y\n0.0,1.0\n1.0,3.1\n2.0,4.9\n3.0,7.2\n")
     return tmp_path
 
@@ -220,6 +281,11 @@ def test_a_program_of_ones_own_has_its_columns_by_name(own: Path, capsys: pytest
     (["mine.py:broken", "--data", "rows.csv"], "expected a Pyro program 'broken'"),
     (["mine.py:line"], "expected a file of data for a program of your own"),
     (["mine.py:line", "--data", "none.csv"], "expected data in"),
+    (["mine.py:line", "--data", "words.csv"], "expected numbers in column 'y'"),
+    (["mine.py:line", "--data", "head.csv"], "expected rows in"),
+    (["mine.py:line", "--data", "rows.csv", "--steps", "0"], "steps"),
+    (["mine.py:line", "--data", "rows.csv", "--out", "rows.csv"], "expected a directory to write to"),
+    (["mine.py:line", "--data", "rows.csv", "--amortised"], "latents that all rows share"),
     (["mine.py:line", "--data", "mine.py"], "expected a CSV, Parquet, NPY or NPZ file"),
     (["other.py:line", "--data", "rows.csv"], "expected a file of Python"),
     (["mine.py:line", "--data", "rows.csv", "--standardise"], "expected a program that reads the data as it is"),
@@ -234,6 +300,29 @@ def test_bad_words_are_one_line(
     assert said.out == ""
     assert message in said.err
     assert len(said.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("code", "message"), [
+    ("import sys\nsys.exit(0)", "got an exit (0); leave it out"),
+    ("import sys\ndef line(a):\n    sys.exit(3)", "got an exit (3); leave it out"),
+])
+def test_an_exit_is_an_error(own: Path, code: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "bad.py").write_text(code)
+    assert run(["recommend", f"{own}/bad.py:line", "--data", f"{own}/rows.csv"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+
+
+def test_what_a_program_imports_late_and_prints_does_no_harm(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "aside.py").write_text("SCALE = 1.0")
+    (own / "late.py").write_text("from __future__ import annotations\nfrom dataclasses import dataclass\nprint('loaded')\n" + (
+        "@dataclass\nclass Scales:\n    wide: float = 10.0\n") + PROGRAM.replace(
+            "    m, b", "    from aside import SCALE\n    m, b").replace("b * a, 1.0)", "b * a, SCALE)"))
+    before = list(sys.path)
+    assert run(["recommend", f"{own}/late.py:line", "--data", f"{own}/rows.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["chosen"] == "full_rank@laplace"
+    assert sys.path == before
 
 
 def test_a_file_that_fails_is_told_of(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

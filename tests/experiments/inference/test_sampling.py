@@ -60,6 +60,32 @@ def test_the_bound_is_that_of_weights_of_mean_p_of_x(text: str) -> None:
     assert found.kl_gap.lower <= 4 * found.elbo.se
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("text", ["draws(mean_field)@psis", "draws(full_rank@laplace)@psis", "draws(full_rank)@pathfinder"])
+def test_draws_of_the_posterior_itself_stay_apart(text: str, dtype: torch.dtype) -> None:
+    """Weights that are equal up to rounding have no tail to smooth: they are left as they are."""
+    def conjugate(x: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(x.new_zeros(()), 1.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+
+    for shift in range(4):
+        x = torch.tensor([1.0, 2.0, 3.0], dtype=dtype) + 0.3 * shift
+        values = experiments.fit(conjugate, text, x, progress=False).guide.values.double()
+        assert float(values.mean()) == pytest.approx(float(x.sum()) / 4, abs=4 * 0.5 / 64 + 1e-3)
+        assert float(values.std()) == pytest.approx(0.5, rel=0.06)
+
+
+def test_a_density_is_not_asked_of_draws() -> None:
+    done = experiments.fit(normal, "draws(mean_field)@psis", X, progress=False)
+    with pytest.raises(ZooError, match="expected a guide with a density for log weights"):
+        experiments.log_weights(done.model, done.guide, X)
+    found = experiments.evidence(done.model, X, done.guide)
+    assert found.lower <= evidence() <= found.upper
+    with pytest.raises(ZooError, match="fit it first"):
+        experiments.evaluate(done.model, guides.build("draws(mean_field)", done.model, X), X)
+
+
 def test_chains_have_no_bound_and_say_so() -> None:
     table = experiments.compare(normal, X, guides=["mean_field", "draws(mean_field)@nuts"], progress=False)
     row = table.rows[1]
@@ -159,6 +185,7 @@ def test_weights_of_a_guide_that_misses_mass_are_told_of() -> None:
     ("full_rank@hmc", None, "unknown method 'hmc'"),
     ("draws(exact)", None, "expected a guide with parameters in 'draws\\(exact\\)'"),
     ("draws(draws)", None, "expected a guide with parameters in 'draws\\(draws\\)'"),
+    ("mean_field@svi@fixed_draws", None, "expected one method behind a guide"),
     ("draws()", None, "expected a guide as family"),
 ])
 def test_what_does_not_fit_is_refused(text: str, method: str | None, message: str) -> None:
