@@ -31,9 +31,9 @@ class AIS(Method[AISOptions]):
 
     >>> import experiments, zoo
     >>> x = zoo.dataset("eight_schools").x
-    >>> done = experiments.fit(zoo.build("eight_schools", x), "draws(mean_field)", x, method="ais", annealed=64)
+    >>> done = experiments.fit(zoo.build("eight_schools", x), "draws(mean_field)", x, method="ais", annealed=256)
     >>> done.converged, done.guide.values.shape
-    (True, torch.Size([64, 1, 10]))
+    (True, torch.Size([256, 1, 10]))
     """
 
     name = "ais"
