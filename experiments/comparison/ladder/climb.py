@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from experiments.comparison.ladder.recommendation import Recommendation, Step
+from experiments.comparison.ladder.recommendation import MODES, Recommendation, Step
 from experiments.comparison.ladder.rungs import BEST, Rung, Terrain
 from experiments.comparison.parameters import Quantity, parameters
 from experiments.comparison.plan import ComparisonPlan, FittedComparison
@@ -36,8 +36,6 @@ from zoo.program.vectorise import LinAlgError
 QUANTITY = 0.1
 #: Nats by which a guide's own importance-weighted bound may lie below the evidence, where quantities are held against it.
 LACKING = 0.02
-#: How the evidence remarks on modes that guides miss.
-MODES = "modes that some guides miss"
 
 
 @dataclass

@@ -17,6 +17,8 @@ from guides.guide import BaseGuide
 if TYPE_CHECKING:
     from rich.console import Console
 
+#: How the evidence remarks on modes that guides miss.
+MODES = "modes that some guides miss:"
 #: Characters above which a guide's name is folded.
 NAMES = 33
 
@@ -174,8 +176,9 @@ def show(found: Recommendation, out: Console) -> None:
         shown.add_row(fold(step.text, NAMES), interval(gap), khat, densities, f"{step.seconds:.1f}", mark)
     out.print(shown)
     out.print(wrapped(found.sentence, width), markup=False)
-    if found.table.evidence.remark:
-        out.print(wrapped(found.table.evidence.remark, width), markup=False)
+    remark = found.table.evidence.remark
+    if remark and (found.chosen is None or MODES in remark):  # of tails that rungs below the chosen lack nothing is to be said
+        out.print(wrapped(remark, width), markup=False)
     for line in found.refused:
         out.print(wrapped(f"left out: {line}", width), style="dim", markup=False)
     each = "nats a unit" if units > 1 else "nats"
