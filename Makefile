@@ -41,6 +41,7 @@ foreign: .venv/.tested
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.foreign.run
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.foreign.run_posteriors
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.foreign.run_rungs
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.foreign.run_recommend
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks
