@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from experiments.comparison.ladder.bounds import bound_error, own_bound, right, says_no_more
 from experiments.comparison.ladder.recommendation import MODES, Recommendation, Step
 from experiments.comparison.ladder.rungs import BEST, Rung, Terrain
-from experiments.comparison.parameters import Quantity, parameters
+from experiments.comparison.parameters import parameters
 from experiments.comparison.plan import ComparisonPlan, FittedComparison
 from experiments.comparison.request import spec_of
 from experiments.comparison.table import Comparison, Cost, Row
@@ -32,8 +33,6 @@ from zoo.errors import ZooError
 from zoo.program.run import seeded
 from zoo.program.vectorise import LinAlgError
 
-#: The error of a mean, in standard deviations, and of a standard deviation, as a share, that a quantity may have.
-QUANTITY = 0.1
 #: Nats by which a guide's own importance-weighted bound may lie below the evidence, where quantities are held against it.
 LACKING = 0.02
 
@@ -167,7 +166,7 @@ class Climb:
         if math.isnan(bound.value) or self.quantities:
             if self.evidence is None:
                 self._look()
-            return not self._lacks(index) and (math.isnan(bound.value) or self._quantities_right(index))
+            return not self._lacks(index) and (math.isnan(bound.value) or self._quantitiesright(index))
         if self._least(bound) > self.threshold:
             return False
         if self.evidence is None or self.evidence.width > 0.5 * self.threshold:
@@ -185,7 +184,7 @@ class Climb:
             return MODES in self.evidence.remark
         if self.fits[index].guide.density:
             own = self.weights[index].importance_bound()
-            bound = Estimate(float(own.sum()), _error(self.weights[index]), own)
+            bound = Estimate(float(own.sum()), bound_error(self.weights[index]), own)
         return self.evidence.lower > bound.value + ERRORS * bound.se + LACKING
 
     def _near(self, index: int) -> bool:
@@ -198,7 +197,7 @@ class Climb:
         known = [self._bound(i) for i, done in enumerate(self.fits) if isinstance(done.guide, Drawn) and done.converged]
         tops = [one.value - ERRORS * one.se for one in known if math.isfinite(one.value)]
         for weight in self.weights:
-            tops.append(float(weight.importance_bound().sum()) - ERRORS * _error(weight))
+            tops.append(float(weight.importance_bound().sum()) - ERRORS * bound_error(weight))
         return max(tops) - bound.value - ERRORS * bound.se
 
     def _look(self) -> None:
@@ -210,7 +209,7 @@ class Climb:
         with budget.counting(), nullcontext() if self.live is None else self.live.evaluating(budget):
             found = self.plan.evidence(rated, self.weights, FittedComparison(self.plan, None, self.fits, None), budget)[0]
         self.spent += budget.spent
-        if self.evidence is None or not _within(found, self.evidence):
+        if self.evidence is None or not says_no_more(found, self.evidence):
             self.evidence = found.for_gaps([max(0.0, found.middle - weight.elbo().value) for weight in self.weights])
 
     def _gap(self, index: int) -> Gap:
@@ -226,14 +225,14 @@ class Climb:
             if self._near(i) and (done.converged or not isinstance(done.guide, Drawn))]
         return near[0] if near else chosen
 
-    def _quantities_right(self, index: int) -> bool:
+    def _quantitiesright(self, index: int) -> bool:
         """Return whether all that was asked for is right, against importance-corrected draws; such draws are themselves."""
         made, guide = self._summary(index), self.fits[index].guide
         if made.misses_mass or not guide.density:
             return not guide.density
         found = parameters(self.plan.model, self.plan.x, [guide], [made], self.plan.seed)
         assert found is not None, "the quantities are checked"
-        return all(_right(q) for q in found.quantities if {q.name, q.name.partition("[")[0]} & {*self.quantities})
+        return all(right(q) for q in found.quantities if {q.name, q.name.partition("[")[0]} & {*self.quantities})
 
     def _check_quantities(self, guide: BaseGuide) -> None:
         """Raise a :class:`ZooError` for quantities that the model does not have, at the first rung that is fitted."""
@@ -252,7 +251,7 @@ class Climb:
             raise ZooError(f"expected quantities of {model.label}; got {', '.join(unknown)}; it has {known}")
 
     def _summary(self, index: int) -> Evaluation:
-        done, found = self.fits[index], self.evidence or _unknown(self.weights[index])
+        done, found = self.fits[index], self.evidence or own_bound(self.weights[index])
         if isinstance(done.guide, Drawn):
             return summarise_draws(done.model, done.guide, self.plan.x, found)
         return summarise(self.weights[index], done.guide.text, found)
@@ -280,28 +279,3 @@ class Climb:
         known = {done.guide.text for done in self.fits[: chosen + 1]}
         texts = [rung.written(self._best_text) for rung in self.ladder[self.places[chosen] + 1 :]]
         return next((text for text in texts if text not in known), "")
-
-
-def _right(found: Quantity) -> bool:
-    """Return whether a quantity's mean and deviation are right, whatever noise there is in what they are held against."""
-    (error, error_se), (ratio, ratio_se) = found.error, found.ratio
-    return abs(error) + 2 * error_se <= QUANTITY and abs(ratio - 1) + 2 * ratio_se <= QUANTITY
-
-
-def _error(weight: LogWeights) -> float:
-    """Return the standard error of the sum of a guide's importance-weighted bounds, by the delta method."""
-    if weight.enumerated:
-        return 0.0
-    relative = (weight.log_weight - weight.importance_bound()).exp().double()
-    return math.sqrt(float((relative.var(0) / len(relative)).sum()))
-
-
-def _within(found: Evidence, known: Evidence) -> bool:
-    """Return whether a second look tells nothing more: an interval about the known one."""
-    return found.width >= known.width and found.lower <= known.lower and (found.upper or math.inf) >= (known.upper or math.inf)
-
-
-def _unknown(weight: LogWeights) -> Evidence:
-    """Return the guide's own importance-weighted bound, where log p(x | θ) has not been looked for."""
-    bound = weight.importance_bound()
-    return Evidence("lower_bound", float(bound.sum()), _error(weight), float(bound.sum()), None, bound)
