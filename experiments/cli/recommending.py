@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +59,8 @@ def recommend(
 
         with directory(out):  # before the climb: what can't be written is not worth minutes
             pass
+    if sys.stderr.isatty():  # torch takes a second to load, and a climb may take minutes
+        print(f"{model} on {data or 'its own data'}: climbing from the cheapest guide", file=sys.stderr, flush=True)
     found = _own(context, model, given, how, fitting) if _is_path(model) else _registered(context, model, given, how, fitting)
     if out is not None:
         _write(found, out)
