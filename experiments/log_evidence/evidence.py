@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from experiments.log_evidence.log_weights import log_weights
 from experiments.log_evidence.pareto import KHAT
 from experiments.log_evidence.registry import ESTIMATORS
 from experiments.log_evidence.resolution import Resolution
-from experiments.log_evidence.result import Evidence
+from experiments.log_evidence.result import ERRORS, Evidence
 from experiments.runtime.budget import Budget
 from experiments.runtime.seeds import Stream
 from guides.drawn import Drawn
@@ -28,6 +29,8 @@ from zoo.program.run import Program, evaluating
 
 #: Draws of the prior that the evidence is held beside, at least and at most, and their least effective sample size.
 FEWEST, PRIOR_DRAWS, EFFECTIVE = 512, 4096, 100.0
+#: The share of these draws that they have to be worth for their mean weight to be taken for p(x).
+EVEN = 0.5
 
 
 def evidence(
@@ -97,7 +100,14 @@ def _beside_prior(found: Evidence, model: Model, x: Data, seed: int, budget: Bud
             bound = weights.importance_bound().double()
             relative = (weights.log_weight.double() - bound).exp()
             se = math.sqrt(float((relative.var(0) / len(relative)).sum()))
-            return found.covering({"naive Monte Carlo, by draws of the prior": (float(bound.sum()), se)})
+            value, margin = float(bound.sum()), ERRORS * se
+            covered = found.covering({"naive Monte Carlo, by draws of the prior": (value, se)})
+            even = float(ess.min()) >= EVEN * draws and 2 * margin < covered.width
+            if even and covered.lower <= value <= (covered.upper or math.inf):  # nearly equal weights tell log p by themselves
+                return replace(
+                    covered, value=value, se=se, lower=value - margin, upper=value + margin, units=bound, source="prior",
+                    method="importance")
+            return covered
     return found
 
 

@@ -175,6 +175,21 @@ def test_an_interval_that_a_part_of_the_prior_contradicts_is_widened_with_a_rema
     assert "naive Monte Carlo, by draws of the prior" in found.remark
 
 
+def weak(x: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+    pyro.sample("x", dist.Normal(z, 3.0).to_event(1), obs=x)
+
+
+def test_weights_of_the_prior_that_are_nearly_equal_are_enough() -> None:
+    x = torch.tensor([0.5, -1.0, 2.0], dtype=torch.double)
+    right = float(dist.Normal(0.0, math.sqrt(10.0)).log_prob(x).sum())
+    wide = Evidence("estimated", None, 0.3, right - 1.0, right + 1.5, torch.tensor([right]))
+    found = _beside_prior(wide, zoo.as_model(weak), x, 0, Budget())
+    assert found.lower <= right <= found.upper
+    assert found.width < 0.1
+    assert found.source == "prior"
+
+
 def test_weights_of_the_prior_that_are_hopeless_tell_nothing() -> None:
     known = Evidence("estimated", -3.0, 0.01, -3.1, -2.9, torch.tensor([-3.0]))
     x = torch.zeros(5, dtype=torch.double)
