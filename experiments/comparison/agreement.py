@@ -50,12 +50,6 @@ def _even(weight: LogWeights) -> bool:
 
 
 def _own_bound(weight: LogWeights) -> tuple[float, float]:
-    """Return a guide's own importance-weighted bound, and its standard error by the delta method; infinite if enumerated.
-
-    Of K draws it lies below log p by about half its variance.
-    """
-    bound = weight.importance_bound()
-    if weight.enumerated:
-        return float(bound.sum()), math.inf
-    relative = (weight.log_weight - bound).exp().double()
-    return float(bound.sum()), math.sqrt(float((relative.var(0) / len(relative)).sum()))
+    """Return a guide's own importance-weighted bound, and its standard error; infinite if enumerated: it is no news."""
+    own = weight.importance_estimate()
+    return own.value, math.inf if weight.enumerated else own.se

@@ -97,16 +97,14 @@ def _beside_prior(found: Evidence, model: Model, x: Data, seed: int, budget: Bud
         weights = log_weights(model, Prior(model, "prior"), x, draws, seed + Stream.PRIOR)
         khat, ess = weights.khat(), weights.ess()
         if ess is not None and float(ess.min()) >= EFFECTIVE and (khat is None or not bool((khat > KHAT).any())):
-            bound = weights.importance_bound().double()
-            relative = (weights.log_weight.double() - bound).exp()
-            se = math.sqrt(float((relative.var(0) / len(relative)).sum()))
-            value, margin = float(bound.sum()), ERRORS * se
-            covered = found.covering({"naive Monte Carlo, by draws of the prior": (value, se)})
+            own = weights.importance_estimate()
+            value, margin = own.value, ERRORS * own.se
+            covered = found.covering({"naive Monte Carlo, by draws of the prior": (value, own.se)})
             even = float(ess.min()) >= EVEN * draws and 2 * margin < covered.width
             if even and covered.lower <= value <= (covered.upper or math.inf):  # nearly equal weights tell log p by themselves
                 return replace(
-                    covered, value=value, se=se, lower=value - margin, upper=value + margin, units=bound, source="prior",
-                    method="importance")
+                    covered, value=value, se=own.se, lower=value - margin, upper=value + margin, units=own.units,
+                    source="prior", method="importance")
             return covered
     return found
 

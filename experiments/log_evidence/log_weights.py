@@ -128,6 +128,17 @@ class LogWeights:
         # Of a support that is summed over, q's share cancels: Σ_z q (p / q), also where q is 0.
         return self.log_joint.logsumexp(0) if self.enumerated else (self.log_measure + self.log_weight).logsumexp(0)
 
+    def importance_estimate(self) -> Estimate:
+        """Return the sum of :meth:`importance_bound` with its standard error, by the delta method; 0 where q was enumerated.
+
+        Of K draws the bound lies below log p by about half its variance.
+        """
+        bound = self.importance_bound().double()
+        if self.enumerated:
+            return Estimate(float(bound.sum()), 0.0, bound)
+        relative = (self.log_weight.double() - bound).exp()
+        return Estimate(float(bound.sum()), math.sqrt(float((relative.var(0) / len(relative)).sum())), bound)
+
     def khat(self) -> Tensor | None:
         """Return each unit's PSIS shape k̂, (units,): above 0.7, q misses mass that matters.
 

@@ -16,22 +16,29 @@ class Shape(BaseModel):
 
 
 class Number(Shape):
+    """An estimate and its standard error; null where it is infinite or not known."""
+
     value: float | None
     se: float | None
 
 
 class Gap(Number):
+    """A gap and its interval."""
+
     lower: float | None
     upper: float | None
 
 
 def known_kind(name: str) -> str:
+    """Return the name of a registered kind of evidence; raise a ``ValueError`` for another."""
     if name not in ESTIMATORS:
         raise ValueError(f"expected one of {', '.join(ESTIMATORS)}")
     return name
 
 
 class Evidence(Gap):
+    """log p(x | θ), its interval and its kind."""
+
     kind: Annotated[str, AfterValidator(known_kind)]
     guide: str | None = None
     method: str | None = None
@@ -39,6 +46,8 @@ class Evidence(Gap):
 
 
 class Fitted(Shape):
+    """A fit."""
+
     method: str
     guide: str
     steps: int
@@ -48,6 +57,8 @@ class Fitted(Shape):
 
 
 class Row(Fitted):
+    """A guide's row of a comparison."""
+
     elbo: Number
     kl_gap: Gap
     approximation_gap: Gap | None
@@ -80,6 +91,8 @@ class Parameter(Shape):
 
 
 class NetworkShape(Shape):
+    """A network of θ: how many numbers it has, and its layers."""
+
     name: str
     size: int
     layers: list[str]
@@ -106,6 +119,8 @@ class FittedTheta(Fitted, Theta):
 
 
 class Worst(Shape):
+    """A quantity that a guide has wrong, beside the reference."""
+
     guide: str
     quantity: str
     mean: float | None
@@ -119,12 +134,16 @@ class Worst(Shape):
 
 
 class Quantities(Shape):
+    """The worst quantities of a comparison, and what they are compared with."""
+
     reference: str
     told: list[str]
     worst: list[Worst]
 
 
 class CostShape(Shape):
+    """The cost of a comparison, in evaluations."""
+
     effort: str
     fit_evaluations: int
     evaluation_evaluations: int

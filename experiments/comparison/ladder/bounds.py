@@ -18,14 +18,6 @@ def right(found: Quantity) -> bool:
     return abs(error) + 2 * error_se <= QUANTITY and abs(ratio - 1) + 2 * ratio_se <= QUANTITY
 
 
-def bound_error(weight: LogWeights) -> float:
-    """Return the standard error of the sum of a guide's importance-weighted bounds, by the delta method."""
-    if weight.enumerated:
-        return 0.0
-    relative = (weight.log_weight - weight.importance_bound()).exp().double()
-    return math.sqrt(float((relative.var(0) / len(relative)).sum()))
-
-
 def says_no_more(found: Evidence, known: Evidence) -> bool:
     """Return whether a second look tells nothing more: an interval about the known one."""
     return found.width >= known.width and found.lower <= known.lower and (found.upper or math.inf) >= (known.upper or math.inf)
@@ -33,5 +25,5 @@ def says_no_more(found: Evidence, known: Evidence) -> bool:
 
 def own_bound(weight: LogWeights) -> Evidence:
     """Return the guide's own importance-weighted bound, where log p(x | θ) has not been looked for."""
-    bound = weight.importance_bound()
-    return Evidence("lower_bound", float(bound.sum()), bound_error(weight), float(bound.sum()), None, bound)
+    own = weight.importance_estimate()
+    return Evidence("lower_bound", own.value, own.se, own.value, None, own.units)

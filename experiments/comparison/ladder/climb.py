@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from experiments.comparison.ladder.bounds import bound_error, own_bound, right, says_no_more
+from experiments.comparison.ladder.bounds import own_bound, right, says_no_more
 from experiments.comparison.ladder.recommendation import MODES, Recommendation, Step
 from experiments.comparison.ladder.rungs import BEST, Rung, Terrain
 from experiments.comparison.parameters import parameters
@@ -183,8 +183,7 @@ class Climb:
         if math.isnan(bound.value):
             return MODES in self.evidence.remark
         if self.fits[index].guide.density:
-            own = self.weights[index].importance_bound()
-            bound = Estimate(float(own.sum()), bound_error(self.weights[index]), own)
+            bound = self.weights[index].importance_estimate()
         return self.evidence.lower > bound.value + ERRORS * bound.se + LACKING
 
     def _near(self, index: int) -> bool:
@@ -196,8 +195,7 @@ class Climb:
         """Return what a gap is at least, by all importance-weighted bounds so far."""
         known = [self._bound(i) for i, done in enumerate(self.fits) if isinstance(done.guide, Drawn) and done.converged]
         tops = [one.value - ERRORS * one.se for one in known if math.isfinite(one.value)]
-        for weight in self.weights:
-            tops.append(float(weight.importance_bound().sum()) - ERRORS * bound_error(weight))
+        tops += [own.value - ERRORS * own.se for own in (weight.importance_estimate() for weight in self.weights)]
         return max(tops) - bound.value - ERRORS * bound.se
 
     def _look(self) -> None:

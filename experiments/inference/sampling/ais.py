@@ -6,13 +6,13 @@ import math
 
 from experiments.fits.callbacks import Watch
 from experiments.fits.result import Outcome
-from experiments.inference.method import Method, Problem
+from experiments.inference.method import Problem
 from experiments.inference.options import AISOptions
+from experiments.inference.sampling.method import SamplingMethod
 from experiments.inference.sampling.weighted import Weighted
 from experiments.log_evidence.pareto import KHAT
 from experiments.runtime.memory import PILOT, affordable, within
 from experiments.samplers.annealing import Endpoints, pilot
-from guides.drawn import Drawn
 
 #: Temperatures of the first paths, and chains at least.
 FIRST, FEWEST = 32, 128
@@ -20,7 +20,7 @@ FIRST, FEWEST = 32, 128
 EVEN = 0.5
 
 
-class AIS(Method[AISOptions]):
+class AIS(SamplingMethod[AISOptions]):
     """Ends of annealed paths from the source guide to the joint, resampled in proportion to their weights.
 
     Kernels adapt on pilot chains that are thrown away. A step is a round of paths; each has twice the temperatures of the one
@@ -37,19 +37,12 @@ class AIS(Method[AISOptions]):
     """
 
     name = "ais"
-    climbs = False
-    fits_density = False
-    fits_draws = True
-
-    def misfit(self, problem: Problem) -> str:
-        return ""
 
     def bound(self, problem: Problem, options: AISOptions) -> str:
         return "annealed bound"
 
     def run(self, problem: Problem, options: AISOptions, watch: Watch) -> Outcome:
-        guide = problem.guide
-        assert isinstance(guide, Drawn), "methods that sample get no others"
+        guide = self.drawn(problem)
         chains = affordable(problem.model, within(PILOT, problem.work, FEWEST, options.annealed), FEWEST)
         path, _ = pilot(Endpoints.of(problem.model, guide.source, problem.x), FIRST)
         for step in range(1, options.limit + 1):

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from experiments.fits.callbacks import Watch
 from experiments.fits.result import LOG_JOINT, Outcome
-from experiments.inference.method import Method, Problem
+from experiments.inference.method import Problem
 from experiments.inference.options import NUTSOptions
 from experiments.inference.sampling.agreement import Agreement
+from experiments.inference.sampling.method import SamplingMethod
 from experiments.samplers.annealing import LONG, Endpoints
 from experiments.samplers.hmc import Kernel, State, run
 from experiments.samplers.nuts import transition, warm_up
@@ -26,7 +27,7 @@ BLOCK = 50
 KEPT = 4096
 
 
-class NUTS(Method[NUTSOptions]):
+class NUTS(SamplingMethod[NUTSOptions]):
     """Draws of the posterior by the no-U-turn sampler, with chains until R-hat is below 1.01 in every coordinate.
 
     All chains move in lockstep. Three quarters start at draws of the source guide, and on them step sizes and metric adapt;
@@ -45,22 +46,15 @@ class NUTS(Method[NUTSOptions]):
     """
 
     name = "nuts"
-    climbs = False
-    fits_density = False
-    fits_draws = True
 
     def suits(self, guide: object, latents: object) -> bool:
         return isinstance(guide, Drawn)
-
-    def misfit(self, problem: Problem) -> str:
-        return ""
 
     def bound(self, problem: Problem, options: NUTSOptions) -> str:
         return LOG_JOINT
 
     def run(self, problem: Problem, options: NUTSOptions, watch: Watch) -> Outcome:
-        guide = problem.guide
-        assert isinstance(guide, Drawn), "methods that sample get no others"
+        guide = self.drawn(problem)
         ends = Endpoints.of(problem.model, guide.source, problem.x)
         state, kernel = _settled(problem, ends, options)
         states: list[Tensor] = []

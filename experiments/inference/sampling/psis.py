@@ -6,16 +6,16 @@ import torch
 
 from experiments.fits.callbacks import Watch
 from experiments.fits.result import Outcome
-from experiments.inference.method import Method, Problem
+from experiments.inference.method import Problem
 from experiments.inference.options import PSISOptions
+from experiments.inference.sampling.method import SamplingMethod
 from experiments.inference.sampling.weighted import Weighted
 from experiments.log_evidence.log_weights import log_joint
 from experiments.runtime.memory import CACHED, affordable, chunks, within
-from guides.drawn import Drawn
 from zoo.distributions.scored import scored
 
 
-class PSIS(Method[PSISOptions]):
+class PSIS(SamplingMethod[PSISOptions]):
     """Draws of the source guide, resampled in proportion to their Pareto-smoothed importance weights.
 
     The lower bound is the log of the mean weight (IWAE), so that log p(x) less it is at least the divergence of one draw. It
@@ -32,19 +32,12 @@ class PSIS(Method[PSISOptions]):
     """
 
     name = "psis"
-    climbs = False
-    fits_density = False
-    fits_draws = True
-
-    def misfit(self, problem: Problem) -> str:
-        return ""
 
     def bound(self, problem: Problem, options: PSISOptions) -> str:
         return "importance-weighted bound"
 
     def run(self, problem: Problem, options: PSISOptions, watch: Watch) -> Outcome:
-        guide, model, x = problem.guide, problem.model, problem.x
-        assert isinstance(guide, Drawn), "methods that sample get no others"
+        guide, model, x = self.drawn(problem), problem.model, problem.x
         latents = problem.latents
         draws = affordable(model, within(CACHED, latents.units * latents.size, 512, options.proposals), 256)
         parts = []
