@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from experiments.runtime.memory import work
 from experiments.samplers.hmc import Kernel, State, Target, adapt, between, learnt_scale, run, transition
 from guides.guide import BaseGuide
-from zoo.data import Data
+from zoo.data import Data, take
 from zoo.errors import ZooError
 from zoo.model import Model
 
@@ -51,8 +51,8 @@ class Endpoints:
     target: Target
 
     @classmethod
-    def of(cls, model: Model, guide: BaseGuide, x: Data) -> Endpoints:
-        """Take the guide's distribution on ``x`` as it is now.
+    def of(cls, model: Model, guide: BaseGuide, x: Data, index: Tensor | None = None) -> Endpoints:
+        """Take the guide's distribution on ``x`` as it is now, of all units or of those at ``index``.
 
         Raises:
             ZooError: discrete latents, which have no gradient.
@@ -60,10 +60,12 @@ class Endpoints:
         latents = model.latents(x)
         if latents.discrete:
             raise ZooError(f"expected continuous latents to anneal; got discrete ones of {model.label}; use importance weights")
+        units = latents.units if index is None else len(index)
+        rows = x if index is None else take(x, index, latents.units)
         with torch.no_grad():
-            q = guide.posterior(x)
-        each = work(x, latents.units, latents.size)
-        return cls(q, Target((q.log_prob, lambda z: model.log_joint(x, z)), (1.0, 0.0), each))
+            q = guide.posterior(rows, index)
+        each = work(rows, units, latents.size)
+        return cls(q, Target((q.log_prob, lambda z: model.log_joint(rows, z)), (1.0, 0.0), each))
 
     def at_temperature(self, beta: float) -> Target:
         """Return q^(1 − β) p^β."""
@@ -174,6 +176,10 @@ class Annealing:
                 kernel = Kernel(self.steps[at - 1], between(*self.scales, beta), SHORT)
                 state, _ = transition(self.ends.at_temperature(beta), state, kernel)
         return state.z, total
+
+    def of_units(self, index: Tensor, ends: Endpoints) -> Annealing:
+        """Return the path of the units at ``index``, whose ends are given."""
+        return replace(self, ends=ends, steps=self.steps[:, index], scales=(self.scales[0][index], self.scales[1][index]))
 
     def refined(self, temperatures: int) -> Annealing:
         """Return the path with another number of temperatures; log step sizes are interpolated linearly in β."""

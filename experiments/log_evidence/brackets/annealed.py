@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from experiments.log_evidence.brackets.sandwich import Bracket, sandwich, target
 from experiments.runtime.budget import Budget
 from experiments.runtime.memory import BRACKET, affordable, within, work
 from experiments.runtime.seeds import Stream
-from experiments.samplers.annealing import STEP, Endpoints, pilot, pilot_cost
+from experiments.samplers.annealing import MANY, STEP, Annealing, Endpoints, pilot, pilot_cost
 from experiments.samplers.posterior import checked_draws
 from guides.guide import BaseGuide, paired
 from zoo.data import Data
@@ -20,6 +21,8 @@ from zoo.program.run import Program, seeded
 
 #: Temperatures that are tried, fewest first, where their number is not given.
 LADDER = (16, 32, 64, 128, 256)
+#: Temperatures of the pilot chains; nats by which one that lost its way lies below the others.
+PILOT, LOST = 32, 1e3
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,79 @@ def anneal(
         return rival
     chains = affordable(model, min(256, max(16, 4096 // units)), 16) if options.chains is None else options.chains
     with seeded(options.seed + Stream.PILOT):
-        path, forward = pilot(Endpoints.of(model, guide, x), chains=None if model.runner.draws.vectorised else 8)
+        path, forward = pilot(Endpoints.of(model, guide, x), PILOT, None if model.runner.draws.vectorised else 8)
         most = min(_most_temperatures(model, x, exact, chains), budget.affords(LADDER[-1], STEP * (chains + len(exact))))
         if rival is not None and most < LADDER[0]:
             return rival
         reverse = path.reverse(exact)
-        tried = [t for t in LADDER if t <= max(most, LADDER[0])] if options.temperatures is None else [options.temperatures]
-        for steps in tried:
-            width = expected_width(forward, reverse, steps / (len(path.betas) - 1), chains)
-            if width <= target(units, budget):
-                break
+        if options.temperatures is None:
+            steps = temperatures_of(forward, reverse, chains, most, target(units, budget), by_unit(model, x))
+        else:
+            steps = torch.full((units,), options.temperatures)
+        width = expected_width(forward, reverse, steps / PILOT, chains)
         if rival is not None and width >= rival.width:
             return rival
-        path = path.refined(steps)
-        return sandwich(path.forward(chains), path.reverse(exact), "annealed", steps)
+        return sandwich(*_annealed(model, guide, x, exact, path, steps, chains), "annealed", int(steps.max()))
+
+
+def _annealed(
+    model: Model, guide: BaseGuide, x: Data, exact: Tensor, path: Annealing, steps: Tensor, chains: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the log weights of paths with each unit's own number of temperatures, forward (chains, units) and back."""
+    order, parts = steps.argsort(stable=True), []
+    for index in order.split(steps.unique(return_counts=True)[1].tolist()):
+        some = len(index) < len(steps)
+        part = path.of_units(index, Endpoints.of(model, guide, x, index)) if some else path
+        part = part.refined(int(steps[index[0]]))
+        parts.append((part.forward(chains), part.reverse(exact[:, index])))
+    forward, reverse = (torch.cat(found, 1)[:, order.argsort()] for found in zip(*parts, strict=True))
+    return forward, reverse
+
+
+def by_unit(model: Model, x: Data) -> bool:
+    """Return whether units may have numbers of temperatures of their own: they are many, and data can be taken unit by unit."""
+    latents = model.latents(x)
+    return latents.units >= MANY and latents.rows_first
+
+
+def temperatures_of(
+    forward: Tensor, reverse: Tensor, chains: int, most: float, close: float, by_unit: bool = True,
+) -> Tensor:
+    """Return how many temperatures each unit should have, (units,), for limits that are ``close`` nats apart.
+
+    All begin with 16. What a unit still lacks is told by the variance v of its pilot's log weights, which falls as 1 / length:
+    about log(1 + (eᵛ − 1) / K) nats of K chains. Units that gain most by a temperature are given twice as many, until the
+    limits should be close enough, or the mean is ``most``.
+
+    Draws of the exact posterior, which serve the bracket again, say when to end, but not which units are longer: a unit whose
+    draw is likely, and bound low, would else be let off, and the sum of the upper bounds would be too low.
+
+    Args:
+        forward, reverse: log weights of the pilot's chains (chains, units), and of those back from exact draws.
+        chains: that will be run, K.
+        most: the mean number of temperatures at most.
+        close: nats between the limits.
+        by_unit: whether units may differ.
+
+    >>> easy, hard = torch.linspace(-1, 1, 8)[:, None].expand(8, 30), torch.linspace(-9, 9, 8)[:, None].expand(8, 2)
+    >>> pilot = torch.cat([easy, hard], 1)
+    >>> temperatures_of(pilot, pilot[-1:], 16, most=64, close=13.0).unique(return_counts=True)
+    (tensor([16, 64]), tensor([30,  2]))
+    """
+    steps = torch.full((forward.shape[1],), LADDER[0], device=forward.device)
+    variance = PILOT * forward.double().nan_to_num(neginf=-LOST).var(0)
+
+    def lacks(steps: Tensor) -> Tensor:
+        return torch.logaddexp(torch.full_like(variance, max(chains - 1, 1)).log(), variance / steps)
+
+    while expected_width(forward, reverse, steps / PILOT, chains) > close:
+        gain = torch.where(steps < LADDER[-1], (lacks(steps) - lacks(2 * steps)) / steps, -1.0)
+        longer = (gain >= 0.5 * gain.max()) & (steps < LADDER[-1]) if by_unit else steps < LADDER[-1]
+        wanted = torch.where(longer, 2 * steps, steps)
+        if not bool(longer.any()) or float(wanted.double().mean()) > most:
+            break
+        steps = wanted
+    return steps
 
 
 def _most_temperatures(model: Model, x: Data, exact: Tensor, chains: int) -> int:
@@ -81,8 +143,8 @@ def _cost(model: Model, x: Data, units: int, size: int) -> int:
     return work(x, units, size) + units * sum(p.numel() for p in model.parameters()) // 16
 
 
-def expected_width(forward: Tensor, reverse: Tensor, longer: float, chains: int) -> float:
-    """Return how far apart the limits should come out, in nats, with ``longer`` times a pilot's temperatures.
+def expected_width(forward: Tensor, reverse: Tensor, longer: float | Tensor, chains: int) -> float:
+    """Return how far apart the limits should come out, in nats, with ``longer`` times a pilot's temperatures, per unit or all.
 
     On long paths log weights are about normal; their standard deviation falls as 1 / √length, and their mean nears log p(x),
     from below (pilot chains, units) and from above (exact draws, units), as 1 / length.
@@ -93,8 +155,9 @@ def expected_width(forward: Tensor, reverse: Tensor, longer: float, chains: int)
     low, high = forward.nan_to_num(neginf=math.nan).nanmean(0), reverse.mean(0)
     if not bool((low + high).isfinite().all()):
         return math.inf
+    root = longer**0.5
     middle, half = (low + high) / 2, (high - low).clamp(min=0) / 2 / longer
     found = sandwich(
-        middle - half + (forward - low) / math.sqrt(longer), middle + half + (reverse - high) / math.sqrt(longer))
+        middle - half + (forward - low) / root, middle + half + (reverse - high) / root)
     # Of weights that are nothing like normal: the upper bound is at least log v / (K + 1).
     return max(found.width, float((2 * half - math.log(chains + 1)).clamp(min=0).sum()))

@@ -34,7 +34,7 @@ class Bracket:
         lower_se, upper_se: Monte-Carlo standard errors of the sums, given x.
         lower_limit, upper_limit: 95% limits for the total log p(x | θ), 2.5% on either side.
         draws: the number of importance draws, or annealed chains, per unit.
-        temperatures: the number of temperatures of the annealing; 1 for importance weights.
+        temperatures: the number of temperatures of the annealing, of the unit that has most; 1 for importance weights.
         rhat: split R-hat of the Markov chains of each unit, (units,); ``None`` without Markov chains.
     """
 
