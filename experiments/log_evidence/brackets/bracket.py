@@ -40,8 +40,8 @@ def bracket(
     Where rows share latents and own others, nested weights come first: see
     :mod:`experiments.log_evidence.brackets.nested`. Elsewhere, and where their limits are too far apart or the guide's own
     weights are all but equal, importance does. Where its limits are more than 0.3 nats plus 0.04 per unit apart, pilot chains
-    say how many temperatures would bring them as close (16 to 256, fewer for large data; of many units, each has its own number,
-    see :func:`experiments.log_evidence.brackets.annealed.temperatures_of`). Annealing with so many then replaces it, on both
+    say how many temperatures would bring them as close (16 to 256, fewer for large data; of many units, each has its own, see
+    :func:`experiments.log_evidence.brackets.annealed.temperatures_of`). Annealing with so many then replaces it, on both
     sides, if it promises to be narrower. Nested weights stand after all where what came after them is wider. So the
     choice looks at widths, not at where the bounds lie, and at those of pilot chains where it comes to annealing: neither side
     is the better of two noisy numbers. Only the exact draws serve twice.
