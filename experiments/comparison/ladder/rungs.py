@@ -97,7 +97,7 @@ LADDER: tuple[Rung, ...] = (
     Rung("full_rank+mean_field:free(shared=True)", "rows that follow what they share", local=True, limits={"steps": 2000}),
     Rung(f"draws({BEST})@psis", CORRECTED, local=True),
     Rung(f"draws({BEST})@ais", ANNEALED, limits={"steps": 3}),
-    Rung("mixture(4)", "several modes", most=FULL, alone=True),
+    Rung("mixture(4)", "several modes", most=FULL, alone=True, limits={"steps": 2000}),
     Rung(f"draws({BEST})@psis", CORRECTED, most=FULL, alone=True),
     Rung("flow", "any shape that a flow has", most=FULL, alone=True, least=2, limits={"steps": 2000}),
     Rung(f"draws({BEST})@psis", CORRECTED, most=FULL, alone=True),
