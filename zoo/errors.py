@@ -18,6 +18,10 @@ class ZooError(ValueError):
     """
 
 
+class Unwritable(ZooError):
+    """What a disk refuses to hold: it is full, or can't be written to. The command line exits with code 1."""
+
+
 class ZooWarning(UserWarning):
     """Something a reader of the numbers must know: a slow path, a regularised component, a stopped fit."""
 

@@ -14,7 +14,7 @@ import typer
 from experiments.cli import fitting, recommending, running, showing  # each adds its commands to the app
 from experiments.cli.app import app
 from experiments.reporting.output import remarks
-from zoo.errors import Interrupted, ZooError
+from zoo.errors import Interrupted, Unwritable, ZooError
 
 __all__ = ["app", "fitting", "main", "recommending", "run", "running", "showing"]
 
@@ -22,8 +22,8 @@ __all__ = ["app", "fitting", "main", "recommending", "run", "running", "showing"
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit, never with a traceback.
 
-    The exit code is 0 for success, 1 for a defect of the zoo, 2 for bad input, 3 if a study's claim or a run of a grid failed,
-    and 130 or 143 for an interruption.
+    The exit code is 0 for success, 1 for a full disk or a defect of the zoo, 2 for bad input, 3 if a study's claim or a run of
+    a grid failed, and 130 or 143 for an interruption.
     """
     # What is imported stays. Looking through all of it for rubbish costs a second on the way, and another at the end.
     gc.set_threshold(*gc.get_threshold()[:2], 100)
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
             sys.stdout.flush()
             return _fail("interrupted", 130) if code == 130 else int(code or 0)
         except ZooError as error:
-            return _fail(str(error), 2)
+            return _fail(str(error), 1 if isinstance(error, Unwritable) else 2)
         except Interrupted as stopped:
             on = f"; 'zoo resume {stopped.path}' goes on from its last checkpoint" if stopped.path is not None else ""
             return _fail(f"interrupted{on}", 128 + stopped.signal)

@@ -63,7 +63,7 @@ def resume(
     if grid is not None:
         return _sweep(grid, directory, shown, saving, jobs, dask)
     spec = spec_of(directory)
-    if state_of(directory)[0] == "done" and not force:
+    if state_of(directory) == "done" and not force:
         raise ZooError(
             f"expected a run that was cut off in {directory}; got one that is done; 'zoo report {directory}' makes its page")
     do(spec, shown, None, saving)
@@ -78,7 +78,7 @@ def report_command(
 ) -> None:
     """Write the page of one run, or one page that compares several runs."""
     from experiments.reporting.output import remark
-    from experiments.reporting.record import find_runs, read
+    from experiments.reporting.record import find_runs, read, read_each
     from experiments.reporting.report import page
     from experiments.runtime.files import whole
 
@@ -86,7 +86,12 @@ def report_command(
     if not found:
         raise ZooError(f"expected run directories; got none in {', '.join(map(str, directories))}; check the path")
     target = out or (directories[0] / "report.html" if len(directories) == 1 else Path("report.html"))
-    whole(target, page([read(path) for path in dict.fromkeys(found)]))
+    several = [*dict.fromkeys(found)]
+    records = read_each(several) if len(several) > 1 else [read(several[0])]
+    whole(target, page(records))
+    for record in records:
+        if record.state == "damaged":
+            remark(record.error)
     remark(f"wrote {target}")
 
 
@@ -96,13 +101,13 @@ def runs(
 ) -> None:
     """List the runs in a directory and their states, oldest first."""
     from experiments.reporting.output import remark
-    from experiments.reporting.record import find_runs, read
+    from experiments.reporting.record import find_runs, glance, read_each
 
     found = find_runs(directory)
     if not found and not as_json:
         remark(f"no runs in {directory}")
         return
-    show_records([read(path) for path in found], as_json)
+    show_records(read_each(found, glance), as_json)
 
 
 def _sweep(grid: Grid, place: Path, shown: Shown, saving: Saving, jobs: int, dask: str | None) -> int:

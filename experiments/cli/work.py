@@ -143,7 +143,7 @@ def print_json(value: Any) -> None:
 
 def show_records(records: list[Record], as_json: bool) -> None:
     """Print several runs as a table: a row a run and guide."""
-    from experiments.runs.sweep import overview
+    from experiments.reporting.record import overview
 
     if as_json:
         return print_json([

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
 from experiments.comparison.parameters import Parameters, parameters
+from experiments.comparison.terminal.layout import flat
 from experiments.comparison.terminal.theta import plain
 from experiments.diagnostics.evaluation import Evaluation
 from experiments.diagnostics.gap import Gap
@@ -202,19 +203,6 @@ class Comparison:
     def _repr_html_(self) -> str:
         html: str = self.to_frame().to_html()
         return html
-
-
-def flat(row: dict[str, Any], units: int) -> dict[str, Any]:
-    """Return a row of :meth:`Comparison.to_dict` as one level: of what is nested ``key``, ``key_se``, …, ``key_per_unit``."""
-    found: dict[str, Any] = {}
-    for key, value in row.items():
-        if not isinstance(value, dict):
-            found[key] = value
-            continue
-        found[key] = value["value"]
-        found.update({f"{key}_{k}": v for k, v in value.items() if k != "value"})
-        found[f"{key}_per_unit"] = None if value["value"] is None else value["value"] / units
-    return found
 
 
 def finite(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.comparison.table import Comparison, finite
 from experiments.reporting.output import best_row, labels, remark, summary_frame
 from experiments.reporting.units import unit_summaries
-from experiments.runtime.files import replacing, whole, writing
+from experiments.runtime.files import whole, writing
 from experiments.runtime.memory import GLANCE, within
 from zoo.data import tensors
 from zoo.datasets import Dataset
@@ -39,8 +39,8 @@ def write_results(table: Comparison, data: Dataset, path: Path, pictures: bool =
     if not pictures:
         return
     tree, best = posterior_tree(table, data), best_row(table).fit
-    with replacing(path / "posterior.nc") as part:
-        tree.to_netcdf(part, engine="h5netcdf")
+    # By way of memory: where the disk is full, HDF5 would take the process down when it closes the file, after our own words.
+    whole(path / "posterior.nc", bytes(tree.to_netcdf(engine="h5netcdf")))
     units, told = unit_summaries(tree, best.model, best.guide, table.x)
     whole(path / "units.json", json.dumps({"units": finite(units)}, indent=1, allow_nan=False, ensure_ascii=False))
     whole(path / "summary.csv", summary(tree, told).to_csv(index=False))

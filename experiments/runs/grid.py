@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import tomli_w
 
 from experiments.runs.spec import Spec, complete, keys
+from experiments.runtime.sealed import check_inside
 from experiments.runtime.toml import read_toml
 from zoo.errors import ZooError, nearest
 from zoo.registry import MODELS
@@ -87,10 +88,11 @@ def spec_of(path: Path) -> Spec:
     """Return the spec of the run in ``path``.
 
     Raises:
-        ZooError: if there is none, or one of a grid.
+        ZooError: if there is none, or one of a grid; something in the directory leads out of it.
     """
     if not (path / "spec.toml").exists():
         raise ZooError(f"expected a run's directory, with a spec.toml; got {path}; 'zoo runs' lists those there are")
+    check_inside(path)
     found = read_grid(path / "spec.toml")
     if not found.single:
         raise ZooError(f"expected one run in {path}; got a spec of {len(found.specs)}; 'zoo run {path}' runs them")

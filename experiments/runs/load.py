@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,10 +14,11 @@ from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
 from experiments.inference.saved import data_digest
 from experiments.reporting.output import height
-from experiments.reporting.record import read_comparison, state_of
+from experiments.reporting.record import read_comparison, status_of
 from experiments.runs.grid import spec_of
 from experiments.runs.job import Job, prepare
 from experiments.runs.spec import Spec
+from experiments.runtime.sealed import sealed_bytes
 from experiments.runtime.toml import read_toml
 from guides.guide import BaseGuide
 from zoo.data import Data
@@ -25,6 +27,10 @@ from zoo.model import Model
 
 if TYPE_CHECKING:
     from xarray import DataTree
+
+
+#: Bytes of numbers that a posterior file may hold whatever its size, and how many times its size beyond.
+LARGEST, MOST = 2**26, 100
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Loaded:
         Raises:
             ZooError: if there is none, or it can't be read.
         """
-        return read_tree(self.path / "posterior.nc")
+        return read_tree(self.path)
 
 
 def load(path: str | Path) -> Loaded:
@@ -98,35 +104,67 @@ def load(path: str | Path) -> Loaded:
         ZooError: no run, one that is not done, data that changed since, or a file that was altered.
     """
     path = Path(path)
-    spec = spec_of(path)
-    state, error = state_of(path)
-    if state != "done":
-        what = f"one that failed: {error}" if state == "failed" else "one that is not done; 'zoo resume' goes on with it"
+    spec, status = spec_of(path), status_of(path)
+    if status.state != "done":
+        failed = status.state == "failed"
+        what = f"one that failed: {status.error}" if failed else "one that is not done; 'zoo resume' goes on with it"
         raise ZooError(f"expected a finished run in {path}; got {what}")
     job = prepare(spec)
     record = read_toml(path / "spec.toml").get("record", {})
     if not isinstance(record, dict) or record.get("data_sha256") != data_digest(job.data.x):
         raise ZooError(
             f"expected the data that {path} was run on; got other values of '{job.data.name}'; put the old data back")
-    comparison = read_comparison(path / "comparison.json")
+    sealed_bytes(path, "spec.toml", status.files)
+    comparison = read_comparison(path, status.files)
     if comparison is None:
         raise ZooError(f"expected {path / 'comparison.json'}; got none; 'zoo resume' makes it again")
     return Loaded(path, spec, comparison, job, job.fitted(Journal(path / "checkpoint", sealed=True)))
 
 
 def read_tree(path: Path) -> DataTree:
-    """Read a posterior tree from a NetCDF file into memory. Nothing in such a file is executed.
+    """Read the posterior tree of the run in ``path`` into memory: of its file alone, in which nothing is executed.
 
     Raises:
-        ZooError: if there is none, or it is no NetCDF file.
+        ZooError: if there is none, it is no NetCDF file, was changed since the run was done, or leads to other files.
     """
     import xarray as xr
 
+    file = path / "posterior.nc"
+    content = sealed_bytes(path, "posterior.nc", status_of(path).files)
+    if content is None:
+        raise ZooError(f"expected a posterior in {file}; got none; 'zoo resume {path} --force' makes it again")
     try:
+        _check_alone(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with xr.open_datatree(path, engine="h5netcdf") as tree:
+            with xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree:
                 return tree.load()
     except Exception as error:  # whatever a broken file makes the reader raise
         first = (str(error).strip().splitlines() or [""])[0]
-        raise ZooError(f"expected a posterior in {path}; got a file that can't be read: {first[:160]}") from None
+        raise ZooError(f"expected a posterior in {file}; got a file that can't be read: {first[:160]}") from None
+
+
+def _check_alone(content: bytes) -> None:
+    """Raise a ``ValueError`` where an HDF5 file has its numbers in other files, or says that it has far more than it holds."""
+    import h5py
+
+    apart: list[str] = []
+    sizes: list[int] = []
+
+    def visit_link(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            apart.append(name)
+
+    def visit(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset):
+            sizes.append(found.nbytes)
+            if found.external or found.is_virtual:
+                apart.append(name)
+
+    with h5py.File(io.BytesIO(content), "r") as file:  # these go on whatever is raised in a visit
+        file.visititems_links(visit_link)
+        file.visititems(visit)
+    if apart:
+        raise ValueError(f"'{apart[0]}' lies in another file")
+    if sum(sizes) > max(LARGEST, MOST * len(content)):
+        raise ValueError(f"{sum(sizes):,} bytes of numbers in a file of {len(content):,}")

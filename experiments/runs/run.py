@@ -25,6 +25,7 @@ from experiments.runs.job import Job, prepare
 from experiments.runs.provenance import changes, provenance
 from experiments.runs.spec import Spec
 from experiments.runtime.files import directory, locked, whole
+from experiments.runtime.sealed import check_inside
 from zoo.errors import Interrupted, ZooError, ZooWarning
 
 #: Where runs go that are not told where.
@@ -82,6 +83,7 @@ def run(spec: Spec, path: str | Path, how: RunOptions | None = None) -> Comparis
     if how.begun is not None:
         how.begun(job)
     with directory(path), locked(path), interruptible(path):
+        check_inside(path)
         for part in path.rglob(".part-*"):
             part.unlink()  # of a write that was cut off
         new = not (path / "spec.toml").exists()

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from experiments.comparison.table import flat
 from experiments.fits.journal import INTERVAL, Stop, slug
 from experiments.reporting.output import remarks
-from experiments.reporting.record import Record, read, settle, state_of
+from experiments.reporting.record import Record, overview, read_each, settle, state_of
 from experiments.runs.grid import Grid, write_toml
 from experiments.runs.spec import Spec
 from experiments.runtime.files import directory, locked, whole
+from experiments.runtime.sealed import check_inside
 from zoo.errors import Interrupted, ZooError
 
 #: How often a sweep looks whether it was asked to stop, in seconds.
@@ -85,6 +85,7 @@ def sweep(
     specs = {name: spec.model_copy(update={"data": absolute(spec.data)}) for name, spec in grid.specs.items()}
     grid = Grid(specs, grid.record)  # a worker may stand in another directory
     with directory(path), locked(path), interruptible(path):
+        check_inside(path)
         _begin(grid, path)
         places = {name: path / slug(name) for name in grid.specs}
         missing = [name for name, place in places.items() if _state(place) != "done"]
@@ -93,7 +94,7 @@ def sweep(
                 _on_processes(grid, places, missing, how, path)
             elif executor is not None:
                 _on(executor, grid, places, missing, how, path, 1)
-        records = [read(place) for place in places.values()]
+        records = read_each(places.values())
         write_overview(records, path, how.report)
         return records
 
@@ -113,19 +114,6 @@ def write_overview(records: Sequence[Record], path: Path, report: bool = True) -
         from experiments.reporting.report import page
 
         whole(path / "report.html", page(records))
-
-
-def overview(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return a row for each run and guide: the run, how it stands, and the columns of a comparison's table."""
-    rows: list[dict[str, Any]] = []
-    for record in records:
-        head = {"run": record.name, "state": record.state}
-        if record.comparison is None:
-            rows.append({**head, "error": record.error})
-            continue
-        units = record.comparison["units"]
-        rows += [{**head, "units": units, **flat(row, units)} for row in record.comparison["guides"]]
-    return rows
 
 
 def one(spec: str, place: str, interval: float, report: bool, force: bool, stop: str, threads: int) -> str:
@@ -278,4 +266,4 @@ def grid_of(path: Path) -> Grid | None:
 
 
 def _state(path: Path) -> str:
-    return state_of(path)[0]
+    return state_of(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from zoo.errors import ZooError
+from zoo.errors import Unwritable, ZooError
 
 
 @contextmanager
@@ -46,11 +46,11 @@ def whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a :class:`ZooError`."""
+    """Turn what the disk refuses into an :class:`Unwritable`."""
     try:
         yield
     except OSError as error:
-        raise ZooError(
+        raise Unwritable(
             f"expected to write {path}; got '{error.strerror or error}'; free space or choose another place; "
             "'zoo resume' goes on with a run from its last checkpoint") from error
 

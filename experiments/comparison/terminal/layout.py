@@ -133,3 +133,16 @@ def wrapped(text: str, width: int) -> str:
 def _tied(name: str) -> str:
     """Tie the words of a name together, but not the names of a mixture."""
     return " + ".join(part.replace(" ", TIE) for part in name.split(" + "))
+
+
+def flat(row: dict[str, Any], units: int) -> dict[str, Any]:
+    """Return a row of :meth:`Comparison.to_dict` as one level: of what is nested ``key``, ``key_se``, …, ``key_per_unit``."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if not isinstance(value, dict):
+            found[key] = value
+            continue
+        found[key] = value["value"]
+        found.update({f"{key}_{k}": v for k, v in value.items() if k != "value"})
+        found[f"{key}_per_unit"] = None if value["value"] is None else value["value"] / units
+    return found

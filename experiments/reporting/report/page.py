@@ -152,7 +152,7 @@ def _overview(named: dict[str, Record], compared: dict[str, dict[str, Any]], apa
     rows: list[list[Cell]] = []
     for i, (name, record) in enumerate(named.items()):
         asked, table = settings(record), compared.get(name)
-        state = Cell(record.state, {"done": "good", "failed": "bad"}.get(record.state, "caution"))
+        state = Cell(record.state, {"done": "good", "failed": "bad", "damaged": "bad"}.get(record.state, "caution"))
         head = [Cell(name, href=f"#run-{i}" if i < MOST["runs"] else ""), state]
         told = [_found(row, table["units"]) for row in table["guides"]] if table else [[Cell("—")] * 5]
         rows += [[*head, *found, *(Cell(asked.get(key, "—")) for key in apart)] for found in told]

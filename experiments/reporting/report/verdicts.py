@@ -80,8 +80,8 @@ def _evidences(comparison: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _state(record: Record) -> list[Verdict]:
-    if record.state == "failed":
-        return [Verdict("run", "bad", f"failed: {record.error or 'no reason was written down'}")]
+    if record.state in ("failed", "damaged"):
+        return [Verdict("run", "bad", f"{record.state}: {record.error or 'no reason was written down'}")]
     if record.state == "done":
         return []
     last = record.metrics[-1] if record.metrics else None

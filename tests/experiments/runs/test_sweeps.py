@@ -214,7 +214,7 @@ def test_a_grid_on_a_dask_cluster(tmp_path: Path) -> None:
         path = written(tmp_path)
         code = command(["run", str(path), "--dask", cluster.scheduler_address, "--no-report", "--out", str(tmp_path / "runs")])
     assert code == 0
-    assert {state_of(place)[0] for place in (tmp_path / "runs").iterdir() if place.is_dir()} == {"done"}
+    assert {state_of(place) for place in (tmp_path / "runs").iterdir() if place.is_dir()} == {"done"}
     with ThreadPoolExecutor(1) as executor:
         here = sweep(read_grid(path), tmp_path / "here", quick(), executor)
     for record in here:
@@ -263,7 +263,7 @@ def test_a_grid_that_is_interrupted_is_resumed(tmp_path: Path) -> None:
         assert list(path.parent.rglob("checkpoint/*/step-*.json"))
     assert not (out / ".stop").exists()
     assert command(["resume", str(out), "--no-report", "--jobs", "1"]) == 0
-    assert {state_of(path.parent)[0] for path in begun} == {"done"}
+    assert {state_of(path.parent) for path in begun} == {"done"}
     assert theta_steps(begun[0].parent) == list(range(1, 1501))
 
 

@@ -1,0 +1,59 @@
+"""Folders that others may have made: nothing in them leads out, and files are what they were when they were sealed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from experiments.runtime.files import digest
+from zoo.errors import ZooError
+
+#: Folders inside folders, at most: a run's are two deep.
+DEEP = 8
+
+
+def check_inside(path: Path, depth: int = 0) -> None:
+    """Raise a :class:`ZooError` unless a folder holds regular files and folders alone.
+
+    A link in it would have its target read into a page, or written over; a pipe or a device would never end. The folder itself
+    may be reached by a link.
+    """
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    except NotADirectoryError:
+        raise ZooError(f"expected a directory; got {path}, which is a file; check the path") from None
+    except OSError as error:
+        raise ZooError(f"expected a directory that can be read; got {path}: {error.strerror}; check the path") from None
+    for entry in entries:
+        if entry.is_symlink():
+            raise ZooError(f"expected files and folders in {path}; got the link {entry.name}; remove it")
+        if entry.is_dir(follow_symlinks=False):
+            if depth == DEEP:
+                raise ZooError(f"expected a run's folders in {path}; got more than {DEEP} inside each other; remove them")
+            check_inside(Path(entry.path), depth + 1)
+        elif not entry.is_file(follow_symlinks=False):
+            raise ZooError(f"expected files and folders in {path}; got {entry.name}, which is neither; remove it")
+
+
+def seal(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of those of the files called ``names``, paths below ``path``, that there are."""
+    return {name: digest((path / name).read_bytes()) for name in names if (path / name).is_file()}
+
+
+def sealed_bytes(path: Path, name: str, seals: Mapping[str, str]) -> bytes | None:
+    """Return what the file ``name`` in the folder ``path`` holds; ``None`` where there is none.
+
+    Raises:
+        ZooError: it can't be read, or it has a seal and is not what was sealed.
+    """
+    file = path / name
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ZooError(f"expected {file}; got a file that can't be read ({error.strerror}); remove it") from None
+    if name in seals and digest(content) != seals[name]:
+        raise ZooError(f"expected {file} as the run wrote it; got one that was changed (its checksum differs); put it back")
+    return content
