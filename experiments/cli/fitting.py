@@ -65,7 +65,7 @@ def compare(
         context, command="compare", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
         effort=effort, parameters=parameters, holdout=holdout, train_with=train_with, train_model=train_model,
         simulate=simulate, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant, **fitting)
-    do(spec, shown, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
+    do(spec, shown, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force, trust=True))
 
 
 @app.command(context_settings=OWN)
@@ -86,7 +86,7 @@ def fit(
         context, command="fit", model=model, data=data, guides=tuple(guide or ()), method=method, seed=seed, draws=draws,
         effort=effort, seeds=seeds, binarise=binarise, target=target, standardise=standardise, drop_constant=drop_constant,
         **fitting)
-    do(spec, shown, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force))
+    do(spec, shown, save_spec, Saving(out, save, report, checkpoint_every, tensorboard, force, trust=True))
 
 
 @app.command(context_settings=OWN)
@@ -108,17 +108,21 @@ def summary(
         **fitting)
     begun(spec)
     from experiments.reporting.output import print_summary
-    from experiments.runs.job import prepare
+    from experiments.runs.job import prepared
 
-    job = prepare(spec)
-    said(job)
-    done = job.fit_comparison()
-    print_summary(done.fits[0], done.plan.x, job.data, draws or 4000, seed, as_json, every)
+    with prepared(spec, trust=True) as job:
+        said(job)
+        done = job.fit_comparison()
+        with job.printing():
+            print_summary(done.fits[0], done.plan.x, job.data, draws or 4000, seed, as_json, every)
 
 
 def _one(guides: list[str] | None, model: str) -> tuple[str, ...]:
+    from experiments.runs.programs import is_own
     from experiments.runs.spec import complete
 
+    if is_own(model):  # what fits it is known when its data is
+        return tuple(guides or ())
     return complete(command="fit", model=model, guides=tuple(guides or ())).guides
 
 

@@ -49,7 +49,7 @@ def recommend(
 ) -> None:
     """Climb from the cheapest guide to the dearest, stop at the first that is near enough, and say what the next would gain."""
     rungs = None if rung is None else [guide for text in rung for guide in split_commas(text)]
-    how = {
+    how: dict[str, Any] = {
         "tolerance": tolerance, "quantities": tuple(quantity or ()), "rungs": rungs, "amortised": amortised, "effort": effort,
         "seed": seed}
     given = {"data": data, "seed": seed, "binarise": binarise, "target": target, "standardise": standardise,
@@ -61,7 +61,14 @@ def recommend(
             pass
     if sys.stderr.isatty():  # torch takes a second to load, and a climb may take minutes
         print(f"{model} on {data or 'its own data'}: climbing from the cheapest guide", file=sys.stderr, flush=True)
-    found = _own(context, model, given, how, fitting) if _is_path(model) else _registered(context, model, given, how, fitting)
+    spec = asked(context, command="compare", model=model, guides=(), holdout=0.0, **given, **fitting)
+    from experiments.comparison.ladder.recommend import recommend as climb
+    from experiments.runs.job import prepared
+    from experiments.runs.spec import fitting_options
+
+    with prepared(spec, trust=True) as job:
+        said(job)
+        found = climb(job.model, job.data.x, **how, **fitting_options(spec))
     if out is not None:
         _write(found, out)
     if as_json:
@@ -70,48 +77,6 @@ def recommend(
     from experiments.comparison.terminal.text import console
 
     show(found, console())
-
-
-def _is_path(model: str) -> bool:
-    return ".py:" in model
-
-
-def _registered(
-    context: typer.Context, model: str, given: dict[str, Any], how: dict[str, Any], fitting: dict[str, Any],
-) -> Recommendation:
-    """Climb the ladder of a registered model."""
-    spec = asked(context, command="compare", model=model, guides=(), holdout=0.0, **given, **fitting)
-    from experiments.comparison.ladder.recommend import recommend as climb
-    from experiments.runs.job import prepare
-    from experiments.runs.spec import fitting_options
-
-    job = prepare(spec)
-    said(job)
-    return climb(job.model, job.data.x, **how, **fitting_options(spec))
-
-
-def _own(
-    context: typer.Context, written: str, given: dict[str, Any], how: dict[str, Any], fitting: dict[str, Any],
-) -> Recommendation:
-    """Climb the ladder of a program in a file, on a file of data."""
-    from experiments.cli.programs import arguments_of, program_of
-    from experiments.comparison.ladder.recommend import recommend as climb
-    from experiments.inference.registry import known_options
-    from zoo.errors import ZooError
-
-    unused = [word for word in ("binarise", "target", "standardise", "drop_constant") if given[word]]
-    for word in [*(f"--{name.replace('_', '-')}" for name in unused), *context.args]:
-        raise ZooError(f"expected a program that reads the data as it is; got {word}; leave it out")
-    keys = {key: one.name for key, one in known_options().items()}
-    options = {keys[key]: value for key, value in fitting.items() if value is not None and value is not False}
-    changed = {name: value for name, value in options.items() if value != known_options()[_key(keys, name)].default}
-    with program_of(written) as program:
-        args, kwargs = arguments_of(program, given["data"])
-        return climb(program, args=args, kwargs=kwargs, **how, **changed)
-
-
-def _key(keys: dict[str, str], name: str) -> str:
-    return next(key for key, own in keys.items() if own == name)
 
 
 def _write(found: Recommendation, out: Path) -> None:

@@ -17,6 +17,8 @@ from zoo.errors import ZooError
 if TYPE_CHECKING:
     from experiments.runs.grid import Grid
 
+TRUST = Annotated[bool, typer.Option(
+    "--trust", help="Run the code of a program that the spec names by its file or its module.")]
 JOBS = Annotated[int, typer.Option(help="Number of processes that run a grid; 0: one per core.", min=0)]
 DASK = Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs a grid.")]
 
@@ -26,6 +28,7 @@ def run(
     spec: Annotated[str, typer.Argument(help="A spec file, a model's name (its ready-made spec), or a run's directory.")],
     as_json: JSON = False, columns: COLUMNS = "default", out: OUT = None, save: SAVE = True, report: REPORT = True,
     jobs: JOBS = 0, dask: DASK = None, checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    trust: TRUST = False,
 ) -> int:
     """Run a spec file: one run, or all runs of a grid. The exit code is 3 if a run of a grid failed."""
     from experiments.runs.grid import find, read_grid
@@ -33,7 +36,7 @@ def run(
     shown = Shown(as_json, columns)
     path = find(spec)
     grid = read_grid(path)
-    saving = Saving(out, save, report, checkpoint_every, tensorboard, force)
+    saving = Saving(out, save, report, checkpoint_every, tensorboard, force, trust)
     if grid.single:
         if dask is not None:
             raise ZooError(f"expected a grid with --dask; got the one run of {path}; leave --dask out")
@@ -50,7 +53,7 @@ def run(
 def resume(
     directory: Annotated[Path, typer.Argument(help="Directory of a run or of a grid.")],
     as_json: JSON = False, columns: COLUMNS = "default", report: REPORT = True, jobs: JOBS = 0, dask: DASK = None,
-    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False,
+    checkpoint_every: EVERY = None, tensorboard: TENSORBOARD = False, force: FORCE = False, trust: TRUST = False,
 ) -> int:
     """Continue an interrupted run from its last checkpoint; the result is the same as without the interruption."""
     from experiments.reporting.record import state_of
@@ -58,7 +61,7 @@ def resume(
     from experiments.runs.sweep import grid_of
 
     shown = Shown(as_json, columns)
-    saving = Saving(directory, True, report, checkpoint_every, tensorboard, force)
+    saving = Saving(directory, True, report, checkpoint_every, tensorboard, force, trust)
     grid = grid_of(directory)
     if grid is not None:
         return _sweep(grid, directory, shown, saving, jobs, dask)
@@ -122,7 +125,7 @@ def _sweep(grid: Grid, place: Path, shown: Shown, saving: Saving, jobs: int, das
 
     with stoppable() as stop, _executor(dask) as executor:
         records = sweep(grid, place, SweepOptions(
-            jobs, report=saving.report, force=saving.force, stop=stop, told=told, **saving.every), executor)
+            jobs, report=saving.report, force=saving.force, trust=saving.trust, stop=stop, told=told, **saving.every), executor)
     show_records(records, shown.as_json)
     remark(f"wrote {place}")
     return 3 if any(record.state == "failed" for record in records) else 0

@@ -46,6 +46,7 @@ class Saving:
     interval: float | None = None
     tensorboard: bool = False
     force: bool = False
+    trust: bool = False
 
     @property
     def kept(self) -> bool:
@@ -72,7 +73,7 @@ class Saving:
         callbacks = [TensorBoard(path / "tensorboard")] if self.tensorboard else []
         return RunOptions(
             callbacks, begun=said, show=lambda table: report(table, shown, spec.parameters), stop=stop, report=self.report,
-            force=self.force, **self.every)
+            force=self.force, trust=self.trust, **self.every)
 
     @property
     def every(self) -> dict[str, Any]:
@@ -95,11 +96,13 @@ def do(spec: Spec, shown: Shown, save_spec: Path | None, saving: Saving) -> None
     begun(spec)
     path = saving.path(spec)
     if path is None:
-        from experiments.runs.job import prepare
+        from experiments.runs.job import prepared
 
-        job = prepare(spec)
-        said(job)
-        return report(job.work(), shown, spec.parameters)
+        with prepared(spec, saving.trust) as job:
+            said(job)
+            table = job.work()
+            with job.printing():
+                return report(table, shown, spec.parameters)
     from experiments.cli.stopping import stoppable
     from experiments.runs.run import run
 
@@ -112,7 +115,7 @@ def begun(spec: Spec) -> None:
     """Say on a terminal at once what will be done: torch takes a second to load, and data and fits may take minutes."""
     if sys.stderr.isatty():
         work = "comparing" if spec.command == "compare" else "fitting"
-        print(f"{spec.model} on {spec.data}: {work} {', '.join(spec.guides)}", file=sys.stderr, flush=True)
+        print(f"{spec.model} on {spec.data}: {work} {', '.join(spec.guides) or 'what fits it'}", file=sys.stderr, flush=True)
 
 
 def said(job: Job) -> None:

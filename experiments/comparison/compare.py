@@ -110,12 +110,12 @@ def settle(
     with budget.counting(), nullcontext() if live is None else live.evaluating(budget):
         found = _judged(plan.evidence(rated, weights, done, budget), weights, done.own_theta)
         rows = [_row(done, i, known, weights, budget) for i, known in enumerate(found)]
-    quantities = None
-    latents = fits[0].model.latents(plan.x)
-    fitted_rows = [row for row in rows if row.fit.guide.size]  # of a prior or a posterior, one knows
-    if budget.limit and not done.own_theta and fitted_rows and latents.units * latents.size <= FEW:
-        made = [row.evaluation for row in fitted_rows]
-        quantities = parameters(fits[0].model, plan.x, [row.fit.guide for row in fitted_rows], made, plan.seed)
+        quantities = None
+        latents = fits[0].model.latents(plan.x)
+        fitted_rows = [row for row in rows if row.fit.guide.size]  # of a prior or a posterior, one knows
+        if budget.limit and not done.own_theta and fitted_rows and latents.units * latents.size <= FEW:
+            made = [row.evaluation for row in fitted_rows]
+            quantities = parameters(fits[0].model, plan.x, [row.fit.guide for row in fitted_rows], made, plan.seed)
     cost = Cost(effort, done.seconds, time.perf_counter() - begun, fitted / budget.rows, budget.spent)
     return Comparison(
         fits[0].model, plan.x, data, len(plan.units.index), plan.seed, found[0], tuple(rows), done.theta, plan.units,

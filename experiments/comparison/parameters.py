@@ -18,7 +18,7 @@ from experiments.diagnostics.evaluation import Evaluation, proposal
 from experiments.diagnostics.linear_response import linear_response
 from experiments.inference.sampling.agreement import RHAT
 from experiments.log_evidence.log_weights import log_joint
-from experiments.log_evidence.pareto import KHAT, smoothed
+from experiments.log_evidence.pareto import smoothed
 from experiments.runtime.memory import PILOT, affordable, within, work
 from experiments.runtime.seeds import Stream
 from experiments.samplers.posterior import posterior_draws
@@ -135,7 +135,7 @@ def parameters(
     """Compare the posteriors of all quantities by each guide with the best reference at hand.
 
     That is the exact posterior where it is known; chains that are compared and agree; importance-corrected draws of the guide
-    of the most even weights, where k̂ is at most 0.7; or the ends of other Markov chains.
+    of the most even weights, where it does not miss mass that matters; or the ends of other Markov chains.
 
     Args:
         model, x: the model and the data.
@@ -211,7 +211,7 @@ def _weighted(
     model: Model, x: Data, guides: Sequence[BaseGuide], made: Sequence[Evaluation], draws: int, seed: int,
 ) -> tuple[str, Tensor, Tensor]:
     """Return what the reference is, draws z (draws, units, d) and their log weights (draws, units)."""
-    rated = [(guide, one) for guide, one in zip(guides, made, strict=True) if guide.density and _even(one)]
+    rated = [(guide, one) for guide, one in zip(guides, made, strict=True) if guide.density and not one.misses_mass]
     if rated:
         best, _ = max(rated, key=lambda pair: pair[1].ess or math.inf)  # none: the guide is enumerated, or the posterior
         q = best.posterior(x)
@@ -220,11 +220,6 @@ def _weighted(
     start = proposal(next((guide for guide in guides if guide.density), guides[0]))
     chains = posterior_draws(model, start, x, chains=affordable(model, CHAINS, 16), seed=seed)
     return f"Markov chains, R-hat {float(chains.rhat.max()):.2f}", chains.z, chains.z.new_zeros(chains.z.shape[:2])
-
-
-def _even(made: Evaluation) -> bool:
-    """Return whether importance weights of a guide can be relied on."""
-    return made.khat is None or made.khat <= KHAT
 
 
 def _plain(model: Model, x: Data, q: Distribution, draws: int) -> dict[str, _Moment]:

@@ -24,6 +24,7 @@ from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.program.run import Program
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -94,14 +95,19 @@ class Loaded:
         return read_tree(self.path)
 
 
-def load(path: str | Path) -> Loaded:
+def load(path: str | Path, model: Model | Program | None = None) -> Loaded:
     """Return a finished run: its model, guides, histories and posterior, as they were.
 
     The model and the guides are built from the spec and the data, and their parameters read from the checkpoint: nothing is
-    fitted, nothing evaluated, and no code that lies in the directory is run.
+    fitted, nothing evaluated, and no code that lies in the directory, or that its spec names, is run.
+
+    Args:
+        path: the directory.
+        model: the program, of a run of a program of the user's own.
 
     Raises:
-        ZooError: no run, one that is not done, data that changed since, or a file that was altered.
+        ZooError: a program of the user's own, and none passed; no run, one that is not done, data that changed since, or a file
+            that was altered.
     """
     path = Path(path)
     spec, status = spec_of(path), status_of(path)
@@ -109,7 +115,7 @@ def load(path: str | Path) -> Loaded:
         failed = status.state == "failed"
         what = f"one that failed: {status.error}" if failed else "one that is not done; 'zoo resume' goes on with it"
         raise ZooError(f"expected a finished run in {path}; got {what}")
-    job = prepare(spec)
+    job = prepare(spec, model)
     record = read_toml(path / "spec.toml").get("record", {})
     if not isinstance(record, dict) or record.get("data_sha256") != data_digest(job.data.x):
         raise ZooError(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from experiments.inference.saved import data_digest
+from experiments.runs.programs import is_own, source_digest
 from experiments.runtime.files import digest
 from zoo.datasets import Dataset
 
@@ -24,12 +25,13 @@ PACKAGES: Mapping[str, str] = {
 SOURCES = ("zoo", "guides", "experiments")
 
 
-def provenance(data: Dataset) -> dict[str, Any]:
-    """Return the ``record`` of a run: when and with what it is begun, as plain values."""
+def provenance(data: Dataset, model: str) -> dict[str, Any]:
+    """Return the ``record`` of a run of a model: when and with what it is begun, as plain values."""
+    own = {"program_sha256": source_digest(model)} if is_own(model) else {}
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"), "data_name": data.name,
         "data_sha256": data_digest(data.x), "threads": torch.get_num_threads(), "git_commit": commit(),
-        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}, **own,
         "code": {name: code_digest(name) for name in SOURCES}}
 
 
@@ -38,6 +40,8 @@ def changes(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     if record.get("data_sha256") != now["data_sha256"]:
         found.append(f"the data '{now['data_name']}'")
+    if record.get("program_sha256") != now.get("program_sha256"):
+        found.append("the file of the program")
     for name, before in _table(record, "versions").items():
         if now["versions"].get(name) != before:
             found.append(f"{name} ({before} then, {now['versions'].get(name, 'none')} now)")

@@ -21,7 +21,8 @@ from experiments.fits.trackers import Metrics
 from experiments.reporting.record import read, settle
 from experiments.reporting.results import write_results
 from experiments.runs.grid import read_grid, spec_of, write_toml
-from experiments.runs.job import Job, prepare
+from experiments.runs.job import Job, prepared
+from experiments.runs.programs import absolute_program, is_own
 from experiments.runs.provenance import changes, provenance
 from experiments.runs.spec import Spec
 from experiments.runtime.files import directory, locked, whole
@@ -46,6 +47,7 @@ class RunOptions:
         report: whether to make the figures, the posterior's draws and the report.
         force: whether to continue although data or code changed.
         keep: whether to keep the directory of a run that failed before its first step.
+        trust: whether to run the code of a program of the user's own that the spec names.
     """
 
     callbacks: Sequence[Callback] = ()
@@ -57,12 +59,14 @@ class RunOptions:
     report: bool = True
     force: bool = False
     keep: bool = False
+    trust: bool = False
 
 
 def default_path(spec: Spec, parent: Path = RUNS) -> Path:
     """Return a directory for a run that was not told where: ``runs/<model>-<data>-<time>-<short id>``."""
     data = slug(Path(spec.data).name if "/" in spec.data else spec.data)
-    return parent / f"{spec.model}-{data}-{datetime.now().strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    model, now = slug(spec.model.rpartition(":")[2]), datetime.now().strftime("%Y%m%d-%H%M%S")
+    return parent / f"{model}-{data}-{now}-{secrets.token_hex(2)}"
 
 
 def run(spec: Spec, path: str | Path, how: RunOptions | None = None) -> Comparison:
@@ -79,10 +83,9 @@ def run(spec: Spec, path: str | Path, how: RunOptions | None = None) -> Comparis
         Interrupted: if it was told to stop; the directory then holds a checkpoint.
     """
     path, how = Path(path), how or RunOptions()
-    job = prepare(spec)
-    if how.begun is not None:
-        how.begun(job)
-    with directory(path), locked(path), interruptible(path):
+    with prepared(spec, how.trust) as job, directory(path), locked(path), interruptible(path):
+        if how.begun is not None:
+            how.begun(job)
         check_inside(path)
         for part in path.rglob(".part-*"):
             part.unlink()  # of a write that was cut off
@@ -126,9 +129,9 @@ def resume(path: str | Path, how: RunOptions | None = None) -> Comparison:
 
 def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
     """Write down what is begun, or check that it is what was begun there before; return the record of its provenance."""
-    now = provenance(job.data)
+    now = provenance(job.data, job.spec.model)
     file = path / "spec.toml"
-    spec = job.spec.model_copy(update={"data": absolute(job.spec.data)})
+    spec = settled(job.spec)
     if not file.exists():
         check_empty(path, f"a run in --out {path}")
         whole(file, write_toml(spec, now))
@@ -168,7 +171,8 @@ def _work(job: Job, path: Path, how: RunOptions) -> Comparison:
     journal = Journal(path / "checkpoint", how.interval, how.stop)
     table = job.work(journal, [Metrics(path / "metrics.jsonl"), *how.callbacks], how.progress)
     if how.show is not None:
-        how.show(table)
+        with job.printing():
+            how.show(table)
     write_results(table, job.data, path, how.report)
     settle(path, "done")
     if how.report:
@@ -193,6 +197,12 @@ def _threads(count: Any) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def settled(spec: Spec) -> Spec:
+    """Return a spec whose files, of data and of a program, are named by absolute paths."""
+    return spec.model_copy(update={
+        "data": absolute(spec.data), "model": absolute_program(spec.model) if is_own(spec.model) else spec.model})
 
 
 def absolute(data: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from experiments.inference.registry import check_options, entry, known_options
+from experiments.runs.programs import is_own
 from experiments.runtime.effort import effort
 from guides.spec import default_guides, parse
 from zoo.errors import ZooError, nearest
@@ -99,7 +100,8 @@ class Spec(BaseModel):
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
-        lookup(MODELS, value, "model")
+        if not is_own(value):
+            lookup(MODELS, value, "model")
         return value
 
     @field_validator("guides")
@@ -181,6 +183,8 @@ def complete(where: str = FLAG, **given: Any) -> Spec:
     """
     if not isinstance(given.get("model"), str):
         return checked(where, **given)
+    if is_own(given["model"]):
+        return checked(where, **_as_it_is(where, given))
     with _keyed(where, "model"):
         known = lookup(MODELS, given["model"], "model")
     spec = checked(where, **{**given, **_decided(known, given)})
@@ -197,6 +201,22 @@ def complete(where: str = FLAG, **given: Any) -> Spec:
     if known.units == "dataset" and spec.holdout:
         raise ZooError(f"expected no --holdout for {spec.model}, whose latents all rows share: one unit; leave it out")
     return spec
+
+
+def _as_it_is(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked of a program of the user's own, which reads the data as it is: they, and what fits it, come later.
+
+    Raises:
+        ZooError: no data, or what only registered models have.
+    """
+    unused = [key for key in ("binarise", "target", "standardise", "drop_constant", "options") if given.get(key)]
+    for key in unused:
+        first = next(iter(given["options"])) if key == "options" else key
+        word = where + (str(first).replace("_", "-") if where == FLAG else str(first))
+        raise ZooError(f"expected a program that reads the data as it is; got {word}; leave it out")
+    if given.get("data") is None:
+        raise ZooError("expected a file of data for a program of your own; got none; name one with --data")
+    return {key: value for key, value in given.items() if key not in ("standardise", "drop_constant", "options")}
 
 
 def _decided(known: ModelEntry, given: Mapping[str, Any]) -> dict[str, Any]:

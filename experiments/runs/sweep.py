@@ -20,6 +20,7 @@ from experiments.fits.journal import INTERVAL, Stop, slug
 from experiments.reporting.output import remarks
 from experiments.reporting.record import Record, overview, read_each, settle, state_of
 from experiments.runs.grid import Grid, write_toml
+from experiments.runs.job import check_trusted
 from experiments.runs.spec import Spec
 from experiments.runtime.files import directory, locked, whole
 from experiments.runtime.sealed import check_inside
@@ -38,7 +39,7 @@ class SweepOptions:
 
     Attributes:
         jobs: the number of processes at a time; 0: one per core.
-        interval, report, force: see :class:`experiments.runs.run.RunOptions`.
+        interval, report, force, trust: see :class:`experiments.runs.run.RunOptions`.
         stop: set by the caller to stop the sweep.
         told: called with the name and the state of each run when the run ends.
     """
@@ -47,6 +48,7 @@ class SweepOptions:
     interval: float = INTERVAL
     report: bool = True
     force: bool = False
+    trust: bool = False
     stop: Stop = field(default_factory=Stop)
     told: Callable[[str, str], None] = lambda name, state: None
 
@@ -79,11 +81,13 @@ def sweep(
     >>> [(record.name, record.state) for record in done]
     [('components=1', 'done'), ('components=2', 'done')]
     """
-    from experiments.runs.run import absolute, interruptible
+    from experiments.runs.run import interruptible, settled
 
     path, how = Path(path).resolve(), how or SweepOptions()
-    specs = {name: spec.model_copy(update={"data": absolute(spec.data)}) for name, spec in grid.specs.items()}
+    specs = {name: settled(spec) for name, spec in grid.specs.items()}
     grid = Grid(specs, grid.record)  # a worker may stand in another directory
+    for spec in specs.values():
+        check_trusted(spec, how.trust)
     with directory(path), locked(path), interruptible(path):
         check_inside(path)
         _begin(grid, path)
@@ -116,7 +120,9 @@ def write_overview(records: Sequence[Record], path: Path, report: bool = True) -
         whole(path / "report.html", page(records))
 
 
-def one(spec: str, place: str, interval: float, report: bool, force: bool, stop: str, threads: int) -> str:
+def one(
+    spec: str, place: str, interval: float, report: bool, force: bool, trust: bool, stop: str, threads: int,
+) -> str:
     """Do one run of a sweep in this process, and return how it stands; what goes wrong is in its directory."""
     from experiments.runs.run import RunOptions, one_line, run
 
@@ -127,7 +133,8 @@ def one(spec: str, place: str, interval: float, report: bool, force: bool, stop:
         path.mkdir(parents=True, exist_ok=True)
         with remarks():
             run(_spec(spec), path, RunOptions(
-                interval=interval, report=report, force=force, progress=False, keep=True, stop=Stop(file=Path(stop))))
+                interval=interval, report=report, force=force, trust=trust, progress=False, keep=True,
+                stop=Stop(file=Path(stop))))
         return "done"
     except Interrupted:
         return "unfinished"
@@ -188,8 +195,8 @@ def _on(
     """Do runs on an executor; return those whose process was killed."""
     running = {
         executor.submit(
-            one, write_toml(grid.specs[name]), str(places[name]), how.interval, how.report, how.force, str(path / STOP),
-            threads): name
+            one, write_toml(grid.specs[name]), str(places[name]), how.interval, how.report, how.force, how.trust,
+            str(path / STOP), threads): name
         for name in missing}
     killed = []
     while running:

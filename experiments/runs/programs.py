@@ -1,7 +1,8 @@
-"""A user's own Pyro program in a file, and a file of data as its arguments."""
+"""A user's own Pyro program, named by its file or its module, and a file of data as its arguments."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -10,31 +11,55 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from experiments.runtime.files import digest
 from zoo.errors import ZooError, nearest
+
+
+def is_own(model: str) -> bool:
+    """Return whether a model is written as a program of the user's own: ``file.py:name``, or ``package.module:name``.
+
+    >>> is_own("models.py:coin"), is_own("my_package.models:coin"), is_own("gmm")
+    (True, True, False)
+    """
+    return ":" in model
+
+
+def absolute_program(model: str) -> str:
+    """Return what names a program, its file by the absolute path: whoever goes on may stand elsewhere."""
+    path, _, name = model.rpartition(":")
+    return f"{Path(path).resolve()}:{name}" if path.endswith(".py") else model
+
+
+def source_digest(model: str) -> str:
+    """Return the SHA-256 of the file that a program is written in; empty where it is in none."""
+    path = model.rpartition(":")[0]
+    file = path if path.endswith(".py") else getattr(sys.modules.get(path), "__file__", None)
+    return digest(Path(file).read_bytes()) if file and Path(file).is_file() else ""
 
 
 @contextmanager
 def program_of(written: str) -> Iterator[Callable[..., Any]]:
-    """Give the program that is written ``file.py:name``; the file is run.
+    """Give the program that is written ``file.py:name``, or ``package.module:name``; its code is run.
 
     Within the block the file's folder is where it imports from, what it prints goes to standard error, and an exit that it asks
     for is an error.
 
     Raises:
-        ZooError: no such file or name, or a file that fails.
+        ZooError: no such file, module or name, or code that fails.
     """
     path, _, name = written.rpartition(":")
-    file = Path(path)
-    if not file.is_file():
+    file = Path(path) if path.endswith(".py") else None
+    if file is not None and not file.is_file():
         raise ZooError(f"expected a file of Python before ':{name}'; got {path}, which is none; mend the path")
-    sys.path.insert(0, str(file.parent.resolve()))
+    folder = str(Path.cwd() if file is None else file.parent.resolve())
+    sys.path.insert(0, folder)
     try:
         with redirect_stdout(sys.stderr):
-            yield _found(_run(file), name, path)
+            yield _found(_module(path) if file is None else _run(file), name, path)
     except SystemExit as error:
-        raise ZooError(f"expected {file} to return; got an exit ({error.code}); leave it out") from None
+        raise ZooError(f"expected {path} to return; got an exit ({error.code}); leave it out") from None
     finally:
-        sys.path.remove(str(file.parent.resolve()))
+        sys.path.remove(folder)
 
 
 def _found(module: Any, name: str, path: str) -> Callable[..., Any]:
@@ -46,6 +71,17 @@ def _found(module: Any, name: str, path: str) -> Callable[..., Any]:
         raise ZooError(f"expected a Pyro program '{name}' in {path}; got none{hint}")
     program: Callable[..., Any] = found
     return program
+
+
+def _module(name: str) -> Any:
+    """Import a module by its name."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ZooError(
+            f"expected a module '{name}' that can be imported, or a file of Python ending in .py; got {type(error).__name__}: "
+            f"{first}; mend it") from error
 
 
 def _run(file: Path) -> Any:
