@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.gap_split import Split
@@ -21,6 +22,7 @@ from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.registry import load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,6 +199,25 @@ class Comparison:
 
     def __str__(self) -> str:
         return self.text()
+
+    @property
+    def plot(self) -> Any:
+        """The figures as methods, ``table.plot.gap()``; each returns Matplotlib's axes. See :class:`Plots`."""
+        return load("experiments.reporting.gallery:Plots")(self)
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write the page that a run has to a file, and return its path."""
+        written: Path = load("experiments.runs.saving:report")(self, path)
+        return written
+
+    def save(self, path: str | Path, figures: bool = True) -> Path:
+        """Save the comparison as a run's directory, for ``zoo report`` and ``experiments.load(path, model=…)``.
+
+        Raises:
+            ZooError: a directory that holds something, or can't be written to.
+        """
+        saved: Path = load("experiments.runs.saving:save")(self, path, figures)
+        return saved
 
     __repr__ = __str__
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from guides.guide import BaseGuide
 from zoo.errors import ZooError
 from zoo.model import Model
+from zoo.registry import load
 
 #: What some methods maximise, or walk on, that is no bound on log p(x): its trace has no place beside those of bounds.
 LOG_JOINT = "log p(x, z)"
@@ -133,6 +135,15 @@ class Fit:
             f"Fit of '{self.guide.text}' to {self.model.label} by {self.method}", f"{bound}, {units}",
             f"{ended} after {steps}, {self.seconds:.2f} s", self.stopped, *self.remarks]
         return "\n  ".join(filter(None, lines))
+
+    def save(self, path: str | Path, figures: bool = True, effort: str = "default") -> Path:
+        """Evaluate the fit and save it as a run's directory, for ``zoo report`` and ``experiments.load(path, model=…)``.
+
+        Raises:
+            ZooError: a directory that holds something, or can't be written to.
+        """
+        saved: Path = load("experiments.runs.saving:save")(self, path, figures, effort)
+        return saved
 
     @property
     def elbo(self) -> float | None:

@@ -23,7 +23,9 @@ from zoo.errors import ZooError
 #: How a run may stand. ``unfinished``: under way, killed, or interrupted; it can be resumed. ``damaged``: it can't be read.
 STATES = ("done", "failed", "unfinished", "damaged")
 #: What a run leaves behind, beside figures, checkpoints and its page: status.json holds the files' checksums.
-RESULTS = ("spec.toml", "comparison.json", "comparison.csv", "metrics.jsonl", "posterior.nc", "units.json", "summary.csv")
+RESULTS = (
+    "spec.toml", "data.safetensors", "comparison.json", "comparison.csv", "metrics.jsonl", "posterior.nc", "units.json",
+    "summary.csv")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,37 +112,20 @@ def write_figures(table: Comparison, data_set: Dataset, path: Path) -> None:
     """
     import matplotlib as mpl
 
-    from experiments.diagnostics.posterior import posterior
-    from experiments.reporting import figures, pictures, posterior_figures
+    from experiments.reporting.figures import save
+    from experiments.reporting.gallery import FIGURES, Scene
 
     with writing(path):
         path.mkdir(exist_ok=True)
-    best = best_row(table)
-    q, shape = best.fit.guide, data_set.shape
-    table = replace(table, model=best.fit.model)  # each guide may have trained a θ of its own
-    how: dict[str, Any] = {"seed": table.seed, "coords": labels(data_set)}
-    tree = posterior(table.model, q, table.x, draws=500, groups=("posterior",), **how)
-    drawn = posterior(table.model, q, table.x, draws=60, groups=("posterior_predictive", "observed_data"), **how)
-    made: dict[str, Callable[[], Any]] = {
-        "elbo": lambda: figures.elbo_trace(table), "gap": lambda: figures.gap_bars(table),
-        "forest": lambda: posterior_figures.forest(tree), "pair": lambda: posterior_figures.pair(tree),
-        "predictive": lambda: posterior_figures.predictive_check(drawn),
-        "density": lambda: figures.density(table.model, table.x, q, data_set.columns, table.seed),
-        "split": lambda: pictures.split_bars(table), "samples": lambda: pictures.samples(table),
-        "reconstructions": lambda: pictures.reconstructions(table, q, shape),
-        "prior": lambda: pictures.prior_samples(table.model, shape, table.seed),
-        "traversal": lambda: pictures.traversal(table, q, shape),
-        "latent_map": lambda: pictures.latent_map(table, q, data_set.labels),
-        "worst": lambda: pictures.worst_units(table, table.rows[0].evaluation.guide, shape),
-        "layers": lambda: pictures.flow_layers(table, q)}
-    for name, make in made.items():
+    scene = Scene(table, data_set)
+    for name, make in FIGURES.items():
         with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what plotting libraries say to their developers
             try:
-                figure = make()
+                figure = make(scene)
             except (ZooError, NotImplementedError):
                 continue  # not every figure has a meaning for every model: discrete latents have no forest
             except Exception as error:  # a figure that fails must not take the numbers with it
                 remark(f"figure '{name}' could not be drawn: {(str(error).splitlines() or [type(error).__name__])[0][:160]}")
                 continue
-            figures.save(figure, path / name)
+            save(figure, path / name)

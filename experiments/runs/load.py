@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,13 @@ from experiments.reporting.output import height
 from experiments.reporting.record import read_comparison, status_of
 from experiments.runs.grid import spec_of
 from experiments.runs.job import Job, prepare
+from experiments.runs.saving import DATA, restored
 from experiments.runs.spec import Spec
 from experiments.runtime.sealed import sealed_bytes
 from experiments.runtime.toml import read_toml
 from guides.guide import BaseGuide
 from zoo.data import Data
+from zoo.datasets import Dataset
 from zoo.errors import ZooError
 from zoo.model import Model
 from zoo.program.run import Program
@@ -95,7 +98,9 @@ class Loaded:
         return read_tree(self.path)
 
 
-def load(path: str | Path, model: Model | Program | None = None) -> Loaded:
+def load(
+    path: str | Path, model: Model | Program | None = None, guides: Mapping[str, Any] | None = None,
+) -> Loaded:
     """Return a finished run: its model, guides, histories and posterior, as they were.
 
     The model and the guides are built from the spec and the data, and their parameters read from the checkpoint: nothing is
@@ -103,7 +108,8 @@ def load(path: str | Path, model: Model | Program | None = None) -> Loaded:
 
     Args:
         path: the directory.
-        model: the program, of a run of a program of the user's own.
+        model: the program, of a run of a program of the user's own, or of a comparison that was saved in Python.
+        guides: of such a comparison, Pyro's own guides by their texts, which they can't be built from.
 
     Raises:
         ZooError: a program of the user's own, and none passed; no run, one that is not done, data that changed since, or a file
@@ -115,8 +121,10 @@ def load(path: str | Path, model: Model | Program | None = None) -> Loaded:
         failed = status.state == "failed"
         what = f"one that failed: {status.error}" if failed else "one that is not done; 'zoo resume' goes on with it"
         raise ZooError(f"expected a finished run in {path}; got {what}")
-    job = prepare(spec, model)
     record = read_toml(path / "spec.toml").get("record", {})
+    if isinstance(record, dict) and isinstance(record.get("saved"), dict):
+        return _saved(path, spec, status.files, record["saved"], model, guides or {})
+    job = prepare(spec, model)
     if not isinstance(record, dict) or record.get("data_sha256") != data_digest(job.data.x):
         raise ZooError(
             f"expected the data that {path} was run on; got other values of '{job.data.name}'; put the old data back")
@@ -125,6 +133,22 @@ def load(path: str | Path, model: Model | Program | None = None) -> Loaded:
     if comparison is None:
         raise ZooError(f"expected {path / 'comparison.json'}; got none; 'zoo resume' makes it again")
     return Loaded(path, spec, comparison, job, job.fitted(Journal(path / "checkpoint", sealed=True)))
+
+
+def _saved(
+    path: Path, spec: Spec, seals: Mapping[str, str], saved: Mapping[str, Any], model: Model | Program | None,
+    guides: Mapping[str, Any],
+) -> Loaded:
+    """Return a comparison that was saved in Python."""
+    if model is None:
+        raise ZooError(f"expected the model '{spec.model}'; got none, and no code is run for it; pass it as model=")
+    sealed_bytes(path, DATA, seals)
+    comparison = read_comparison(path, seals)
+    if comparison is None:
+        raise ZooError(f"expected {path / 'comparison.json'}; got none; save it again")
+    fitted = restored(path, saved, spec.seed, model, guides)
+    job = Job(spec, fitted.plan.model, Dataset(str(comparison["data"]), fitted.plan.x), 0.0)
+    return Loaded(path, spec, comparison, job, fitted)
 
 
 def read_tree(path: Path) -> DataTree:

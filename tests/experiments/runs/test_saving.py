@@ -1,0 +1,122 @@
+"""Comparisons and fits made in Python, saved as runs, and loaded with the model at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from matplotlib.axes import Axes
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor
+
+import experiments
+import zoo
+from experiments.cli import run as command
+from experiments.diagnostics.evaluation import evaluate
+from experiments.reporting.gallery import FIGURES
+from experiments.reporting.record import read
+from zoo.errors import ZooError
+
+X = torch.tensor([0.5, -1.0, 2.0, 0.1, 0.7, -0.2], dtype=torch.double)
+
+
+def scaled(y: Tensor, sd: float = 1.0, extra: Any = None) -> None:
+    mean = pyro.sample("mean", dist.Normal(torch.zeros((), dtype=y.dtype), 10.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(mean, sd), obs=y)
+
+
+def test_a_saved_comparison_is_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = experiments.compare(scaled, guides=["mean_field", "full_rank"], kwargs={"y": X, "sd": 2.0}, data="mine")
+    assert table.save(tmp_path / "run") == tmp_path / "run"
+    record = read(tmp_path / "run")
+    assert record.state == "done"
+    assert record.comparison == table.to_dict()
+    assert {"report.html", "posterior.nc", "figures", "summary.csv", "data.safetensors"} <= {
+        file.name for file in (tmp_path / "run").iterdir()}
+    assert command(["report", str(tmp_path / "run")]) == 0
+    assert command(["runs", str(tmp_path)]) == 0
+    assert "full_rank" in capsys.readouterr().out
+    assert command(["resume", str(tmp_path / "run")]) == 2
+    assert "got one that is done" in capsys.readouterr().err
+
+
+def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
+    table = experiments.compare(scaled, guides=["mean_field", "full_rank"], kwargs={"y": X, "sd": 2.0, "extra": None})
+    table.save(tmp_path / "run", figures=False)
+    loaded = experiments.load(tmp_path / "run", model=scaled)
+    assert [done.guide.text for done in loaded.fits] == ["mean_field", "full_rank"]
+    assert set(loaded.x) == {"y", "sd", "extra"}
+    for row, done in zip(table.rows, loaded.fits, strict=True):
+        assert (done.bound, done.steps, done.converged, done.history) == (
+            row.fit.bound, row.fit.steps, row.fit.converged, row.fit.history)
+        for name, value in row.fit.guide.state_dict().items():
+            assert torch.equal(done.guide.state_dict()[name], value), name
+    again = evaluate(loaded.model, loaded.guide, loaded.x)
+    assert again.elbo.value == pytest.approx(loaded.comparison["guides"][0]["elbo"]["value"], abs=1e-6)
+
+
+def test_learned_parameters_come_back(tmp_path: Path) -> None:
+    """θ, too, of each guide its own."""
+    x = zoo.dataset("iris").x
+    model = zoo.build("ppca", x)
+    for own in (False, True):
+        table = experiments.compare(model, x, ["mean_field", "exact"], train_model=own, steps=20)
+        table.save(tmp_path / f"run{own}", figures=False)
+        loaded = experiments.load(tmp_path / f"run{own}", model=zoo.build("ppca", x))
+        for row, done in zip(table.rows, loaded.fits, strict=True):
+            for name, value in row.fit.model.state_dict().items():
+                assert torch.equal(done.model.state_dict()[name], value), name
+
+
+def test_a_fit_is_evaluated_and_saved(tmp_path: Path) -> None:
+    done = experiments.fit(scaled, "full_rank", X)
+    done.save(tmp_path / "run", figures=False)
+    loaded = experiments.load(tmp_path / "run", model=scaled)
+    assert loaded.comparison["guides"][0]["guide"] == "full_rank"
+    assert loaded.comparison["log_evidence"]["lower"] is not None
+    assert loaded.best.bound == done.bound
+
+
+def test_pyros_own_guides_are_passed(tmp_path: Path) -> None:
+    table = experiments.compare(scaled, X, guides=["mean_field", AutoNormal], steps=50)
+    table.save(tmp_path / "run", figures=False)
+    text = table.rows[1].fit.guide.text
+    loaded = experiments.load(tmp_path / "run", model=scaled, guides={text: AutoNormal})
+    assert [done.guide.text for done in loaded.fits] == ["mean_field", text]
+    with pytest.raises(ZooError):
+        experiments.load(tmp_path / "run", model=scaled)
+
+
+def test_what_can_not_be_saved_or_loaded_is_refused(tmp_path: Path) -> None:
+    done = experiments.fit(scaled, "mean_field", X)
+    done.save(tmp_path / "run", figures=False, effort="none")
+    with pytest.raises(ZooError, match="expected an empty directory or a new one to save to; got one with checkpoint"):
+        done.save(tmp_path / "run")
+    with pytest.raises(ZooError, match=r"expected the model '.*test_saving:scaled'; got none"):
+        experiments.load(tmp_path / "run")
+    (tmp_path / "run" / "data.safetensors").write_bytes(b"no")
+    with pytest.raises(ZooError, match=r"data.safetensors as the run wrote it"):
+        experiments.load(tmp_path / "run", model=scaled)
+
+
+def test_a_comparison_writes_its_page(tmp_path: Path) -> None:
+    table = experiments.compare(scaled, X, guides=["mean_field"])
+    assert table.report(tmp_path / "page.html") == tmp_path / "page.html"
+    assert "mean_field" in (tmp_path / "page.html").read_text()
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_figures_are_methods() -> None:
+    table = experiments.compare(scaled, X, guides=["mean_field", "full_rank"])
+    assert dir(table.plot) == sorted(FIGURES)
+    assert isinstance(table.plot.gap(), Axes)
+    assert isinstance(table.plot.elbo(), Axes)
+    with pytest.raises(ZooError):
+        table.plot.layers()  # no flow
+    with pytest.raises(AttributeError, match=r"expected one of elbo, gap.*; got 'gaps'"):
+        table.plot.gaps()
