@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 import sys
 from functools import cache
@@ -13,7 +12,8 @@ import typer
 
 from experiments.cli import fitting, recommending, running, showing  # each adds its commands to the app
 from experiments.cli.app import app
-from experiments.reporting.output import remarks
+from experiments.cli.streams import unbreakable
+from experiments.reporting.output import remarks, say
 from zoo.errors import Interrupted, Unwritable, ZooError
 
 __all__ = ["app", "fitting", "main", "recommending", "run", "running", "showing"]
@@ -22,34 +22,33 @@ __all__ = ["app", "fitting", "main", "recommending", "run", "running", "showing"
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit, never with a traceback.
 
-    The exit code is 0 for success, 1 for a full disk or a defect of the zoo, 2 for bad input, 3 if a study's claim or a run of
-    a grid failed, and 130 or 143 for an interruption.
+    The exit code is 0 for success, 1 for a full disk, a full standard output or a defect of the zoo, 2 for bad input, 3 if a
+    study's claim or a run of a grid failed, and 130 or 143 for an interruption. That whoever reads standard output has left, as
+    ``head`` does, is success.
     """
     # What is imported stays. Looking through all of it for rubbish costs a second on the way, and another at the end.
     gc.set_threshold(*gc.get_threshold()[:2], 100)
-    code = run(sys.argv[1:] if arguments is None else arguments)
+    with unbreakable() as out:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        if out.failure is not None and not isinstance(out.failure, BrokenPipeError):
+            reason = out.failure.strerror
+            code = _fail(f"expected standard output to take all that is printed; got '{reason}'; print elsewhere", code or 1)
     gc.freeze()
     sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console that lacks ‖ must not cost the numbers
     with remarks():
         try:
             code = _command()(arguments, standalone_mode=False)
-            sys.stdout.flush()
             return _fail("interrupted", 130) if code == 130 else int(code or 0)
         except ZooError as error:
             return _fail(str(error), 1 if isinstance(error, Unwritable) else 2)
         except Interrupted as stopped:
             on = f"; 'zoo resume {stopped.path}' goes on from its last checkpoint" if stopped.path is not None else ""
             return _fail(f"interrupted{on}", 128 + stopped.signal)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         except Exception as error:
             return _unexpected(error)
 
@@ -76,5 +75,5 @@ def _unexpected(error: Exception) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    print("error: " + " ".join(text.split()), file=sys.stderr)
+    say("error: " + " ".join(text.split()))
     return code

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.listing import print_table
-from experiments.comparison.terminal.text import console
+from experiments.comparison.terminal.console import console
 from experiments.inference.registry import fitting_methods
+from experiments.runtime.inert import inert
 from guides.registry import DRAWN, FAMILIES, WHOLE
 from guides.spec import BLOCKS, fitting_guides
 from zoo.errors import ZooError
@@ -39,7 +40,7 @@ def show_model(name: str, data: str | None, options: Mapping[str, Any], svg: Pat
     if svg is not None:
         _write(svg, found.svg() + "\n")
     notes = "\n".join(found.notes())
-    _say(f"{found.title}\n\n{_documentation(entry)}\n\non {job.data.name}:\n")
+    _say(f"{found.title}\n\n{_documentation(entry)}\n\non {inert(job.data.name)}:\n")
     _say(f"{found.table()}\n\n{notes}\n\n{found.drawing()}\n")
     _print_options(name)
     print_table("guides that fit", ("methods, the default first", "guides"), [
@@ -50,7 +51,7 @@ def show_model(name: str, data: str | None, options: Mapping[str, Any], svg: Pat
 
 
 def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+    console().print(text, soft_wrap=True)
 
 
 def _write(path: Path, text: str) -> None:

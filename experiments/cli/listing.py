@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison.terminal.text import console, grid, interval, number
+from experiments.comparison.terminal.console import cell, console
+from experiments.comparison.terminal.text import grid, interval, number
 from experiments.inference.options import names
 from experiments.inference.registry import METHODS, known_options
 from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE
@@ -54,7 +55,7 @@ def show_studies() -> None:
     from experiments.studies.registry import STUDIES
 
     print_table("studies", ("study", "claim"), ((name, entry.claim) for name, entry in STUDIES.items()))
-    console().print("'zoo study NAME' runs one, 'zoo study --all' all of them.", markup=False, highlight=False)
+    console().print("'zoo study NAME' runs one, 'zoo study --all' all of them.")
 
 
 def show_report(report: Report) -> None:
@@ -62,15 +63,15 @@ def show_report(report: Report) -> None:
     from experiments.studies.registry import STUDIES
 
     out = console()
-    out.print(f"{report.name}: {STUDIES[report.name].claim}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{report.name}: {STUDIES[report.name].claim}", soft_wrap=True)
     for check in report.checks:
         verdict = "holds" if check.holds else "FAILS"
-        out.print(f"  {verdict}  {check.what}: {check.value:.6g}; expected {check.expected}", markup=False, highlight=False,
+        out.print(f"  {verdict}  {check.what}: {check.value:.6g}; expected {check.expected}",
                   soft_wrap=True)
     if report.error:
-        out.print(f"  FAILS  {report.error}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"  FAILS  {report.error}", soft_wrap=True)
     files = f"; wrote {', '.join(report.files)}" if report.files else ""
-    out.print(f"  {report.seconds:.1f} s{files}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"  {report.seconds:.1f} s{files}", soft_wrap=True)
 
 
 def show_runs(rows: list[dict[str, Any]]) -> None:
@@ -96,5 +97,5 @@ def print_table(title: str, heads: tuple[str, ...], rows: Iterable[tuple[str, ..
     for i, head in enumerate(heads):
         table.add_column(head, no_wrap=i == 0, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(cell, row))
     out.print(table)

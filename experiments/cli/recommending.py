@@ -22,7 +22,8 @@ from experiments.cli.options import (
     TARGET,
     with_fitting_options,
 )
-from experiments.cli.work import print_json, said
+from experiments.cli.work import said
+from experiments.reporting.output import print_json, say
 from guides.spec import split_commas
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def recommend(
         with directory(out):  # before the climb: what can't be written is not worth minutes
             pass
     if sys.stderr.isatty():  # torch takes a second to load, and a climb may take minutes
-        print(f"{model} on {data or 'its own data'}: climbing from the cheapest guide", file=sys.stderr, flush=True)
+        say(f"{model} on {data or 'its own data'}: climbing from the cheapest guide")
     spec = asked(context, command="compare", model=model, guides=(), holdout=0.0, **given, **fitting)
     from experiments.comparison.ladder.recommend import recommend as climb
     from experiments.runs.job import prepared
@@ -74,7 +75,7 @@ def recommend(
     if as_json:
         return print_json(found.to_dict())
     from experiments.comparison.ladder.recommendation import show
-    from experiments.comparison.terminal.text import console
+    from experiments.comparison.terminal.console import console
 
     show(found, console())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,14 +55,14 @@ def study(
     if not chosen:
         listing.show_studies()
         return 0
-    from experiments.reporting.output import remark
+    from experiments.reporting.output import print_json, remark
     from experiments.runtime.files import directory
     from experiments.studies.runner import perform_all
 
     with directory(out):
         reports = _shown(perform_all(chosen, out, quick, seed, jobs), quiet=as_json)
     if as_json:
-        print(json.dumps([report.to_dict() for report in reports], indent=1, allow_nan=False, ensure_ascii=False))
+        print_json([report.to_dict() for report in reports])
     failed = [report.name for report in reports if not report.holds]
     if failed:
         remark(f"{len(failed)} of {len(reports)} did not hold: {', '.join(failed)}")

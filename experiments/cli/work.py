@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -113,9 +112,11 @@ def do(spec: Spec, shown: Shown, save_spec: Path | None, saving: Saving) -> None
 
 def begun(spec: Spec) -> None:
     """Say on a terminal at once what will be done: torch takes a second to load, and data and fits may take minutes."""
+    from experiments.reporting.output import say
+
     if sys.stderr.isatty():
         work = "comparing" if spec.command == "compare" else "fitting"
-        print(f"{spec.model} on {spec.data}: {work} {', '.join(spec.guides) or 'what fits it'}", file=sys.stderr, flush=True)
+        say(f"{spec.model} on {spec.data}: {work} {', '.join(spec.guides) or 'what fits it'}")
 
 
 def said(job: Job) -> None:
@@ -128,24 +129,23 @@ def said(job: Job) -> None:
 
 def report(table: Comparison, shown: Shown, parameters: bool = False) -> None:
     """Print a table, and with ``parameters`` each quantity by each guide."""
+    from experiments.reporting.output import print_json
+
     found = table.parameters() if parameters else None
     if shown.as_json:
         more = {"parameters": None if found is None else found.to_dict()} if parameters else {}
         return print_json({**table.to_dict(), **more})
     from experiments.comparison.terminal import text
+    from experiments.comparison.terminal.console import console
 
-    text.comparison(table, text.console(), shown.columns)
+    text.comparison(table, console(), shown.columns)
     if parameters:
-        text.parameters(found, text.console())
-
-
-def print_json(value: Any) -> None:
-    """Print plain data as JSON."""
-    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+        text.parameters(found, console())
 
 
 def show_records(records: list[Record], as_json: bool) -> None:
     """Print several runs as a table: a row a run and guide."""
+    from experiments.reporting.output import print_json
     from experiments.reporting.record import overview
 
     if as_json:

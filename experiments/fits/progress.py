@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from experiments.fits.callbacks import Callback, Moment
+from experiments.runtime.inert import inert
 
 if TYPE_CHECKING:
     from experiments.fits.result import Fit
@@ -91,7 +92,7 @@ class Display(Callback):
         if self._progress is None:
             self._progress = _progress()
             self._progress.start()
-        self._tasks.append(self._progress.add_task(text, total=total, what=what, value="", speed="", budget=budget))
+        self._tasks.append(self._progress.add_task(inert(text), total=total, what=what, value="", speed="", budget=budget))
 
 
 def _called(now: Moment) -> str:
@@ -115,6 +116,6 @@ def _progress() -> Any:
             return super().get_renderables()
 
     return Live(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn("{task.fields[what]} {task.fields[value]}"), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True)
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[what]} {task.fields[value]}", markup=False), TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(), console=Console(stderr=True), transient=True)

@@ -17,6 +17,7 @@ from experiments.fits.result import LOG_JOINT, Fit
 from experiments.log_evidence.log_weights import Z95
 from experiments.reporting.smoothing import Curve, smoothed
 from experiments.runtime.files import replacing
+from experiments.runtime.inert import inert_lines
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import ZooError
@@ -210,9 +211,12 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """Write ``path`` with the endings .png and .svg, each whole or not at all, and close the figure."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
+    from matplotlib.text import Text
 
     written = [path.with_suffix(ending) for ending in (".png", ".svg")]
     try:
+        for label in figure.findobj(Text):
+            label.set_text(inert_lines(label.get_text()))  # XML has no control characters
         figure.set_dpi(DPI)
         figure.draw_without_rendering()  # lays the figure out, once for both: it takes longer than drawing
         box = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])

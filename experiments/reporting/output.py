@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparison.terminal.theta import plain, print_table, print_theta
+from experiments.runtime.inert import inert, inert_json
 from zoo.errors import ZooWarning
 
 if TYPE_CHECKING:
@@ -42,7 +42,18 @@ def remarks() -> Iterator[None]:
 
 def remark(text: str) -> None:
     """Print a remark on standard error."""
-    print(f"remark: {text}", file=sys.stderr)
+    say(f"remark: {text}")
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, made inert. Where it can't be printed the work goes on without it."""
+    with suppress(OSError):
+        print(inert(text), file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON on standard output."""
+    print(inert_json(value))
 
 
 def best_row(table: Comparison) -> Row:
@@ -119,8 +130,7 @@ def print_summary(
         "model": done.model.label, "data": data_set.name, "guide": text, "draws": draws, "khat": khat,
         "theta": plain(done.model.learned(), labels(data_set)), "units": units, "summary": _summary(tree, told)}
     if as_json:
-        print(json.dumps(finite(found), indent=1, allow_nan=False, ensure_ascii=False))
-        return
+        return print_json(finite(found))
     _print_found(found)
     remark(khat_verdict(text, khat, ess, drawn).text)
 
@@ -136,7 +146,8 @@ def _print_found(found: dict[str, Any]) -> None:
     """Print a summary for people: θ, the units' tables, and a row for each other variable."""
     import pandas as pd
 
-    from experiments.comparison.terminal.text import console, grid
+    from experiments.comparison.terminal.console import console
+    from experiments.comparison.terminal.text import grid
     from experiments.reporting.units import tables
 
     out = console()
@@ -148,5 +159,5 @@ def _print_found(found: dict[str, Any]) -> None:
         out.print("--all prints a row for each unit", style="dim")
         out.print()
     if found["summary"]:
-        frame = pd.DataFrame.from_dict(found["summary"], orient="index")
+        frame = pd.DataFrame.from_dict(found["summary"], orient="index").rename(index=inert)
         print(frame.to_string(float_format=lambda value: f"{value:.3f}"))

@@ -27,16 +27,22 @@ DRAWS = 500
 ROWS = 60
 
 
-def write_results(table: Comparison, data: Dataset, path: Path, pictures: bool = True) -> None:
-    """Write comparison.json and .csv, and with ``pictures`` posterior.nc, summary.csv, units.json and the figures.
+def write_table(table: Comparison, path: Path) -> None:
+    """Write comparison.json and .csv.
 
     Raises:
         ZooError: if the disk refuses.
     """
     whole(path / "comparison.json", json.dumps(table.to_dict(), indent=1, allow_nan=False, ensure_ascii=False))
     whole(path / "comparison.csv", table.to_frame().to_csv())
-    if not pictures:
-        return
+
+
+def write_posterior(table: Comparison, data: Dataset, path: Path) -> None:
+    """Write posterior.nc, the draws of the best guide, their summaries, summary.csv and units.json, and the figures.
+
+    Raises:
+        ZooError: if the disk refuses.
+    """
     tree, best = posterior_tree(table, data), best_row(table).fit
     # By way of memory: where the disk is full, HDF5 would take the process down when it closes the file, after our own words.
     whole(path / "posterior.nc", bytes(tree.to_netcdf(engine="h5netcdf")))

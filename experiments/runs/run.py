@@ -19,7 +19,7 @@ from experiments.fits.callbacks import Callback
 from experiments.fits.journal import INTERVAL, Journal, Stop, slug
 from experiments.fits.trackers import Metrics
 from experiments.reporting.record import read, settle
-from experiments.reporting.results import write_results
+from experiments.reporting.results import write_posterior, write_table
 from experiments.runs.grid import read_grid, spec_of, write_toml
 from experiments.runs.job import Job, prepared
 from experiments.runs.programs import absolute_program, is_own
@@ -40,7 +40,7 @@ class RunOptions:
     Attributes:
         callbacks: callbacks of every fit.
         begun: called with the job before the work begins.
-        show: called with the table as soon as it is there, before figures and report are made.
+        show: called with the table as soon as it is written, before figures and report are made.
         progress: whether to show progress bars on standard error; ``None``: on a terminal.
         interval: seconds between checkpoints.
         stop: set by the caller to stop the run.
@@ -170,10 +170,12 @@ def _check_same(before: Spec | None, spec: Spec, path: Path) -> None:
 def _work(job: Job, path: Path, how: RunOptions) -> Comparison:
     journal = Journal(path / "checkpoint", how.interval, how.stop)
     table = job.work(journal, [Metrics(path / "metrics.jsonl"), *how.callbacks], how.progress)
+    write_table(table, path)
     if how.show is not None:
         with job.printing():
             how.show(table)
-    write_results(table, job.data, path, how.report)
+    if how.report:
+        write_posterior(table, job.data, path)
     settle(path, "done")
     if how.report:
         from experiments.reporting.report import page

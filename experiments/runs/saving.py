@@ -19,7 +19,7 @@ from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
 from experiments.inference.saved import keep, restore
 from experiments.reporting.record import read, settle
-from experiments.reporting.results import write_results
+from experiments.reporting.results import write_posterior, write_table
 from experiments.runs.grid import write_toml
 from experiments.runs.provenance import provenance
 from experiments.runs.run import check_empty
@@ -58,7 +58,9 @@ def save(done: Comparison | Fit, path: str | Path, figures: bool = True, effort:
     with directory(path), locked(path):
         check_empty(path, "a new one to save to")
         _write(table, path)
-        write_results(table, Dataset(table.data, table.x), path, figures)
+        write_table(table, path)
+        if figures:
+            write_posterior(table, Dataset(table.data, table.x), path)
         settle(path, "done")
         if figures:
             from experiments.reporting.report import page

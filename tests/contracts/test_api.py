@@ -111,6 +111,13 @@ def test_generated_pages_are_those_of_the_registries(name: str) -> None:
     assert f"(docs/{name}.md)" in (ROOT / "README.md").read_text()
 
 
+def test_submissions_are_checked_with_a_browser() -> None:
+    script = ROOT / ".ci" / "run"
+    if not script.exists():
+        pytest.skip("not a checkout")
+    assert "export ZOO_BROWSER=required\n" in script.read_text()
+
+
 def test_the_project_speaks_of_itself_alone() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode or not listed.stdout:

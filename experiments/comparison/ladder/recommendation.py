@@ -151,10 +151,10 @@ class Recommendation:
             "refused": list(self.refused), "comparison": self.table.to_dict()}
 
     def __str__(self) -> str:
-        from rich.console import Console
+        from experiments.comparison.terminal.console import plain_console
 
         out = io.StringIO()
-        show(self, Console(file=out, width=100, force_terminal=False, color_system=None, highlight=False))
+        show(self, plain_console(out, width=100))
         return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
 
     __repr__ = __str__
@@ -162,6 +162,8 @@ class Recommendation:
 
 def show(found: Recommendation, out: Console) -> None:
     """Print the path and the verdict, in lines of up to 100 characters."""
+    from rich.text import Text
+
     width = min(out.width, WIDTH)
     units = found.table.units
     shown = grid(f"{found.table.model.label}: {units} unit{'s' if units > 1 else ''}, seed {found.table.seed}", out)
@@ -173,7 +175,7 @@ def show(found: Recommendation, out: Console) -> None:
         gap = {key: None if value is None else value / units for key, value in row["kl_gap"].items()}
         khat, densities = "—" if row["khat"] is None else f"{row['khat']:.2f}", f"{step.row.fit.evaluations / units:,.0f}"
         mark = f"← {note}" if (note := found.note(i)) else ""
-        shown.add_row(fold(step.text, NAMES), interval(gap), khat, densities, f"{step.seconds:.1f}", mark)
+        shown.add_row(Text(fold(step.text, NAMES)), interval(gap), khat, densities, f"{step.seconds:.1f}", mark)
     out.print(shown)
     out.print(wrapped(found.sentence, width), markup=False)
     remark = found.table.evidence.remark

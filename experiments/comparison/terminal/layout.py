@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from experiments.runtime.inert import inert
+
 #: Characters that a line of a table, or of the remarks below it, takes at most, unless all columns are asked for.
 WIDTH = 100
 #: Characters above which a guide's name is folded, if the table would be too wide with the whole name.
@@ -90,13 +92,14 @@ def _place(columns: Sequence[Column]) -> Callable[[Column], int]:
 
 
 def fold(name: str, width: int | None) -> str:
-    """Break a guide's name between its parts into lines of up to ``width`` characters, if it is longer.
+    """Return a guide's name, inert, and broken between its parts into lines of up to ``width`` characters if it is longer.
 
     >>> print(fold("full_rank+mean_field:encoder(shared=True, hidden=(32, 32))", 30))
     full_rank+mean_field:
       encoder(shared=True,
       hidden=(32, 32))
     """
+    name = inert(name)
     if width is None or len(name) <= width:
         return name
     lines = [""]
@@ -119,13 +122,13 @@ def _pieces(name: str) -> list[str]:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Break a remark into lines of up to ``width`` characters; all but the first are indented. Names stay whole.
+    """Return a remark, inert, in lines of up to ``width`` characters; all but the first are indented. Names stay whole.
 
     >>> print(wrapped("log p(x | θ) = -31.308 [-31.333, -31.278] nats, estimated", 36))
     log p(x | θ) = -31.308 [-31.333,
       -31.278] nats, estimated
     """
-    whole = re.sub(r"'[^']*'|log p\(x \| θ\)", lambda found: _tied(found[0]), text)
+    whole = re.sub(r"'[^']*'|log p\(x \| θ\)", lambda found: _tied(found[0]), inert(text))
     lines = textwrap.fill(whole, max(width, 20), subsequent_indent="  ", break_on_hyphens=False)
     return lines.replace(TIE, " ")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from experiments.log_evidence.result import Evidence
 
 
-#: Characters of a line where nothing says how many there are: of a pipe, a file and a string.
-WIDE = 200
 #: What stands for a number that there is not.
 NOTHING = "—"
 
@@ -72,23 +69,15 @@ def interval(gap: dict[str, float | None]) -> str:
     return ends[0] if ends[0] == ends[1] else " … ".join(ends)
 
 
-def console() -> Console:
-    """Return a console on standard output: colours and its width on a terminal, plain and wide where it is piped."""
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=WIDE, color_system=None, force_terminal=False)
-
-
 def grid(title: str, out: Console) -> Table:
     """Return an empty table: ruled on a terminal, bare columns where it is piped."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
+
+    from experiments.comparison.terminal.console import cell
 
     return Table(
-        title=Text(title) if title else None, title_justify="left", title_style="bold",
+        title=cell(title) if title else None, title_justify="left", title_style="bold",
         box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False)
 
 
@@ -190,6 +179,8 @@ class _Sheet:
         return found
 
     def _table(self, part: Part, out: Console, first: str, units: int) -> Table:
+        from rich.text import Text
+
         shown = grid("", out)
         if shown.box is not None:  # as narrow on a terminal as in a pipe
             shown.padding = (0, 1, 0, 0)
@@ -197,7 +188,7 @@ class _Sheet:
         for column in part.columns:
             shown.add_column(column.short or column.head, justify="right", no_wrap=True)
         for row in self.rows:
-            shown.add_row(fold(row["guide"], part.fold), *(column.cell(row, units) for column in part.columns))
+            shown.add_row(Text(fold(row["guide"], part.fold)), *(column.cell(row, units) for column in part.columns))
         return shown
 
 
@@ -226,7 +217,7 @@ def _blocks(sheet: _Sheet, out: Console, columns: list[Column]) -> None:
         if units > 1:
             out.print(f"per unit, of {units}", markup=False)
         for row in sheet.rows:
-            out.print(row["guide"], style="bold", markup=False)
+            out.print(fold(row["guide"], None), style="bold", markup=False)
             for column in shown:
                 if cell := column.cell(row, units):
                     out.print(f"  {(column.short or column.head) + ':':<17}{cell}", markup=False)
@@ -274,6 +265,8 @@ def parameters(found: Parameters | None, out: Console) -> None:
     if found is None:
         out.print("no quantity of this model is a real number", markup=False)
         return
+    from experiments.comparison.terminal.console import cell
+
     shown = grid(f"each quantity, against {found.reference}", out)
     for head in ("guide", "quantity"):
         shown.add_column(head, no_wrap=True)
@@ -281,14 +274,14 @@ def parameters(found: Parameters | None, out: Console) -> None:
         shown.add_column(head, justify="right", no_wrap=True)
     for q in found.quantities:
         numbers = (f"{value:.4g}" for value in (q.mean, q.sd, q.reference_mean, q.reference_sd))
-        shown.add_row(q.guide, q.name, *numbers, number(*q.error), number(*q.ratio))
+        shown.add_row(cell(q.guide), cell(q.name), *numbers, number(*q.error), number(*q.ratio))
     out.print(shown)
 
 
 def plain(table: Comparison, columns: str = "default") -> str:
     """Return the table as plain text; ``columns`` as of :func:`comparison`."""
-    from rich.console import Console
+    from experiments.comparison.terminal.console import plain_console
 
     out = io.StringIO()
-    comparison(table, Console(file=out, width=WIDE, force_terminal=False, color_system=None, highlight=False), columns)
+    comparison(table, plain_console(out), columns)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())

@@ -174,13 +174,13 @@ def print_table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], names: int, out: Console, grid: Empty, title: str = "",
 ) -> None:
     """Print a table whose first ``names`` columns are words, and others numbers; a line for each row where it is too wide."""
-    from rich.text import Text
+    from experiments.comparison.terminal.console import cell
 
     table = grid(title, out)
     for i, head in enumerate(heads):
-        table.add_column(Text(head), justify="left" if i < names else "right")
+        table.add_column(cell(head), justify="left" if i < names else "right")
     for row in rows:
-        table.add_row(*map(Text, row))  # labels may look like rich's markup
+        table.add_row(*map(cell, row))
     if out.measure(table, options=out.options.update(max_width=10_000)).maximum <= (width := min(out.width, WIDTH)):
         return out.print(table)
     if title:

@@ -29,6 +29,7 @@ from experiments.reporting.report.facts import (
 )
 from experiments.reporting.report.tables import Cell, Table, summary_table, tables, theta_tables, unit_tables, worst_table
 from experiments.reporting.report.verdicts import spread, verdicts, worst
+from experiments.runtime.inert import inert_lines
 
 #: Bytes that the page may have (figures beyond are named instead), and of an SVG above which a smaller PNG takes its place.
 LARGEST, LARGE_SVG = 2_800_000, 400_000
@@ -66,7 +67,8 @@ def page(records: Sequence[Record], command: str | None = None) -> str:
 def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True)
+        trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: inert_lines(value) if type(value) is str else value)  # a mark of direction would turn our words
     environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()
     return environment.get_template("report.html")
 

@@ -158,12 +158,6 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     assert b"steps/s" in text
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    done = subprocess.run(f"{sys.executable} -m experiments.cli list | head -1", shell=True, capture_output=True, text=True,
-                          check=False)
-    assert done.stderr == ""
-
-
 # -- bad input -----------------------------------------------------------------------------------------------------------
 
 

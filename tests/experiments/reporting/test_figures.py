@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import experiments
 import zoo
 from experiments.cli import run
-from experiments.reporting import posterior_figures
+from experiments.reporting import figures, posterior_figures
 
 
 @pytest.mark.long
@@ -28,6 +29,16 @@ def test_samples_keep_their_shape_where_columns_are_alike_alone() -> None:
         x = zoo.dataset(data).tensor
         figure = samples(experiments.compare(zoo.build(model, x), x, ["exact"]))
         assert [axes.get_aspect() for axes in figure.axes] == [aspect] * 2
+
+
+def test_figures_of_names_with_control_characters_can_be_read(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.subplots().set_title("a\x1b[31mb\nc")
+    _, svg = figures.save(figure, tmp_path / "figure")
+    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+    assert [axes.get_title() for axes in figure.axes] == ["a\\x1b[31mb\nc"]
 
 
 def test_a_posterior_that_is_a_point_has_no_intervals_to_draw() -> None:

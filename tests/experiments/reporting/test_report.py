@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -113,6 +114,14 @@ class TestPage:
             assert "<b>&" not in text
             assert "'&<b>" not in text
             assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;&lt;b&gt;" in text
+
+    def test_characters_that_steer_are_shown_as_escapes(self) -> None:
+        base, evil = full(), "a\x1b[31m\x9b\u202e\x00b"
+        table = comparison(row(evil), model=evil, data=evil)
+        bad = Record(Path("runs/a"), "done", {**base.spec, "model": evil}, comparison=table, metrics=metrics(evil, -1.0))
+        text = page([bad, Record(Path("runs/b"), "failed", base.spec, error=evil)])
+        assert re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text) == []
+        assert r"a\x1b[31m\x9b\u202e\x00b" in text
 
     def test_it_needs_nothing_but_itself(self) -> None:
         for text in (page([full()]), page([full("a"), full("b", 1)])):
@@ -322,11 +331,30 @@ class TestVerdicts:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+def without_browser(reason: str) -> NoReturn:
+    """Skip a test that needs a browser; fail it where ``ZOO_BROWSER=required`` says that there is one."""
+    if os.environ.get("ZOO_BROWSER") == "required":
+        pytest.fail(f"expected a browser, as ZOO_BROWSER=required; got none: {reason}")
+    pytest.skip(reason)
+
+
+def test_a_browser_that_is_required_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_BROWSER", "required")
+    with pytest.raises(pytest.fail.Exception, match="got none: no Chromium"):
+        without_browser("no Chromium")
+    monkeypatch.delenv("ZOO_BROWSER")
+    with pytest.raises(pytest.skip.Exception):
+        without_browser("no Chromium")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    try:
+        from playwright import sync_api as api
+    except ImportError:
+        without_browser("playwright is not installed")
     if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
+        without_browser("no Chromium on this machine")
     with api.sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield running

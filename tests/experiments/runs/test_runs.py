@@ -38,6 +38,13 @@ from zoo.errors import Interrupted, ZooError
 # -- what is left behind -----------------------------------------------------------------------------------------------------
 
 
+def test_the_table_is_written_before_it_is_shown(tmp_path: Path) -> None:
+    shown = []
+    run(gmm(), tmp_path, RunOptions(progress=False, report=False, show=lambda table: shown.append(
+        json.loads((tmp_path / "comparison.json").read_text()) == table.to_dict())))
+    assert shown == [True]
+
+
 def test_a_run_directory_tells_all(tmp_path: Path) -> None:
     table = run(gmm(seed=3), tmp_path / "one", RunOptions(progress=False))
     path = tmp_path / "one"

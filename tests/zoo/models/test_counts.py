@@ -70,6 +70,5 @@ def test_the_rounding_told_is_the_rounding_there_is() -> None:
 def test_ordinary_counts_pass(dtype: torch.dtype) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        zoo.as_model(binomial).latents(rows(20_000, 6_000, dtype))
-        if dtype == torch.float64:
-            zoo.as_model(binomial).latents(rows(20_000_000, 6_000, dtype))
+        for most in (20_000, *([20_000_000] if dtype == torch.float64 else [])):
+            assert zoo.as_model(binomial).latents(rows(most, 6_000, dtype)).units == 1
