@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -14,6 +15,9 @@ from typing import Any
 from experiments.runtime.files import digest
 from zoo.errors import ZooError, nearest
 
+#: How a program is written: a file of Python, or a module, and a name in it.
+OWN = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
+
 
 def is_own(model: str) -> bool:
     """Return whether a model is written as a program of the user's own: ``file.py:name``, or ``package.module:name``.
@@ -21,7 +25,7 @@ def is_own(model: str) -> bool:
     >>> is_own("models.py:coin"), is_own("my_package.models:coin"), is_own("gmm")
     (True, True, False)
     """
-    return ":" in model
+    return OWN.fullmatch(model) is not None
 
 
 def absolute_program(model: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,8 +113,8 @@ def written(model: Model) -> str:
     'zoo.models.gmm:GMM'
     """
     named: Any = model.program if isinstance(model, FunctionModel) else type(model)
-    named = named if hasattr(named, "__qualname__") else type(named)
-    return f"{named.__module__}:{named.__qualname__}"
+    named = named if hasattr(named, "__name__") else type(named)
+    return f"{named.__module__}:{re.sub(r'[^0-9A-Za-z_]', '_', named.__name__)}"  # a lambda's name has brackets
 
 
 def restored(

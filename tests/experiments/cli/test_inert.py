@@ -16,6 +16,7 @@ import pytest
 from experiments.cli import listing, run
 from experiments.fits.progress import Display
 from experiments.reporting.output import remark
+from experiments.reporting.record import settle
 from experiments.runtime.inert import inert, inert_json
 from experiments.studies.runner import Report
 from tests.experiments.cli.test_cli import refused
@@ -89,6 +90,7 @@ def test_records_that_somebody_wrote(place: Path) -> None:
     printed("fit", "gmm", "-d", "faithful", "-g", "exact", "--out", "runs/a", "--no-report")
     file = place / "runs" / "a" / "comparison.json"
     file.write_text(file.read_text().replace('"guide": "exact"', f'"guide": {json.dumps(HOSTILE)}'))
+    settle(file.parent, "done")  # with checksums that agree
     failed = place / "runs" / "b"
     failed.mkdir()
     (failed / "spec.toml").write_text((place / "runs" / "a" / "spec.toml").read_text())
