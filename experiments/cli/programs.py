@@ -74,7 +74,9 @@ def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[A
     """
     if data is None:
         raise ZooError("expected a file of data for a program of your own; got none; name one with --data")
-    columns = _read(Path(data))
+    from zoo.datasets.files import read_arguments
+
+    columns = read_arguments(Path(data))
     own = inspect.signature(getattr(program, "forward", program)).parameters
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     wanted = [one.name for one in own.values() if one.default is one.empty and one.kind not in several]
@@ -89,28 +91,3 @@ def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[A
     raise ZooError(
         f"expected columns {', '.join(wanted)} in {data}, the program's arguments; got none for {', '.join(missing)}; it has "
         f"{', '.join(columns)}")
-
-
-def _read(path: Path) -> Any:
-    """Return an array, or the columns of a table and the arrays of an NPZ file by name."""
-    import numpy as np
-    import pandas as pd
-
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as found:
-                return dict(found)
-        if path.suffix in (".csv", ".parquet"):
-            frame = pd.read_csv(path, sep=None, engine="python") if path.suffix == ".csv" else pd.read_parquet(path)
-            if frame.empty:
-                raise ZooError(f"expected rows in {path}; got none; mend it")
-            for name in frame:
-                if frame[name].dtype.kind not in "biuf":
-                    raise ZooError(f"expected numbers in column '{name}' of {path}; got {frame[name].iloc[0]!r}; code it")
-            return {str(name): frame[name].to_numpy() for name in frame}
-    except (OSError, ValueError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise ZooError(f"expected data in {path}; got a file that can't be read ({first}); mend it") from None
-    raise ZooError(f"expected a CSV, Parquet, NPY or NPZ file; got {path}; convert it")
