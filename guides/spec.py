@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,9 @@ from zoo.registry import Facts, lookup
 _OWNERS: Mapping[str, str] = {"rows": "latents of each row", "dataset": "latents that all rows share"}
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+#: Characters of a guide as written, at most: what is nested deeper than these allow is nobody's guide, and no parser's.
+LONGEST = 1000
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,8 @@ def parse(text: str) -> GuideSpec:
     Each may end in ``@method``, which :func:`experiments.fit` looks up.
 
     Raises:
-        ZooError: unknown family or amortisation (with the nearest name), or arguments that are no Python literals.
+        ZooError: unknown family or amortisation (with the nearest name), arguments that are no Python literals, or a text
+            longer than :data:`LONGEST`.
 
     >>> parse("low_rank(4):encoder").family_arguments
     ((4,), {})
@@ -170,6 +175,10 @@ def parse(text: str) -> GuideSpec:
     >>> parse("draws(mean_field)@psis").source.text, parse("draws(mean_field)@psis").method
     ('mean_field', 'psis')
     """
+    if len(text) > LONGEST:
+        raise ZooError(
+            f"expected a guide of at most {LONGEST:,} characters; got {len(text):,}, which begin '{text[:40]}'; 'zoo list' "
+            "shows all")
     named = re.fullmatch(r"(.*)@\s*(\w+)\s*", text, re.DOTALL)
     if named is not None:
         inner = parse(named[1])
@@ -220,14 +229,13 @@ def _split(text: str, mark: str) -> list[str]:
     >>> _split("full_rank+flow(hidden=(8, +8))", "+")
     ['full_rank', 'flow(hidden=(8, +8))']
     """
-    parts, depth = [""], 0
-    for letter in text:
+    parts, depth, start = [], 0, 0
+    for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if letter == mark and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
+            parts.append(text[start:i])
+            start = i + 1
+    return [*parts, text[start:]]
 
 
 def _parse_joint(text: str) -> GuideSpec:
@@ -247,12 +255,14 @@ def _parse_joint(text: str) -> GuideSpec:
 def _call(text: str, whole: str) -> tuple[str, Arguments]:
     """Split ``name(1, a=2)`` into the name and its arguments."""
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, about its own grammar
+            node = ast.parse(text.strip(), mode="eval").body
         if isinstance(node, ast.Name):
             return node.id, ((), {})
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             arguments = tuple(ast.literal_eval(a) for a in node.args)
             return node.func.id, (arguments, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # the latter of what is nested too deep
         pass
     raise ZooError(f"expected a guide as family[:amortisation], e.g. low_rank(4):encoder; got '{whole}'; 'zoo list' shows all")

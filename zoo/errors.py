@@ -67,6 +67,22 @@ def check_number(
     raise ZooError(f"expected {name} as a {'whole ' if whole else ''}number{ends}; got {value!r}; {mend}")
 
 
+#: Parameters that one part of a fit may have, at most: 2 GB of them in float64, and Adam keeps as many three times more.
+PARAMETERS = 2**28
+
+
+def check_parameters(count: int, what: str, mend: str) -> None:
+    """Raise a :class:`ZooError` where ``what`` has more than :data:`PARAMETERS` parameters: before memory is taken for them.
+
+    >>> check_parameters(10**12, "a network", "lower its widths")
+    Traceback (most recent call last):
+    ...
+    zoo.errors.ZooError: expected at most 268,435,456 parameters in a network; got 1,000,000,000,000; lower its widths
+    """
+    if count > PARAMETERS:
+        raise ZooError(f"expected at most {PARAMETERS:,} parameters in {what}; got {count:,}; {mend}")
+
+
 def chosen(registry: Mapping[str, T], name: object, what: str, mend: str = "choose one") -> T:
     """Return the entry ``name`` of a registry, or raise a :class:`ZooError` that names all of them and the nearest.
 

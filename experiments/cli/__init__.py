@@ -70,6 +70,15 @@ def _unexpected(error: Exception) -> int:
         return _fail("interrupted", 130)
     if os.environ.get("ZOO_DEBUG"):
         raise error
+    if isinstance(error, OSError) and error.filename is not None:
+        from experiments.runtime.files import shown
+
+        path = shown(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else error.filename
+        return _fail(f"expected a file or directory that can be used; got '{path}': {error.strerror}; choose another", 2)
+    from zoo.program.vectorise import out_of_memory
+
+    if out_of_memory(error):
+        return _fail("expected what fits into memory; got more; take fewer rows, draws or components, or a smaller guide", 2)
     first = (str(error).strip().splitlines() or [""])[0]
     return _fail(f"unexpected {type(error).__name__}: {first[:200]}; set ZOO_DEBUG=1 to see where, and please report it", 1)
 

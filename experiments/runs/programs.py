@@ -7,13 +7,14 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from experiments.runtime.files import digest
 from zoo.errors import ZooError, nearest
+from zoo.registry import DATASETS
 
 #: How a program is written: a file of Python, or a module, and a name in it.
 OWN = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
@@ -107,14 +108,16 @@ def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[A
     """Return what a program is to be called with: columns by the names of its arguments, or the data whole.
 
     A program whose arguments without defaults all have names of columns, or of arrays of an NPZ file, gets these. One of one
-    argument gets an array, a table's only column, or the whole table by columns.
+    argument gets an array, a registered data set, a file's only column, or its whole table by columns.
 
     Raises:
         ZooError: no file, one that can't be read, or arguments that it does not have.
     """
     if data is None:
         raise ZooError("expected a file of data for a program of your own; got none; name one with --data")
-    columns = _read(Path(data))
+    from zoo.datasets.files import read_arguments
+
+    columns, x = _registered(data) if data in DATASETS else (read_arguments(Path(data)), None)
     own = inspect.signature(getattr(program, "forward", program)).parameters
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     wanted = [one.name for one in own.values() if one.default is one.empty and one.kind not in several]
@@ -123,6 +126,8 @@ def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[A
     if all(name in columns for name in wanted):
         taken = [name for name in own if name in columns]
         return (), {name: columns[name] for name in taken}
+    if len(wanted) == 1 and x is not None:
+        return (x,), {}
     if len(wanted) == 1:
         return (next(iter(columns.values())) if len(columns) == 1 else columns,), {}
     missing = [name for name in wanted if name not in columns]
@@ -131,26 +136,10 @@ def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[A
         f"{', '.join(columns)}")
 
 
-def _read(path: Path) -> Any:
-    """Return an array, or the columns of a table and the arrays of an NPZ file by name."""
-    import numpy as np
-    import pandas as pd
+def _registered(name: str) -> tuple[dict[str, Any], Any]:
+    """Return the columns of a registered data set by name, and the data whole."""
+    from zoo.datasets import dataset
 
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as found:
-                return dict(found)
-        if path.suffix in (".csv", ".parquet"):
-            frame = pd.read_csv(path, sep=None, engine="python") if path.suffix == ".csv" else pd.read_parquet(path)
-            if frame.empty:
-                raise ZooError(f"expected rows in {path}; got none; mend it")
-            for name in frame:
-                if frame[name].dtype.kind not in "biuf":
-                    raise ZooError(f"expected numbers in column '{name}' of {path}; got {frame[name].iloc[0]!r}; code it")
-            return {str(name): frame[name].to_numpy() for name in frame}
-    except (OSError, ValueError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise ZooError(f"expected data in {path}; got a file that can't be read ({first}); mend it") from None
-    raise ZooError(f"expected a CSV, Parquet, NPY or NPZ file; got {path}; convert it")
+    found = dataset(name)
+    parts = dict(found.x) if isinstance(found.x, Mapping) else dict(zip(found.columns, found.tensor.mT, strict=False))
+    return parts, found.x

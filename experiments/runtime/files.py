@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from zoo.errors import Unwritable, ZooError
+
+#: What a disk says that is full, or that fails.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
@@ -46,12 +50,14 @@ def whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into an :class:`Unwritable`."""
+    """Turn what a full disk refuses into :class:`Unwritable`, and what no place takes into a :class:`ZooError`."""
+    check_path(path)
     try:
         yield
     except OSError as error:
-        raise Unwritable(
-            f"expected to write {path}; got '{error.strerror or error}'; free space or choose another place; "
+        kind = Unwritable if error.errno in FULL else ZooError
+        raise kind(
+            f"expected to write {shown(path)}; got '{error.strerror or error}'; free space or choose another place; "
             "'zoo resume' goes on with a run from its last checkpoint") from error
 
 
@@ -62,21 +68,38 @@ def directory(path: Path) -> Iterator[None]:
     Raises:
         ZooError: if it can't be written to.
     """
-    made = [p for p in (path, *path.parents) if not p.exists()]
+    check_path(path)
     try:
+        made = [p for p in (path, *path.parents) if not p.exists()]
         path.mkdir(parents=True, exist_ok=True)
         trial = path / f".trial-{os.getpid()}"
         trial.write_bytes(b"")
         trial.unlink()
     except OSError as error:
         raise ZooError(
-            f"expected a directory to write to; got --out {path}: {error.strerror or error}; choose another") from error
+            f"expected a directory to write to; got --out {shown(path)}: {error.strerror or error}; choose another") from error
     try:
         yield
     finally:
         for one in made:
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()
+
+
+def check_path(path: Path) -> None:
+    """Raise a :class:`ZooError` for a name that no file can have."""
+    if "\0" in str(path):
+        raise ZooError(f"expected a file name without a zero byte; got {str(path)[:100]!r}; choose another")
+
+
+def shown(path: Path | str) -> str:
+    """Return a path as messages show it: of one that is longer than any need be, its beginning.
+
+    >>> shown("runs/first"), len(shown("x" * 300))
+    ('runs/first', 101)
+    """
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:100]}…"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from guides.families.family import Normal, Phi, Start
 from guides.families.natural import Curvature
 from zoo.distributions.low_rank_normal import LowRankNormal
-from zoo.errors import ZooError
+from zoo.errors import ZooError, check_parameters
 
 
 class MeanField(Normal):
@@ -80,6 +80,8 @@ class FullRank(Normal):
 
     def initial(self, start: Start) -> dict[str, Tensor]:
         size = start.loc.shape[-1]
+        numbers = start.loc.numel() * (size + 3) // 2
+        check_parameters(numbers, f"full_rank of {size:,} latents", "use low_rank, mean_field, or an encoder")
         _, diagonal = _triangle(size, start.loc.device)
         tril = start.loc.new_zeros(*start.loc.shape[:-1], len(diagonal))
         tril[..., diagonal] = start.scale.log()

@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from guides.families.family import Family, Normal, Phi, Start
-from zoo.errors import ZooError
+from zoo.errors import ZooError, check_parameters
+
+#: Components, at most.
+COMPONENTS = 1000
 
 
 class MixtureFamily(Family):
@@ -20,10 +23,10 @@ class MixtureFamily(Family):
     φ: ``logits`` (K,), ``loc`` (K, d), ``log_scale`` (K, d).
 
     Args:
-        components: K, 2 or more.
+        components: K, from 2 to :data:`COMPONENTS`.
 
     Raises:
-        ZooError: fewer than 2 components.
+        ZooError: fewer components or more, or too many for so many units.
 
     Source: Bishop et al. (1998), Approximating posterior distributions in belief networks using mixtures,
     https://papers.nips.cc/paper/1392; the gradient: Figurnov, Mohamed and Mnih (2018), Implicit reparameterization gradients,
@@ -38,12 +41,14 @@ class MixtureFamily(Family):
     spreads = True
 
     def __init__(self, components: int = 4):
-        if not isinstance(components, int) or isinstance(components, bool) or components < 2:
-            raise ZooError(f"expected the components of mixture to be 2 or more; got {components}; write e.g. mixture(4)")
+        if not isinstance(components, int) or isinstance(components, bool) or not 2 <= components <= COMPONENTS:
+            raise ZooError(
+                f"expected the components of mixture to be from 2 to {COMPONENTS:,}; got {components}; write e.g. mixture(4)")
         self.components = components
 
     def initial(self, start: Start) -> dict[str, Tensor]:
         units, size = start.loc.shape
+        check_parameters(units * self.components * (2 * size + 1), f"a mixture of {units:,} units", "lower its components")
         # The same offsets for all units, so that an encoder, which starts at the units' mean, keeps the components apart.
         # They are centred: of two that begin on one side of a unit's start, both end on the mode that lies there.
         # The start's scale is a tenth of the prior's: five of them are half of it.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from zoo.datasets.files import READERS, ending, read_file
-from zoo.datasets.frame import Frame, is_number, shorten
+from zoo.datasets.frame import Frame, shorten
 from zoo.datasets.kinds import FIXED, GROUPED, NAMED, PICTURES, TARGETED, Dataset, Options, assemble
 from zoo.datasets.simulated import sample, sample_registered
 from zoo.errors import ZooError
@@ -120,8 +120,8 @@ def _refuse_stack(frame: Frame, kind: str, label: str) -> None:
 
 def _refuse_constant(frame: Frame, label: str) -> None:
     """Raise for a constant column of a file: it tells nothing, and most densities are infinite on it."""
-    constant = [c for c in frame.columns if is_number(frame.data[c]) and frame.data[c].nunique(dropna=False) == 1]
-    if constant and len(frame.data) > 1:
+    constant = frame.constant() if len(frame.data) > 1 else []
+    if constant:
         raise ZooError(
             f"expected columns that vary in {label}; got constant column(s) {shorten(constant)}; "
             "drop them (--drop-constant on the command line)")

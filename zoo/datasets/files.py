@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
-from zoo.datasets.arrays import read_idx, read_numpy
+from zoo.datasets.arrays import check_columns, idx_array, npy_array, npz_arrays, opened, read_idx, read_numpy, room
 from zoo.datasets.frame import Frame
 from zoo.errors import ZooError
+
+T = TypeVar("T")
 
 #: What may stand between the fields of a row, the surest first; commas may be decimal.
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", r"\s+": "spaces"}
@@ -56,7 +59,17 @@ DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+([eE][-+]?\d+)?\s*")
 
 def fields(line: str, separator: str) -> list[str]:
     """Return the fields of a line; separators within quotes are none."""
-    return re.split(separator, line.strip()) if separator == r"\s+" else next(csv.reader([line], delimiter=separator), [])
+    try:
+        return _fields([line], separator)
+    except csv.Error:  # a field of over 128 KB: no table is separated so
+        return [line]
+
+
+def _fields(lines: Sequence[str], separator: str) -> list[str]:
+    """Return the fields of the first of some lines, and of as many as its quotes go over."""
+    if separator == r"\s+":
+        return re.split(separator, lines[0].strip())
+    return next(csv.reader(lines, delimiter=separator, skipinitialspace=True), [])
 
 
 def _has_point(value: str) -> bool:
@@ -69,13 +82,17 @@ def read_csv(path: Path) -> Frame:
     Fields are separated by commas, semicolons, tabs, bars or spaces, as the first lines tell; where it is not by commas, these
     may be decimal. A first column without a name that counts the rows or labels them is left out, as R and pandas write it.
     """
-    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rt", newline="", encoding="utf-8-sig", errors="replace") as file:
-        lines = [line.rstrip("\r\n") for line in itertools.islice(file, LOOKED_AT)]
-    dialect = Dialect.of([line for line in lines if line.strip()] or [""])
-    names = _first_line(path, dialect)
+    with opened(path) as (file, _):
+        text = io.TextIOWrapper(file, newline="", encoding="utf-8-sig", errors="replace")
+        lines = [line.rstrip("\r\n") for line in itertools.islice(text, LOOKED_AT)]
+    for line in lines:
+        check_columns(max(line.count(mark) for mark in (";", "\t", "|", ",", " ")), path.name)
+    lines = [line for line in lines if line.strip()] or [""]
+    dialect = Dialect.of(lines)
+    names = [name.strip() for name in _fields(lines, dialect.separator)]
     bare = all(_is_float(name.replace(dialect.decimal, ".")) for name in names)
-    data = pd.read_csv(path, header=None if bare else 0, index_col=None, **dialect.how)
+    with opened(path) as (file, _):
+        data = pd.read_csv(file, header=None if bare else 0, index_col=None, **dialect.how)
     if not isinstance(data.index, pd.RangeIndex):
         raise ZooError(f"expected as many fields in each row of {path.name} as its header names; got more; mend the rows")
     if bare:
@@ -85,19 +102,28 @@ def read_csv(path: Path) -> Frame:
     return Frame(data.iloc[:, 1:] if _labels_rows(names, data) else data)
 
 
-def _first_line(path: Path, dialect: Dialect) -> list[str]:
-    """Return the fields of a CSV file's first line, stripped; an empty one is an empty text."""
-    first = pd.read_csv(path, header=None, nrows=1, dtype=str, **dialect.how).iloc[0]
-    return ["" if pd.isna(name) else str(name).strip() for name in first]
-
-
 def read_parquet(path: Path) -> Frame:
     """Read a Parquet file; an index with a name is a column."""
+    _check_parquet(path)
     data = pd.read_parquet(path)
     data = data.reset_index() if data.index.name is not None or data.index.nlevels > 1 else data
     data.columns = data.columns.map(str)
     _refuse_twice(list(data.columns), path)
     return Frame(data)
+
+
+def _check_parquet(path: Path) -> None:
+    """Raise for a Parquet file of more columns or numbers than it may have: equal ones take next to no bytes of a file."""
+    import pyarrow.parquet as parquet
+
+    about, most = parquet.read_metadata(path), room(path.stat().st_size) // 8
+    check_columns(about.num_columns, path.name)
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    count = max(about.num_rows, sum(group.column(i).num_values for group in groups for i in range(group.num_columns)))
+    if count > most:
+        raise ZooError(
+            f"expected at most {most:,} numbers in {path.name}, by the file's size; got {count:,}; check where it comes "
+            "from, or convert it to an NPY file")
 
 
 def _labels_rows(names: list[str], data: pd.DataFrame) -> bool:
@@ -109,9 +135,11 @@ def _labels_rows(names: list[str], data: pd.DataFrame) -> bool:
 
 
 def _refuse_twice(names: list[str], path: Path) -> None:
-    twice = [name for i, name in enumerate(names) if name and name in names[:i]]
-    if twice:
-        raise ZooError(f"expected distinct column names in {path.name}; got '{twice[0]}' twice; rename one")
+    seen: set[str] = set()
+    for name in names:
+        if name and name in seen:
+            raise ZooError(f"expected distinct column names in {path.name}; got '{name[:40]}' twice; rename one")
+        seen.add(name)
 
 
 #: By the end of a file's name, lower case; the first that fits.
@@ -119,6 +147,11 @@ READERS: dict[str, Callable[[Path], Frame]] = {
     ".csv": read_csv, ".tsv": read_csv, ".csv.gz": read_csv, ".tsv.gz": read_csv, ".npy": read_numpy,
     ".parquet": read_parquet, ".pq": read_parquet, ".npz": read_numpy,
     ".idx": read_idx, "-ubyte": read_idx, ".gz": read_idx}
+
+
+#: Those of them whose arrays a program can take as they are.
+ARRAYS: dict[str, Callable[[Path], np.ndarray | dict[str, np.ndarray]]] = {
+    ".npy": npy_array, ".npz": npz_arrays, ".idx": idx_array, "-ubyte": idx_array, ".gz": idx_array}
 
 
 def ending(name: str) -> str:
@@ -142,8 +175,31 @@ def read_file(path: Path) -> Frame:
     if not end or not path.is_file():
         kind = "a directory" if path.is_dir() else "no such file"
         raise ZooError(f"expected a data file at '{path}'; got {kind}; check the path")
+    return _readable(READERS[end], path, end)
+
+
+def read_arguments(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """Read ``path`` as a program's arguments: an array as it is, or the arrays of an NPZ file or a table's columns by name.
+
+    Raises:
+        ZooError: as of :func:`read_file`, or a column that holds no numbers.
+    """
+    end = ending(path.name)
+    if end in ARRAYS and path.is_file():
+        return _readable(ARRAYS[end], path, end)
+    frame = read_file(path).data
+    if frame.empty:
+        raise ZooError(f"expected rows in {path}; got none; mend it")
+    words = next((name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"), None)
+    if words is not None:
+        raise ZooError(f"expected numbers in column '{words}' of {path}; got '{str(frame[words].iloc[0])[:40]}'; code it")
+    return {str(name): column.to_numpy() for name, column in frame.items()}
+
+
+def _readable(reader: Callable[[Path], T], path: Path, end: str) -> T:
+    """Return what ``reader`` reads; whatever it raises, it is the file that must change."""
     try:
-        return READERS[end](path)
+        return reader(path)
     except ZooError:
         raise
     except Exception as error:

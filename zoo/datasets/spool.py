@@ -141,7 +141,7 @@ def _spooled(rows: Blocks, into: str | Path | None) -> Tensor:
 
 def _tensor(array: np.ndarray, name: str) -> Tensor:
     """Return the tensor over an array's own memory."""
-    if array.ndim != 2 or array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
+    if array.ndim != 2 or not array.size or array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
         raise ZooError(
             f"expected a table of float32 or float64, (rows, columns), in {name}; got {array.dtype} of shape {array.shape}; "
             "convert it")

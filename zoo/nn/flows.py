@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
 from zoo.errors import ZooError, chosen
-from zoo.nn.networks import check_hidden
+from zoo.nn.networks import check_hidden, check_widths
 
 
 @cache
@@ -52,11 +52,15 @@ def _validates() -> bool:
 ACTIVATION = nn.LeakyReLU
 
 
+#: Numbers by which a spline moves a dimension, as 8 bins have; affine layers need two.
+NUMBERS = 23
+
+
 def _spline(features: int, context: int, layers: int, hidden: Sequence[int]) -> nn.Module:
     from functools import partial
 
     zuko: Any = _zuko()
-    bins = 8
+    bins = (NUMBERS + 1) // 3
     how = {
         "univariate": partial(zuko.transforms.MonotonicRQSTransform, slope=1e-3), "shapes": [(bins,), (bins,), (bins - 1,)]}
     return _layers(zuko.flows.NICE, features, context, layers, hidden, **how)
@@ -112,7 +116,7 @@ def build_flow(
         what: how errors call it.
 
     Raises:
-        ZooError: an unknown kind, no dimension, no layers, or widths that are no whole numbers above 0.
+        ZooError: an unknown kind, no dimension, no layers or too many, or widths that are no whole numbers above 0.
 
     >>> flow = build_flow("realnvp", 2)
     >>> flow()(torch.zeros(5, 2)).shape
@@ -123,7 +127,9 @@ def build_flow(
         raise ZooError(f"expected at least one dimension for {what}; got {features}; pass data with a column")
     if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
         raise ZooError(f"expected a whole number of layers above 0 for {what}; got {layers!r}; e.g. 4")
-    module = build(features, context, layers, check_hidden(hidden))
+    widths = check_hidden(hidden)
+    check_widths((features + context, *widths, NUMBERS * features), what, layers)
+    module = build(features, context, layers, widths)
     damp(module, 0.1)
     return module
 

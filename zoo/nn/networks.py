@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ZooError, chosen
+from zoo.errors import ZooError, check_parameters, chosen
+
+#: Layers of a network, or of all networks of a flow, at most.
+LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,22 @@ class NetworkKind:
     encoder: Callable[[int, int, Sequence[int]], nn.Module]
 
 
+def check_widths(widths: Sequence[int], what: str, times: int = 1) -> None:
+    """Raise a :class:`ZooError` where ``times`` networks are too large, with layers of ``widths`` from inputs to outputs."""
+    layers = times * (len(widths) - 1)
+    if layers > LAYERS:
+        raise ZooError(f"expected {what} of at most {LAYERS:,} layers of weights; got {layers:,}; lower their number")
+    check_parameters(
+        times * sum((before + 1) * after for before, after in pairwise(widths)), what, "lower the widths of its layers")
+
+
 def mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
     """Return a perceptron with SiLU between its layers: smooth, so that gradients in z are too.
 
     >>> mlp(2, 3, (16,))(torch.zeros(5, 2)).shape
     torch.Size([5, 3])
     """
+    check_widths((inputs, *hidden, outputs), "a network")
     layers: list[nn.Module] = []
     for before, after in pairwise((inputs, *hidden)):
         layers += [nn.Linear(before, after), nn.SiLU()]
@@ -49,6 +62,8 @@ def conv_decoder(latent: int, columns: int, outputs: int, hidden: Sequence[int])
     """Return two transposed convolutions of stride 2, from a quarter of the image's side to all of it."""
     side, (wide, narrow) = _side(columns), _channels(hidden)
     quarter = side // 4
+    check_widths((latent, wide * quarter**2), "a network")
+    check_widths((16 * wide, narrow, 16 * outputs), "a network")
     return nn.Sequential(
         nn.Linear(latent, wide * quarter**2), nn.SiLU(), nn.Unflatten(-1, (wide, quarter, quarter)),
         nn.ConvTranspose2d(wide, narrow, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(narrow, outputs, 4, 2, 1), ColumnsFirst())
@@ -57,6 +72,8 @@ def conv_decoder(latent: int, columns: int, outputs: int, hidden: Sequence[int])
 def conv_encoder(columns: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
     """Return two convolutions of stride 2 and a linear layer."""
     side, (wide, narrow) = _side(columns), _channels(hidden)
+    check_widths((16, narrow, 16 * wide), "a network")
+    check_widths((wide * (side // 4) ** 2, outputs), "a network")
     return nn.Sequential(
         nn.Unflatten(-1, (1, side, side)), nn.Conv2d(1, narrow, 4, 2, 1), nn.SiLU(), nn.Conv2d(narrow, wide, 4, 2, 1),
         nn.SiLU(), nn.Flatten(-3), nn.Linear(wide * (side // 4) ** 2, outputs))

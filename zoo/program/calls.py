@@ -55,6 +55,8 @@ def arguments(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Data:
             named.update({f"{name}_{i}": part for i, part in enumerate(value)})
         elif kind is inspect.Parameter.VAR_KEYWORD:
             named.update(value)
+        elif len(bound.signature.parameters) == 1:  # the only one there is, by its name
+            return as_data(value)
         else:
             named[name] = value
     return {name: _entry(name, value) for name, value in named.items()}

@@ -97,7 +97,7 @@ def _without_torchs_own() -> Iterator[None]:
 
 def out_of_memory(error: Exception) -> bool:
     """Return whether a device, or the system, had no memory left: torch has no class for the latter."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def count(rows: Any) -> int:

@@ -26,6 +26,7 @@ from experiments.inference.engine import held
 from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
 from experiments.log_evidence.result import ERRORS, Evidence
 from experiments.runtime.budget import Budget
+from experiments.runtime.files import shown
 from experiments.runtime.seeds import Stream
 from guides.drawn import Drawn
 from guides.guide import BaseGuide
@@ -111,7 +112,7 @@ class Climb:
             weights = log_weights(
                 done.model, proposal(done.guide), self.plan.x, None, self.plan.seed + Stream.EVALUATION)
         except (ZooError, LinAlgError) as error:  # one rung that is refused does not end the climb
-            self.refused.append(f"'{text}': {error}")
+            self.refused.append(f"'{shown(text)}': {error}")
             return False
         self._check_quantities(done.guide)
         self.fits.append(done)

@@ -204,7 +204,8 @@ def test_bad_arrays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "expected a numeric array of shape (rows, columns)" in refused(
         capsys, "compare", "gmm", "--data", str(tmp_path / "three.npy"))
     np.save(tmp_path / "object.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    assert "expected a readable npy file" in refused(capsys, "fit", "gmm", "--data", str(tmp_path / "object.npy"))
+    assert "expected an array of numbers in object.npy; got one of Python objects" in refused(
+        capsys, "fit", "gmm", "--data", str(tmp_path / "object.npy"))
     (tmp_path / "fake.parquet").write_text("not parquet")
     assert "expected a readable parquet file" in refused(capsys, "fit", "gmm", "--data", str(tmp_path / "fake.parquet"))
 

@@ -169,3 +169,24 @@ def test_bad_words_are_one_line(
     assert said.out == ""
     assert message in said.err
     assert len([line for line in said.err.splitlines() if line != "code is run"]) == 1
+
+
+def test_a_registered_data_set_serves_a_program_of_ones_own(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole, or its columns by name."""
+    (own / "models.py").write_text(PROGRAM + """
+def whole(x):
+    m = pyro.sample("m", dist.Normal(0.0, 100.0).expand([2]).to_event(1))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Normal(m, 10.0).to_event(1), obs=x)
+
+def named(waiting, eruptions):
+    m = pyro.sample("m", dist.Normal(0.0, 100.0).expand([2]).to_event(1))
+    with pyro.plate("rows", len(waiting)):
+        pyro.sample("a", dist.Normal(m[0], 10.0), obs=eruptions)
+        pyro.sample("b", dist.Normal(m[1], 10.0), obs=waiting)
+""")
+    found = []
+    for name in ("whole", "named"):
+        assert command(["fit", f"models.py:{name}", "--data", "faithful", "-g", "full_rank", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["guides"][0]["elbo"]["value"])
+    assert found[0] == pytest.approx(found[1], abs=0.01)

@@ -247,13 +247,13 @@ def test_a_flat_array_of_bytes_is_a_table_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "content", "text"), [
     ("x.idx", idx(PICTURES)[:-1], r"expected 140 bytes of numbers in x.idx, as its header says; got 139; fetch the file again"),
-    ("x.idx", idx(PICTURES) + b"\0", "got 141; fetch"),
+    ("x.idx", idx(PICTURES) + b"\0", "got more; fetch"),
     ("x.idx", idx(PICTURES)[:9], "expected an IDX file in x.idx; got one that starts with"),
     ("x.idx", b"", "expected an IDX file in x.idx; got one that starts with b''; check the file"),
     ("x-idx3-ubyte", b"PNG\n" * 9, r"got one that starts with b'PNG\\n'; check the file"),
     ("x.idx", b"\0\0\7" + idx(PICTURES)[3:], "expected an IDX file"),
     ("x.idx", idx(np.zeros((0, 3, 3))), "expected rows of data in x.idx; got none"),
-    ("x.idx", b"\0\0\10\3" + b"\xff" * 12, "expected 79228162458924105385300197375 bytes"),
+    ("x.idx", b"\0\0\10\3" + b"\xff" * 12, "got a header that says 79,228,162,458,924,105,385,300,197,375; fetch"),
     ("x.idx.gz", gzip.compress(idx(PICTURES), mtime=0)[:-12], "expected a readable gz file; got 'x.idx.gz', which fails with"),
     ("x.gz", gzip.compress(b"a,b\n1,2\n", mtime=0), "expected an IDX file in x.gz"),
     ("x.npz", b"no zip", "expected a readable npz file; got 'x.npz', which fails with"),
@@ -270,7 +270,7 @@ def test_broken_files(tmp_path: Path, name: str, content: bytes, text: str) -> N
 @pytest.mark.parametrize(("arrays", "text"), [
     ({"a": PICTURES, "b": PICTURES}, "expected one array, or one called x_train or images or x or data, in x.npz; got a, b;"),
     ({}, "in x.npz; got none; name it so"),
-    ({"x": np.array([{"a": 1}], dtype=object)}, "expected a readable npz file; got 'x.npz', which fails with: Object arrays"),
+    ({"x": np.array([{"a": 1}], dtype=object)}, "expected an array of numbers in x.npz, 'x'; got one of Python objects"),
     ({"x": np.array([["a", "b"]])}, r"expected a numeric array of shape \(rows, columns\), or of pictures .* got <U1 of shape"),
     ({"x": np.zeros((2, 3, 3, 3))}, r"got float64 of shape \(2, 3, 3, 3\); reshape it"),
     ({"x": np.array(1.0)}, r"got float64 of shape \(\); reshape it"),

@@ -190,3 +190,14 @@ def test_a_program_of_any_arguments_takes_a_mapping_as_one() -> None:
     assert elbo(passing, {"sigma": SIGMA, "y": Y}) == pytest.approx(TRUTH, abs=1e-6)
     assert elbo(passing, SIGMA, Y) == pytest.approx(TRUTH, abs=1e-6)
     assert elbo(passing, SIGMA, kwargs={"y": Y}) == pytest.approx(TRUTH, abs=1e-6)
+
+
+def test_the_only_argument_may_be_named() -> None:
+    def means(y: Tensor) -> None:
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+
+    y = torch.tensor([0.5, -1.0])
+    assert torch.equal(zoo.arguments(means, y=[0.5, -1.0]), zoo.arguments(means, y))
+    a, b = experiments.evidence(means, y), experiments.compare(means, guides=["mean_field"], kwargs={"y": y}).evidence
+    assert a.value == pytest.approx(b.value, abs=1e-6)

@@ -1,0 +1,159 @@
+"""Small files that ask for much are refused in a line, at once and in little memory: headers of any shape, and packed files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import zoo
+from tests import ROOT
+from zoo.datasets.arrays import COLUMNS
+from zoo.datasets.files import read_arguments
+
+#: A file in each process that reads them: how long it took of the processor, and how much more memory than before any.
+READ = """
+import json, resource, sys, time
+import zoo.datasets
+from pathlib import Path
+from zoo.datasets.files import read_arguments
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1024
+
+zoo.dataset("faithful")
+before, found = peak(), {}
+for path in sys.argv[2:]:
+    start = time.process_time()
+    try:
+        zoo.dataset(path) if sys.argv[1] == "dataset" else read_arguments(Path(path))
+        text = ""
+    except zoo.ZooError as error:
+        text = str(error)
+    found[Path(path).name] = [text, time.process_time() - start, peak() - before]
+print(json.dumps(found))
+"""
+
+
+def idx(*shape: int) -> bytes:
+    return struct.pack(f">2x2B{len(shape)}I", 8, len(shape), *shape)
+
+
+def npy(*shape: int) -> bytes:
+    file = BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def bomb(head: bytes, often: bytes, times: int) -> bytes:
+    """A gzip file of ``head`` and 16 MB of a text, ``times`` times: members that stand one behind the other."""
+    return gzip.compress(head) + times * gzip.compress(often * (2**24 // len(often)), 9)
+
+
+def packed(names: Mapping[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", how) as archive:
+        for name, content in names.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def parquet() -> bytes:
+    file = BytesIO()
+    pd.DataFrame({"a": np.zeros(10**7, np.int8)}).to_parquet(file)
+    return file.getvalue()
+
+
+MB_8 = npy(2**20) + bytes(2**23)
+WIDE = ",".join(f"c{i}" for i in range(10**6)) + "\n" + ",".join("1" * 10**6) + "\n"
+HOSTILE: Mapping[str, tuple[Callable[[], bytes], str]] = {
+    "none.idx": (lambda: idx(0, 2**32 - 1), "got none, as its shape is (0, 4294967295)"),
+    "columns.idx": (lambda: idx(2**32 - 1, 0), "got none, as its shape is (4294967295, 0)"),
+    "all.idx": (lambda: idx(2**32 - 1, 2**32 - 1), "bytes of numbers in all.idx, by the file's size; got a header that says"),
+    "none.npy": (lambda: npy(0, 10**12), "got none, as its shape is (0, 1000000000000)"),
+    "all.npy": (lambda: npy(10**12), "by the file's size; got a header that says 8,000,000,000,000"),
+    "idx3-ubyte.gz": (lambda: bomb(idx(10 * 2**20, 1024), b"\0", 600), "got a header that says 10,737,418,240"),
+    "more.gz": (lambda: bomb(idx(2, 2) + b"\1\2\3\4", b"\0", 600), "expected 4 bytes of numbers in more.gz"),
+    "rows.csv.gz": (lambda: bomb(b"a,b\n", b"1,2\n", 600), "to unpack to at most 100 times its size and 16,777,216 bytes; got"),
+    "line.csv.gz": (lambda: bomb(b"a,b\n", b"1", 600), "to unpack to at most 100 times its size and 16,777,216 bytes; got"),
+    "line.csv": (lambda: gzip.decompress(bomb(b"a,b\n", b"1", 1)), "expected"),
+    "x.npz": (lambda: packed({"x": npy(2**24) + bytes(2**27)}), "expected at most"),
+    "seven.npz": (lambda: packed({**{f"a{i}": MB_8 for i in range(6)}, "x": npy(10**12)}), "expected at most"),
+    "other.npz": (lambda: packed({"x": npy(2, 2) + bytes(32)}, zipfile.ZIP_LZMA), "expected NumPy's own compression"),
+    "wide.csv": (lambda: WIDE.encode(), "expected at most 262,144 columns in wide.csv; got 999,999"),
+    "equal.parquet": (parquet, "numbers in equal.parquet, by the file's size; got 10,000,000; check where it comes from"),
+}
+
+
+@pytest.mark.parametrize("door", ["dataset", "program"])
+def test_files_that_ask_for_much_are_refused_at_once(door: str, tmp_path: Path) -> None:
+    for name, (content, _) in HOSTILE.items():
+        (tmp_path / name).write_bytes(content())
+    paths = [str(tmp_path / name) for name in HOSTILE]
+    done = subprocess.run(
+        [sys.executable, "-c", READ, door, *paths], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120)
+    found = json.loads(done.stdout)
+    for name, (_, expected) in HOSTILE.items():
+        text, seconds, megabytes = found[name]
+        assert expected in text, (name, text)
+        assert "\n" not in text
+        assert len(text) < 400, name
+        assert seconds < 2, (name, seconds)
+        assert megabytes < 300, (name, megabytes)
+
+
+def test_as_many_columns_as_there_may_be_are_read_in_time(tmp_path: Path) -> None:
+    """As many seconds for each column as for few: names were compared in pairs once."""
+    values = np.random.default_rng(0).normal(size=(3, COLUMNS))
+    np.save(tmp_path / "wide.npy", values)
+    data = zoo.dataset(str(tmp_path / "wide.npy"))
+    assert data.tensor.shape == (3, COLUMNS)
+    assert data.columns[-1] == f"column_{COLUMNS - 1}"
+    np.save(tmp_path / "wider.npy", np.zeros((2, COLUMNS + 1)))
+    with pytest.raises(zoo.ZooError, match=r"expected at most 262,144 columns in wider\.npy; got 262,145; transpose it"):
+        zoo.dataset(str(tmp_path / "wider.npy"))
+    assert read_arguments(tmp_path / "wider.npy").shape == (2, COLUMNS + 1)
+
+
+def test_quoted_names_of_many_columns_are_told_apart(tmp_path: Path) -> None:
+    """A line of over 128 KB was refused, whatever separates it: by another separator it is one long field."""
+    names = [f"column number {i}" for i in range(10_000)]
+    frame = pd.DataFrame([range(10_000), range(1, 10_001)], columns=names)
+    frame.to_csv(tmp_path / "wide.csv", index=False, quoting=2)
+    assert zoo.dataset(str(tmp_path / "wide.csv")).columns == tuple(names)
+    frame.columns = [*names[:-1], names[7]]
+    frame.to_csv(tmp_path / "twice.csv", index=False)
+    with pytest.raises(zoo.ZooError, match=r"expected distinct column names in twice\.csv; got 'column number 7' twice"):
+        zoo.dataset(str(tmp_path / "twice.csv"))
+
+
+def test_honest_files_are_read_as_before(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(500, 7))
+    np.save(tmp_path / "x.npy", np.asfortranarray(values))
+    np.save(tmp_path / "big.npy", values.astype(">f4"))
+    np.savez_compressed(tmp_path / "x.npz", x=values, y=np.arange(500), names=np.array(["a", "b"]))
+    assert np.array_equal(zoo.dataset(str(tmp_path / "x.npy")).tensor.numpy(), values)
+    assert np.array_equal(zoo.dataset(str(tmp_path / "big.npy")).tensor.numpy(), values.astype(np.float32))
+    assert np.array_equal(zoo.dataset(str(tmp_path / "x.npz")).tensor.numpy(), values)
+    found = read_arguments(tmp_path / "x.npz")
+    assert isinstance(found, dict)
+    assert [*found] == ["x", "y", "names"]
+    assert found["names"].tolist() == ["a", "b"]
+    assert np.array_equal(found["x"], values)
+    assert found["x"].flags.writeable
+
+
+def test_a_mapped_table_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.npy").write_bytes(npy(0, 10**12))
+    with pytest.raises(zoo.ZooError, match=r"got float64 of shape \(0, 1000000000000\); convert it"):
+        zoo.mapped(tmp_path / "none.npy")
