@@ -100,8 +100,8 @@ def do(spec: Spec, shown: Shown, save_spec: Path | None, saving: Saving) -> None
         job = prepare(spec)
         said(job)
         return report(job.work(), shown, spec.parameters)
-    from experiments.cli.stopping import stoppable
     from experiments.runs.run import run
+    from experiments.runs.stopping import stoppable
 
     with stoppable() as stop:
         run(spec, path, saving.how(spec, path, stop, shown))
