@@ -35,9 +35,9 @@ def quiet(**options: Any) -> RunOptions:
     return RunOptions(progress=False, report=False, **options)
 
 
-def bits(path: Path) -> tuple[Any, ...]:
+def bits(path: Path, fit: str = "seed 0") -> tuple[Any, ...]:
     """Return all that a finished run has fitted, without its clock."""
-    state = read(path / "checkpoint" / slug("seed 0") / "end.json")
+    state = read(path / "checkpoint" / slug(fit) / "end.json")
     tensors = {name: value.numpy().tobytes() for name, value in state.tensors.items() if name != "history"}
     values = {name: value for name, value in state.values.items() if name != "seconds"}
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(path / "metrics.jsonl")]
