@@ -32,11 +32,16 @@ __all__ = ["processes"]
 
 #: How many moments each of these is killed at.
 FEW = max(2, KILLS // 4)
-SPECS = {name: complete(
-    command="fit", model="gmm", data="iris", guides=("categorical:encoder",), method="svi", steps=100, draws=8, validation=0.2,
-    batch_size=20, seed=seed) for seed, name in enumerate(("seed=0", "seed=1"))}
-NAMES = tuple(SPECS)
-GRID = Grid(SPECS, {})
+NAMES = ("seed=0", "seed=1")
+
+
+def grid(steps: int) -> Grid:
+    return Grid({name: complete(
+        command="fit", model="gmm", data="iris", guides=("categorical:encoder",), method="svi", steps=steps, draws=8,
+        validation=0.2, batch_size=20, seed=seed) for seed, name in enumerate(NAMES)}, {})
+
+
+GRID = grid(100)
 
 
 def hasten() -> None:
@@ -50,8 +55,11 @@ def hasten() -> None:
     experiments.runs.sweep.get_context = lambda kind: multiprocessing.get_context("fork")
 
 
-def sweep_in(path: str, begun: Any, kill_worker_after: float | None = None) -> None:
-    """Do a grid in this process; ``begun`` is told when the first worker is there. A worker may be killed some seconds later."""
+def sweep_in(path: str, begun: Any, kill_worker_after: float | None = None, endless: bool = False) -> None:
+    """Do a grid in this process; ``begun`` is told when the first worker is there. A worker may be killed some seconds later.
+
+    Runs that are ``endless`` write no checkpoint but where they are stopped.
+    """
     hasten()
 
     def watch() -> None:
@@ -64,7 +72,8 @@ def sweep_in(path: str, begun: Any, kill_worker_after: float | None = None) -> N
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        sweep(GRID, path, SweepOptions(jobs=2, interval=0.0, report=False))
+        asked, interval = (grid(10**6), 1e9) if endless else (GRID, 0.0)
+        sweep(asked, path, SweepOptions(jobs=2, interval=interval, report=False))
     finally:
         begun.set()
 
@@ -86,7 +95,7 @@ def run_in(path: str, begun: Any, writing: Any = None) -> None:
         written(*arguments)
 
     Journal.save, experiments.runs.run.write_results = save, write
-    run(SPECS["seed=0"], Path(path), quiet(interval=0.0))
+    run(GRID.specs["seed=0"], Path(path), quiet(interval=0.0))
 
 
 def started(processes: Any, target: Any, path: Path, *more: Any) -> Any:
@@ -136,6 +145,20 @@ def test_parents_of_a_grid_killed_at_any_moment_leave_no_worker_behind(
         process.join()
         ended(started(processes, sweep_in, path))  # at once: workers may still be about to write their checkpoints
         check_same(path, whole[0])
+
+
+def test_workers_end_with_their_parent_after_a_checkpoint(tmp_path: Path, processes: Any) -> None:
+    process = started(processes, sweep_in, tmp_path, None, True)
+    metrics = [tmp_path / name / "metrics.jsonl" for name in NAMES]
+    while not all(file.exists() and file.stat().st_size > 300 for file in metrics):
+        process.join(0.02)
+        assert process.is_alive()
+    process.kill()
+    process.join()
+    for file in metrics:
+        with locked(file.parent, 30.0):
+            assert list(file.parent.glob("checkpoint/*/step-*.json"))
+            assert state_of(file.parent)[0] == "unfinished"
 
 
 def test_workers_killed_at_any_moment_are_replaced(whole: tuple[Path, float], tmp_path: Path, processes: Any) -> None:
