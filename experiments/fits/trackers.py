@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.fits.callbacks import Callback, Moment
 from experiments.fits.metrics import NUMBERS, MetricsFile, seal_of
+from experiments.runtime.files import InUse
 from zoo.errors import ZooError, ZooWarning
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Metrics(Callback):
                 self._file.seal()
         except OSError as error:
             self._wait(error)
+        except InUse:
+            return  # the journal says so when it is to write there, too, and ends the fit
         except ZooError as error:
             if not isinstance(error.__cause__, OSError):
                 raise

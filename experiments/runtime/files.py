@@ -120,13 +120,14 @@ class Hold:
             return False
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        old = self._lock
-        self._lock, self._file = self._taken(0.0)
-        old.release()
+        lock, file = self._taken(0.0)
         missing = [path for path in self._kept if not path.exists()]
         for path, content in self._kept.items():
             if path not in missing and path.read_bytes() != content:
+                lock.release()
                 raise InUse(f"expected {self.path} to stay this work's; got {path.name} of another's; choose another directory")
+        self._lock.release()
+        self._lock, self._file = lock, file
         for path in missing:
             whole(path, self._kept[path])
         if missing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,17 @@ def numbers(path: Path) -> Any:
 
 def gmm(**given: Any) -> Spec:
     return complete(model="gmm", guides=("exact",), **given)
+
+
+class At(experiments.Callback):
+    """Does something after a step of a fit."""
+
+    def __init__(self, name: str, step: int, act: Callable[[], object]):
+        self.at, self.act = (name, step), act
+
+    def on_step(self, now: experiments.Moment) -> None:
+        if (now.name, now.step) == self.at:
+            self.act()
 
 
 def interrupted(path: Path, steps: int = 5) -> None:
