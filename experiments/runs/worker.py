@@ -41,7 +41,7 @@ def _end_with(sentinel: int) -> None:
     wait([sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
-    os._exit(128 + signal.SIGTERM)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # on Windows either ends it at once
 
 
 def one(spec: str, place: str, interval: float, report: bool, force: bool, stop: str, threads: int) -> str:
@@ -53,24 +53,23 @@ def one(spec: str, place: str, interval: float, report: bool, force: bool, stop:
     path = Path(place)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    with stoppable([signal.SIGTERM]) as asked:
-        asked.file = Path(stop)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with remarks():
-                run(read_spec(spec), path, RunOptions(
-                    interval=interval, report=report, force=force, progress=False, keep=True, stop=asked))
-            return "done"
-        except Interrupted:
-            if asked.signal is not None:  # not by the parent, which may be gone: nothing else is to be begun here
-                os._exit(128 + asked.signal)
-            return "unfinished"
-        except InUse:
-            raise
-        except Exception as error:
-            return failed(path, spec, one_line(error))
-        finally:
-            torch.set_num_threads(before)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with remarks(), stoppable([signal.SIGTERM]) as asked:
+            asked.file = Path(stop)
+            run(read_spec(spec), path, RunOptions(
+                interval=interval, report=report, force=force, progress=False, keep=True, stop=asked))
+        return "done"
+    except Interrupted:
+        if asked.signal is not None:  # not by the parent, which may be gone: nothing else is to be begun here
+            signal.raise_signal(asked.signal)
+        return "unfinished"
+    except InUse:
+        raise
+    except Exception as error:
+        return failed(path, spec, one_line(error))
+    finally:
+        torch.set_num_threads(before)
 
 
 def failed(path: Path, spec: str, error: str) -> str:
