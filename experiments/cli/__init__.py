@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit, never with a traceback.
 
     The exit code is 0 for success, 1 for a full disk, a full standard output or a defect of the zoo, 2 for bad input, 3 if a
-    study's claim or a run of a grid failed, and 130 or 143 for an interruption. That whoever reads standard output has left, as
-    ``head`` does, is success.
+    study's claim or a run of a grid failed, and 130, 143 or 129 for an interruption: by Ctrl-C, SIGTERM or SIGHUP. That whoever
+    reads standard output has left, as ``head`` does, is success.
     """
     # What is imported stays. Looking through all of it for rubbish costs a second on the way, and another at the end.
     gc.set_threshold(*gc.get_threshold()[:2], 100)

@@ -116,8 +116,8 @@ def runs(
 def _sweep(grid: Grid, place: Path, shown: Shown, saving: Saving, jobs: int, dask: str | None) -> int:
     if shown.columns != "default":
         raise ZooError(f"expected one run with --columns; got a grid of {len(grid.specs)}; leave --columns out")
-    from experiments.cli.stopping import stoppable
     from experiments.reporting.output import remark
+    from experiments.runs.stopping import stoppable
     from experiments.runs.sweep import SweepOptions, sweep
 
     def told(name: str, state: str) -> None:

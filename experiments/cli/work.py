@@ -102,8 +102,8 @@ def do(spec: Spec, shown: Shown, save_spec: Path | None, saving: Saving) -> None
             table = job.work()
             with job.printing():
                 return report(table, shown, spec.parameters)
-    from experiments.cli.stopping import stoppable
     from experiments.runs.run import run
+    from experiments.runs.stopping import stoppable
 
     with stoppable() as stop:
         run(spec, path, saving.how(spec, path, stop, shown))

@@ -34,7 +34,7 @@ class Stop:
     """A request to stop: whether a run was asked to, and by which signal.
 
     Attributes:
-        signal: set by whoever asks in this process.
+        signal: set by whoever asks in this process, and by nothing else.
         file: holds a signal's number where another process asks.
         waits: a fit looks at this after each step: whoever asks need not interrupt it.
     """
@@ -46,10 +46,13 @@ class Stop:
     @property
     def asked(self) -> int | None:
         """The signal by which the run was asked to stop; ``None``: it was not asked."""
-        if self.signal is None and self.file is not None and self.file.exists():
+        if self.signal is not None or self.file is None:
+            return self.signal
+        try:
             text = self.file.read_text()
-            self.signal = int(text) if text.isdecimal() else 15
-        return self.signal
+        except FileNotFoundError:
+            return None
+        return int(text) if text.isdecimal() else 15
 
 
 @dataclass(frozen=True)
@@ -118,18 +121,22 @@ class Journal:
             At most that much is lost when a run is killed.
         stop: set from outside to make fits write a checkpoint after their step and raise :class:`Interrupted`.
         sealed: refuse to fit what is not done; for reading.
+        ready: called before anything is written, to see to the directory around.
     """
 
     path: Path
     interval: float = INTERVAL
     stop: Stop = field(default_factory=Stop)
     sealed: bool = False
+    ready: Callable[[], object] = lambda: None
+    #: What writes the files that the fits have left for good, by their paths: shared with the journals in subdirectories.
+    _left: dict[Path, Callable[[], object]] = field(default_factory=dict, repr=False)
     _last: float = field(default_factory=time.monotonic, repr=False)
     _wait: float = field(default=0.0, repr=False)
 
     def of(self, name: str) -> Journal:
         """Return the journal of the fit called ``name``, in a directory of its own."""
-        return Journal(self.path / slug(name), self.interval, self.stop, self.sealed)
+        return Journal(self.path / slug(name), self.interval, self.stop, self.sealed, self.ready, self._left)
 
     @property
     def due(self) -> bool:
@@ -137,13 +144,29 @@ class Journal:
         return time.monotonic() - self._last >= max(self.interval, self._wait)
 
     def make(self) -> None:
-        """Make the directory.
+        """Make the directory, and write what fits have left for good once more where it was removed.
 
         Raises:
-            ZooError: if it can't be made.
+            ZooError: if the disk refuses.
         """
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        self.ready()
+        lost = [path for path in self._left if not path.exists()]
+        for place in (self.path, *(path.parent for path in lost)):
+            with writing(place):
+                place.mkdir(parents=True, exist_ok=True)
+        for path in lost:
+            self._left[path]()
+
+    def remember(self, name: str, again: Callable[[], object]) -> Path:
+        """Keep what writes the file ``name`` again, for when it is removed; return the file's path."""
+        self._left[self.path / name] = again
+        return self.path / name
+
+    def tidy(self) -> None:
+        """Remove what a write that was cut off left here: temporary files, and tensors without what makes them a checkpoint."""
+        orphans = [file for file in self.path.glob("step-*.safetensors") if not file.with_suffix(".json").exists()]
+        for file in (*self.path.glob(".part-*"), *orphans):
+            file.unlink(missing_ok=True)
 
     def save(self, step: int, state: State) -> Path:
         """Write the checkpoint after ``step``, and drop all but the last :data:`KEPT`.
@@ -154,8 +177,7 @@ class Journal:
         begun = time.monotonic()
         self.make()
         path = write(self.path / f"step-{step:010d}", state)
-        for old in self._steps()[:-KEPT]:
-            remove(old)
+        self._drop(self._steps()[:-KEPT])
         self._last = time.monotonic()
         self._wait = (self._last - begun) / SHARE
         return path
@@ -164,17 +186,25 @@ class Journal:
         """Write the state of a fit that is done, and drop its checkpoints."""
         self.make()
         path = write(self.path / END, state)
-        for old in self._steps():
-            remove(old)
+        self._remember_end(state)
+        self._drop(self._steps())
         return path
 
     def end(self) -> State | None:
-        """Return the state of a fit that is done; ``None`` where it is not, or can't be read."""
-        return self._first([self.path / f"{END}.json"])
+        """Return the state of a fit that is done; ``None`` where it is not, or can't be read. It needs no checkpoints more."""
+        state = self._first([self.path / f"{END}.json"])
+        if state is not None and not self.sealed:
+            self._remember_end(state)
+            self._drop(self._steps())
+        return state
 
     def latest(self) -> State | None:
         """Return the last checkpoint that can be read; ``None`` where there is none."""
         return self._first(self._steps()[::-1])
+
+    def _remember_end(self, state: State) -> None:
+        # The state's tensors are those of the fit, which is kept as long as its table: this takes no memory of its own.
+        self.remember(f"{END}.json", lambda: write(self.path / END, state))
 
     def _first(self, paths: list[Path]) -> State | None:
         for path in paths:
@@ -185,6 +215,10 @@ class Journal:
             except ZooError as error:
                 warnings.warn(ZooWarning(f"{error}; going on from what was before it"), stacklevel=4)
         return None
+
+    def _drop(self, checkpoints: list[Path]) -> None:
+        for old in checkpoints:
+            remove(old)
 
     def _steps(self) -> list[Path]:
         return sorted(self.path.glob("step-*.json"))

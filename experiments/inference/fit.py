@@ -230,6 +230,8 @@ def _saved(
     kept: Journal, problem: Problem, method: Method[Any], options: Options, given: Mapping[str, Any],
 ) -> Fit | None:
     """Return the fit that a journal holds, if it is done there; raise a :class:`ZooError` if the journal is of another fit."""
+    if not kept.sealed:
+        kept.tidy()
     check_same(kept, problem, method.name, options, given)
     return restore(kept, problem.model, problem.guide, problem.train_model)
 

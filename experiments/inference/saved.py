@@ -99,13 +99,14 @@ def check_same(journal: Journal, problem: Problem, method: str, options: Options
     Of the options those that were ``given`` are written, a view left out, which can't be.
     """
     now = _identity(problem, method, options, given)
-    path = journal.path / "fit.json"
+    text = json.dumps(now, indent=1, ensure_ascii=False)
+    path = journal.remember("fit.json", lambda: whole(path, text))
     before = _written(path)
     if not isinstance(before, dict) and journal.sealed:
         raise ZooError(f"expected {path} to say which fit it is; got none; 'zoo resume' goes on with the run")
     if not isinstance(before, dict):
         journal.make()
-        whole(path, json.dumps(now, indent=1, ensure_ascii=False))
+        whole(path, text)  # one that says nothing is there, too
         return
     for name in {**now, **before}:
         if before.get(name) != now.get(name):

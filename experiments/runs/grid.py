@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,18 @@ def write_toml(spec: Spec, record: Mapping[str, Any] | None = None) -> str:
     plain = {key: value for key, value in spec.plain().items() if key != "options"}
     table = {"format": FORMAT, **plain, "options": _plain(spec.options)}
     return tomli_w.dumps({**table, "record": _plain(record)} if record else table)
+
+
+def read_spec(text: str) -> Spec:
+    """Return the spec of one run that :func:`write_toml` wrote.
+
+    Raises:
+        ZooError: if it is none.
+    """
+    raw: dict[str, Any] = tomllib.loads(text)
+    raw.pop("format")
+    ((_, given),) = expand(raw)
+    return complete("", **given)
 
 
 def expand(raw: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -25,12 +25,14 @@ from experiments.runs.job import Job, prepared
 from experiments.runs.programs import absolute_program, is_own
 from experiments.runs.provenance import changes, provenance
 from experiments.runs.spec import Spec
-from experiments.runtime.files import directory, locked, whole
+from experiments.runtime.files import Hold, InUse, clear, directory, locked, whole
 from experiments.runtime.sealed import check_inside
 from zoo.errors import Interrupted, ZooError, ZooWarning
 
 #: Where runs go that are not told where.
 RUNS = Path("runs")
+#: Seconds to wait for another process at work where a run goes on: a worker whose parent was killed needs some to stop.
+WAIT = 10.0
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,20 @@ def run(spec: Spec, path: str | Path, how: RunOptions | None = None) -> Comparis
         Interrupted: if it was told to stop; the directory then holds a checkpoint.
     """
     path, how = Path(path), how or RunOptions()
-    with prepared(spec, how.trust) as job, directory(path), locked(path), interruptible(path):
+    wait = WAIT if (path / "spec.toml").exists() else 0.0
+    with prepared(spec, how.trust) as job, directory(path), locked(path, wait) as hold, interruptible(path):
         if how.begun is not None:
             how.begun(job)
         check_inside(path)
-        for part in path.rglob(".part-*"):
-            part.unlink()  # of a write that was cut off
+        clear(path)
         new = not (path / "spec.toml").exists()
         record = _begun(job, path, how.force)
+        hold.keep(path / "spec.toml")
         with _threads(record.get("threads")):
             try:
-                return _work(job, path, how)
+                return _work(job, hold, how)
+            except InUse:
+                raise
             except Exception as error:
                 settle(path, "failed", one_line(error))
                 if new and not how.keep and not (path / "metrics.jsonl").exists():
@@ -167,9 +172,14 @@ def _check_same(before: Spec | None, spec: Spec, path: Path) -> None:
         raise ZooError(f"expected an empty directory or the same run in --out {path}; got one with {differs}; choose another")
 
 
-def _work(job: Job, path: Path, how: RunOptions) -> Comparison:
-    journal = Journal(path / "checkpoint", how.interval, how.stop)
-    table = job.work(journal, [Metrics(path / "metrics.jsonl"), *how.callbacks], how.progress)
+def _work(job: Job, hold: Hold, how: RunOptions) -> Comparison:
+    path = hold.path
+    journal = Journal(path / "checkpoint", how.interval, how.stop, ready=hold.check)
+    metrics = Metrics(path / "metrics.jsonl", journal.make)
+    metrics.check()
+    table = job.work(journal, [metrics, *how.callbacks], how.progress)
+    metrics.check()
+    journal.make()
     write_table(table, path)
     if how.show is not None:
         with job.printing():

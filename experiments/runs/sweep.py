@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -12,17 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from experiments.fits.journal import INTERVAL, Stop, slug
-from experiments.reporting.output import remarks
-from experiments.reporting.record import Record, overview, read_each, settle, state_of
-from experiments.runs.grid import Grid, write_toml
+from experiments.reporting.record import Record, overview, read_each, state_of
+from experiments.runs.grid import Grid, read_spec, write_toml
 from experiments.runs.job import check_trusted
-from experiments.runs.spec import Spec
-from experiments.runtime.files import directory, locked, whole
+from experiments.runs.run import WAIT, check_empty, interruptible, settled
+from experiments.runs.worker import begin_worker, failed, one
+from experiments.runtime.files import Hold, InUse, directory, locked, whole
 from experiments.runtime.sealed import check_inside
 from zoo.errors import Interrupted, ZooError
 
@@ -81,23 +77,25 @@ def sweep(
     >>> [(record.name, record.state) for record in done]
     [('components=1', 'done'), ('components=2', 'done')]
     """
-    from experiments.runs.run import interruptible, settled
-
     path, how = Path(path).resolve(), how or SweepOptions()
     specs = {name: settled(spec) for name, spec in grid.specs.items()}
     grid = Grid(specs, grid.record)  # a worker may stand in another directory
     for spec in specs.values():
         check_trusted(spec, how.trust)
-    with directory(path), locked(path), interruptible(path):
+    wait_for = WAIT if (path / "grid.json").exists() else 0.0
+    with directory(path), locked(path, wait_for) as hold, interruptible(path):
         check_inside(path)
         _begin(grid, path)
+        hold.keep(path / "grid.json")
         places = {name: path / slug(name) for name in grid.specs}
-        missing = [name for name, place in places.items() if _state(place) != "done"]
+        missing = [name for name, place in places.items() if state_of(place) != "done"]
+        work = _Work(grid, places, how, hold)
         with _told_to_stop(path, how.stop):
             if missing and executor is None:
-                _on_processes(grid, places, missing, how, path)
+                _on_processes(work, missing)
             elif executor is not None:
-                _on(executor, grid, places, missing, how, path, 1)
+                _on(executor, work, missing, 1)
+        work.settle_removed()
         records = read_each(places.values())
         write_overview(records, path, how.report)
         return records
@@ -120,43 +118,10 @@ def write_overview(records: Sequence[Record], path: Path, report: bool = True) -
         whole(path / "report.html", page(records))
 
 
-def one(
-    spec: str, place: str, interval: float, report: bool, force: bool, trust: bool, stop: str, threads: int,
-) -> str:
-    """Do one run of a sweep in this process, and return how it stands; what goes wrong is in its directory."""
-    from experiments.runs.run import RunOptions, one_line, run
-
-    path = Path(place)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with remarks():
-            run(_spec(spec), path, RunOptions(
-                interval=interval, report=report, force=force, trust=trust, progress=False, keep=True,
-                stop=Stop(file=Path(stop))))
-        return "done"
-    except Interrupted:
-        return "unfinished"
-    except Exception as error:
-        return _failed(path, spec, one_line(error))
-    finally:
-        torch.set_num_threads(before)
-
-
-def _failed(path: Path, spec: str, error: str) -> str:
-    """Leave a failed run's error in its directory; its spec, too, where it was not even begun: its data can't be read, say."""
-    path.mkdir(parents=True, exist_ok=True)
-    if not (path / "spec.toml").exists():
-        whole(path / "spec.toml", spec)
-    settle(path, "failed", error)
-    return "failed"
 
 
 def _begin(grid: Grid, path: Path) -> None:
     """Write down which grid is in a directory, or check that it is this one."""
-    from experiments.runs.run import check_empty
-
     file = path / "grid.json"
     now = {name: write_toml(spec) for name, spec in grid.specs.items()}
     if not file.exists():
@@ -173,36 +138,67 @@ def _begin(grid: Grid, path: Path) -> None:
     whole(file, json.dumps({**before, **now}, indent=1, ensure_ascii=False))
 
 
-def _on_processes(grid: Grid, places: Mapping[str, Path], missing: list[str], how: SweepOptions, path: Path) -> None:
+@dataclass(frozen=True)
+class _Work:
+    """The work of a sweep: its grid, the directory of each run, the options, and the hold on the directory of them all."""
+
+    grid: Grid
+    places: Mapping[str, Path]
+    how: SweepOptions
+    hold: Hold
+
+    @property
+    def stop(self) -> Path:
+        """The file that tells the runs under way to stop."""
+        return self.hold.path / STOP
+
+    def text(self, name: str) -> str:
+        return write_toml(self.grid.specs[name])
+
+    def failed(self, name: str, error: str) -> None:
+        """Leave a run's error in its directory, and say that it failed."""
+        self.how.told(name, failed(self.places[name], self.text(name), error))
+
+    def settle_removed(self) -> None:
+        """Where the directory was removed while runs were at work, leave a spec and an error for those that it had held."""
+        self.hold.check()
+        for name, place in self.places.items():
+            if not (place / "spec.toml").exists():
+                self.failed(name, "its directory was removed when it was done; 'zoo resume' does it again")
+
+
+def _on_processes(work: _Work, missing: list[str]) -> None:
     """Do runs in processes of this machine, anew where one was killed."""
     cores = os.cpu_count() or 1
-    jobs = max(1, min(len(missing), how.jobs or cores))
+    jobs = max(1, min(len(missing), work.how.jobs or cores))
     for _ in range(TRIES):
-        # A fork may not use threads that torch has started. Ctrl-C reaches all processes: the parent tells them.
-        pool = ProcessPoolExecutor(
-            jobs, mp_context=get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-        with pool:
-            missing = _on(pool, grid, places, missing, how, path, max(1, cores // jobs))
+        # A fork may not use threads that torch has started.
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=begin_worker) as pool:
+            missing = _on(pool, work, missing, max(1, cores // jobs))
         if not missing:
             return
     for name in missing:
-        how.told(name, _failed(places[name], write_toml(grid.specs[name]), "its process was killed, for want of memory?"))
+        work.failed(name, "its process was killed, for want of memory?")
 
 
-def _on(
-    executor: Executor, grid: Grid, places: Mapping[str, Path], missing: list[str], how: SweepOptions, path: Path, threads: int,
-) -> list[str]:
-    """Do runs on an executor; return those whose process was killed."""
+def _on(executor: Executor, work: _Work, missing: list[str], threads: int) -> list[str]:
+    """Do runs on an executor; return those whose process was killed.
+
+    Raises:
+        InUse: if another process is at work in the directory of a run; the others are done first.
+    """
+    how = work.how
     running = {
         executor.submit(
-            one, write_toml(grid.specs[name]), str(places[name]), how.interval, how.report, how.force, how.trust,
-            str(path / STOP), threads): name
+            one, work.text(name), str(work.places[name]), how.interval, how.report, how.force, how.trust, str(work.stop),
+            threads): name
         for name in missing}
-    killed = []
+    killed: list[str] = []
+    busy: list[InUse] = []
     while running:
         done, _ = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED)
-        if how.stop.asked is not None and not (path / STOP).exists():
-            _stop(running, path, how.stop.asked)
+        if how.stop.asked is not None and not work.stop.exists():
+            _stop(running, work, how.stop.asked)
         for future in _ended(running, done):
             name = running.pop(future)
             if future.cancelled():
@@ -211,17 +207,21 @@ def _on(
                 how.told(name, future.result())
             except BrokenProcessPool:
                 killed.append(name)
+            except InUse as error:
+                busy.append(error)
             except Exception as error:  # the executor's own: a worker that was lost, a scheduler that can't be reached
-                text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                how.told(name, _failed(places[name], write_toml(grid.specs[name]), text))
+                work.failed(name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     if how.stop.asked is not None:
         raise Interrupted(how.stop.asked)
+    if busy:
+        raise busy[0]
     return killed
 
 
-def _stop(running: Iterable[Future[str]], path: Path, asked: int) -> None:
+def _stop(running: Iterable[Future[str]], work: _Work, asked: int) -> None:
     """Tell the runs under way to stop, by a file, and cancel those that have not begun."""
-    (path / STOP).write_text(str(asked))
+    work.hold.check()
+    work.stop.write_text(str(asked))
     for future in running:
         future.cancel()
 
@@ -243,18 +243,6 @@ def _told_to_stop(path: Path, stop: Stop) -> Iterator[None]:
         (path / STOP).unlink(missing_ok=True)
 
 
-def _spec(text: str) -> Spec:
-    import tomllib
-
-    from experiments.runs.grid import expand
-    from experiments.runs.spec import complete
-
-    raw: dict[str, Any] = tomllib.loads(text)
-    raw.pop("format")
-    ((_, given),) = expand(raw)
-    return complete("", **given)
-
-
 def grid_of(path: Path) -> Grid | None:
     """Return the grid whose runs are in ``path``; ``None`` where there is no grid's directory.
 
@@ -266,11 +254,7 @@ def grid_of(path: Path) -> Grid | None:
         return None
     try:
         texts = json.loads(file.read_bytes())
-        return Grid({str(name): _spec(text) for name, text in texts.items()}, {})
+        return Grid({str(name): read_spec(text) for name, text in texts.items()}, {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         text = " ".join(str(error).split())[:200]
         raise ZooError(f"expected a grid in {file}; got a file that can't be read: {text}") from None
-
-
-def _state(path: Path) -> str:
-    return state_of(path)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from zoo.errors import Unwritable, ZooError
+from zoo.errors import Unwritable, ZooError, ZooWarning
 
 #: What a disk says that is full, or that fails.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -102,22 +103,104 @@ def shown(path: Path | str) -> str:
     return text if len(text) <= 200 else f"{text[:100]}…"
 
 
+class InUse(ZooError):
+    """A directory is another process's: nothing may be written there."""
+
+
+class Hold:
+    """The hold of this process on a directory, and on the directory of the same path if that is removed meanwhile.
+
+    Args:
+        path: the directory.
+        wait: seconds to wait for another process to leave it.
+
+    Raises:
+        InUse: if another process is in it.
+    """
+
+    def __init__(self, path: Path, wait: float = 0.0):
+        self.path = path
+        self._kept: dict[Path, bytes] = {}
+        self._lock, self._file = self._taken(wait)
+
+    def keep(self, path: Path) -> None:
+        """Remember what a file of the directory holds: where the directory is removed, the file is put back."""
+        self._kept[path] = path.read_bytes()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the directory was removed or moved since: its lock's file is not there, or is another one."""
+        return _identity(self.path / ".lock") != self._file
+
+    def check(self) -> bool:
+        """Make the directory anew if it was removed, with a warning; return whether it was.
+
+        Raises:
+            InUse: if there is another process's directory in its place, or what another left.
+            ZooError: if the disk refuses.
+        """
+        if not self.lost:
+            return False
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        lock, file = self._taken(0.0)
+        missing = [path for path in self._kept if not path.exists()]
+        for path, content in self._kept.items():
+            if path not in missing and path.read_bytes() != content:
+                lock.release()
+                raise InUse(f"expected {self.path} to stay this work's; got {path.name} of another's; choose another directory")
+        self._lock.release()
+        self._lock, self._file = lock, file
+        for path in missing:
+            whole(path, self._kept[path])
+        if missing:
+            warnings.warn(ZooWarning(
+                f"{self.path} was removed while it was in use; what comes is written to a new directory of that path"),
+                stacklevel=2)
+        return bool(missing)
+
+    def release(self) -> None:
+        """Let other processes in. The lock's file stays: whoever waits for it must wait for the same one."""
+        self._lock.release()
+
+    def _taken(self, wait: float) -> tuple[FileLock, tuple[int, int] | None]:
+        lock = FileLock(self.path / ".lock", timeout=wait)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InUse(
+                f"expected {self.path} to be free; got another process at work in it; wait, or choose another") from None
+        return lock, _identity(self.path / ".lock")
+
+
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, wait: float = 0.0) -> Iterator[Hold]:
     """Keep other processes out of a directory. The system takes the lock back when the process ends, however it ends.
 
     Raises:
-        ZooError: if another process is in it.
+        InUse: if another process is still in it after ``wait`` seconds.
     """
-    lock = FileLock(path / ".lock", timeout=0)
+    hold = Hold(path, wait)
     try:
-        lock.acquire()
-    except Timeout:
-        raise ZooError(f"expected {path} to be free; got another process at work in it; wait, or choose another") from None
-    try:
-        yield
+        yield hold
     finally:
-        lock.release()  # the file stays: whoever waits for it must wait for the same one
+        hold.release()
+
+
+def clear(path: Path) -> None:
+    """Remove the temporary files, in a directory and below, of writes that were cut off."""
+    for pattern in (".part-*", ".trial-*"):
+        for left in path.rglob(pattern):
+            left.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from others, whatever they are called; ``None`` where there is none. Open files keep theirs."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def digest(content: bytes | memoryview) -> str:

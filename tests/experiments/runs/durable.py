@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def quiet(**options: Any) -> RunOptions:
     return RunOptions(progress=False, report=False, **options)
 
 
-def bits(path: Path) -> tuple[Any, ...]:
+def bits(path: Path, fit: str = "seed 0") -> tuple[Any, ...]:
     """Return all that a finished run has fitted, without its clock."""
-    state = read(path / "checkpoint" / slug("seed 0") / "end.json")
+    state = read(path / "checkpoint" / slug(fit) / "end.json")
     tensors = {name: value.numpy().tobytes() for name, value in state.tensors.items() if name != "history"}
     values = {name: value for name, value in state.values.items() if name != "seconds"}
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(path / "metrics.jsonl")]
@@ -55,6 +56,17 @@ def numbers(path: Path) -> Any:
 
 def gmm(**given: Any) -> Spec:
     return complete(model="gmm", guides=("exact",), **given)
+
+
+class At(experiments.Callback):
+    """Does something after a step of a fit."""
+
+    def __init__(self, name: str, step: int, act: Callable[[], object]):
+        self.at, self.act = (name, step), act
+
+    def on_step(self, now: experiments.Moment) -> None:
+        if (now.name, now.step) == self.at:
+            self.act()
 
 
 def interrupted(path: Path, steps: int = 5) -> None:

@@ -48,7 +48,10 @@ def work(method: str, path: str, begun: Any) -> None:
 def processes() -> Any:
     """Processes that are forked off one that has imported everything, and done nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.experiments.runs.test_kills", "zoo.models.vae", "sklearn.datasets", "torch._dynamo"])
+    context.set_forkserver_preload([
+        "tests.experiments.runs.test_kills", "tests.experiments.runs.test_parents", "zoo.models.vae", "zoo.models.gmm",
+        "experiments.inference.svi.method", "experiments.log_evidence.exact", "zoo.datasets.sklearn", "sklearn.datasets",
+        "torch._dynamo", "pandas"])
     return context
 
 

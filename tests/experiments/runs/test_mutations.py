@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import experiments
 from experiments.cli import run as command
 from experiments.fits.journal import Stop
+from experiments.reporting.record import settle
 from experiments.runs.run import run
 from experiments.runs.spec import complete, keys
 from experiments.runtime.files import digest
@@ -108,6 +109,18 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
+@pytest.fixture(scope="module")
+def finished(stopped: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Runs that are done, and know it."""
+    found = []
+    for path in stopped:
+        if list(path.glob("checkpoint/*/end.json")):
+            found.append(tmp_path_factory.mktemp("finished") / "run")
+            shutil.copytree(path, found[-1])
+            settle(found[-1], "done")
+    return found
+
+
 @pytest.fixture(autouse=True, scope="module")
 def hasty() -> Iterator[None]:
     """A thousand runs need not be safe from a power cut."""
@@ -163,8 +176,12 @@ def harm_tensors(data: st.DataObject, file: Path) -> None:
 
 def harm_bytes(data: st.DataObject, file: Path) -> None:
     """Change some bytes of a checkpoint's file, or of the others beside it."""
-    file = data.draw(st.sampled_from([file, file.with_suffix(".safetensors"), file.parent / "fit.json",
-                                      file.parent.parent.parent / "metrics.jsonl"]))
+    harm(data, data.draw(st.sampled_from([file, file.with_suffix(".safetensors"), file.parent / "fit.json",
+                                          file.parent.parent.parent / "metrics.jsonl"])))
+
+
+def harm(data: st.DataObject, file: Path) -> None:
+    """Change, add or take out some bytes of a file."""
     raw = bytearray(file.read_bytes())
     at, length = data.draw(st.integers(0, len(raw))), data.draw(st.integers(0, 12))
     raw[at : at + length] = data.draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"NaN", b"[[[[", b"1e999"])))
@@ -191,3 +208,41 @@ def test_mutated_checkpoints_run_or_fail_in_one_line(data: st.DataObject, stoppe
         errors = [line for line in said.getvalue().splitlines() if not line.startswith("remark: ")]
         assert code in (0, 2), said.getvalue()
         assert len(errors) == (1 if code == 2 else 0), said.getvalue()
+
+
+def harm_lines(data: st.DataObject, file: Path) -> None:
+    """Empty a file, remove it, cut it, or double, drop or swap lines of it."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    at = data.draw(st.integers(0, max(0, len(lines) - 1)))
+    made = {"emptied": [], "cut": lines[:at], "doubled": [*lines[: at + 1], *lines[at:]],
+            "dropped": lines[:at] + lines[at + 1 :], "swapped": [*lines[at:], *lines[:at]]}
+    kind = data.draw(st.sampled_from([*made, "removed"]))
+    if kind == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(b"".join(made[kind]))
+
+
+@settings(max_examples=MUTATIONS, deadline=10_000, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@given(data=st.data())
+def test_runs_with_mutated_files_run_or_fail_in_one_line(
+    data: st.DataObject, stopped: list[Path], finished: list[Path],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as said, \
+            contextlib.redirect_stdout(io.StringIO()):
+        path = Path(folder) / "run"
+        shutil.copytree(data.draw(st.sampled_from([*stopped, *finished])), path)
+        before = {file.name for file in path.iterdir()}
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
+        harmed = data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=2, unique=True))
+        for file in harmed:
+            data.draw(st.sampled_from([harm, harm_lines]))(data, file)
+        for words in (["runs"], ["report"], ["resume", "--no-report"]):
+            said.seek(0)
+            said.truncate()
+            code = command([words[0], str(path), *words[1:]])
+            errors = [line for line in said.getvalue().splitlines() if not line.startswith("remark: ")]
+            assert code in (0, 2), said.getvalue()
+            assert len(errors) == (1 if code == 2 else 0), said.getvalue()
+        if {file.name for file in harmed} <= {"metrics.jsonl", ".metrics.json"}:
+            assert "status.json" in before or code == 0, "what is wrong with the metrics alone stops no run"

@@ -107,7 +107,8 @@ def test_steps_tell_what_they_are_made_of() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [
-    pytest.param(signal.SIGINT, 130, marks=pytest.mark.long), (signal.SIGTERM, 143)])
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.long), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
+    (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_step_and_leaves_a_checkpoint(number: int, code: int, tmp_path: Path) -> None:
     words = ["fit", "vae", "--data", "digits", "-g", "mean_field:encoder", "--steps", "100000", "--out", str(tmp_path)]
     process = subprocess.Popen([sys.executable, "-m", "experiments.cli", *words], stderr=subprocess.PIPE, text=True)
