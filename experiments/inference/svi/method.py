@@ -33,7 +33,8 @@ class SVI(Method[SVIOptions]):
     steps again. The run ends if the ascent has converged at the end of the fall, too; otherwise the run goes on at a quarter of
     the rate. The ascent has converged if :func:`rises` finds no gain above :data:`TOLERANCE` nats per unit. With a
     ``validation`` share, it has converged if ``patience`` blocks of 100 steps raised the held-out ELBO by no more than a
-    quarter of :data:`TOLERANCE`.
+    quarter of :data:`TOLERANCE`. A run whose steps could move no parameter by :data:`REACH`, or are lost in rounding, has not
+    converged, wherever it stands.
 
     The steps of pure programs and guides are recorded, see :mod:`zoo.program.recording`. If recorded results are found to
     differ from Python's results, the run returns to the last step at which both were compared, and continues by Python. If

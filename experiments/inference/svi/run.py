@@ -21,7 +21,7 @@ from experiments.inference.svi.bound import Bound
 from experiments.inference.svi.course import Course
 from experiments.inference.svi.judge import Judge
 from experiments.inference.svi.options import Pace, SVIOptions
-from experiments.inference.svi.stopping import copies, put
+from experiments.inference.svi.stopping import FIRST, REACH, copies, put
 from zoo.errors import ZooWarning
 from zoo.program.run import generators, set_generators
 
@@ -51,7 +51,7 @@ class Run:
         self.bound.check(problem.train_model)
         block = BLOCK if options.steps is None else max(10, options.limit // BLOCKS)
         self.judge = Judge(self.bound, self.tensors, options, block)
-        self.course = Course(self.bound, self.judge, options, pace)
+        self.course = Course(self.bound, self.judge, options, pace, self.ascent.rate)
         self.remarks: list[str] = []
         self.safe: tuple[int, int, State, tuple[Tensor, list[Tensor]]] | None = None
 
@@ -72,6 +72,8 @@ class Run:
         if step % self.judge.block == 0 or step == self.course.steps:
             self.judge.judge(step, self.ascent.values)
         self.course.settle(step, self.ascent.values)
+        if self.course.open and step == FIRST and self._in_vain():
+            self.course.done = True
         self._remember(step)
         return ""
 
@@ -145,17 +147,41 @@ class Run:
         judge, values, last = self.judge, self.ascent.values, copies(self.tensors)
         problem = problem or ("" if judge.early else judge.stopped or judge.fallen(values))
         settled = not problem and (self.course.done or judge.early or (not self.course.open and self.course.settled(values)))
+        slow = "" if problem else self._too_slow()
+        settled = settled and not slow and not self.course.within_reach(values)
         taken, elbo = self._arrived()
         if problem:
             elbo, settled = self._rolled_back(problem), False
         states = States(tuple(self.tensors), tuple(judge.best), tuple(last), judge.best_step)
-        return Outcome(taken, elbo * self.bound.share, settled, judge.stopped, states, tuple(self.remarks))
+        return Outcome(taken, elbo * self.bound.share, settled, slow or judge.stopped, states, tuple(self.remarks))
 
     def _remember(self, step: int) -> None:
         """Keep the state after a step whose recorded results were compared with Python's."""
         checked = self.ascent.recorder.checked
         if checked > (self.safe[0] if self.safe else 0):
             self.safe = checked, step, self.snapshot().copy(), generators()
+
+    def _in_vain(self) -> bool:
+        """Return whether a run that ends when it has converged never will, however many of its steps it takes."""
+        return self.ascent.rate * self.course.steps < REACH or self._lost_in_rounding()
+
+    def _too_slow(self) -> str:
+        """Return why the run can't have converged where its steps were too small to get anywhere; empty where they were not."""
+        values, rate = self.ascent.values, self.ascent.rate
+        if self._lost_in_rounding():
+            return f"not converged: a step at learning rate {rate:g} is lost in rounding; raise --learning-rate"
+        if self.options.learning_rate is not None and self.course.within_reach(values):
+            return (
+                f"not converged: {len(values):,} steps at learning rate {rate:g} move no parameter by {REACH:.2g}; raise "
+                "--learning-rate, or --steps")
+        return ""
+
+    def _lost_in_rounding(self) -> bool:
+        """Return whether a parameter that has a gradient is where it began, as a step adds less to it than rounding takes."""
+        begun, rate = dict(zip(map(id, self.tensors), self.judge.start, strict=True)), self.ascent.rate
+        return any(
+            torch.equal(parameter, begun[id(parameter)]) and torch.equal(parameter, parameter + rate)
+            for parameter in self.ascent.moved())
 
     def _arrived(self) -> tuple[int, float]:
         """Put the best state in place where held-out units tell it; return the steps that count and the ELBO there."""

@@ -75,13 +75,51 @@ def test_svi_goes_on_until_it_is_at_the_evidence_of_a_conjugate_model() -> None:
     assert float(gap.detach()) < TOLERANCE
 
 
-@pytest.mark.parametrize("rate", [1e-3, 1e-5])
-def test_a_climb_that_is_slow_for_its_small_steps_has_not_converged(rate: float) -> None:
+@pytest.mark.parametrize(("rate", "why"), [
+    (1e-3, "400 steps; raise --steps"),
+    (1e-5, "400 steps at learning rate 1e-05 move no parameter by 0.14; raise --learning-rate, or --steps")])
+def test_a_climb_that_is_slow_for_its_small_steps_has_not_converged(rate: float, why: str) -> None:
     fit = experiments.fit(normal_mean, "mean_field", ROWS, method="svi", steps=400, learning_rate=rate)
     assert not fit.converged
-    assert fit.stopped == "not converged: 400 steps; raise --steps"
+    assert fit.stopped == f"not converged: {why}"
     assert fit.elbo is not None
     assert log_evidence(ROWS) - fit.elbo > 100
+
+
+@pytest.mark.parametrize(("rate", "why"), [
+    (1e-300, "a step at learning rate 1e-300 is lost in rounding; raise --learning-rate"),
+    (1e-12, "move no parameter by 0.14; raise --learning-rate, or --steps"), (1e-7, "move no parameter by 0.14")])
+@pytest.mark.parametrize("how", [{"steps": 300}, {}, {"steps": 300, "validation": 0.2, "patience": 3},
+                                 {"validation": 0.2, "patience": 3}], ids=str)
+def test_what_could_not_move_has_not_converged(rate: float, why: str, how: dict[str, Any]) -> None:
+    """Neither a direction without a length nor a held-out ELBO that stays is a sign of the top, 1,300 nats below it."""
+    fit = experiments.fit(zoo.build("ppca", WINE), "mean_field:encoder", WINE, method="svi", learning_rate=rate, **how)
+    assert not fit.converged
+    assert fit.stopped.startswith("not converged: ")
+    assert why in fit.stopped
+    assert fit.steps <= 750  # nor would 50,000 come anywhere
+
+
+def test_a_contained_fit_that_could_not_move_has_not_converged() -> None:
+    """It begins 0.06 nats below the best normal, where a straight line ahead shows no rise above the noise."""
+    x = zoo.dataset("eight_schools").x
+    fit = experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="svi", steps=400, learning_rate=1e-5)
+    assert not fit.converged
+
+
+def test_steps_that_float32_rounds_away_are_told() -> None:
+    def far(x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.tensor(0.0), 1e4))
+        pyro.sample("x", dist.Normal(mu, 0.1).expand((50,)).to_event(1), obs=x)
+
+    model = zoo.as_model(far)
+    x = ROWS.float() + 3000
+    guide = experiments.fit(model, "mean_field", x).guide
+    with torch.no_grad():
+        guide.amortisation.phi["loc"] += 1
+    fit = experiments.fit(model, guide, x, method="svi", steps=2000, learning_rate=1e-4)
+    assert not fit.converged
+    assert fit.stopped == "not converged: a step at learning rate 0.0001 is lost in rounding; raise --learning-rate"
 
 
 def test_small_steps_near_the_top_do_not_pass_for_the_top() -> None:
