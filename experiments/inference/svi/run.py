@@ -29,7 +29,8 @@ from zoo.program.run import generators, set_generators
 BLOCKS, BLOCK = 50, 100
 #: What a checkpoint keeps of the judge, besides states.
 _JUDGED: dict[str, Callable[[Any], Any]] = {
-    "best_step": int, "best_value": float, "best_error": float, "mark": float, "stale": int, "stopped": str}
+    "best_step": int, "best_value": float, "best_error": float, "noted_step": int, "noted_value": float, "mark": float,
+    "stale": int, "stopped": str}
 
 
 class Run:
@@ -69,6 +70,7 @@ class Run:
         if problem:
             return problem
         self.course.windows.add(step, self.tensors)
+        self.judge.note(step, self.ascent.values)
         if step % self.judge.block == 0 or step == self.course.steps:
             self.judge.judge(step, self.ascent.values)
         self.course.settle(step, self.ascent.values)
@@ -111,7 +113,7 @@ class Run:
     def snapshot(self) -> State:
         """Return all that a run needs to go on; torch's generators and the history are the watch's."""
         ascent, judge, course = self.ascent, self.judge, self.course
-        lists = {"now": self.tensors, "start": judge.start, "best": judge.best, "plateau": course.plateau}
+        lists = {"now": self.tensors, "start": judge.start, "best": judge.best, "noted": judge.noted, "plateau": course.plateau}
         tensors = {f"{name}.{i}": value for name, values in lists.items() for i, value in enumerate(values)}
         windows, count = course.windows.save()
         tensors |= windows | State.prefixed("adam", moments(ascent.optimiser))
@@ -125,6 +127,7 @@ class Run:
         """Go on from a :meth:`snapshot`."""
         ascent, judge, course = self.ascent, self.judge, self.course
         now, judge.start, judge.best = (list(alike(state.numbered(name), self.tensors)) for name in ("now", "start", "best"))
+        judge.noted = list(alike(state.numbered("noted") or judge.best, self.tensors))
         plateau = state.numbered("plateau")
         course.plateau = list(alike(plateau, self.tensors)) if plateau else []
         course.windows.load(state, self.tensors)
@@ -135,8 +138,9 @@ class Run:
         put_back(ascent.optimiser, ascent.parameters, state.part("adam"), state.values["rates"])
         ascent.schedule.load_state_dict({**ascent.schedule.state_dict(), "last_epoch": int(state.values["epoch"])})
         ascent.values = [float(value) for value in state.tensors["values"].tolist()]
+        kept = {"noted_step": 0, "noted_value": -math.inf, **state.values}  # earlier versions noted no state
         for name, kind in _JUDGED.items():
-            setattr(judge, name, kind(state.values[name]))
+            setattr(judge, name, kind(kept[name]))
         course.done = bool(state.values["done"])
         self.bound.order = order = state.tensors["order"]
         if order.dtype != torch.long or bool(((order < 0) | (order >= self.bound.served)).any()):
@@ -193,13 +197,12 @@ class Run:
         return taken, statistics.fmean(values[-max(1, len(values) // 10):]) if values else -math.inf
 
     def _rolled_back(self, problem: str) -> float:
-        """Put the best state in place of a run that went wrong, or the start; warn; return the ELBO there."""
+        """Put the best state that is known in place of a run that went wrong; warn; return the ELBO there."""
         judge, values = self.judge, self.ascent.values
-        better = judge.best_step > 0 and judge.at(judge.best) > judge.at(judge.start)
-        put(self.tensors, judge.best if better else judge.start)
-        kept = f"the best state, after step {judge.best_step}, is kept" if better else "the start is kept"
+        judge.go_back(values[0] if values else -math.inf)
+        kept = f"the best state, after step {judge.best_step}, is kept" if judge.best_step else "the start is kept"
         judge.stopped = f"{problem}; {kept}"
         warnings.warn(ZooWarning(
             f"fit of '{self.problem.guide.text}' diverged: {judge.stopped}; lower the learning rate, or set clip"),
             stacklevel=6)
-        return judge.best_elbo if better else values[0] if values else -math.inf
+        return judge.best_elbo

@@ -442,3 +442,69 @@ def test_warm_up_ends_before_the_run_and_counts_for_nothing() -> None:
         experiments.fit(model, "mean_field:encoder", WINE, steps=50, warm_up=50)
     done = experiments.fit(model, "mean_field:encoder", WINE, steps=60, warm_up=55)
     assert not done.converged  # five values of the bound itself show no settling
+
+
+class Failing(zoo.Model):
+    """:func:`normal_mean`, whose density is no number for some calls."""
+
+    left = 0
+
+    def forward(self, x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=torch.double), 1.0))
+        if self.left:
+            self.left -= 1
+            pyro.factor("broken", torch.tensor(math.nan, dtype=torch.double))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+class Fails(experiments.Callback):
+    """After step 737 the model fails for some calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def on_step(self, now: Any) -> None:
+        if now.step == 737:
+            now.model.left = self.calls
+
+
+def failed(calls: int = 10**9, steps: int = 50_000, **how: Any) -> experiments.Fit:
+    """A run whose blocks have a thousand steps, and which fails within the first."""
+    with pytest.warns(zoo.ZooWarning, match="step 738 turned non-finite at site .*; the best state, after step 730, is kept"):
+        return experiments.fit(
+            Failing(), "mean_field", ROWS, method="svi", steps=steps, learning_rate=0.01, start="own",
+            callbacks=[Fails(calls)], **how)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 4, 10**9])
+def test_a_run_that_fails_within_a_block_goes_back_to_the_best_state_seen(calls: int) -> None:
+    """It lost all 737 steps: no state but the start was known, and losses stay non-finite while states are compared."""
+    fit = failed(calls)
+    assert not fit.converged
+    assert fit.elbo is not None
+    assert log_evidence(ROWS) - fit.elbo < 10  # of the 620 nats at the start
+    assert fit.states is not None
+    before = float(fit.guide.amortisation.phi["loc"].detach())
+    assert abs(before - float(ROWS.sum()) / 51) < 0.6
+    fit.states.use("best")
+    assert float(fit.guide.amortisation.phi["loc"].detach()) == before
+
+
+def test_a_warm_up_that_fails_keeps_what_is_higher_than_the_start() -> None:
+    """Values of a warm-up are of other objectives: its states are compared under the bound itself."""
+    fit = failed(1, steps=1000, warm_up=800)
+    assert float(fit.guide.amortisation.phi["loc"].detach()) > 3  # it began at 0
+    assert fit.bound is not None
+    assert math.isfinite(fit.bound)
+
+
+def test_a_resumed_run_that_fails_goes_back_to_the_same_bits(tmp_path: Path) -> None:
+    whole = failed()
+    with pytest.raises(Stopped):
+        experiments.fit(
+            Failing(), "mean_field", ROWS, method="svi", steps=50_000, learning_rate=0.01, start="own",
+            journal=Journal(tmp_path, interval=0.0), callbacks=[StopAt(736)])
+    again = failed(journal=tmp_path)
+    assert again.bound == whole.bound
+    assert all(torch.equal(*pair) for pair in zip(whole.guide.parameters(), again.guide.parameters(), strict=True))
