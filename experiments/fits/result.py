@@ -100,7 +100,8 @@ class Fit:
             last tenth of its steps; with ``validation`` the best held-out ELBO). Use ``evaluate`` for an ELBO with its error.
         converged: whether the method's own rule was met, never because its steps were over. em: an iteration gained under
             1e-9 nats per unit; fixed_draws: the slope promises under 0.01 nats, and fresh draws agree; svi: going on as it went
-            would gain under 0.02 nats per unit, or the held-out ELBO rose no more.
+            would gain under 0.02 nats per unit, or the held-out ELBO rose no more; and its steps could move each parameter by
+            0.14.
         stopped: why it stopped early, or why it has not converged and what to do; empty where neither is so.
         history: (step, bound, seconds since the start).
         units: how many units the ELBOs are summed over.

@@ -32,6 +32,7 @@ class Ascent:
 
     Attributes:
         parameters: the parameters that are trained.
+        rate: the learning rate at the first step.
         values: the bound's estimate at each step.
         numbers: the numbers of the last step that a :class:`Moment` reports besides the ELBO.
 
@@ -51,8 +52,8 @@ class Ascent:
         every = {id(p): i for i, p in enumerate(nn.ModuleList([guide, model]).parameters())}
         self.places = [every[id(p)] for p in self.parameters]
         self.used = list(range(len(self.parameters)))
-        rate = options.learning_rate or min(model.learning_rate, guide.learning_rate)
-        self.optimiser = torch.optim.Adam(self.parameters, lr=rate, fused=True)
+        self.rate = options.learning_rate or min(model.learning_rate, guide.learning_rate)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=self.rate, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: pace(step))
         self.values: list[float] = []
         self.numbers: dict[str, float] = {}
@@ -85,6 +86,11 @@ class Ascent:
         self._move(gradients, norm)
         self.values.append(value)
         return ""
+
+    def moved(self) -> list[Tensor]:
+        """Return the parameters that have had a gradient other than zero."""
+        kept = self.optimiser.state
+        return [one for one in self.parameters if one in kept and bool(kept[one]["exp_avg_sq"].any())]
 
     def _added_up(self, numbers: Tensor, found: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return a step's numbers and gradients, those of all processes added up."""

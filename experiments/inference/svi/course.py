@@ -9,7 +9,7 @@ from torch import Tensor
 from experiments.inference.svi.bound import Bound
 from experiments.inference.svi.judge import Judge
 from experiments.inference.svi.options import Pace, SVIOptions
-from experiments.inference.svi.stopping import EVERY, TOLERANCE, Windows, closings, copies, put, rises
+from experiments.inference.svi.stopping import EVERY, REACH, TOLERANCE, Windows, closings, copies, put, rises
 
 #: Steps over which a rate falls, at least.
 FALL = 100
@@ -24,18 +24,19 @@ class Course:
         bound: the bound that is maximised.
         judge: the judge of the run's states.
         options: the options of the run.
+        pace: the pace of the learning rate.
+        rate: the learning rate at the first step: Adam moves a parameter by about as much in a step, at most.
 
     Attributes:
         open: whether the run ends when it has converged, and not after a given number of steps.
         steps: the largest number of steps of the run.
-        pace: the pace of the learning rate.
         windows, closings: the means of the iterates over windows of steps, and the steps at which a window ends.
         plateau: the mean of the iterates when the learning rate began to fall.
         done: whether the run has ended.
     """
 
-    def __init__(self, bound: Bound, judge: Judge, options: SVIOptions, pace: Pace):
-        self.bound, self.judge, self.options, self.pace = bound, judge, options, pace
+    def __init__(self, bound: Bound, judge: Judge, options: SVIOptions, pace: Pace, rate: float):
+        self.bound, self.judge, self.options, self.pace, self.rate = bound, judge, options, pace, rate
         self.open, self.steps = options.steps is None, options.limit
         self.windows = Windows(max(1, min(EVERY, self.steps // 100)))
         self.closings = set(closings(options.steps, self.steps))
@@ -57,12 +58,16 @@ class Course:
 
     def settled(self, values: Sequence[float]) -> bool:
         """Return whether going on as it went would raise the ELBO by no more than :data:`TOLERANCE` nats per unit."""
-        if not self.windows.known or len(values) <= self.options.warm_up or len(values) < LEAST:
+        if not self.windows.known or len(values) <= self.options.warm_up or len(values) < LEAST or self.within_reach(values):
             return False
         now = copies(self.judge.tensors)
         rising = rises(self._at, self.windows.before, self.windows.mean, TOLERANCE * self.bound.units)
         put(self.judge.tensors, now)
         return not rising
+
+    def within_reach(self, values: Sequence[float]) -> bool:
+        """Return whether the steps so far could move no parameter by :data:`REACH`: where the run stands then tells nothing."""
+        return self.rate * len(values) < REACH
 
     def _at(self, state: Sequence[Tensor]) -> Tensor:
         put(self.judge.tensors, state)
@@ -71,7 +76,7 @@ class Course:
     def _arrived(self, step: int, values: Sequence[float], closes: bool) -> bool:
         """Return whether the ascent has settled at its full rate, asked at the end of a block or of a window."""
         if self.bound.validation is not None:
-            return step % self.judge.block == 0 and self.judge.tired
+            return step % self.judge.block == 0 and self.judge.tired and not self.within_reach(values)
         return closes and self.settled(values)
 
     def _fall_on(self, step: int, values: Sequence[float]) -> None:

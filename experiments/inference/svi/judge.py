@@ -12,9 +12,15 @@ from experiments.inference.svi.bound import Bound
 from experiments.inference.svi.options import SVIOptions
 from experiments.inference.svi.stopping import TOLERANCE, copies, put, standard_error, surely
 
+#: Steps after which a state may be noted, in case that the run goes wrong within a block.
+NOTED = 10
+
 
 class Judge:
     """The judge of one run: at the end of each block of steps it compares the state with the best one before.
+
+    A block may have a thousand steps, all of which a run that goes wrong within it would lose. So every few steps the state is
+    noted if their mean bound is the highest.
 
     Args:
         bound: the bound that is maximised.
@@ -23,8 +29,9 @@ class Judge:
         block: the number of steps in a block.
 
     Attributes:
-        start, best: copies of the first state and of the best state.
+        start, best, noted: copies of the first state, of the best state, and of the state that was noted last.
         best_step, best_value, best_error: the step of the best state, the bound there, and the bound's standard error.
+        noted_step, noted_value: the step of the noted state, and the mean bound of the steps before it.
         mark, stale: the bound that a block has to exceed, and how many blocks in a row have not exceeded this bound.
         stopped: why the run should stop; empty if the run should go on.
     """
@@ -32,8 +39,9 @@ class Judge:
     def __init__(self, bound: Bound, tensors: Sequence[Tensor], options: SVIOptions, block: int):
         self.bound, self.tensors, self.options, self.block = bound, tensors, options, block
         self.open = options.steps is None
-        self.start, self.best = copies(tensors), copies(tensors)
+        self.start, self.best, self.noted = copies(tensors), copies(tensors), copies(tensors)
         self.best_step, self.best_value, self.best_error = 0, -math.inf, 0.0
+        self.noted_step, self.noted_value = 0, -math.inf
         self.mark, self.stale, self.stopped = -math.inf, 0, ""
 
     @property
@@ -50,6 +58,35 @@ class Judge:
     def best_elbo(self) -> float:
         """The best state's ELBO, as a total over the units trained on."""
         return self.best_value if self.bound.validation is None else self.best_value / (self.bound.share - 1)
+
+    def note(self, step: int, values: Sequence[float]) -> None:
+        """Note the state after ``step`` if the steps just before it are the best so far; in a warm-up, whatever they are."""
+        if step % NOTED:
+            return
+        recent = values[max(self.options.warm_up, step - NOTED):]
+        value = statistics.fmean(recent) if recent else -math.inf
+        if value >= self.noted_value:
+            self.noted, self.noted_step, self.noted_value = copies(self.tensors), step, value
+
+    def go_back(self, first: float) -> None:
+        """Put the best known state in place, for good: the start, of bound ``first``, the best state, or the noted one.
+
+        They are compared under the present objective; where that is finite at none of them, by what it was. Held-out units
+        that know the best state have the last word.
+        """
+        share = 1.0 if self.bound.validation is None else self.bound.share - 1  # of held-out units, as the best value is
+        known = [(self.start, 0, first * share)]
+        if self.best_step:
+            known.append((self.best, self.best_step, self.best_value))
+        if self.noted_step and not (self.best_step and self.bound.validation is not None):
+            known.append((self.noted, self.noted_step, self.noted_value * share))
+        now = [self.at(state) for state, _, _ in known]
+        # What failed for some calls in a row may have done so at these states, too: they are asked once more.
+        now = [value if math.isfinite(value) else self.at(state) for value, (state, _, _) in zip(now, known, strict=True)]
+        chosen = max(range(len(known)), key=lambda i: (now[i], known[i][2]))
+        self.best, self.best_step, was = known[chosen]
+        self.best_value = was if math.isfinite(was) else now[chosen] * share
+        put(self.tensors, self.best)
 
     def judge(self, step: int, values: Sequence[float]) -> None:
         """Compare the block that ends at ``step`` with the best before it; keep its state if it is better."""
@@ -142,4 +179,5 @@ class Judge:
             return True
         self.keep(step, value, error)
         self.mark = value
+        self.noted, self.noted_step, self.noted_value = self.best, step, value
         return False

@@ -26,14 +26,16 @@ class SVI(Method[SVIOptions]):
     The best state is that of the block (a fiftieth of the run) with the highest mean. With a ``validation`` share, the best
     state is the one with the highest held-out ELBO. A later state only replaces the best state if its held-out ELBO is higher
     by more than a standard error of the paired difference, since a smaller gain may come from overfitting the training units.
-    If a run diverges or turns non-finite, the fit returns to the best state and warns. States are compared under the present
-    objective, so a change of the objective by a callback or a schedule is not mistaken for a fall of the bound.
+    If a run diverges or turns non-finite, the fit returns to the best state and warns. For that, states within a block are
+    noted every 10 steps. States are compared under the present objective, so a change of the objective by a callback or a
+    schedule is not mistaken for a fall of the bound.
 
     Without ``steps``, the learning rate stays constant until the ascent has converged at this rate, and then falls over as many
     steps again. The run ends if the ascent has converged at the end of the fall, too; otherwise the run goes on at a quarter of
     the rate. The ascent has converged if :func:`rises` finds no gain above :data:`TOLERANCE` nats per unit. With a
     ``validation`` share, it has converged if ``patience`` blocks of 100 steps raised the held-out ELBO by no more than a
-    quarter of :data:`TOLERANCE`.
+    quarter of :data:`TOLERANCE`. A run whose steps could move no parameter by :data:`REACH`, or are lost in rounding, has not
+    converged, wherever it stands.
 
     The steps of pure programs and guides are recorded, see :mod:`zoo.program.recording`. If recorded results are found to
     differ from Python's results, the run returns to the last step at which both were compared, and continues by Python. If

@@ -21,7 +21,7 @@ from experiments.inference.svi.bound import Bound
 from experiments.inference.svi.course import Course
 from experiments.inference.svi.judge import Judge
 from experiments.inference.svi.options import Pace, SVIOptions
-from experiments.inference.svi.stopping import copies, put
+from experiments.inference.svi.stopping import FIRST, REACH, copies, put
 from zoo.errors import ZooWarning
 from zoo.program.run import generators, set_generators
 
@@ -29,7 +29,8 @@ from zoo.program.run import generators, set_generators
 BLOCKS, BLOCK = 50, 100
 #: What a checkpoint keeps of the judge, besides states.
 _JUDGED: dict[str, Callable[[Any], Any]] = {
-    "best_step": int, "best_value": float, "best_error": float, "mark": float, "stale": int, "stopped": str}
+    "best_step": int, "best_value": float, "best_error": float, "noted_step": int, "noted_value": float, "mark": float,
+    "stale": int, "stopped": str}
 
 
 class Run:
@@ -51,7 +52,7 @@ class Run:
         self.bound.check(problem.train_model)
         block = BLOCK if options.steps is None else max(10, options.limit // BLOCKS)
         self.judge = Judge(self.bound, self.tensors, options, block)
-        self.course = Course(self.bound, self.judge, options, pace)
+        self.course = Course(self.bound, self.judge, options, pace, self.ascent.rate)
         self.remarks: list[str] = []
         self.safe: tuple[int, int, State, tuple[Tensor, list[Tensor]]] | None = None
 
@@ -69,9 +70,12 @@ class Run:
         if problem:
             return problem
         self.course.windows.add(step, self.tensors)
+        self.judge.note(step, self.ascent.values)
         if step % self.judge.block == 0 or step == self.course.steps:
             self.judge.judge(step, self.ascent.values)
         self.course.settle(step, self.ascent.values)
+        if self.course.open and step == FIRST and self._in_vain():
+            self.course.done = True
         self._remember(step)
         return ""
 
@@ -109,7 +113,7 @@ class Run:
     def snapshot(self) -> State:
         """Return all that a run needs to go on; torch's generators and the history are the watch's."""
         ascent, judge, course = self.ascent, self.judge, self.course
-        lists = {"now": self.tensors, "start": judge.start, "best": judge.best, "plateau": course.plateau}
+        lists = {"now": self.tensors, "start": judge.start, "best": judge.best, "noted": judge.noted, "plateau": course.plateau}
         tensors = {f"{name}.{i}": value for name, values in lists.items() for i, value in enumerate(values)}
         windows, count = course.windows.save()
         tensors |= windows | State.prefixed("adam", moments(ascent.optimiser))
@@ -123,6 +127,7 @@ class Run:
         """Go on from a :meth:`snapshot`."""
         ascent, judge, course = self.ascent, self.judge, self.course
         now, judge.start, judge.best = (list(alike(state.numbered(name), self.tensors)) for name in ("now", "start", "best"))
+        judge.noted = list(alike(state.numbered("noted") or judge.best, self.tensors))
         plateau = state.numbered("plateau")
         course.plateau = list(alike(plateau, self.tensors)) if plateau else []
         course.windows.load(state, self.tensors)
@@ -133,8 +138,9 @@ class Run:
         put_back(ascent.optimiser, ascent.parameters, state.part("adam"), state.values["rates"])
         ascent.schedule.load_state_dict({**ascent.schedule.state_dict(), "last_epoch": int(state.values["epoch"])})
         ascent.values = [float(value) for value in state.tensors["values"].tolist()]
+        kept = {"noted_step": 0, "noted_value": -math.inf, **state.values}  # earlier versions noted no state
         for name, kind in _JUDGED.items():
-            setattr(judge, name, kind(state.values[name]))
+            setattr(judge, name, kind(kept[name]))
         course.done = bool(state.values["done"])
         self.bound.order = order = state.tensors["order"]
         if order.dtype != torch.long or bool(((order < 0) | (order >= self.bound.served)).any()):
@@ -145,17 +151,41 @@ class Run:
         judge, values, last = self.judge, self.ascent.values, copies(self.tensors)
         problem = problem or ("" if judge.early else judge.stopped or judge.fallen(values))
         settled = not problem and (self.course.done or judge.early or (not self.course.open and self.course.settled(values)))
+        slow = "" if problem else self._too_slow()
+        settled = settled and not slow and not self.course.within_reach(values)
         taken, elbo = self._arrived()
         if problem:
             elbo, settled = self._rolled_back(problem), False
         states = States(tuple(self.tensors), tuple(judge.best), tuple(last), judge.best_step)
-        return Outcome(taken, elbo * self.bound.share, settled, judge.stopped, states, tuple(self.remarks))
+        return Outcome(taken, elbo * self.bound.share, settled, slow or judge.stopped, states, tuple(self.remarks))
 
     def _remember(self, step: int) -> None:
         """Keep the state after a step whose recorded results were compared with Python's."""
         checked = self.ascent.recorder.checked
         if checked > (self.safe[0] if self.safe else 0):
             self.safe = checked, step, self.snapshot().copy(), generators()
+
+    def _in_vain(self) -> bool:
+        """Return whether a run that ends when it has converged never will, however many of its steps it takes."""
+        return self.ascent.rate * self.course.steps < REACH or self._lost_in_rounding()
+
+    def _too_slow(self) -> str:
+        """Return why the run can't have converged where its steps were too small to get anywhere; empty where they were not."""
+        values, rate = self.ascent.values, self.ascent.rate
+        if self._lost_in_rounding():
+            return f"not converged: a step at learning rate {rate:g} is lost in rounding; raise --learning-rate"
+        if self.options.learning_rate is not None and self.course.within_reach(values):
+            return (
+                f"not converged: {len(values):,} steps at learning rate {rate:g} move no parameter by {REACH:.2g}; raise "
+                "--learning-rate, or --steps")
+        return ""
+
+    def _lost_in_rounding(self) -> bool:
+        """Return whether a parameter that has a gradient is where it began, as a step adds less to it than rounding takes."""
+        begun, rate = dict(zip(map(id, self.tensors), self.judge.start, strict=True)), self.ascent.rate
+        return any(
+            torch.equal(parameter, begun[id(parameter)]) and torch.equal(parameter, parameter + rate)
+            for parameter in self.ascent.moved())
 
     def _arrived(self) -> tuple[int, float]:
         """Put the best state in place where held-out units tell it; return the steps that count and the ELBO there."""
@@ -167,13 +197,12 @@ class Run:
         return taken, statistics.fmean(values[-max(1, len(values) // 10):]) if values else -math.inf
 
     def _rolled_back(self, problem: str) -> float:
-        """Put the best state in place of a run that went wrong, or the start; warn; return the ELBO there."""
+        """Put the best state that is known in place of a run that went wrong; warn; return the ELBO there."""
         judge, values = self.judge, self.ascent.values
-        better = judge.best_step > 0 and judge.at(judge.best) > judge.at(judge.start)
-        put(self.tensors, judge.best if better else judge.start)
-        kept = f"the best state, after step {judge.best_step}, is kept" if better else "the start is kept"
+        judge.go_back(values[0] if values else -math.inf)
+        kept = f"the best state, after step {judge.best_step}, is kept" if judge.best_step else "the start is kept"
         judge.stopped = f"{problem}; {kept}"
         warnings.warn(ZooWarning(
             f"fit of '{self.problem.guide.text}' diverged: {judge.stopped}; lower the learning rate, or set clip"),
             stacklevel=6)
-        return judge.best_elbo if better else values[0] if values else -math.inf
+        return judge.best_elbo

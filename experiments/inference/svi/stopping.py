@@ -13,6 +13,9 @@ from experiments.fits.journal import State, alike
 
 #: Nats per unit that a converged ascent may still rise by.
 TOLERANCE = 0.02
+#: How far an ascent must be able to move each parameter before it can be said to have converged. A scale whose logarithm is off
+#: by δ costs δ² nats: one that is off by this, :data:`TOLERANCE`.
+REACH = math.sqrt(TOLERANCE)
 #: Where the first window of a run without a given end closes, and how many times as far each next one does.
 FIRST, LONGER = 750, 4 / 3
 #: How many times as far as from window to window the ascent is followed, in a straight line.

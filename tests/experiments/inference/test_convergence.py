@@ -75,13 +75,51 @@ def test_svi_goes_on_until_it_is_at_the_evidence_of_a_conjugate_model() -> None:
     assert float(gap.detach()) < TOLERANCE
 
 
-@pytest.mark.parametrize("rate", [1e-3, 1e-5])
-def test_a_climb_that_is_slow_for_its_small_steps_has_not_converged(rate: float) -> None:
+@pytest.mark.parametrize(("rate", "why"), [
+    (1e-3, "400 steps; raise --steps"),
+    (1e-5, "400 steps at learning rate 1e-05 move no parameter by 0.14; raise --learning-rate, or --steps")])
+def test_a_climb_that_is_slow_for_its_small_steps_has_not_converged(rate: float, why: str) -> None:
     fit = experiments.fit(normal_mean, "mean_field", ROWS, method="svi", steps=400, learning_rate=rate)
     assert not fit.converged
-    assert fit.stopped == "not converged: 400 steps; raise --steps"
+    assert fit.stopped == f"not converged: {why}"
     assert fit.elbo is not None
     assert log_evidence(ROWS) - fit.elbo > 100
+
+
+@pytest.mark.parametrize(("rate", "why"), [
+    (1e-300, "a step at learning rate 1e-300 is lost in rounding; raise --learning-rate"),
+    (1e-12, "move no parameter by 0.14; raise --learning-rate, or --steps"), (1e-7, "move no parameter by 0.14")])
+@pytest.mark.parametrize("how", [{"steps": 300}, {}, {"steps": 300, "validation": 0.2, "patience": 3},
+                                 {"validation": 0.2, "patience": 3}], ids=str)
+def test_what_could_not_move_has_not_converged(rate: float, why: str, how: dict[str, Any]) -> None:
+    """Neither a direction without a length nor a held-out ELBO that stays is a sign of the top, 1,300 nats below it."""
+    fit = experiments.fit(zoo.build("ppca", WINE), "mean_field:encoder", WINE, method="svi", learning_rate=rate, **how)
+    assert not fit.converged
+    assert fit.stopped.startswith("not converged: ")
+    assert why in fit.stopped
+    assert fit.steps <= 750  # nor would 50,000 come anywhere
+
+
+def test_a_contained_fit_that_could_not_move_has_not_converged() -> None:
+    """It begins 0.06 nats below the best normal, where a straight line ahead shows no rise above the noise."""
+    x = zoo.dataset("eight_schools").x
+    fit = experiments.fit(zoo.build("eight_schools", x), "full_rank", x, method="svi", steps=400, learning_rate=1e-5)
+    assert not fit.converged
+
+
+def test_steps_that_float32_rounds_away_are_told() -> None:
+    def far(x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.tensor(0.0), 1e4))
+        pyro.sample("x", dist.Normal(mu, 0.1).expand((50,)).to_event(1), obs=x)
+
+    model = zoo.as_model(far)
+    x = ROWS.float() + 3000
+    guide = experiments.fit(model, "mean_field", x).guide
+    with torch.no_grad():
+        guide.amortisation.phi["loc"] += 1
+    fit = experiments.fit(model, guide, x, method="svi", steps=2000, learning_rate=1e-4)
+    assert not fit.converged
+    assert fit.stopped == "not converged: a step at learning rate 0.0001 is lost in rounding; raise --learning-rate"
 
 
 def test_small_steps_near_the_top_do_not_pass_for_the_top() -> None:
@@ -404,3 +442,69 @@ def test_warm_up_ends_before_the_run_and_counts_for_nothing() -> None:
         experiments.fit(model, "mean_field:encoder", WINE, steps=50, warm_up=50)
     done = experiments.fit(model, "mean_field:encoder", WINE, steps=60, warm_up=55)
     assert not done.converged  # five values of the bound itself show no settling
+
+
+class Failing(zoo.Model):
+    """:func:`normal_mean`, whose density is no number for some calls."""
+
+    left = 0
+
+    def forward(self, x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=torch.double), 1.0))
+        if self.left:
+            self.left -= 1
+            pyro.factor("broken", torch.tensor(math.nan, dtype=torch.double))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+
+class Fails(experiments.Callback):
+    """After step 737 the model fails for some calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def on_step(self, now: Any) -> None:
+        if now.step == 737:
+            now.model.left = self.calls
+
+
+def failed(calls: int = 10**9, steps: int = 50_000, **how: Any) -> experiments.Fit:
+    """A run whose blocks have a thousand steps, and which fails within the first."""
+    with pytest.warns(zoo.ZooWarning, match="step 738 turned non-finite at site .*; the best state, after step 730, is kept"):
+        return experiments.fit(
+            Failing(), "mean_field", ROWS, method="svi", steps=steps, learning_rate=0.01, start="own",
+            callbacks=[Fails(calls)], **how)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 4, 10**9])
+def test_a_run_that_fails_within_a_block_goes_back_to_the_best_state_seen(calls: int) -> None:
+    """It lost all 737 steps: no state but the start was known, and losses stay non-finite while states are compared."""
+    fit = failed(calls)
+    assert not fit.converged
+    assert fit.elbo is not None
+    assert log_evidence(ROWS) - fit.elbo < 10  # of the 620 nats at the start
+    assert fit.states is not None
+    before = float(fit.guide.amortisation.phi["loc"].detach())
+    assert abs(before - float(ROWS.sum()) / 51) < 0.6
+    fit.states.use("best")
+    assert float(fit.guide.amortisation.phi["loc"].detach()) == before
+
+
+def test_a_warm_up_that_fails_keeps_what_is_higher_than_the_start() -> None:
+    """Values of a warm-up are of other objectives: its states are compared under the bound itself."""
+    fit = failed(1, steps=1000, warm_up=800)
+    assert float(fit.guide.amortisation.phi["loc"].detach()) > 3  # it began at 0
+    assert fit.bound is not None
+    assert math.isfinite(fit.bound)
+
+
+def test_a_resumed_run_that_fails_goes_back_to_the_same_bits(tmp_path: Path) -> None:
+    whole = failed()
+    with pytest.raises(Stopped):
+        experiments.fit(
+            Failing(), "mean_field", ROWS, method="svi", steps=50_000, learning_rate=0.01, start="own",
+            journal=Journal(tmp_path, interval=0.0), callbacks=[StopAt(736)])
+    again = failed(journal=tmp_path)
+    assert again.bound == whole.bound
+    assert all(torch.equal(*pair) for pair in zip(whole.guide.parameters(), again.guide.parameters(), strict=True))
