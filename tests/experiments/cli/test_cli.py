@@ -128,7 +128,7 @@ def test_out_writes_results_and_figures(tmp_path: Path) -> None:
     fits = {f"checkpoint/{slug(name)}/{file}" for name in names for file in ("fit.json", "end.json", "end.safetensors")}
     assert written - fits == {
         "spec.toml", "status.json", "metrics.jsonl", "comparison.json", "comparison.csv", "posterior.nc", "summary.csv",
-        "units.json", "report.html", ".lock", *figures}
+        "units.json", "report.html", ".lock", ".metrics.json", *figures}
     assert json.loads((out / "comparison.json").read_text())["units"] == 60
     assert pd.read_csv(out / "comparison.csv", index_col="guide").loc["exact", "kl_gap"] == pytest.approx(0, abs=1e-6)
     out = tmp_path / "regression"

@@ -27,6 +27,8 @@ HOSTILE = "[red]x[][link=u]:smile:\x1b[31m\x1b]0;t\x07\x9b2J\x7f\r\n\u2028\u202e
 SHOWN = r"[red]x[][link=u]:smile:\x1b[31m\x1b]0;t\x07\x9b2J\x7f\r\n\u2028\u202e\u2066"
 #: The same in an error's line, which has one space for any others.
 SPACED = SHOWN.replace(r"\r\n\u2028", " ")
+#: As a name of a column, which is one line.
+COLUMN = SHOWN.replace(r"\r\n", "")
 
 
 class Terminal(io.StringIO):
@@ -70,7 +72,7 @@ def test_names_of_files_and_columns(place: Path, terminal: bool) -> None:
     out, _ = printed("runs", ".", terminal=terminal)
     assert "[red]x[]" in out
     out, err = printed("summary", *words, "--draws", "50", terminal=terminal)
-    assert f"weights[{SHOWN.replace(chr(92) + 'r', '')}]" in out
+    assert f"weights[{COLUMN}]" in out
     assert f"remark: {SHOWN}.csv: columns standardised" in err
     out, _ = printed("compare", *words, "--parameters", terminal=terminal)
     assert "[red]x[]" in out
@@ -80,8 +82,8 @@ def test_names_of_files_and_columns(place: Path, terminal: bool) -> None:
 
 def test_theta_under_names_of_columns(place: Path) -> None:
     words = ("compare", "ppca", "-d", HOSTILE + ".csv", "-g", "exact")
-    column = HOSTILE.replace("\r", "")
-    assert SHOWN.replace(r"\r", "") in printed(*words)[0]
+    column = HOSTILE.replace("\r\n", "")  # a name is one line
+    assert COLUMN in printed(*words)[0]
     assert "[red]x[][link=u]:smile:" in printed(*words, terminal=True)[0]
     assert json.loads(printed(*words, "--json")[0])["theta"]["labels"]["column"][0] == column
 

@@ -81,7 +81,7 @@ def sweep_in(path: str, begun: Any, kill_worker_after: float | None = None, endl
 def run_in(path: str, begun: Any, writing: Any = None) -> None:
     """Do a run in this process; ``begun`` is told after its first checkpoint, ``writing`` before its results are written."""
     hasten()
-    saved, written = Journal.save, experiments.runs.run.write_results
+    saved, written = Journal.save, experiments.runs.run.write_table
 
     def save(*arguments: Any) -> Any:
         done = saved(*arguments)
@@ -94,7 +94,7 @@ def run_in(path: str, begun: Any, writing: Any = None) -> None:
             writing.set()
         written(*arguments)
 
-    Journal.save, experiments.runs.run.write_results = save, write
+    Journal.save, experiments.runs.run.write_table = save, write
     run(GRID.specs["seed=0"], Path(path), quiet(interval=0.0))
 
 
