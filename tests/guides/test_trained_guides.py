@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.distributions import constraints, kl_divergence
 
 import experiments
 import zoo
+from tests import ROOT
 from zoo.errors import ZooError
 
 SE = 5  # standard errors that a true claim may miss by, with fixed seeds
@@ -286,3 +288,10 @@ def test_a_network_that_was_made_anew_is_not_the_store_s() -> None:
     assert abs(elbo.value - expected) <= SE * math.hypot(se, elbo.se)
     guide = experiments.fit(second.model, second.guide, ROWS, method="svi", steps=2).guide
     assert {id(p) for p in guide.parameters()} == {id(p) for p in second.encoder.parameters()}
+
+
+def test_the_readme_s_trained_guide_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    exec(compile(block, "README.md", "exec"), {})
+    printed, said = (re.findall(r"-?\d+\.\d+", text) for text in (capsys.readouterr().out, block.rsplit("# ", 1)[1]))
+    assert [float(part) for part in printed] == pytest.approx([float(part) for part in said], abs=0.02)
