@@ -80,9 +80,12 @@ def make_parameters(guide: ProgramGuide, x: Data, fresh: bool) -> None:
     program, model = guide.program, guide.model
     parts = program.modules() if isinstance(program, nn.Module) else ()
     new = [part for part in parts if getattr(part, "prototype_trace", part) is None]
+    fixed = [p for p in model.parameters() if not p.requires_grad]
     for part in new:
         with isolated(LocalParams(model)):  # it runs the model, whose θ must not become φ
             _set_up(part, *guide.given(x))
+    for p in fixed:
+        p.requires_grad_(False)  # Pyro's store, which the model runs with there, asks for gradients of all that it takes in
     if new and not fresh:
         with isolated(Params(guide)), _Stored():
             guide.called(x)

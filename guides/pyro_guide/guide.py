@@ -109,6 +109,7 @@ class ProgramGuide(BaseGuide):
 
     def __init__(self, model: Model, program: Program, x: Data, fresh: bool = False):
         super().__init__(model, getattr(program, "__name__", type(program).__name__))
+        self.written = ""
         self._places = calls.takes_places(model, program, self.text, x)
         self.latents = model.latents(x)
         self.fit_to(x)
