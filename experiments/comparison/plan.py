@@ -231,7 +231,11 @@ class ComparisonPlan:
         """Return a free guide as the answer of the fitted encoder of its family, if there is one; any other as it is."""
         spec = spec_of(guide)
         encoder = same_family(spec, fitted, free=False) if spec is not None and spec.free else None
-        return guide if encoder is None else _named(free_member(fitted[encoder], self.x), guide.text)
+        if encoder is None:
+            return guide
+        member = free_member(fitted[encoder], self.x)
+        member.text, member.written = guide.text, guide.written  # its own method, if one is written with it
+        return member
 
     def fit_own(self, entry: Entry) -> Fit:
         """Fit a guide together with a θ of its own."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
@@ -143,3 +145,19 @@ def test_wrong_options_are_refused_before_anything_is_fitted(given: Any, message
 def test_guides_by_name_may_come_last() -> None:
     table = experiments.compare(zoo.build("eight_schools", SCHOOLS), SCHOOLS, {"normal": "mean_field"}, effort="none")
     assert [row.evaluation.guide for row in table.rows] == ["normal"]
+
+
+def test_a_free_guide_beside_its_encoder_keeps_its_method() -> None:
+    asked = ["full_rank:encoder(hidden=(8,))", "full_rank@laplace"]
+    rows = experiments.compare(fixed_model(), WINE[:60], asked, steps=5, effort="none").rows
+    assert [row.evaluation.guide for row in rows][1] == "full_rank@laplace"
+    assert rows[1].fit.method == "laplace"
+
+
+def test_a_function_that_is_called_like_a_family_is_none() -> None:
+    def mean_field(x: torch.Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("loc", x.new_zeros(2)), 1.0).to_event(1))
+
+    rows = experiments.compare(fixed_model(), WINE[:60], [ENCODER, mean_field, "mean_field"], steps=5, effort="none").rows
+    assert [row.fit.guide.written for row in rows] == [ENCODER, "", "mean_field"]
