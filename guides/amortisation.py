@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from guides.families.family import Phi
 from zoo.data import Data, reference, tensors
 from zoo.errors import ZooError
-from zoo.nn.networks import check_hidden, check_shapes, network_kind
+from zoo.nn.networks import attempt, check_hidden, check_shapes, network_kind
 
 #: Rows at a time of a network's inputs where no gradients are asked for.
 PART = 2**14
+
+#: Rows that a network is tried on when it is passed.
+FEW = 64
 
 
 class Amortisation(nn.Module, abc.ABC):
@@ -117,12 +120,14 @@ class Encoder(Amortisation):
         initial: φ at the start.
         x: the data; per-unit entries of a mapping are joined.
         hidden: widths of the hidden layers.
-        network: ``mlp``, ``conv`` (square images; hidden are its channels), or any module from (units, columns) to (units,
-            outputs), with the columns standardised.
+        network: ``mlp``, ``conv`` (pictures, or rows of square ones; hidden are its channels), or any module from (units,
+            columns), standardised, to (units, outputs). Where x is pictures, they keep their shape for a module that takes
+            it. In place of loc and log_scale side by side a module may return the pair (loc, scale).
         shared: how many latents all units share, which the network reads beside the columns; 0: none.
 
     Raises:
-        ZooError: the network's output has another shape than φ needs.
+        ZooError: the network's output has another shape than φ needs, or is a pair where φ is not loc and log_scale, or whose
+            second part is not positive.
 
     Source: Kingma and Welling (2014), Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114
 
@@ -152,8 +157,10 @@ class Encoder(Amortisation):
         spread = rows.std(0, unbiased=False)
         self.register_buffer("spread", torch.where(spread > 0, spread, torch.ones_like(spread)))
         bias = torch.cat([value.mean(0).flatten() for value in initial.values()])
-        rows = torch.cat([rows, rows.new_zeros(len(rows), shared)], 1) if shared else rows
-        self.network = _network(network, rows, check_hidden(hidden), bias)
+        few = (rows[:FEW] - self.centre) / self.spread
+        few, entries = torch.cat([few, few.new_zeros(len(few), shared)], 1), tensors(x)
+        shape = entries[self.names[0]].shape[1:] if len(self.names) == 1 and not shared else torch.Size()
+        self.network = _network(network, few, shape if len(shape) > 1 else few.shape[1:], check_hidden(hidden), bias, initial)
         self.pure = isinstance(network, str) or bool(getattr(network, "pure", False))
 
     def forward(self, x: Data, units: int, index: Tensor | None = None, shared: Tensor | None = None) -> Phi:
@@ -232,12 +239,47 @@ def _entries(rows: Mapping[str, Tensor], units: int, names: Sequence[str]) -> li
     return [rows[name] for name in names]
 
 
-def _network(network: nn.Module | str, rows: Tensor, hidden: tuple[int, ...], bias: Tensor) -> nn.Module:
+class OwnNetwork(nn.Module):
+    """A user's network that takes pictures of a ``shape``, or returns a ``pair`` (loc, scale), as one from rows to φ."""
+
+    def __init__(self, network: nn.Module, shape: Sequence[int], pair: bool):
+        super().__init__()
+        self.network, self.shape, self.pair = network, tuple(shape), pair
+
+    def forward(self, rows: Tensor) -> Tensor:
+        output = self.network(rows.unflatten(-1, self.shape) if len(self.shape) > 1 else rows)
+        if not self.pair:
+            return output  # type: ignore[no-any-return]
+        loc, scale = output
+        return torch.cat([loc, scale.log()], -1)
+
+
+def _adapted(network: nn.Module, rows: Tensor, shape: Sequence[int], phi: Phi) -> nn.Module:
+    """Return a user's network as one from rows to the entries of φ side by side."""
+    as_pictures = attempt(network, rows.unflatten(1, shape)) if len(shape) > 1 else None
+    takes = shape if as_pictures is not None else rows.shape[1:]
+    answer = as_pictures if as_pictures is not None else attempt(network, rows)
+    pair = isinstance(answer, tuple) and len(answer) == 2 and all(isinstance(part, Tensor) for part in answer)
+    if pair and list(phi) != ["loc", "log_scale"]:
+        raise ZooError(
+            f"expected an encoder network that returns one tensor with {', '.join(phi)} side by side; got one that returns a "
+            "pair; use it for mean_field, whose φ is loc and scale")
+    if pair and not bool((answer[1] > 0).all()):
+        raise ZooError(
+            f"expected positive scales from an encoder network that returns (loc, scale); got {float(answer[1].min()):g}; "
+            "return log_scale.exp(), or one tensor with loc and log_scale side by side")
+    return OwnNetwork(network, takes, pair) if pair or len(takes) > 1 else network
+
+
+def _network(
+    network: nn.Module | str, rows: Tensor, shape: Sequence[int], hidden: tuple[int, ...], bias: Tensor, phi: Phi,
+) -> nn.Module:
     """Build a network that answers nearly ``bias`` to every row at the start, or check the one that was passed."""
     if isinstance(network, nn.Module):
-        check_shapes(network.to(rows), rows[:2], len(bias), "an encoder network")
-        return network.eval()
-    module = network_kind(network).encoder(rows.shape[1], len(bias), hidden).to(rows)
+        own = _adapted(network.to(rows), rows, shape, phi)
+        check_shapes(own, rows[:2], len(bias), "an encoder network")
+        return own.eval()
+    module = network_kind(network).encoder(shape, len(bias), hidden).to(rows)
     last = module[-1]  # type: ignore[index]
     with torch.no_grad():
         last.weight.mul_(0.1)

@@ -46,7 +46,8 @@ class BaseGuide(PyroModule):
     stock ``pyro.infer.SVI``, ``Trace_ELBO``, ``TraceEnum_ELBO`` and ``Predictive`` run on the pair.
 
     Attributes:
-        text: how the guide is written, e.g. ``full_rank:encoder``.
+        text: what tables and errors call the guide: how it is written, unless a comparison has named it.
+        written: how the guide is written, e.g. ``full_rank:encoder``; empty of a Pyro guide.
         model: the model it is for. Not a submodule: a guide's parameters are φ alone.
         new_units: whether it can serve units that it was not fitted on.
         minibatches: whether it can serve some of the units that it was fitted on.
@@ -66,7 +67,7 @@ class BaseGuide(PyroModule):
     def __init__(self, model: Model, text: str):
         super().__init__()
         self.__dict__["model"] = model
-        self.text = text
+        self.text = self.written = text
 
     @property
     def fitted(self) -> Data | None:

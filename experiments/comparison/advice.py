@@ -115,11 +115,11 @@ def closer(row: Row, table: Comparison) -> str:
     if its fit has converged; for that guide itself, the next richer family that is not in the table.
     """
     if not row.fit.guide.density:
-        source = parse(row.fit.guide.text).source
+        source = parse(row.fit.guide.written).source
         return f"use draws({'full_rank' if source is None else source.text})@ais, or begin from a richer guide"
     parts = row.parts
     if max(parts, key=lambda name: parts[name].middle) == "amortisation":
-        return "raise --steps" + (", or use :semi in place of :encoder" if ":encoder" in row.fit.guide.text else "")
+        return "raise --steps" + (", or use :semi in place of :encoder" if ":encoder" in row.fit.guide.written else "")
     best = closest([each for each in table.rows if each is row or each.fit.converged])
     if best is not row and not table.own_theta:
         return f"use '{best.fit.guide.text}'"
@@ -148,7 +148,7 @@ def _richer(row: Row, table: Comparison) -> str:
         of = guide.blocks(table.x)
         shared = blocks is not None and blocks.shared.middle > blocks.local.middle
         size = len(of.shared) if shared else of.local.shape[1]
-    text, asked = guide.text, {each.fit.guide.text for each in table.rows}
+    text, asked = guide.written, {each.fit.guide.written for each in table.rows}
     while text := _next(text, shared, size):
         if text not in asked:
             return f"add {text}"

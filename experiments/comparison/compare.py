@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.comparison.parameters import parameters
 from experiments.comparison.plan import FittedComparison, alone, fit_comparison
-from experiments.comparison.request import Request, split_guides
+from experiments.comparison.request import Guides, Request, split_guides
 from experiments.comparison.table import Comparison, Cost, Row
 from experiments.diagnostics.block_gap import block_gap
 from experiments.diagnostics.evaluation import proposal, rough_gaps, summarise, summarise_draws
@@ -38,7 +38,7 @@ FEW = 2048
 
 
 def compare(
-    model: Model | Program, *x: Any, guides: AnyGuide | Sequence[AnyGuide] | None = None, args: Sequence[Any] = (),
+    model: Model | Program, *x: Any, guides: Guides | None = None, args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None, seed: int = 0, method: str | None = None, train_with: str | None = None,
     train_model: bool = False, holdout: float | None = None,
     draws: int | None = None, view: Callable[[Tensor], Tensor] | None = None,
@@ -59,10 +59,13 @@ def compare(
         x: the data: a tensor, an array, a frame, or a mapping of these; for a program of several arguments all of them, as it
             would be called. The guides may come last among them.
         guides: as written, built, or any Pyro guides; ``None``: exact, each free family and one encoder, as far as they fit.
+            Or a mapping from the names of rows to guides, or to pairs of a guide and options of its own fit:
+            ``{"enc": ("mean_field:encoder", {"objective": "iwae", "draws": 8})}``. A built guide is called so from then on.
         args, kwargs: the program's arguments, in another way; see :func:`zoo.arguments`.
         seed: of all that is drawn.
         method: of the guides' fits; ``None``: each family's own.
-        train_with: the guide to fit θ with; ``exact`` for EM.
+        train_with: the guide to fit θ with, as written, or the name of a row; ``exact`` for EM. Options of a row alone are of
+            that row's fit, and of the fit of θ only where this names the row.
         train_model: let each guide train a θ of its own, together with itself. ELBOs then differ for both reasons.
         holdout: share of the units to hold out; ``None``: what the model says, 0 for most, 0.2 with a network for a decoder.
         draws: of the evaluation, per unit.
@@ -80,7 +83,7 @@ def compare(
 
     Raises:
         ZooError: no guides, one twice, one that does not fit the model (all are checked before anything is fitted), or
-            any error of :func:`fit` and :func:`evaluate`.
+            any error of :func:`fit` and :func:`evaluate`; of a row's own options, one that the method of its guide lacks.
 
     >>> import zoo
     >>> x = zoo.dataset("faithful").x

@@ -42,7 +42,7 @@ def free_member(guide: BaseGuide, x: Data) -> Guide:
     assert isinstance(guide, Guide), "only a family with an amortisation has a free member"
     with torch.no_grad():
         phi = {name: value.clone() for name, value in guide.phi(x).items()}
-    spec = parse(guide.text)
+    spec = parse(guide.written)
     own = Free(phi, x, guide.family.constants(phi))
     return Guide(guide.model, copy.deepcopy(guide.family), own, spec.free_text).eval()
 

@@ -1,4 +1,4 @@
-"""The order in which guides are fitted, and which fitted guide another begins from."""
+"""The order in which guides are fitted, θ's first, and where each begins."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from experiments.comparison.request import spec_of
 from experiments.fits.result import Fit
-from experiments.inference.containment import contained_families
+from experiments.inference.containment import CONTAINED, OWN, contained_families
 from guides.drawn import Drawn
-from guides.guide import BaseGuide
+from guides.guide import AnyGuide, BaseGuide, Guide
 from guides.spec import GuideSpec
+from zoo.data import Data
+from zoo.model import Model
 
 
 def turn(guide: BaseGuide) -> tuple[bool, bool, int]:
@@ -21,7 +23,7 @@ def source_of(guide: BaseGuide, fitted: Sequence[BaseGuide]) -> BaseGuide | None
     """Return the fitted guide that draws begin from, if there is one of this writing; ``None`` of a guide with a density."""
     if not isinstance(guide, Drawn):
         return None
-    return next((other for other in fitted if other.text == guide.source.text), None)
+    return next((other for other in fitted if other.written == guide.source.written), None)
 
 
 def once(fits: Sequence[Fit], order: Sequence[int]) -> list[int]:
@@ -38,3 +40,18 @@ def same_family(spec: GuideSpec, others: Sequence[BaseGuide], free: bool) -> int
         if other is not None and other.same_family(spec) and (other.free if free else other.amortised and not other.own_units):
             return i
     return None
+
+
+def start_of(asked: AnyGuide) -> BaseGuide | str:
+    """Return where a guide's fit begins: one that is named may be moved to a contained one."""
+    return CONTAINED if isinstance(asked, str) else OWN
+
+
+def trainer_of(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
+    """Return the guide to fit θ with where none was named."""
+    if model.facts(x).exact:
+        return "exact"
+    specs = [spec_of(guide) for guide in asked]
+    amortised = [spec.text for spec in specs if spec is not None and spec.amortised]
+    first = asked[0]
+    return (amortised or [model.train_with])[0] or (first.written if isinstance(first, Guide) else first)

@@ -15,8 +15,8 @@ from torch import Tensor
 from experiments.comparison.agreement import beside, most_even
 from experiments.comparison.gap_split import Split, fit_free, free_member, split
 from experiments.comparison.local_split import local_split
-from experiments.comparison.order import once, same_family, source_of, turn
-from experiments.comparison.request import Request, spec_of
+from experiments.comparison.order import once, same_family, source_of, start_of, trainer_of, turn
+from experiments.comparison.request import THETA, Entry, Request, spec_of
 from experiments.diagnostics.evaluation import Evaluation, evidence_of
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import Journal
@@ -24,18 +24,19 @@ from experiments.fits.result import Fit
 from experiments.inference.containment import CONTAINED, OWN, sibling
 from experiments.inference.engine import held
 from experiments.inference.fit import fit, one_view
+from experiments.inference.method import Problem
 from experiments.inference.options import names
-from experiments.inference.registry import METHODS, check_options, default_method, entry, written_method
+from experiments.inference.registry import METHODS, check_options, choose, default_method, entry, misfit, written_method
 from experiments.log_evidence.log_weights import LogWeights, log_weights
 from experiments.log_evidence.result import Evidence
 from experiments.runtime.budget import Budget
 from experiments.runtime.holdout import Partition, partition
 from experiments.runtime.seeds import Stream
-from guides.construct import build
-from guides.guide import AnyGuide, BaseGuide, Guide
+from guides.construct import build, sketch
+from guides.guide import AnyGuide, BaseGuide
 from guides.pyro_guide.guide import as_guide
 from zoo.data import Data
-from zoo.errors import ZooWarning
+from zoo.errors import ZooError, ZooWarning
 from zoo.model import Model
 from zoo.program.run import Program
 
@@ -88,9 +89,11 @@ def fit_comparison(
     units = partition(x, model.latents(shown).units, request.holdout or 0.0, request.seed)
     how = {"progress": progress, "callbacks": callbacks, "journal": journal, "pure": pure}
     plan = ComparisonPlan(model, units, request.view, request.seed, request.method, how, options)
-    theta = None if request.train_model else plan.fit_theta(request.asked, request.train_with)
+    for one in request.entries:
+        plan.check_own(one)
+    theta = None if request.train_model else plan.fit_theta(request.asked, request.trainer)
     plan, exact = plan.simulated() if request.simulate else (plan, None)
-    fits = [plan.fit_own(guide) for guide in request.asked] if request.train_model else plan.fit_all(request.asked)
+    fits = [plan.fit_own(one) for one in request.entries] if request.train_model else plan.fit_all(request.entries)
     _tell_unused(options, [*fits, *([theta] if theta is not None else [])])
     seconds = time.perf_counter() - begun
     return FittedComparison(plan, theta, fits, exact, seconds, request.train_model, request.simulate)
@@ -163,8 +166,7 @@ class ComparisonPlan:
 
         The fit is called ``name``, or as the guide is.
         """
-        named = guide.size and guide.density and written_method(guide) is None
-        method = method if named else None
+        method = _method_of(guide, method)
         rows, given = self._served(guide, method, held and not guide.new_units)
         return fit(
             model, guide, rows, method=method, train_model=train_model, seed=self.seed, name=name or guide.text, start=start,
@@ -179,29 +181,45 @@ class ComparisonPlan:
             return self.units.train, {**given, "view": self.view}
         return rows, given
 
-    def fit_theta(self, asked: Sequence[AnyGuide], train_with: str | None) -> Fit | None:
+    def of(self, entry: Entry) -> ComparisonPlan:
+        """Return the plan of the fit of one entry, with its own options in place of those of all."""
+        return replace(self, method=entry.method or self.method, options={**self.options, **entry.fit_options})
+
+    def check_own(self, entry: Entry) -> None:
+        """Raise for a wrong option of an entry, or one that the method of its guide lacks."""
+        if not entry.options:
+            return
+        check_options(entry.fit_options)
+        guide = sketch(entry.guide, self.model, self.x) if isinstance(entry.guide, str) else self.build(entry.guide)
+        problem = Problem(self.model, guide, self.x, False, self.seed)
+        method, _ = choose(entry.method or _method_of(guide, self.method), problem, entry.fit_options)
+        if found := misfit(method.name, problem):
+            raise ZooError(found)
+
+    def fit_theta(self, asked: Sequence[AnyGuide], trainer: Entry | None) -> Fit | None:
         """Fit θ with one guide on the training units; ``None`` where the model has none."""
         if not any(p.requires_grad and p.numel() for p in self.model.parameters()):
             return None
-        whole = as_guide(self.model, train_with or _trainer(self.model, self.train, asked), self.train)
+        known = Entry(trainer_of(self.model, self.train, asked)) if trainer is None else trainer
+        whole = as_guide(self.model, known.guide, self.train)
         guide = build(whole, self.model, self.train, seed=self.seed) if isinstance(whole, str) else whole
-        return self.fit(self.model, guide, True, held=False, name="theta", start=_start(whole))
+        return self.of(known).fit(self.model, guide, True, known.method, held=False, name=THETA, start=start_of(whole))
 
-    def fit_all(self, asked: Sequence[AnyGuide]) -> list[Fit]:
+    def fit_all(self, entries: Sequence[Entry]) -> list[Fit]:
         """Fit every guide to θ as it is: encoders first, since free guides of their families start at their answers.
 
         Families that others contain come before these, which start at them.
         """
         done: dict[int, Fit] = {}
         with held(self.model):
-            guides = [self.build(guide) for guide in asked]
-            for i in sorted(range(len(asked)), key=lambda i: turn(guides[i])):
-                fitted = [fit.guide for fit in done.values()]
-                if isinstance(asked[i], str):
-                    done[i] = self.fit_beside(guides[i], fitted)
+            guides = [_named(self.build(entry.guide), entry.name) for entry in entries]
+            for i in sorted(range(len(entries)), key=lambda i: turn(guides[i])):
+                fitted, own = [fit.guide for fit in done.values()], self.of(entries[i])
+                if isinstance(entries[i].guide, str):
+                    done[i] = own.fit_beside(guides[i], fitted)
                 else:
-                    done[i] = self.fit(self.model, guides[i], False, self.method)
-        return [done[i] for i in range(len(asked))]
+                    done[i] = own.fit(self.model, guides[i], False, own.method)
+        return [done[i] for i in range(len(entries))]
 
     def fit_beside(self, guide: BaseGuide, fitted: Sequence[BaseGuide]) -> Fit:
         """Fit a guide from where those ``fitted`` lead: its draws' source, its family's encoder, or one that it contains."""
@@ -213,18 +231,22 @@ class ComparisonPlan:
         """Return a free guide as the answer of the fitted encoder of its family, if there is one; any other as it is."""
         spec = spec_of(guide)
         encoder = same_family(spec, fitted, free=False) if spec is not None and spec.free else None
-        return guide if encoder is None else free_member(fitted[encoder], self.x)
+        if encoder is None:
+            return guide
+        member = free_member(fitted[encoder], self.x)
+        member.text, member.written = guide.text, guide.written  # its own method, if one is written with it
+        return member
 
-    def fit_own(self, asked: AnyGuide) -> Fit:
+    def fit_own(self, entry: Entry) -> Fit:
         """Fit a guide together with a θ of its own."""
-        model = copy.deepcopy(self.model)
-        guide = self.build(asked, model)
+        model, asked, own = copy.deepcopy(self.model), entry.guide, self.of(entry)
+        guide = _named(self.build(asked, model), entry.name)
         if guide.new_units or not self.units.share:
-            return self.fit(model, guide, True, self.method, start=_start(asked))
+            return own.fit(model, guide, True, own.method, start=start_of(asked))
         # Parameters of the training units are of no use for the held ones: θ from those, then φ for these.
         assert isinstance(asked, str), "built guides of own units are compared without a hold-out"
-        self.fit(model, build(asked, model, self.train, seed=self.seed), True, held=False, name=f"theta of {asked}")
-        return self.fit(model, self.build(asked, model), False, self.method, start=CONTAINED)
+        own.fit(model, build(asked, model, self.train, seed=self.seed), True, held=False, name=f"theta of {guide.text}")
+        return own.fit(model, guide, False, own.method, start=CONTAINED)
 
     def evidence(
         self, fits: list[Fit], weights: list[LogWeights], fitted: FittedComparison, budget: Budget,
@@ -264,16 +286,12 @@ class ComparisonPlan:
             return split(weight, drawn, found)
 
 
-def _start(asked: AnyGuide) -> BaseGuide | str:
-    """Return where a guide's fit begins: one that is named may be moved to a contained one."""
-    return CONTAINED if isinstance(asked, str) else OWN
+def _method_of(guide: BaseGuide, method: str | None) -> str | None:
+    """Return the method that is named for all guides where this one has parameters, a density, and none written with it."""
+    return method if guide.size and guide.density and written_method(guide) is None else None
 
 
-def _trainer(model: Model, x: Data, asked: Sequence[AnyGuide]) -> AnyGuide:
-    """Return the guide to fit θ with where none was named."""
-    if model.facts(x).exact:
-        return "exact"
-    specs = [spec_of(guide) for guide in asked]
-    amortised = [spec.text for spec in specs if spec is not None and spec.amortised]
-    first = asked[0]
-    return (amortised or [model.train_with])[0] or (first.text if isinstance(first, Guide) else first)
+def _named(guide: BaseGuide, name: str) -> BaseGuide:
+    """Return a guide under the name of its row; as it is called where there is none."""
+    guide.text = name or guide.text
+    return guide

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -16,12 +16,60 @@ from zoo.model import Model
 from zoo.program.run import Program
 from zoo.registry import Facts
 
+#: Guides to compare: one, several, or by the names of their rows, each alone or with the options of its fit.
+Guides: TypeAlias = "AnyGuide | Sequence[AnyGuide] | Mapping[str, AnyGuide | tuple[AnyGuide, Mapping[str, Any]]]"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A guide to compare.
+
+    Attributes:
+        guide: the guide.
+        name: what its row is called; empty: as the guide is.
+        options: of its fit alone, in place of those of all fits.
+    """
+
+    guide: AnyGuide
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str | None:
+        """The method of its fit; ``None``: as of all fits."""
+        return self.options.get("method")
+
+    @property
+    def fit_options(self) -> dict[str, Any]:
+        """The options of the method."""
+        return {name: value for name, value in self.options.items() if name != "method"}
+
+    @classmethod
+    def of(cls, name: str, given: Any) -> Entry:
+        """Return the entry that a guide, or a pair of a guide and options, stands for under a name.
+
+        Raises:
+            ZooError: anything else.
+        """
+        guide, options = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
+        if not _is_guide(guide) or not isinstance(options, Mapping):
+            raise ZooError(
+                f"expected a guide, or a pair of a guide and options of its fit, for row '{name}'; got {given!r}; e.g. "
+                "('mean_field:encoder', {'steps': 500})")
+        if not name or not isinstance(name, str) or name == THETA:
+            raise ZooError(f"expected a name for each guide, other than {THETA}, the fit of the model; got {name!r}; change it")
+        return cls(guide, name, options)
+
+
+#: What the fit of θ is called.
+THETA = "theta"
+
 
 @dataclass(frozen=True)
 class Request:
     """What :func:`experiments.compare` is asked for; its arguments of the same names say more."""
 
-    guides: AnyGuide | Sequence[AnyGuide] | None = None
+    guides: Guides | None = None
     seed: int = 0
     method: str | None = None
     train_with: str | None = None
@@ -31,10 +79,24 @@ class Request:
     simulate: bool = False
 
     @property
-    def asked(self) -> list[AnyGuide]:
-        """The guides, one alone as a list of one."""
+    def entries(self) -> list[Entry]:
+        """The guides with their names and options, one alone as a list of one."""
         given: Any = self.guides
-        return [given] if isinstance(given, str | BaseGuide) or callable(given) else list(given or ())
+        if isinstance(given, Mapping):
+            return [Entry.of(name, value) for name, value in given.items()]
+        return [Entry(given)] if _is_guide(given) else [Entry(guide) for guide in given or ()]
+
+    @property
+    def asked(self) -> list[AnyGuide]:
+        """The guides alone."""
+        return [entry.guide for entry in self.entries]
+
+    @property
+    def trainer(self) -> Entry | None:
+        """The row that ``train_with`` names, or the guide that it writes; ``None`` where nothing is said."""
+        if self.train_with is None:
+            return None
+        return next((entry for entry in self.entries if entry.name == self.train_with), Entry(self.train_with))
 
     @property
     def of_given_units(self) -> bool:
@@ -69,12 +131,19 @@ class Request:
         for guide in self.asked:
             if isinstance(guide, BaseGuide):
                 paired(model, guide)
+        for guide in self.asked:
+            if not _is_guide(guide):
+                raise ZooError(
+                    f"expected guides: written, built or Pyro's own; got {guide!r}; options go with a name, guides={{'name': "
+                    "(guide, options)}")
         known = [spec for spec in map(spec_of, self.asked) if spec is not None]
-        check_distinct(known)
+        if not isinstance(self.guides, Mapping):  # where rows have names, one guide may come with several options
+            check_distinct(known)
         for spec in known:
             if spec.method:
                 entry(spec.method)
-        for spec in known if self.train_with is None else [*known, parse(self.train_with)]:
+        with_theta = [] if self.trainer is None else filter(None, [spec_of(self.trainer.guide)])
+        for spec in [*known, *with_theta]:
             spec.check(facts)
         if self.simulate and self.train_model:
             raise ZooError(
@@ -82,8 +151,8 @@ class Request:
 
 
 def split_guides(
-    values: tuple[Any, ...], guides: AnyGuide | Sequence[AnyGuide] | None,
-) -> tuple[tuple[Any, ...], AnyGuide | Sequence[AnyGuide] | None]:
+    values: tuple[Any, ...], guides: Guides | None,
+) -> tuple[tuple[Any, ...], Guides | None]:
     """Split what a comparison is called with into the program's arguments and the guides, which may come last."""
     if guides is None and len(values) > 1 and _are_guides(values[-1]):
         return values[:-1], values[-1]
@@ -94,7 +163,13 @@ def _are_guides(value: Any) -> bool:
     """Return whether a value is a guide, or several: data are tensors, arrays, frames and mappings of them."""
     if isinstance(value, list | tuple):
         return all(map(_are_guides, value))
-    return isinstance(value, str | BaseGuide) or callable(value)
+    if isinstance(value, Mapping):
+        return bool(value) and all(_is_guide(part[0] if isinstance(part, tuple) else part) for part in value.values())
+    return _is_guide(value)
+
+
+def _is_guide(value: Any) -> bool:
+    return isinstance(value, str) or callable(value)
 
 
 def check_distinct(specs: Sequence[GuideSpec]) -> None:
@@ -111,6 +186,6 @@ def spec_of(guide: AnyGuide) -> GuideSpec | None:
     if not isinstance(guide, BaseGuide):
         return None
     try:
-        return parse(guide.text)
+        return parse(guide.written)
     except ZooError:
         return None

@@ -46,7 +46,7 @@ def free_family(guide: BaseGuide) -> str | None:
     if not isinstance(guide, Guide) or not isinstance(guide.amortisation, Free):
         return None
     try:
-        name = parse(guide.text).family
+        name = parse(guide.written).family
     except ZooError:  # a guide of someone else's family
         return None
     return name if name in FAMILIES else None

@@ -117,7 +117,7 @@ def written_method(guide: BaseGuide) -> str | None:
     >>> written_method(guides.build("full_rank@laplace", zoo.build("eight_schools", x), x))
     'laplace'
     """
-    _, at, name = guide.text.rpartition("@")
+    _, at, name = guide.written.rpartition("@")
     return name.strip() if at and name.strip().isidentifier() else None
 
 

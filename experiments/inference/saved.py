@@ -119,7 +119,8 @@ def _identity(problem: Problem, method: str, options: Options, given: Mapping[st
     """Return what tells a fit from others."""
     plain = {"steps", "draws", "view"}
     return {
-        "model": repr(problem.model), "guide": problem.guide.text, "data": data_digest(problem.x), "method": method,
+        "model": repr(problem.model), "guide": problem.guide.written or problem.guide.text,
+        "data": data_digest(problem.x), "method": method,
         "steps": options.limit, "draws": given.get("draws"), "seed": problem.seed, "theta": problem.train_model,
         **{name: repr(value) for name, value in given.items() if name not in plain and value not in (None, False)}}
 

@@ -19,6 +19,7 @@ from zoo.model import Model
 from zoo.models.flow import Flow
 from zoo.models.vae import VAE
 from zoo.nn.flows import Composition, compose, layer_log_density
+from zoo.nn.networks import Picture
 from zoo.nn.priors import FlowOfNormals
 from zoo.program.run import seeded
 
@@ -229,11 +230,11 @@ def _means(guide: BaseGuide, x: Any, seed: int, draws: int = 64) -> Tensor:
 
 
 def _expected(model: VAE, z: Tensor) -> Tensor:
-    """Return E[x | z], (n, columns); of levels, the expected level."""
+    """Return E[x | z], a row of x each; of levels, the expected level."""
     with torch.no_grad():
         p = model.decode(z)
         probs = getattr(getattr(p, "base_dist", p), "probs", None)
-        if probs is not None and probs.ndim == z.ndim + 1:  # categorical: (n, columns, levels)
+        if probs is not None and probs.ndim == z.ndim + len(model.likelihood.event):  # categorical: (n, *event, levels)
             levels: Tensor = (probs * torch.arange(probs.shape[-1]).to(probs)).sum(-1)
             return levels
         mean: Tensor = p.mean
@@ -246,10 +247,20 @@ def _decoder(model: Model) -> VAE:
     return model
 
 
-def _image(shape: Sequence[int]) -> tuple[int, int]:
-    if len(shape) != 2:
+def _image(shape: Sequence[int]) -> tuple[int, ...]:
+    if len(shape) < 2:
         raise ZooError("expected images for this figure; got rows without a shape")
-    return shape[0], shape[1]
+    Picture.of(shape)  # raises
+    return tuple(shape)
+
+
+def _shown(image: Tensor, shape: Sequence[int], top: float) -> np.ndarray:
+    """Return an image as matplotlib draws it: (h, w) of one channel, or (h, w, channels) of numbers from 0 to 1."""
+    like = Picture.of(shape)
+    pixels = image.detach().cpu().reshape(*shape) if like.last else image.detach().cpu().reshape(*shape).movedim(0, -1)
+    if like.channels == 1:
+        return pixels.reshape(like.height, like.width).numpy()
+    return (pixels / max(top, 1.0)).clamp(0, 1).numpy()
 
 
 def _grid(
@@ -265,7 +276,7 @@ def _grid(
     for i, row in enumerate(images):
         for j, image in enumerate(row):
             axes = panels[i][j]
-            axes.imshow(image.detach().cpu().reshape(*shape).numpy(), cmap="gray_r", vmin=0, vmax=top)
+            axes.imshow(_shown(image, shape, top), cmap="gray_r", vmin=0, vmax=top)
             if heads and i == 0:
                 axes.set_title(heads[j], fontsize=7)
         if rows:

@@ -97,7 +97,7 @@ def _write(table: Comparison, path: Path) -> None:
         keep(journal.of(row.fit.guide.text), row.fit)
     model = written(table.model)
     spec = checked("", command="compare", model=model, data=str(path.resolve() / DATA), seed=table.seed)
-    guides = [row.fit.guide.text for row in table.rows]
+    guides = [[row.fit.guide.text, row.fit.guide.written] for row in table.rows]
     plain = {} if isinstance(table.x, Tensor) else {name: value for name, value in table.x.items() if name not in data}
     saved = {
         "guides": guides, "mapping": isinstance(table.x, Mapping), "own_theta": table.own_theta,
@@ -127,10 +127,11 @@ def restored(
     """
     x, own = read_data(path, saved), as_model(model)
     journal, fits = Journal(path / "checkpoint", sealed=True), []
-    for text in map(str, saved.get("guides", [])):
+    for text, how in saved.get("guides", []):
         one = copy.deepcopy(own) if saved.get("own_theta") else own
-        whole = as_guide(one, guides.get(text, text), x)
+        whole = as_guide(one, guides.get(text, how), x)
         guide = build(whole, one, x, seed=seed) if isinstance(whole, str) else whole
+        guide.text = text
         done = restore(journal.of(text), one, guide, False)
         assert done is not None, "a sealed journal has all fits"
         guide.fit_to(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from guides.guide import BaseGuide
-from guides.pyro_guide import trace
+from guides.pyro_guide import calls, trace
 from zoo.data import Data, Identity, reference, take
 from zoo.distributions.enumerated import Enumerated
 from zoo.errors import ZooError
@@ -22,6 +23,7 @@ from zoo.program.run import Program, isolated, precision, run, seeded
 from zoo.program.sites.angles import centre
 from zoo.program.sites.latents import Packing, Scheme, by_unit, is_deterministic, sum_right
 from zoo.program.sites.layout import first_run
+from zoo.program.sites.stand_ins import whole_plates
 from zoo.program.sites.substitution import Pack, Substitute
 from zoo.program.vectorise import FORBIDDEN, OverDraws
 
@@ -51,6 +53,7 @@ def as_guide(model: Model, guide: BaseGuide | str | Program | type[AutoGuide], x
             guide = guide(model)
         except TypeError as error:
             raise ZooError(f"expected {guide.__name__} to take the model alone; got {error}; pass an instance") from error
+        return ProgramGuide(model, guide, x, fresh=True)
     if isinstance(guide, type) or not callable(guide):
         got = f"the class {guide.__name__}" if isinstance(guide, type) else type(guide).__name__
         raise ZooError(f"expected a guide: its name, or a Pyro program of x; got {got}; pass one, e.g. 'full_rank'")
@@ -64,14 +67,16 @@ class ProgramGuide(BaseGuide):
     summed over the sites of each unit. An ``AutoGuide`` draws in these coordinates already: its are taken as they are.
     Draws are vectorised by ``torch.func.vmap``; programs that vmap can't run go draw by draw, with a warning.
 
-    φ is the parameters of the module; of a function, its ``pyro.param`` statements, kept here and not in Pyro's global
-    store: go on with this object, as another wrapping of the function starts anew. What an ``AutoGuide`` makes on its first
-    call is made here, from the seed 0, in the precision of x.
+    φ is the parameters of the module; of a function, its ``pyro.param`` statements. These start at what Pyro's global store
+    has under their names, so a guide that stock Pyro has trained is taken as it is, and are kept here: the store stays as it
+    was. Go on with this object, as another wrapping of the function starts anew. What an ``AutoGuide`` makes on its first call
+    is made here, from the store or from the seed 0, in the precision of x. Plates that subsample hold all their rows.
 
     Args:
         model: the model.
-        program: a Pyro program of one argument, x. It comes out in evaluation mode, as guides do.
+        program: a Pyro program of the model's arguments. It comes out in evaluation mode, as guides do.
         x: the data.
+        fresh: whether an ``AutoGuide`` that has not run is to start anew, whatever the store holds.
 
     Attributes:
         latents: the model's, on x.
@@ -79,9 +84,9 @@ class ProgramGuide(BaseGuide):
         minibatches, new_units: whether it runs on some of the rows; an ``AutoGuide`` has parameters for all of them.
 
     Raises:
-        ZooError: an ``AutoGuide`` of another model; an argument besides x; latent sites that are missing, too many or of
-            another shape; a scaled, masked or observed site; a point estimate in place of a density; a site that couples
-            the units; θ among φ.
+        ZooError: an ``AutoGuide`` of another model; other arguments than the model's; latent sites that are missing, too many
+            or of another shape; a scaled, masked or observed site; a point estimate in place of a density; a site that
+            couples the units; θ among φ; a parameter in Pyro's store that is of another shape.
 
     Source: Bingham et al. (2019), Pyro, https://jmlr.org/papers/v20/18-403.html
 
@@ -99,11 +104,13 @@ class ProgramGuide(BaseGuide):
 
     program: Any
     pure = False
+    _subsamples = False
     caches = (*BaseGuide.caches, "_checked", "_draws")
 
-    def __init__(self, model: Model, program: Program, x: Data):
+    def __init__(self, model: Model, program: Program, x: Data, fresh: bool = False):
         super().__init__(model, getattr(program, "__name__", type(program).__name__))
-        trace.check_program(model, program, self.text, model.given(x))
+        self.written = ""
+        self._places = calls.takes_places(model, program, self.text, x)
         self.latents = model.latents(x)
         self.fit_to(x)
         if not self.latents.size:
@@ -116,7 +123,9 @@ class ProgramGuide(BaseGuide):
         with seeded(0), torch.no_grad(), isolated(LocalParams(model)):
             found = first_run(model, x)
         self._angles = {site.name for site in self.latents.sites if centre(found[site.name]["fn"]) is not None}
-        self._create(x)
+        with seeded(0), precision(reference(x).dtype), whole_plates() as asked:
+            calls.make_parameters(self, x, fresh)
+        self._subsamples = bool(asked)
         with seeded(0), torch.no_grad():
             sites = self._run(x)
             trace.check_sites(self.latents, sites, self.text)
@@ -137,7 +146,7 @@ class ProgramGuide(BaseGuide):
 
     def forward(self, x: Data) -> Any:
         with trace.Params(self):  # stock Pyro, too, must run the program with this guide's φ
-            return self._called(x)
+            return self.called(x)
 
     def posterior(self, x: Data, index: Tensor | None = None) -> Distribution:
         units = self.model.latents(x).units if index is None else len(index)
@@ -184,34 +193,20 @@ class ProgramGuide(BaseGuide):
                 "take it at the guide's own draws, with rsample_and_log_prob") from error
         return log_q
 
-    def _create(self, x: Data) -> None:
-        """Let the program make the parameters that it makes on its first call."""
-        with seeded(0), precision(reference(x).dtype):
-            for part in self.program.modules() if isinstance(self.program, nn.Module) else ():
-                if getattr(part, "prototype_trace", part) is None:
-                    args, kwargs = self._given(x)
-                    with isolated(LocalParams(self.model)):  # it runs the model, whose θ must not become φ
-                        trace.set_up(part, args, kwargs)
-            self._run(x)
-        theta = {id(p): name for name, p in self.model.named_parameters()}
-        shared = [theta[id(p)] for p in self.parameters() if id(p) in theta]
-        if shared:
-            raise ZooError(
-                f"expected '{self.text}' to have parameters of its own; got '{shared[0]}' of {self.model.label} among them; "
-                "don't register the model as its submodule")
-
     def _run(self, x: Data, *handlers: Messenger, density: bool = True) -> dict[str, Any]:
-        with isolated(trace.Params(self)), precision(reference(x).dtype):
-            sites = run(self._called, x, trace.Angles(self._angles), *handlers, density=density)
+        whole = whole_plates() if self._subsamples else nullcontext()
+        with isolated(trace.Params(self)), precision(reference(x).dtype), whole:
+            sites = run(self.called, x, trace.Angles(self._angles), *handlers, density=density)
         return {name: site for name, site in sites.items() if not is_deterministic(site)}
 
-    def _called(self, x: Data) -> Any:
-        args, kwargs = self._given(x)
+    def called(self, x: Data) -> Any:
+        """Call the program on what its model is given."""
+        args, kwargs = self.given(x)
         return self.program(*args, **kwargs)
 
-    def _given(self, x: Data) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return what the program is called with: as the model's, but for an AutoGuide of the model that wraps a program."""
-        return ((x,), {}) if trace.wraps(self.program, self.model) else self.model.given(x)
+    def given(self, x: Data) -> calls.Given:
+        """Return what the program is called with."""
+        return calls.guide_arguments(self.model, self.program, x, self._places)
 
     def _run_model(self, x: Data, handler: Messenger) -> dict[str, Any]:
         with self.model.runner.isolated():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import weakref
 from collections.abc import Collection, Iterator, Mapping
@@ -12,19 +11,17 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.guides import AutoContinuous
-from pyro.poutine.messenger import Messenger, unwrap
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from torch.overrides import TorchFunctionMode
 
-from zoo.bare import FunctionModel
 from zoo.data import Data
 from zoo.errors import ZooError
-from zoo.model import Model
 from zoo.program.params import LocalParams
 from zoo.program.run import Program
-from zoo.program.sites.angles import with_one_turn, wound
+from zoo.program.sites.angles import wound
 from zoo.program.sites.latents import Latents, Site, is_discrete
 
 if TYPE_CHECKING:
@@ -143,19 +140,6 @@ class Batched(TorchFunctionMode):
         return result + self.zero.to(result.dtype) if empty else result
 
 
-def wraps(program: Program, model: Model) -> bool:
-    """Return whether a program is an AutoGuide of ``model`` itself, not of the bare program that it wraps."""
-    return isinstance(program, AutoGuide) and unwrap(program.model) is model
-
-
-def set_up(guide: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Let an AutoGuide make its parameters; in a call of it they would be taken for pyro.param's."""
-    guide._setup_prototype(*args, **kwargs)
-    for site in guide.prototype_trace.nodes.values():
-        if site.get("type") == "sample":
-            site["fn"] = with_one_turn(site["fn"])  # its coordinates of an angle would be the angle on the line
-
-
 def auxiliary_sites(program: Program, sites: Mapping[str, Any]) -> Auxiliary:
     """Return which auxiliary sites of an AutoGuide hold unconstrained values of which latents; none for other programs."""
     if not isinstance(program, AutoGuide):
@@ -216,24 +200,6 @@ def wrapped(fn: Any) -> Iterator[Any]:
 def point(fn: Any) -> bool:
     """Return whether a distribution is a point mass."""
     return any(isinstance(part, dist.Delta) for part in wrapped(fn))
-
-
-def check_program(
-    model: Model, program: Program, text: str, given: tuple[tuple[Any, ...], Mapping[str, Any]],
-) -> None:
-    """Raise unless a guide takes what its model is given, and is no ``AutoGuide`` of another model."""
-    if isinstance(program, AutoGuide):
-        own = unwrap(program.model)
-        if own is not model and not (isinstance(model, FunctionModel) and own == model.program):
-            raise ZooError(
-                f"expected {text} of this {model.label}; got one built for another model; build it with {text}(model)")
-    if not isinstance(program, nn.Module):
-        try:
-            inspect.signature(program).bind(*given[0], **given[1])
-        except TypeError:
-            raise ZooError(
-                f"expected a guide program of the arguments of {model.label}; got {text}{inspect.signature(program)}; let both "
-                "take the same") from None
 
 
 def check_sites(latents: Latents, sites: Mapping[str, Any], text: str) -> None:

@@ -13,6 +13,7 @@ TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 #: What each page's code prints.
 PRINTED = {
     "lda": [r"^-51\d\d\.", r"^class, self, method"],
+    "networks": [r"^reconstruction -0\.\d, KL\(q‖prior\) [34]\.\d nats a picture"],
     "hmm": [r"^log p\(x \| θ\) = -1150\.3", r"'full_rank' holds 1", r"^\[1\.8, 54\.0\] 0\.0$", r"^ \[0\.9[0-9] 0\.0[0-9]\]\]$"],
     "hierarchical": [
         r"^full_rank\+mean_field:encoder +-395\d\.", r"^full_rank\+flow:encoder +-389\d\.", r"^log p\(x \| θ\) = -3893\.",

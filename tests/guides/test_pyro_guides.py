@@ -733,3 +733,11 @@ def test_a_module_serves_one_seed() -> None:
     with pytest.raises(zoo.ZooError, match="expected a guide that each seed can start anew; got 'Own', which is built"):
         experiments.fit_seeds(model, Own(), WINE, seeds=range(2), steps=2)
     assert len(experiments.fit_seeds(model, Own(), WINE, seeds=[1], steps=2, method="svi")) == 1
+
+
+def test_a_model_that_is_held_fixed_stays_so() -> None:
+    model = zoo.build("ppca", WINE)
+    for p in model.parameters():
+        p.requires_grad_(False)
+    wrap(model, autoguide.AutoNormal, WINE)
+    assert not any(p.requires_grad for p in model.parameters())

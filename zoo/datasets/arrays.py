@@ -83,7 +83,7 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 
 
 def read_numpy(path: Path) -> Frame:
-    """Read a NumPy array of one dimension (one column), two (rows, columns) or three (rows, height, width).
+    """Read a NumPy array of one dimension (one column), two (rows, columns), or three or four (pictures).
 
     Of several arrays in an NPZ file, the one called ``x_train`` (as Keras stores MNIST), ``images``, ``x`` or ``data``.
 
@@ -212,15 +212,16 @@ def idx_array(path: Path) -> np.ndarray:
 
 
 def array_frame(values: np.ndarray, path: Path, labels: np.ndarray | None = None) -> Frame:
-    """Return an array (rows, columns) or (rows, height, width) as a frame. Bytes are grey values: 255 is white.
+    """Return an array (rows, columns), or of pictures (rows, height, width), perhaps with channels, as a frame. Bytes are grey
+    values: 255 is white.
 
     Bytes of 0 and 1 alone are black and white already. Labels that are not a whole number for each row are left out.
     """
-    if values.ndim not in (2, 3) or values.dtype.kind not in "biufc":
+    if values.ndim not in (2, 3, 4) or values.dtype.kind not in "biufc":
         raise ZooError(
-            f"expected a numeric array of shape (rows, columns), or of pictures (rows, height, width), in {path.name}; got "
-            f"{values.dtype} of shape {values.shape}; reshape it")
-    shape = values.shape[1:] if values.ndim == 3 else ()
+            "expected a numeric array of shape (rows, columns), or of pictures (rows, height, width[, channels]), in "
+            f"{path.name}; got {values.dtype} of shape {values.shape}; reshape it")
+    shape = values.shape[1:] if values.ndim > 2 else ()
     check_columns(math.prod(values.shape[1:]), path.name)
     names = pixels(shape) if shape else [f"column_{i}" for i in range(values.shape[1])]
     flat = values.reshape(len(values), len(names)).astype(values.dtype.newbyteorder("="), copy=False)

@@ -17,7 +17,7 @@ from zoo.errors import ZooError, chosen
 from zoo.model import Model
 from zoo.models.linear_gaussian import linear_log_evidence, linear_posterior, regress
 from zoo.nn.likelihoods import LIKELIHOODS, Likelihood, Normal
-from zoo.nn.networks import Apart, check_hidden, check_shapes, network_kind
+from zoo.nn.networks import Apart, Picture, Rows, attempt, check_hidden, check_shapes, network_kind
 from zoo.nn.priors import PRIORS, Mixture
 from zoo.structure.learned import Form
 
@@ -29,12 +29,13 @@ class VAE(Model):
     KL(q ‖ prior). θ: the network's weights, the prior's parameters, the normal likelihood's ``scale``.
 
     Args:
-        x: (rows, columns). Sizes the model; the network starts at the columns' means, a convolutional one at their mean.
+        x: (rows, columns), or pictures: (rows, h, w), (rows, h, w, channels) or (rows, channels, h, w), each number a column.
+            Sizes the model; the network starts at the columns' means, a convolutional one at their mean.
         latent: d.
         likelihood: ``bernoulli`` (0 and 1), ``normal`` (one learned scale), ``binomial`` or ``categorical`` (counts).
         prior: ``standard`` normal, ``mixture`` of normals, ``vamp`` (pseudo-inputs), or ``flow``.
-        network: ``mlp``, ``conv`` (square images), or any torch module from (units, latent) to (units, columns · outputs). The
-            model is then ``pure`` only where the module says ``pure = True``.
+        network: ``mlp``, ``conv`` (pictures, or rows of square ones), or any torch module from (units, latent) to (units,
+            columns · outputs), or to pictures. The model is then ``pure`` only where the module says ``pure = True``.
         hidden: widths of the network's hidden layers; of ``conv``, its channels.
         components: of a mixture or vamp prior.
         levels: of counts: the largest there can be; 0: the largest in x.
@@ -63,13 +64,13 @@ class VAE(Model):
         network: str | nn.Module = "mlp", hidden: Sequence[int] = (200,), components: int = 10, levels: int = 0,
     ):
         super().__init__()
-        x = check_rows(x, self.label)
+        x = check_rows(x, self.label, pictures=True)
         if not isinstance(latent, int) or latent < 1:
             raise ZooError(f"expected at least 1 latent dimension for {self.label}; got {latent}; raise --latent")
         self.latent = latent
         self.words = f"{likelihood}, prior={prior}"
         self.likelihood = chosen(LIKELIHOODS, likelihood, "likelihood")(x, levels).to(x)
-        self.prior = chosen(PRIORS, prior, "prior")(x, latent, components).to(x)
+        self.prior = chosen(PRIORS, prior, "prior")(x.flatten(1), latent, components).to(x)
         self.network = self._network(x, network, check_hidden(hidden))
         self.likelihood.narrow(self.noise)
         self.eval()
@@ -81,7 +82,7 @@ class VAE(Model):
             pyro.sample("x", likelihood(network(z)), obs=x)
 
     def decode(self, z: Tensor) -> Any:
-        """Return p(x | z), event (columns,), for z (…, latent)."""
+        """Return p(x | z), the event a row of x, for z (…, latent)."""
         output = self.network(z.reshape(-1, self.latent))  # convolutions take one batch dimension
         return self.likelihood(output.reshape(*z.shape[:-1], -1))
 
@@ -99,17 +100,20 @@ class VAE(Model):
 
     def _network(self, x: Tensor, network: str | nn.Module, hidden: tuple[int, ...]) -> nn.Module:
         """Build the decoder, or check the one that was passed."""
-        columns, outputs = x.shape[1], self.likelihood.outputs
+        rows, outputs = x.flatten(1), self.likelihood.outputs
         if isinstance(network, str):
-            module = network_kind(network).decoder(self.latent, columns, outputs, hidden).to(x)
-            start_at_level(module, self.likelihood, x)
+            module = network_kind(network).decoder(self.latent, x.shape[1:], outputs, hidden).to(x)
+            start_at_level(module, self.likelihood, rows)
             return module
         if not isinstance(network, nn.Module):
             raise ZooError(
                 f"expected a network of {self.label} to be a name or a torch module; got {type(network).__name__}; pass one")
         two = torch.linspace(-1, 1, 2 * self.latent).reshape(2, -1).to(x)
-        check_shapes(network.to(x), two, columns * outputs, f"a network of {self.label}")
+        answer = attempt(network.to(x), two)
         self.pure = bool(getattr(network, "pure", False))
+        if isinstance(answer, Tensor) and answer.ndim > 2:
+            network = Rows(network)
+        check_shapes(network, two, rows.shape[1] * outputs, f"a network of {self.label}")
         return Apart(network) if isinstance(network, PyroModule) else network
 
     def extra_repr(self) -> str:
@@ -164,7 +168,7 @@ class LinearVAE(VAE):
     train_with = ""
 
     def __init__(self, x: Data, latent: int = 2):
-        super().__init__(x, latent, "normal", "standard", hidden=())
+        super().__init__(check_rows(x, self.label), latent, "normal", "standard", hidden=())
 
     @property
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,10 +211,12 @@ def start_at_level(decoder: nn.Module, likelihood: Likelihood, x: Tensor) -> Non
         last.weight.mul_(likelihood.unit)
 
 
-def check_rows(x: Data, name: str) -> Tensor:
-    """Return ``x`` as floating rows; constant columns are welcome, as images have them."""
+def check_rows(x: Data, name: str, pictures: bool = False) -> Tensor:
+    """Return ``x`` as floating rows, or ``pictures``; constant columns are welcome, as images have them."""
     rows = as_rows(x)
-    if rows.ndim != 2 or not rows.is_floating_point() or len(rows) < 2:
+    if pictures and rows.ndim > 2:
+        Picture.of(rows.shape[1:])  # raises
+    if (rows.ndim != 2 and not pictures) or rows.ndim < 2 or not rows.is_floating_point() or len(rows) < 2:
         raise ZooError(
             f"expected a floating tensor of shape (rows, columns), 2 rows or more, for {name}; got {rows.dtype} of shape "
             f"{tuple(rows.shape)}; flatten images to rows")

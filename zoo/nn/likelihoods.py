@@ -24,7 +24,7 @@ class Likelihood(PyroModule):
     """Independent columns given the network's ``outputs`` numbers a column.
 
     Args:
-        x: (rows, columns), checked against the support.
+        x: (rows, columns), or pictures, whose numbers are the columns; checked against the support.
         levels: for counts: the largest count; 0: the largest in x.
     """
 
@@ -33,6 +33,11 @@ class Likelihood(PyroModule):
 
     def __init__(self, x: Tensor, levels: int = 0):
         super().__init__()
+        self.event = x.shape[1:]
+
+    def arranged(self, output: Tensor, *more: int) -> Tensor:
+        """Return numbers (…, columns · more) in the shape of a row of x, (…, *event, *more)."""
+        return output.unflatten(-1, (*self.event, *more)) if len(self.event) + len(more) > 1 else output
 
     @property
     def unit(self) -> float:
@@ -43,7 +48,7 @@ class Likelihood(PyroModule):
         """Multiply the noise that the likelihood starts with, where it has any."""
 
     def forward(self, output: Tensor) -> Any:
-        """Return p(x | z), event (columns,), for the network's output (…, columns · outputs)."""
+        """Return p(x | z), the event a row of x, for the network's output (…, columns · outputs)."""
         raise NotImplementedError("a likelihood says what its distribution is")
 
     def bias(self, x: Tensor) -> Tensor:
@@ -78,7 +83,7 @@ class Bernoulli(Likelihood):
                 "(--binarise static, or zoo.dataset(..., 'images', binarise='static'))")
 
     def forward(self, output: Tensor) -> Any:
-        return BernoulliLogits(logits=output).to_event(1)
+        return BernoulliLogits(logits=self.arranged(output)).to_event(len(self.event))
 
     def bias(self, x: Tensor) -> Tensor:
         return _logit(x.sum(0), len(x))
@@ -109,7 +114,7 @@ class Normal(Likelihood):
         self.scale = scale.clamp(min=2 * self.floor)
 
     def forward(self, output: Tensor) -> Any:
-        return dist.Normal(output, self.scale).to_event(1)
+        return dist.Normal(self.arranged(output), self.scale).to_event(len(self.event))
 
     def bias(self, x: Tensor) -> Tensor:
         return x.mean(0)
@@ -137,7 +142,7 @@ class Binomial(Counts):
     """x_j ~ Binomial(levels, sigmoid(output_j))."""
 
     def forward(self, output: Tensor) -> Any:
-        return dist.Binomial(self.levels, logits=output).to_event(1)
+        return dist.Binomial(self.levels, logits=self.arranged(output)).to_event(len(self.event))
 
     def bias(self, x: Tensor) -> Tensor:
         return _logit(x.sum(0), self.levels * len(x))
@@ -158,7 +163,7 @@ class Categorical(Counts):
         return self.levels + 1
 
     def forward(self, output: Tensor) -> Any:
-        return dist.Categorical(logits=output.unflatten(-1, (-1, self.outputs))).to_event(1)
+        return dist.Categorical(logits=self.arranged(output, self.outputs)).to_event(len(self.event))
 
     def bias(self, x: Tensor) -> Tensor:
         counts = torch.stack([(x == level).sum(0) for level in range(self.outputs)], -1).to(x)

@@ -21,12 +21,13 @@ LAYERS = 1000
 class NetworkKind:
     """A kind of network, both ways.
 
-    ``decoder(latent, columns, outputs, hidden)`` maps (…, latent) to (…, columns · outputs), the outputs of a column side by
-    side; ``encoder(columns, outputs, hidden)`` maps (…, columns) to (…, outputs).
+    ``decoder(latent, shape, outputs, hidden)`` maps (…, latent) to (…, columns · outputs), the outputs of a column side by
+    side; ``encoder(shape, outputs, hidden)`` maps (…, columns) to (…, outputs). ``shape`` is that of a row: (columns,), or of
+    a picture, see :class:`Picture`, whose numbers are the columns.
     """
 
-    decoder: Callable[[int, int, int, Sequence[int]], nn.Module]
-    encoder: Callable[[int, int, Sequence[int]], nn.Module]
+    decoder: Callable[[int, Sequence[int], int, Sequence[int]], nn.Module]
+    encoder: Callable[[Sequence[int], int, Sequence[int]], nn.Module]
 
 
 def check_widths(widths: Sequence[int], what: str, times: int = 1) -> None:
@@ -51,40 +52,98 @@ def mlp(inputs: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear((inputs, *hidden)[-1], outputs))
 
 
-class ColumnsFirst(nn.Module):
-    """Images (…, outputs, h, w) to (…, h · w · outputs): the outputs of a pixel side by side."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.movedim(-3, -1).flatten(-3)
+#: How many channels the pictures have that are told from heights and widths.
+CHANNELS = (1, 3, 4)
 
 
-def conv_decoder(latent: int, columns: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Return two transposed convolutions of stride 2, from a quarter of the image's side to all of it."""
-    side, (wide, narrow) = _side(columns), _channels(hidden)
-    quarter = side // 4
-    check_widths((latent, wide * quarter**2), "a network")
-    check_widths((16 * wide, narrow, 16 * outputs), "a network")
-    return nn.Sequential(
-        nn.Linear(latent, wide * quarter**2), nn.SiLU(), nn.Unflatten(-1, (wide, quarter, quarter)),
-        nn.ConvTranspose2d(wide, narrow, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(narrow, outputs, 4, 2, 1), ColumnsFirst())
+@dataclass(frozen=True)
+class Picture:
+    """The layout of a picture: (height, width, channels) where the channels come ``last``, else (channels, height, width)."""
 
+    channels: int
+    height: int
+    width: int
+    last: bool = True
 
-def conv_encoder(columns: int, outputs: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Return two convolutions of stride 2 and a linear layer."""
-    side, (wide, narrow) = _side(columns), _channels(hidden)
-    check_widths((16, narrow, 16 * wide), "a network")
-    check_widths((wide * (side // 4) ** 2, outputs), "a network")
-    return nn.Sequential(
-        nn.Unflatten(-1, (1, side, side)), nn.Conv2d(1, narrow, 4, 2, 1), nn.SiLU(), nn.Conv2d(narrow, wide, 4, 2, 1),
-        nn.SiLU(), nn.Flatten(-3), nn.Linear(wide * (side // 4) ** 2, outputs))
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> Picture:
+        """Return the layout of pictures of shape (h, w), (h, w, c) or (c, h, w).
 
+        Raises:
+            ZooError: another shape, or a number of channels other than 1, 3 or 4.
 
-def _side(columns: int) -> int:
-    side = math.isqrt(columns)
-    if side * side != columns or side % 4:
+        >>> Picture.of((3, 8, 12))
+        Picture(channels=3, height=8, width=12, last=False)
+        """
+        if len(shape) == 2:
+            return cls(1, shape[0], shape[1])
+        if len(shape) == 3 and shape[2] in CHANNELS:
+            return cls(shape[2], shape[0], shape[1])
+        if len(shape) == 3 and shape[0] in CHANNELS:
+            return cls(shape[0], shape[1], shape[2], last=False)
         raise ZooError(
-            f"expected square images with a side divisible by 4 for network conv; got {columns} columns; use network mlp")
-    return side
+            f"expected pictures of shape (h, w), (h, w, c) or (c, h, w) with 1, 3 or 4 channels; got {tuple(shape)}; reshape x")
+
+
+class Unpack(nn.Module):
+    """Rows (…, columns) to pictures (…, channels, h, w), as convolutions take them."""
+
+    def __init__(self, picture: Picture):
+        super().__init__()
+        self.picture = picture
+
+    def forward(self, rows: Tensor) -> Tensor:
+        like = self.picture
+        sides = (like.height, like.width)
+        apart: Tensor = rows.unflatten(-1, (*sides, like.channels) if like.last else (like.channels, *sides))
+        return apart.movedim(-1, -3) if like.last else apart
+
+
+class Pack(nn.Module):
+    """Pictures (…, channels · outputs, h, w) to (…, columns · outputs): the outputs of a pixel's channel side by side."""
+
+    def __init__(self, picture: Picture):
+        super().__init__()
+        self.picture = picture
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        apart: Tensor = pictures.unflatten(-3, (self.picture.channels, -1)).movedim(-3, -1)  # (…, channels, h, w, outputs)
+        return (apart.movedim(-4, -2) if self.picture.last else apart).flatten(-4)
+
+
+def conv_decoder(latent: int, shape: Sequence[int], outputs: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Return two transposed convolutions of stride 2, from a quarter of the picture's sides to all of them."""
+    like, (wide, narrow) = _picture(shape), _channels(hidden)
+    high, broad = like.height // 4, like.width // 4
+    check_widths((latent, wide * high * broad), "a network")
+    check_widths((16 * wide, narrow, 16 * like.channels * outputs), "a network")
+    return nn.Sequential(
+        nn.Linear(latent, wide * high * broad), nn.SiLU(), nn.Unflatten(-1, (wide, high, broad)),
+        nn.ConvTranspose2d(wide, narrow, 4, 2, 1), nn.SiLU(),
+        nn.ConvTranspose2d(narrow, like.channels * outputs, 4, 2, 1), Pack(like))
+
+
+def conv_encoder(shape: Sequence[int], outputs: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Return two convolutions of stride 2 and a linear layer."""
+    like, (wide, narrow) = _picture(shape), _channels(hidden)
+    check_widths((16 * like.channels, narrow, 16 * wide), "a network")
+    check_widths((wide * (like.height // 4) * (like.width // 4), outputs), "a network")
+    return nn.Sequential(
+        Unpack(like), nn.Conv2d(like.channels, narrow, 4, 2, 1), nn.SiLU(), nn.Conv2d(narrow, wide, 4, 2, 1),
+        nn.SiLU(), nn.Flatten(-3), nn.Linear(wide * (like.height // 4) * (like.width // 4), outputs))
+
+
+def _picture(shape: Sequence[int]) -> Picture:
+    """Return the layout of pictures that two convolutions of stride 2 take; rows without a shape are of square ones."""
+    side = math.isqrt(shape[0])
+    like = Picture.of((side, side) if len(shape) == 1 else shape)
+    if len(shape) == 1 and (side * side != shape[0] or side % 4):
+        raise ZooError(
+            f"expected square images with a side divisible by 4 for network conv; got {shape[0]} columns; use network mlp")
+    if like.height % 4 or like.width % 4:
+        raise ZooError(
+            f"expected pictures with sides divisible by 4 for network conv; got shape {tuple(shape)}; use network mlp")
+    return like
 
 
 def _channels(hidden: Sequence[int]) -> tuple[int, int]:
@@ -92,6 +151,18 @@ def _channels(hidden: Sequence[int]) -> tuple[int, int]:
     if not 1 <= len(hidden) <= 2:
         raise ZooError(f"expected one or two channels in hidden for network conv; got {tuple(hidden)}; e.g. (32, 16)")
     return (hidden[0], max(1, hidden[0] // 2) if len(hidden) == 1 else hidden[1])
+
+
+class Rows(nn.Module):
+    """A network whose answers are pictures, as one whose answers are rows (units, columns)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor) -> Tensor:
+        rows: Tensor = self.network(z).flatten(1)
+        return rows
 
 
 class Apart(nn.Module):
@@ -110,7 +181,9 @@ class Apart(nn.Module):
 
 
 NETWORKS: Mapping[str, NetworkKind] = {
-    "mlp": NetworkKind(lambda latent, columns, outputs, hidden: mlp(latent, columns * outputs, hidden), mlp),
+    "mlp": NetworkKind(
+        lambda latent, shape, outputs, hidden: mlp(latent, math.prod(shape) * outputs, hidden),
+        lambda shape, outputs, hidden: mlp(math.prod(shape), outputs, hidden)),
     "conv": NetworkKind(conv_decoder, conv_encoder),
 }
 
@@ -162,3 +235,15 @@ def check_shapes(network: nn.Module, rows: Tensor, outputs: int, what: str) -> N
 
 def _kind(got: object) -> str:
     return f"{tuple(got.shape)} of {got.dtype}" if isinstance(got, Tensor) else type(got).__name__
+
+
+def attempt(network: nn.Module, inputs: Tensor) -> Any:
+    """Return what a user's network answers in evaluation mode; ``None`` where it fails."""
+    before = network.training
+    try:
+        with torch.no_grad():
+            return network.eval()(inputs)
+    except Exception:  # the user's own code may raise anything: it is then asked in another way, or refused by check_shapes
+        return None
+    finally:
+        network.train(before)

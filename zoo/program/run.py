@@ -20,6 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from zoo.data import Data
+from zoo.program.params import empty_store
 from zoo.program.sites.latents import is_awaited, is_deterministic, is_observation
 from zoo.program.sites.masks import standing_in
 
@@ -34,7 +35,7 @@ def isolated(params: Messenger) -> Iterator[None]:
     module holds them anyway. ``params`` serves the ``pyro.param`` statements of bare functions. Handlers around the
     caller (a guide of ours asks its model while stock Pyro traces it) see nothing.
     """
-    with pyro.validation_enabled(False), _empty_store(), poutine.block(), params:
+    with pyro.validation_enabled(False), empty_store(), poutine.block(), params:
         yield
 
 
@@ -44,24 +45,6 @@ def unregistered() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*was not registered in the param store because requires_grad=False")
         yield
-
-
-@contextmanager
-def _empty_store() -> Iterator[None]:
-    """Swap an empty parameter store in.
-
-    Pyro's own ``scope()`` would do, but it strips the parameters outside of the attribute by which SVI finds them.
-    """
-    store: Any = pyro.get_param_store()
-    names = ("_params", "_constraints", "_param_to_name")
-    before = {name: getattr(store, name) for name in names}
-    try:
-        for name in names:
-            setattr(store, name, {})
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(store, name, value)
 
 
 @contextmanager

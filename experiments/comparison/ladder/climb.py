@@ -15,7 +15,7 @@ from experiments.comparison.ladder.recommendation import MODES, Recommendation, 
 from experiments.comparison.ladder.rungs import BEST, Rung, Terrain
 from experiments.comparison.parameters import parameters
 from experiments.comparison.plan import ComparisonPlan, FittedComparison
-from experiments.comparison.request import spec_of
+from experiments.comparison.request import Entry, spec_of
 from experiments.comparison.table import Comparison, Cost, Row
 from experiments.diagnostics.evaluation import Evaluation, proposal, summarise, summarise_draws
 from experiments.diagnostics.gap import Gap
@@ -93,11 +93,11 @@ class Climb:
             chosen = self._cheapest(chosen)
         return self._told(chosen, theta, time.perf_counter() - begun)
 
-    def _trainer(self) -> str | None:
+    def _trainer(self) -> Entry | None:
         """Return the guide that θ is fitted with, where the model does not say: independent normals, or a network of them."""
         if self.ground.facts.exact or self.plan.model.train_with:
             return None
-        return "mean_field:encoder" if self.ground.amortised else "mean_field"
+        return Entry("mean_field:encoder" if self.ground.amortised else "mean_field")
 
     def _fitted(self, rung: Rung) -> bool:
         """Fit a rung, and draw its weights; return whether it could be fitted."""

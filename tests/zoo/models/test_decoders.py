@@ -336,14 +336,14 @@ def test_active_means_over_a_hundredth_of_the_variance(share: float, active: int
 @torch.no_grad()
 def test_convolutions_keep_pixels_in_their_places(side: int) -> None:
     """A pixel's outputs lie side by side, pixels row by row; the encoder reads rows of x as pictures."""
-    decoder = conv_decoder(3, side * side, 4, (6, 5)).double()
+    decoder = conv_decoder(3, (side * side,), 4, (6, 5)).double()
     z = torch.randn(2, 3, dtype=torch.double)
     pictures = decoder[:-1](z)
     assert pictures.shape == (2, 4, side, side)
     by_pixel = decoder(z).unflatten(-1, (side, side, 4))
     torch.testing.assert_close(by_pixel[:, 2, 5], pictures[:, :, 2, 5])
     torch.testing.assert_close(by_pixel, pictures.permute(0, 2, 3, 1))
-    encoder = conv_encoder(side * side, 7, (6, 5)).double()
+    encoder = conv_encoder((side * side,), 7, (6, 5)).double()
     x = torch.randn(2, side * side, dtype=torch.double)
     assert encoder(x).shape == (2, 7)
     torch.testing.assert_close(encoder[0](x)[1, 0, 3, 4], x[1, 3 * side + 4])
@@ -482,7 +482,7 @@ def test_a_lone_width_is_one_layer() -> None:
     ("categorical", lambda x: 5 * x, {"levels": 4}, "levels to be at least the largest count 5; got 4; raise --levels"),
     ("normal", lambda x: x / 0, {}, "expected finite data"),
     ("normal", lambda x: x.long(), {}, "expected a floating tensor"),
-    ("normal", lambda x: x.reshape(10, 8, 8), {}, "flatten images to rows"),
+    ("normal", lambda x: x[:, 0], {}, "flatten images to rows"),
     ("normal", lambda x: x[:1], {}, "2 rows or more"),
     ("normal", lambda x: {"x": x}, {}, "got a mapping of x; pass the tensor"),
 ])

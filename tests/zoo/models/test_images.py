@@ -272,7 +272,7 @@ def test_broken_files(tmp_path: Path, name: str, content: bytes, text: str) -> N
     ({}, "in x.npz; got none; name it so"),
     ({"x": np.array([{"a": 1}], dtype=object)}, "expected an array of numbers in x.npz, 'x'; got one of Python objects"),
     ({"x": np.array([["a", "b"]])}, r"expected a numeric array of shape \(rows, columns\), or of pictures .* got <U1 of shape"),
-    ({"x": np.zeros((2, 3, 3, 3))}, r"got float64 of shape \(2, 3, 3, 3\); reshape it"),
+    ({"x": np.zeros((2, 3, 3, 3, 3))}, r"got float64 of shape \(2, 3, 3, 3, 3\); reshape it"),
     ({"x": np.array(1.0)}, r"got float64 of shape \(\); reshape it"),
     ({"x": np.array([[0.1, np.nan], [0.2, 0.3]])}, r"got NaN or infinity in column 'column_1', row\(s\) 0"),
     ({"x": np.array([[0.1, 1j], [0.2, 0.3]])}, "expected real numbers in column 'column_0' of x.npz; got complex"),

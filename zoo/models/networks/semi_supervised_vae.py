@@ -72,7 +72,7 @@ class SemiSupervisedVAE(Model):
         self.classes, self.latent, self.word = check_labels(data["label"], classes, self.label), latent, likelihood
         self.likelihood = chosen(LIKELIHOODS, likelihood, "likelihood")(rows).to(rows)
         decoder = network_kind(network).decoder(
-            latent + self.classes, rows.shape[1], self.likelihood.outputs, check_hidden(hidden))
+            latent + self.classes, rows.shape[1:], self.likelihood.outputs, check_hidden(hidden))
         self.network = decoder.to(rows)
         start_at_level(self.network, self.likelihood, rows)
         self.register_buffer("known", torch.eye(self.classes).to(rows))
