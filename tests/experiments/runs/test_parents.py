@@ -123,7 +123,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, processes: Any) -> tuple[Pat
 
 def check_same(path: Path, whole: Path) -> None:
     for name in NAMES:
-        assert state_of(path / name) == ("done", "")
+        assert state_of(path / name) == "done"
         assert bits(path / name, f"seed {name[-1]}") == bits(whole / name, f"seed {name[-1]}")
         assert numbers(path / name) == numbers(whole / name)
     left = [file.name for pattern in (".part-*", "step-*", ".stop", ".trial-*") for file in path.rglob(pattern)]
@@ -202,7 +202,7 @@ def test_runs_killed_at_any_moment_of_writing_results_write_them_again(
         again.start()
         ended(again)
         assert numbers(path) == numbers(whole[0] / "seed=0")
-        assert state_of(path) == ("done", "")
+        assert state_of(path) == "done"
         assert not list(path.rglob(".part-*"))
 
 

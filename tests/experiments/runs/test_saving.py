@@ -88,8 +88,15 @@ def test_pyros_own_guides_are_passed(tmp_path: Path) -> None:
     text = table.rows[1].fit.guide.text
     loaded = experiments.load(tmp_path / "run", model=scaled, guides={text: AutoNormal})
     assert [done.guide.text for done in loaded.fits] == ["mean_field", text]
-    with pytest.raises(ZooError):
+    with pytest.raises(ZooError, match="Pyro's own guides can't be built from their names"):
         experiments.load(tmp_path / "run", model=scaled)
+
+
+def test_rows_keep_their_names(tmp_path: Path) -> None:
+    table = experiments.compare(scaled, X, guides={"first": "mean_field", "second": ("full_rank", {"steps": 50})})
+    table.save(tmp_path / "run", figures=False)
+    loaded = experiments.load(tmp_path / "run", model=scaled)
+    assert [(done.guide.text, done.guide.written) for done in loaded.fits] == [("first", "mean_field"), ("second", "full_rank")]
 
 
 def test_what_can_not_be_saved_or_loaded_is_refused(tmp_path: Path) -> None:
