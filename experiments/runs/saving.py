@@ -129,7 +129,7 @@ def restored(
     journal, fits = Journal(path / "checkpoint", sealed=True), []
     for text, how in saved.get("guides", []):
         if not how and text not in guides:
-            raise ZooError(f"expected guides={{'{text}': …}}; got none for it; Pyro's own guides can't be built from their names")
+            raise ZooError(f"expected guides={{'{text}': …}}; Pyro's own guides can't be built from their names")
         one = copy.deepcopy(own) if saved.get("own_theta") else own
         whole = as_guide(one, guides.get(text, how), x)
         guide = build(whole, one, x, seed=seed) if isinstance(whole, str) else whole
