@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from zoo.registry import Registry
+
 
 @dataclass(frozen=True)
 class FamilyEntry:
@@ -62,7 +64,7 @@ class DrawnEntry:
     source: str
 
 
-FAMILIES: Mapping[str, FamilyEntry] = {
+FAMILIES: Registry[FamilyEntry] = Registry("guides", {
     "mean_field": FamilyEntry("guides.families.gaussian:MeanField", "independent normals", "continuous"),
     "full_rank": FamilyEntry(
         "guides.families.gaussian:FullRank", "multivariate normal", "continuous", contains=("low_rank", "mean_field")),
@@ -76,7 +78,7 @@ FAMILIES: Mapping[str, FamilyEntry] = {
         "guides.families.mixture:MixtureFamily", "mixture of diagonal normals", "continuous", False, contains=("mean_field",)),
     "categorical": FamilyEntry(
         "guides.families.categorical:CategoricalFamily", "any distribution on a finite support", "discrete"),
-}
+})
 
 AMORTISATIONS: Mapping[str, AmortisationEntry] = {
     "free": AmortisationEntry("guides.amortisation:Free", "its own parameters for every unit", ("rows", "dataset"), own=True),

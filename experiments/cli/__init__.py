@@ -10,11 +10,13 @@ from typing import Any
 
 import typer
 
-from experiments.cli import fitting, recommending, running, showing  # each adds its commands to the app
 from experiments.cli.app import app
 from experiments.cli.streams import unbreakable
 from experiments.reporting.output import remarks, say
 from zoo.errors import Interrupted, Unwritable, ZooError
+
+with remarks():  # of an entry point of another package that fails: the options list the methods
+    from experiments.cli import fitting, recommending, running, showing  # each adds its commands to the app
 
 __all__ = ["app", "fitting", "main", "recommending", "run", "running", "showing"]
 

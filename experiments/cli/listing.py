@@ -11,7 +11,7 @@ from experiments.inference.options import names
 from experiments.inference.registry import METHODS, known_options
 from guides.registry import AMORTISATIONS, DRAWN, FAMILIES, WHOLE
 from guides.spec import fitting_guides
-from zoo.registry import DATASETS, KINDS, MODELS
+from zoo.registry import DATASETS, KINDS, MODELS, Registry
 
 if TYPE_CHECKING:
     from experiments.studies.runner import Report
@@ -23,10 +23,10 @@ def show() -> None:
     print_table("models", ("model", "what", "latents", "data that fits", "guides that fit"), _model_rows())
     print_table("guides, written family[:amortisation]", ("guide", "what", "for"), _guide_rows())
     print_table("methods", ("method", "what", "options"), (
-        (n, e.summary, " ".join(key for key, one in known_options().items() if one.name in names(e.options)))
+        (named(METHODS, n), e.summary, " ".join(key for key, one in known_options().items() if one.name in names(e.options)))
         for n, e in METHODS.items()))
     print_table("data sets", ("data", "what", "serves as"), (
-        (n, e.summary, ", ".join(e.gives)) for n, e in DATASETS.items()))
+        (named(DATASETS, n), e.summary, ", ".join(e.gives)) for n, e in DATASETS.items()))
     kinds = "; ".join(f"{k}: {v}" for k, v in KINDS.items())
     out.print(f"A CSV, NPY, NPZ, Parquet or IDX file serves as any kind: {kinds}. sample:MODEL draws from a model.")
     out.print("'zoo list MODEL' shows what a model is: its options, sites and plates, and what fits it.")
@@ -36,9 +36,15 @@ def _model_rows() -> Iterable[tuple[str, ...]]:
     """Return a row a model: what it is, and the data sets and guides that fit it."""
     data = {kind: [d for d, entry in DATASETS.items() if kind in entry.gives] for kind in KINDS}
     return (
-        (model, e.summary, f"{e.latents}, {e.facts('').owners}", " ".join(data[e.takes]),
+        (named(MODELS, model), e.summary, f"{e.latents}, {e.facts('').owners}", " ".join(data[e.takes]),
          " ".join(fitting_guides(e.facts(model))))
         for model, e in MODELS.items())
+
+
+def named(registry: Registry[Any], name: str) -> str:
+    """Return the name of an entry, with the package that it is of where that is another."""
+    package = registry.source(name)
+    return f"{name} ({package})" if package else name
 
 
 def _guide_rows() -> Iterable[tuple[str, ...]]:
@@ -46,7 +52,7 @@ def _guide_rows() -> Iterable[tuple[str, ...]]:
     return [
         *((f"{n}(GUIDE)", e.summary, "continuous latents") for n, e in DRAWN.items()),
         *((n, e.summary, "models that know p(z | x)" if e.exact else "any model") for n, e in WHOLE.items()),
-        *((n, e.summary, f"{e.latents} latents") for n, e in FAMILIES.items()),
+        *((named(FAMILIES, n), e.summary, f"{e.latents} latents") for n, e in FAMILIES.items()),
         *((f":{n}", e.summary, "latents per row" if e.units == ("rows",) else "any") for n, e in AMORTISATIONS.items())]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.inference.options import Options, names
 from zoo.errors import ZooError, nearest
-from zoo.registry import load
+from zoo.registry import Registry, load
 
 if TYPE_CHECKING:
     from experiments.inference.method import Method, Problem
@@ -43,7 +43,7 @@ class MethodEntry:
 
 
 #: The first that suits a guide is its method where nobody says.
-METHODS: Mapping[str, MethodEntry] = {
+METHODS: Registry[MethodEntry] = Registry("methods", {
     "em": MethodEntry(
         "experiments.inference.em.method:EM", "expectation–maximisation, for guide exact",
         "experiments.inference.options:EMOptions"),
@@ -66,7 +66,7 @@ METHODS: Mapping[str, MethodEntry] = {
     "ais": MethodEntry(
         "experiments.inference.sampling.ais:AIS", "annealed importance sampling from a guide to the posterior",
         "experiments.inference.options:AISOptions"),
-}
+})
 
 
 def entry(name: str) -> MethodEntry:

@@ -1,121 +1,13 @@
-"""The registries of models and data sets, by name.
+"""The registries of models and data sets.
 
-Both registries are literal dicts of plain data, so that listing them imports nothing heavy. A new model is one
-file and one line in ``MODELS``; a new data set is one file (a table, or a loader) and one line in ``DATASETS``.
-Every command, every contract test and every page of the documentation reads these two.
+Both are tables of plain data, so that listing them imports nothing heavy. A new model is one file and one line in ``MODELS``; a
+new data set is one file (a table, or a loader) and one line in ``DATASETS``. Every command, every contract test and every page
+of the documentation reads these two.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-from zoo.errors import ZooError, nearest
-
-E = TypeVar("E")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The facts of a model that decide which guides fit it.
-
-    Attributes:
-        latents: ``"continuous"``, ``"discrete"`` (finite support, enumerated) or ``"none"`` (functions of x).
-        units: ``"rows"`` where each row of x owns its latents, ``"dataset"`` where all rows share them.
-        exact: whether p(z | x, θ) is known in closed form or by enumeration.
-        name: how errors call the model.
-        local: whether rows that share latents also have latents of their own: see :mod:`zoo.program.sites.blocks`.
-    """
-
-    latents: str
-    units: str
-    exact: bool
-    name: str = "this model"
-    local: bool = False
-
-    @property
-    def owners(self) -> str:
-        """Whose the latents are, in words."""
-        return "per row" if self.units == "rows" else "shared, and per row" if self.local else "shared"
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One registered model.
-
-    ``path`` is ``module:class``; ``takes`` the kind of data its program reads; ``data`` the data set it is shown on where
-    none is named; ``standardise`` whether its priors expect standardised columns; ``by_option`` the kinds of data that values
-    of its options ask for instead: {option: {value: kind}}; ``local`` whether rows that share latents also have their own.
-    """
-
-    path: str
-    summary: str
-    takes: str
-    data: str
-    latents: str
-    units: str
-    exact: bool
-    standardise: bool = False
-    by_option: Mapping[str, Mapping[str, str]] = field(default_factory=dict, hash=False)
-    local: bool = False
-
-    def kind(self, options: Mapping[str, Any]) -> str:
-        """Return the kind of data that the model takes with these ``options``."""
-        named = (kinds[str(options[name])] for name, kinds in self.by_option.items() if str(options.get(name)) in kinds)
-        return next(named, self.takes)
-
-    def standardises(self, options: Mapping[str, Any]) -> bool:
-        """Whether the columns are standardised where nobody says; images and counts never are."""
-        return self.standardise and self.kind(options) not in ("counts", "responses", *GREY_KINDS)
-
-    def facts(self, name: str) -> Facts:
-        return Facts(self.latents, self.units, self.exact, name, self.local)
-
-
-@dataclass(frozen=True)
-class DataEntry:
-    """One registered data set.
-
-    Attributes:
-        path: ``module:function``; the function takes nothing and returns a new :class:`zoo.datasets.frame.Frame` at each call.
-            A file ``zoo/datasets/csv/NAME.csv`` needs none: its path is ``zoo.datasets.tables:NAME``.
-        summary: in a line.
-        gives: the kinds of data that it can serve as, the usual one first. One that gives a kind with a target sets the
-            frame's ``target`` and ``target_name``, one that gives a kind with groups ``group`` and ``groups``, one that gives
-            ``effects`` has columns y and sigma.
-        needs: the optional package that holds it.
-    """
-
-    path: str
-    summary: str
-    gives: tuple[str, ...]
-    needs: str = ""
-
-
-#: The kinds of data a model may take, and what a file must hold to be one.
-KINDS: Mapping[str, str] = {
-    "table": "numeric columns",
-    "regression": "numeric columns and a numeric target",
-    "binary": "numeric columns and a target of two classes",
-    "count_regression": "numeric columns and a target of whole numbers from 0 up",
-    "grouped_regression": "numeric columns, a numeric target, and the rows' groups: a column named group, or one of words",
-    "grouped_counts": "the same with a target of whole numbers from 0 up",
-    "effects": "columns y and sigma: estimates with standard errors",
-    "images": "numbers in [0, 1], a row an image",
-    "counts": "whole numbers from 0 up",
-    "responses": "0 and 1, a row a person, a column an item",
-    "labelled": "numeric columns, and a target of classes that may be empty in some rows",
-    "labelled_images": "numbers in [0, 1], a row an image, and a target of classes that may be empty in some rows",
-    "sequences": "a column 'sequence' that names each row's sequence, and numeric columns; rows in order",
-    "series": "a numeric column, a row a time, and at most one other column, of evenly spaced times or of words",
-    "ratings": "columns user, item and rating: a row a pair that was seen",
-    "symbols": "a column 'sequence', and one of words or numbers; rows in order",
-}
-
-#: The kinds whose values are grey in [0, 1]: a command binarises them where nobody says how.
-GREY_KINDS = ("images", "labelled_images")
+from zoo.registry.entries import DataEntry, ModelEntry, Registry
 
 #: What the likelihoods of a decoder take.
 _LIKELIHOOD = {"likelihood": {"bernoulli": "images", "normal": "table", "binomial": "counts", "categorical": "counts"}}
@@ -123,7 +15,7 @@ _LIKELIHOOD = {"likelihood": {"bernoulli": "images", "normal": "table", "binomia
 #: What regressions of counts take without groups.
 _UNGROUPED = {"grouped": {"False": "count_regression"}}
 
-MODELS: Mapping[str, ModelEntry] = {
+MODELS: Registry[ModelEntry] = Registry("models", {
     "gmm": ModelEntry("zoo.models.gmm:GMM", "Gaussian mixture", "table", "faithful", "discrete", "rows", True),
     "bayesian_gmm": ModelEntry(
         "zoo.models.bayesian_gmm:BayesianGMM", "Gaussian mixture with priors on its parameters", "table", "faithful",
@@ -190,9 +82,9 @@ MODELS: Mapping[str, ModelEntry] = {
         "zoo.models.networks.semi_supervised_vae:SemiSupervisedVAE", "VAE with classes that are known of some rows",
         "labelled_images", "digits", "continuous", "rows", False, standardise=True,
         by_option={"likelihood": {"bernoulli": "labelled_images", "normal": "labelled"}}),
-}
+})
 
-DATASETS: Mapping[str, DataEntry] = {
+DATASETS: Registry[DataEntry] = Registry("datasets", {
     "faithful": DataEntry("zoo.datasets.tables:faithful", "Old Faithful eruptions, 272 × 2", ("table",)),
     "geyser": DataEntry(
         "zoo.datasets.tables:geyser", "Old Faithful in order, 34 sequences of 8 eruptions × 2", ("sequences",)),
@@ -228,35 +120,4 @@ DATASETS: Mapping[str, DataEntry] = {
         "zoo.datasets.sklearn:breast_cancer", "breast tumours, 569 × 30, two classes", ("table", "binary")),
     "diabetes": DataEntry(
         "zoo.datasets.sklearn:diabetes", "disease progression, 442 × 10, numeric target", ("table", "regression")),
-}
-
-
-def lookup(registry: Mapping[str, E], name: str, kind: str, shown: str = "zoo list") -> E:
-    """Return the entry ``name``, or raise a :class:`ZooError` that offers the nearest name and the command that lists all.
-
-    >>> lookup(MODELS, "gmn", "model")
-    Traceback (most recent call last):
-    ...
-    zoo.errors.ZooError: unknown model 'gmn'; did you mean 'gmm'? 'zoo list' shows all
-    """
-    if name in registry:
-        return registry[name]
-    hint = nearest(name, registry)
-    raise ZooError(f"unknown {kind} '{name}'{hint or ';'} '{shown}' shows all")
-
-
-def lazy(package: str, paths: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__`` that loads the names of ``paths`` when they are first used."""
-
-    def get(name: str) -> Any:
-        if name not in paths:
-            raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        return load(paths[name])
-
-    return get
-
-
-def load(path: str) -> Any:
-    """Import ``module:attribute``."""
-    module, attribute = path.split(":")
-    return getattr(importlib.import_module(module), attribute)
+})
