@@ -1,9 +1,11 @@
-"""Callbacks that record the numbers of each step: as lines of JSON, or as events of TensorBoard."""
+"""Callbacks that record the numbers of each step: as lines of JSON, or for TensorBoard, MLflow, or Weights & Biases."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -128,24 +130,17 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, path: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ZooError("expected tensorboard for --tensorboard; got none installed; pip install 'latent-zoo[tensorboard]'"
-                           ) from None
-        self.path, self._make = path, SummaryWriter
+        self.path, self._make = path, _needed("torch.utils.tensorboard", "tensorboard").SummaryWriter
         self._writer: Any = None
 
     def on_start(self, now: Moment) -> None:
         from experiments.fits.journal import slug
 
-        self._writer = self._make(str(self.path / slug(now.name or now.guide.text)), purge_step=now.step + 1)
+        self._writer = self._make(str(self.path / slug(_name(now))), purge_step=now.step + 1)
 
     def on_step(self, now: Moment) -> None:
-        named = {name: getattr(now, name) for name in NUMBERS if name != "seconds"}
-        for name, value in (named if now.objective == "ELBO" else {now.objective: now.bound, **named}).items():
-            if value is not None:
-                self._writer.add_scalar(name, value, now.step)
+        for name, value in scalars(now).items():
+            self._writer.add_scalar(name, value, now.step)
 
     def on_checkpoint(self, now: Moment) -> None:
         self._writer.flush()
@@ -153,6 +148,118 @@ class TensorBoard(Callback):
     def on_end(self, fit: Fit | None) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+class MLflow(Callback):
+    """Writes :data:`NUMBERS` as metrics, one run of MLflow a fit, beside any run that is active. Needs the extra ``mlflow``.
+
+    Args:
+        uri: of the tracking server, or ``file:DIRECTORY``, which needs none.
+        experiment: the experiment's name; made where there is none.
+
+    Raises:
+        ZooError: if mlflow is not installed.
+    """
+
+    #: Steps whose metrics are sent at once.
+    BATCH = 100
+
+    def __init__(self, uri: str, experiment: str = "latent-zoo"):
+        self._mlflow = _needed("mlflow.tracking", "mlflow")
+        self._entities = _needed("mlflow.entities", "mlflow")
+        self.uri, self.experiment = uri, experiment
+        self._run = ""
+        self._waiting: list[Any] = []
+
+    def on_start(self, now: Moment) -> None:
+        self._client = self._mlflow.MlflowClient(tracking_uri=self.uri)
+        known = self._client.get_experiment_by_name(self.experiment)
+        place = self._client.create_experiment(self.experiment) if known is None else known.experiment_id
+        self._run = self._client.create_run(place, run_name=_name(now)).info.run_id
+        for key, value in _settings(now).items():
+            self._client.log_param(self._run, key, value)
+
+    def on_step(self, now: Moment) -> None:
+        at = int(1000 * time.time())
+        self._waiting += [self._entities.Metric(name, value, at, now.step) for name, value in scalars(now).items()]
+        if now.step % self.BATCH == 0:
+            self._send()
+
+    def on_checkpoint(self, now: Moment) -> None:
+        self._send()
+
+    def on_end(self, fit: Fit | None) -> None:
+        self._send()
+        if fit is not None:
+            self._client.log_param(self._run, "converged", fit.converged)
+        self._client.set_terminated(self._run, "FAILED" if fit is None else "FINISHED")
+
+    def _send(self) -> None:
+        while self._waiting:  # a request holds a thousand
+            self._client.log_batch(self._run, metrics=self._waiting[:1000])
+            del self._waiting[:1000]
+
+
+class WeightsAndBiases(Callback):
+    """Writes :data:`NUMBERS` to Weights & Biases, one run a fit, beside any run that is active. Needs the extra ``wandb``.
+
+    Args:
+        project: the project's name.
+        path: the directory of local files.
+        mode: ``online``; ``offline``: to files alone, which ``wandb sync`` sends.
+
+    Raises:
+        ZooError: if wandb is not installed, or another mode.
+    """
+
+    def __init__(self, project: str = "latent-zoo", path: Path = Path(), mode: str = "online"):
+        if mode not in ("online", "offline"):
+            raise ZooError(f"expected mode online or offline; got '{mode}'; choose one")
+        self._wandb = _needed("wandb", "wandb")
+        self.project, self.path, self.mode = project, path, mode
+        self._run: Any = None
+
+    def on_start(self, now: Moment) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._run = self._wandb.init(
+            project=self.project, name=_name(now), dir=str(self.path), mode=self.mode, config=_settings(now),
+            reinit="create_new", settings=self._wandb.Settings(silent=True))
+
+    def on_step(self, now: Moment) -> None:
+        self._run.log(scalars(now), step=now.step)
+
+    def on_end(self, fit: Fit | None) -> None:
+        if self._run is None:
+            return
+        if fit is not None:
+            self._run.summary["converged"] = fit.converged
+        self._run.finish(exit_code=0 if fit is not None else 1)
+
+
+def scalars(now: Moment) -> dict[str, float]:
+    """Return the numbers of a step by name, those that there are; a bound that is no ELBO by the name that it has."""
+    named = {name: getattr(now, name) for name in NUMBERS if name != "seconds"}
+    named = named if now.objective == "ELBO" else {now.objective: now.bound, **named}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _name(now: Moment) -> str:
+    return now.name or now.guide.text
+
+
+def _settings(now: Moment) -> dict[str, Any]:
+    """Return what a fit is of, as plain values."""
+    return {
+        "model": now.model.label, "guide": now.guide.text, "method": now.method, "objective": now.objective,
+        "units": now.units, "limit": now.limit}
+
+
+def _needed(module: str, extra: str) -> Any:
+    """Import a module of an optional package, or say which extra has it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ZooError(f"expected {extra} to be installed; got none; pip install 'latent-zoo[{extra}]'") from None
 
 
 def _line(now: Moment) -> bytes:
