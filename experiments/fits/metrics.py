@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 from weakref import finalize
@@ -17,10 +17,14 @@ from zoo.errors import ZooError
 NUMBERS = ("elbo", "reconstruction", "kl", "gradient_norm", "learning_rate", "seconds")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, most: int | None = None) -> list[dict[str, Any]]:
     """Return the rows of a metrics file; none where there is no file. A last line that was cut short is left out.
 
     ``bound`` is of what was maximised, and ``objective`` what that is called; ``elbo`` is the same number if it is the ELBO.
+
+    Args:
+        path: the file.
+        most: about how many rows to return: of more, evenly spaced ones, and the first and the last of each fit.
 
     Raises:
         ZooError: a line that is no such row.
@@ -28,7 +32,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(_lines(path.read_bytes()), 1):
+    for number, line in _some(path, most):
         try:
             rows.append(_row(line))
         except _WRONG as error:
@@ -36,6 +40,31 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 f"expected a step's numbers in line {number} of {path}; got {line.decode(errors='replace')[:60]!r} "
                 f"({type(error).__name__}); remove the line") from None
     return rows
+
+
+def _some(path: Path, most: int | None) -> Iterator[tuple[int, bytes]]:
+    """Yield lines of a metrics file with their numbers, every one or about ``most`` of them; the file is read line by line."""
+    with path.open("rb") as file:
+        length = len(file.readline())
+        file.seek(0)
+        apart = 1 if most is None or not length else max(1, path.stat().st_size // (length * most))
+        before: tuple[int, bytes] | None = None
+        fit = b""
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):  # cut short
+                break
+            head = line.partition(b', "step"')[0]
+            if before is not None and head != fit:
+                yield before
+                before = None
+            if number % apart == 0 or head != fit:
+                yield number, line[:-1]
+                before = None
+            else:
+                before = number, line[:-1]
+            fit = head
+        if before is not None:
+            yield before
 
 
 def seal_of(path: Path) -> Path:

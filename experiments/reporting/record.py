@@ -16,12 +16,14 @@ from experiments.comparison.terminal.layout import flat
 from experiments.fits.metrics import read_metrics
 from experiments.reporting.shapes import TableShape, UnitsShape
 from experiments.runtime.files import digest, whole
-from experiments.runtime.sealed import check_inside, seal, sealed_bytes
+from experiments.runtime.sealed import check_inside, check_seal, seal, sealed_bytes
 from experiments.runtime.toml import read_toml
 from zoo.errors import ZooError
 
 #: How a run may stand. ``unfinished``: under way, killed, or interrupted; it can be resumed. ``damaged``: it can't be read.
 STATES = ("done", "failed", "unfinished", "damaged")
+#: Rows of metrics.jsonl that a record holds, about: a page draws fewer points.
+MOST = 20_000
 #: What a run leaves behind, beside figures, checkpoints and its page: status.json holds the files' checksums.
 RESULTS = (
     "spec.toml", "data.safetensors", "comparison.json", "comparison.csv", "metrics.jsonl", "posterior.nc", "units.json",
@@ -39,7 +41,7 @@ class Record:
         spec: spec.toml: what was asked for, and under ``record`` with what it was run (checksum of the data, versions, commit);
             empty in a list's.
         comparison: comparison.json, as ``--json`` prints it; ``None`` where the run has not come to it.
-        metrics: the rows of metrics.jsonl.
+        metrics: the rows of metrics.jsonl, of very many about 20,000.
         summary: the posterior's summary, a row a variable: ``variable``, ``mean``, ``sd``, ``lower``, ``upper`` (94 %).
         units: the posterior's summaries over more than ten units, as :func:`experiments.reporting.units.unit_summaries` makes.
         figures: the figures' SVG files by name.
@@ -107,11 +109,10 @@ def read(path: Path) -> Record:
     found = glance(path)
     seals, folder = status_of(path).files, path / "figures"
     figures = {file.stem: file for file in sorted(folder.glob("*.svg"))}
-    for file in sorted(folder.glob("*")):
-        sealed_bytes(path, f"figures/{file.name}", seals)
-    sealed_bytes(path, "metrics.jsonl", seals)
+    for name in ("metrics.jsonl", *(f"figures/{file.name}" for file in sorted(folder.glob("*")))):
+        check_seal(path, name, seals)
     units = _checked(path, "units.json", UnitsShape, "summaries over units", seals) or {"units": []}
-    metrics, summary = read_metrics(path / "metrics.jsonl"), _summary(path, seals)
+    metrics, summary = read_metrics(path / "metrics.jsonl", MOST), _summary(path, seals)
     return replace(
         found, spec=read_toml(path / "spec.toml"), metrics=metrics, summary=summary, units=units["units"], figures=figures)
 

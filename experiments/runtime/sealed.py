@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,7 +39,23 @@ def check_inside(path: Path, depth: int = 0) -> None:
 
 def seal(path: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of those of the files called ``names``, paths below ``path``, that there are."""
-    return {name: digest((path / name).read_bytes()) for name in names if (path / name).is_file()}
+    return {name: file_digest(path / name) for name in names if (path / name).is_file()}
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, which need not fit into memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_seal(path: Path, name: str, seals: Mapping[str, str]) -> None:
+    """Raise a :class:`ZooError` where the file ``name`` in the folder ``path`` has a seal, and is not what was sealed."""
+    if name in seals and (path / name).is_file() and file_digest(path / name) != seals[name]:
+        raise _changed(path / name)
+
+
+def _changed(file: Path) -> ZooError:
+    return ZooError(f"expected {file} as the run wrote it; got one that was changed (its checksum differs); put it back")
 
 
 def sealed_bytes(path: Path, name: str, seals: Mapping[str, str]) -> bytes | None:
@@ -55,5 +72,5 @@ def sealed_bytes(path: Path, name: str, seals: Mapping[str, str]) -> bytes | Non
     except OSError as error:
         raise ZooError(f"expected {file}; got a file that can't be read ({error.strerror}); remove it") from None
     if name in seals and digest(content) != seals[name]:
-        raise ZooError(f"expected {file} as the run wrote it; got one that was changed (its checksum differs); put it back")
+        raise _changed(file)
     return content

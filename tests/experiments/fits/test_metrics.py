@@ -19,7 +19,7 @@ import pytest
 import zoo
 from experiments.fits.callbacks import Moment
 from experiments.fits.journal import Stop
-from experiments.fits.metrics import read_metrics
+from experiments.fits.metrics import NUMBERS, read_metrics
 from experiments.fits.trackers import Metrics
 from experiments.runs.run import run
 from tests.experiments.runs.durable import At, bits, quiet, spec
@@ -165,3 +165,20 @@ def test_a_file_that_is_removed_is_put_back_whole(tmp_path: Path) -> None:
     metrics.on_end(None)
     assert steps_of(path) == list(range(1, 9))
     Metrics(path).on_start(step(8))
+
+
+def test_of_many_rows_some_are_read_and_the_ends_of_each_fit(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    fits = {"theta": 5000, "short": 3, "last": 1234}
+    file.write_text("".join(json.dumps({
+        "fit": fit, "step": step, "units": 9, **dict.fromkeys(NUMBERS, float(step))}) + "\n"
+        for fit, steps in fits.items() for step in range(1, steps + 1)) + '{"fit": "last", "st')
+    rows, whole = read_metrics(file, 100), read_metrics(file)
+    assert len(whole) == sum(fits.values())
+    assert 80 < len(rows) < 140
+    assert all(row in whole for row in rows)
+    for fit, steps in fits.items():
+        own = [row["step"] for row in rows if row["fit"] == fit]
+        assert (own[0], own[-1]) == (1, steps)
+        assert own == sorted(set(own))
+    assert read_metrics(file, 10**6) == whole
