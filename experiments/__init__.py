@@ -11,6 +11,7 @@
 - ``recommend`` climbs a ladder of guides and returns a ``Recommendation``: the cheapest that is near enough.
 - ``run``, ``resume`` and ``load`` do, go on with and read a run: a ``Spec``, ``RunOptions``, what is ``Loaded``, its
   ``Record``. ``sweep`` does a ``Grid`` that ``read_grid`` read, by ``SweepOptions``.
+- ``Fit.export`` writes a guide to a file, and ``load_guide`` gives it back without the data that it was fitted to.
 - A ``Callback`` hears of each ``Moment`` of a fit: ``Metrics`` and ``TensorBoard`` are two. A ``Journal`` keeps checkpoints.
 
 Names load when first used.
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from experiments.fits.result import Fit, Iteration
     from experiments.fits.trackers import Metrics, TensorBoard
     from experiments.inference.em.expectation import e_step, elbo, expected_log_joint, m_step
+    from experiments.inference.export import load_guide
     from experiments.inference.fit import fit
     from experiments.inference.method import Method, Problem
     from experiments.inference.options import EMOptions, FixedDrawsOptions, Options
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "METHODS": "experiments.inference.registry:METHODS",
+    "load_guide": "experiments.inference.export:load_guide",
     "Bracket": "experiments.log_evidence.brackets.sandwich:Bracket",
     "Callback": "experiments.fits.callbacks:Callback",
     "Comparison": "experiments.comparison.table:Comparison",
@@ -115,8 +118,8 @@ __all__ = [
     "FixedDrawsOptions", "Gap", "Grid", "Iteration", "Journal", "Loaded", "LogWeights", "Method", "Metrics", "Moment",
     "Options", "Problem", "Recommendation", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split", "SweepOptions",
     "TensorBoard", "bracket", "compare", "e_step", "elbo", "evaluate", "evidence", "expected_log_joint", "fit", "fit_seeds",
-    "free_member", "load", "log_weights", "m_step", "posterior", "predict", "read_grid", "recommend", "resume", "run",
-    "split", "sweep",
+    "free_member", "load", "load_guide", "log_weights", "m_step", "posterior", "predict", "read_grid", "recommend", "resume",
+    "run", "split", "sweep",
 ]
 
 

@@ -146,6 +146,11 @@ class Fit:
         saved: Path = load("experiments.runs.saving:save")(self, path, figures, effort)
         return saved
 
+    def export(self, path: str | Path) -> Path:
+        """Write the guide, and θ, to a .safetensors file, with a JSON of what rebuilds it, for ``experiments.load_guide``."""
+        written: Path = load("experiments.inference.export:export")(self, path)
+        return written
+
     @property
     def elbo(self) -> float | None:
         """The bound, where it is the ELBO; ``None`` where another was maximised."""

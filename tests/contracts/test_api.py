@@ -29,7 +29,7 @@ PUBLIC = {
                   "Journal", "Loaded", "LogWeights", "Method", "Metrics", "Moment", "Options", "Problem",
                   "Recommendation", "Record", "Row", "RunOptions", "SVIOptions", "Spec", "Split",
                   "SweepOptions", "TensorBoard", "bracket", "compare", "e_step", "elbo", "evaluate",
-                  "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "load",
+                  "evidence", "expected_log_joint", "fit", "fit_seeds", "free_member", "load", "load_guide",
                   "log_weights", "m_step", "posterior", "predict", "read_grid", "recommend", "resume",
                   "run", "split", "sweep"],
 }

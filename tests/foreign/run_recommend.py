@@ -60,7 +60,14 @@ def one(name: str) -> dict[str, Any]:
             found = experiments.recommend(program, args=arguments, tolerance=TOLERANCE, progress=False)
         except zoo.ZooError as error:
             return {"refused": str(error), "seconds": time.perf_counter() - begun}
-    return {**found.to_dict(), "seconds": time.perf_counter() - begun}
+    return {**brief(found.to_dict()), "seconds": time.perf_counter() - begun}
+
+
+def brief(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of a recommendation as plain data, and what it is judged by."""
+    shown = ("guide", "density", "converged", "elbo", "kl_gap")
+    rows = [{key: row[key] for key in shown} for row in found["comparison"]["guides"]]
+    return {"chosen": found["chosen"], "path": [step["guide"] for step in found["path"]], "comparison": {"guides": rows}}
 
 
 def truth(name: str) -> float | None:
@@ -127,15 +134,22 @@ def judged(kept: dict[str, Any]) -> tuple[list[bool], list[bool]]:
         near(name, found) and cheapest(name, found) in (found["chosen"], None) for name, found in known.items()]
 
 
+def write(kept: dict[str, Any]) -> None:
+    """Write what was found, a line a program."""
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(found, ensure_ascii=False)}" for name, found in kept.items())
+    KEPT.write_text(f"{{\n{lines}\n}}\n")
+
+
 def main(asked: list[str]) -> int:
     names = asked or [*programs()]
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     with ThreadPoolExecutor(PROCESSES) as pool:
         for name, found in zip(names, pool.map(lambda name: apart(name, "tests.foreign.run_recommend"), names), strict=True):
             kept[name] = found
+            write(kept)
             print(row(name, found), flush=True)
     kept = {name: kept[name] for name in programs() if name in kept}
-    KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    write(kept)
     close, first = judged(kept)
     summary = (
         f"Of {len(close)} programs whose log p is known, the choice is within the tolerance, or Markov chains that agree, on "
