@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from experiments.diagnostics.posterior import posterior
     from experiments.diagnostics.prediction import predict
     from experiments.fits.callbacks import Callback, Moment
+    from experiments.fits.export import load_guide
     from experiments.fits.journal import Journal
     from experiments.fits.result import Fit, Iteration
     from experiments.fits.trackers import Metrics, TensorBoard
     from experiments.inference.em.expectation import e_step, elbo, expected_log_joint, m_step
-    from experiments.inference.export import load_guide
     from experiments.inference.fit import fit
     from experiments.inference.method import Method, Problem
     from experiments.inference.options import EMOptions, FixedDrawsOptions, Options
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "METHODS": "experiments.inference.registry:METHODS",
-    "load_guide": "experiments.inference.export:load_guide",
+    "load_guide": "experiments.fits.export:load_guide",
     "Bracket": "experiments.log_evidence.brackets.sandwich:Bracket",
     "Callback": "experiments.fits.callbacks:Callback",
     "Comparison": "experiments.comparison.table:Comparison",

@@ -148,7 +148,7 @@ class Fit:
 
     def export(self, path: str | Path) -> Path:
         """Write the guide, and θ, to a .safetensors file, with a JSON of what rebuilds it, for ``experiments.load_guide``."""
-        written: Path = load("experiments.inference.export:export")(self, path)
+        written: Path = load("experiments.fits.export:export")(self, path)
         return written
 
     @property
