@@ -135,7 +135,13 @@ def judged(kept: dict[str, Any]) -> tuple[list[bool], list[bool]]:
 
 
 def write(kept: dict[str, Any]) -> None:
-    """Write what was found, a line a program."""
+    """Write what was found, a line a program, and the page."""
+    close, first = judged(kept)
+    summary = (
+        f"Of {len(close)} programs whose log p is known, the choice is within the tolerance, or Markov chains that agree, on "
+        f"{sum(close)};\nit is the cheapest such rung on {sum(first)}.")
+    head = HEAD.format(count=len(kept), tolerance=TOLERANCE, summary=summary)
+    PAGE.write_text(head + "\n".join(row(name, found) for name, found in kept.items()) + "\n")
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(found, ensure_ascii=False)}" for name, found in kept.items())
     KEPT.write_text(f"{{\n{lines}\n}}\n")
 
@@ -151,11 +157,6 @@ def main(asked: list[str]) -> int:
     kept = {name: kept[name] for name in programs() if name in kept}
     write(kept)
     close, first = judged(kept)
-    summary = (
-        f"Of {len(close)} programs whose log p is known, the choice is within the tolerance, or Markov chains that agree, on "
-        f"{sum(close)};\nit is the cheapest such rung on {sum(first)}.")
-    head = HEAD.format(count=len(kept), tolerance=TOLERANCE, summary=summary)
-    PAGE.write_text(head + "\n".join(row(name, found) for name, found in kept.items()) + "\n")
     wrong = sum(close) < NEAR * len(close) or sum(first) < CHEAPEST * len(first)
     return int(wrong or any("crashed" in found for found in kept.values()))
 
