@@ -58,6 +58,7 @@ def resume(
     """Continue an interrupted run from its last checkpoint; the result is the same as without the interruption."""
     from experiments.reporting.record import state_of
     from experiments.runs.grid import spec_of
+    from experiments.runs.run import check_run
     from experiments.runs.sweep import grid_of
 
     shown = Shown(as_json, columns)
@@ -66,6 +67,8 @@ def resume(
     if grid is not None:
         return _sweep(grid, directory, shown, saving, jobs, dask)
     spec = spec_of(directory)
+    if state_of(directory) != "done":
+        check_run(directory)
     if state_of(directory) == "done" and not force:
         raise ZooError(
             f"expected a run that was cut off in {directory}; got one that is done; 'zoo report {directory}' makes its page")

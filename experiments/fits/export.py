@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
 
 from experiments.fits.journal import State, check_finite, fitting, read, write
 from experiments.fits.result import Fit
@@ -11,7 +14,7 @@ from guides.construct import build
 from guides.guide import BaseGuide
 from guides.pyro_guide.guide import as_guide
 from zoo.bare import as_model, given
-from zoo.data import tensors
+from zoo.data import Data, tensors
 from zoo.errors import ZooError
 from zoo.model import Model
 
@@ -35,7 +38,8 @@ def export(done: Fit, path: str | Path) -> Path:
     data = {} if x is None else {name: [str(value.dtype), *value.shape] for name, value in tensors(x).items()}
     parts = {**State.prefixed("model", done.model.state_dict()), **State.prefixed("guide", done.guide.state_dict())}
     write(stem, State(parts, {
-        "guide": done.guide.written, "text": done.guide.text, "model": repr(done.model), "data": data, "method": done.method,
+        "guide": done.guide.written, "text": done.guide.text, "model": repr(done.model), "data": data, "entries": [*data],
+        "latents": [] if x is None else [site.name for site in done.model.latents(x).sites], "method": done.method,
         "steps": done.steps, "bound": done.bound, "objective": done.objective, "converged": done.converged,
         "stopped": done.stopped}))
     return stem.with_name(stem.name + SUFFIX)
@@ -73,17 +77,50 @@ def load_guide(path: str | Path, model: Model | Program, *x: Any, guide: Any = N
     data, own = given(model, *x, **kwargs), as_model(model)
     with fitting(file):
         text, values = str(state.values["text"]), state.values
+        data = _in_order(data, values["entries"])
+        check_latents(own, data, values["latents"])
         written = str(values["guide"])
         if not written and guide is None:
             raise ZooError(f"expected guide=, the Pyro guide '{text}'; got none, and it can't be built from its name; pass it")
         whole = as_guide(own, guide if guide is not None else written, data)
         found = build(whole, own, data) if isinstance(whole, str) else whole
-        own.load_state_dict(state.part("model"))
-        found.load_state_dict(state.part("guide"))
-        check_finite([*own.parameters(), *found.parameters()])
+        parts = {name: state.part(name) for name in ("model", "guide")}
+        check_finite(value for part in parts.values() for value in part.values() if value.is_floating_point())
+        for name, module in (("model", own), ("guide", found)):  # both, before either is moved
+            _check_shapes(name, module, parts[name])
+        own.load_state_dict(parts["model"])
+        found.load_state_dict(parts["guide"])
     found.text = text
     own.eval()
     return found.eval()
+
+
+def check_latents(model: Model, x: Data, expected: Any) -> None:
+    """Raise a :class:`ZooError` unless a model has the latent sites that were written down, if any were."""
+    own = [site.name for site in model.latents(x).sites]
+    if expected and own != expected:
+        raise ZooError(
+            f"expected the model that was saved, with latents {', '.join(map(str, expected))}; got {model.label} with "
+            f"{', '.join(own) or 'none'}; pass that model")
+
+
+def _in_order(x: Data, entries: Any) -> Data:
+    """Return data with its entries in the order in which an encoder read them."""
+    if not isinstance(x, Mapping) or not entries:
+        return x
+    missing = [name for name in entries if name not in x]
+    if missing:
+        raise ZooError(f"expected entries {', '.join(entries)} of the data; got none for {', '.join(missing)}; add it")
+    return {**{name: x[name] for name in entries}, **x}
+
+
+def _check_shapes(what: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise a ``ValueError`` where a module has parameters of other names or shapes than a state."""
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    for name in {**own, **state}:
+        then = tuple(state[name].shape) if name in state else "none"
+        if own.get(name, "none") != then:
+            raise ValueError(f"{name} of the {what} is {then} there and {own.get(name, 'none')} here")
 
 
 def _stem(path: Path) -> Path:

@@ -51,6 +51,8 @@ def predictive_check(tree: DataTree, most: int = 6) -> Figure:
     import arviz_base as azb
     import arviz_plots as azp
 
+    if "observed_data" not in tree or "posterior_predictive" not in tree:
+        raise ZooError("expected observations beside predictions of them; got none under the names of the program's sites")
     observed = _columns(tree["observed_data"].dataset, 0, most)
     predicted = _columns(tree["posterior_predictive"].dataset, 2, most)
     binary = all(bool(np.isin(value, (0, 1)).all()) for value in observed.values())

@@ -142,11 +142,13 @@ def _saved(
     """Return a comparison that was saved in Python."""
     if model is None:
         raise ZooError(f"expected the model '{spec.model}'; got none, and no code is run for it; pass it as model=")
-    sealed_bytes(path, DATA, seals)
+    for name in ("spec.toml", DATA):
+        sealed_bytes(path, name, seals)
     comparison = read_comparison(path, seals)
     if comparison is None:
         raise ZooError(f"expected {path / 'comparison.json'}; got none; save it again")
-    fitted = restored(path, saved, spec.seed, model, guides)
+    rows = [row["guide"] for row in comparison["guides"]]
+    fitted = restored(path, saved, rows, spec.seed, model, guides)
     job = Job(spec, fitted.plan.model, Dataset(str(comparison["data"]), fitted.plan.x), 0.0)
     return Loaded(path, spec, comparison, job, fitted)
 

@@ -36,10 +36,30 @@ def absolute_program(model: str) -> str:
 
 
 def source_digest(model: str) -> str:
-    """Return the SHA-256 of the file that a program is written in; empty where it is in none."""
+    """Return the SHA-256 of the file that a program is written in, with those that it imports from its folder."""
     path = model.rpartition(":")[0]
     file = path if path.endswith(".py") else getattr(sys.modules.get(path), "__file__", None)
-    return digest(Path(file).read_bytes()) if file and Path(file).is_file() else ""
+    if not file or not Path(file).is_file():
+        return ""
+    folder = str(Path(file).resolve().parent)
+    helpers = {name: Path(sys.modules[name].__file__ or "") for name in _helpers(folder)} if path.endswith(".py") else {}
+    parts = [digest(one.read_bytes()) for _, one in sorted(helpers.items()) if one.is_file()]
+    return digest("\n".join([digest(Path(file).read_bytes()), *parts]).encode()) if parts else digest(Path(file).read_bytes())
+
+
+def _helpers(folder: str) -> list[str]:
+    """Return the modules that were imported from a folder, by their names; the library's own left out."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        top = sys.modules.get(name.partition(".")[0])
+        place = getattr(top, "__file__", None)
+        own = name.partition(".")[0] in ("zoo", "guides", "experiments", "__main__") or name.startswith("program_in_")
+        if own or not place:
+            continue
+        at = Path(place).parent.parent if Path(place).name == "__init__.py" else Path(place).parent
+        if str(at) == folder and getattr(module, "__file__", None):
+            found.append(name)
+    return found
 
 
 @contextmanager
@@ -57,6 +77,7 @@ def program_of(written: str) -> Iterator[Callable[..., Any]]:
     if file is not None and not file.is_file():
         raise ZooError(f"expected a file of Python before ':{name}'; got {path}, which is none; mend the path")
     folder = str(Path.cwd() if file is None else file.parent.resolve())
+    known = {*sys.modules} if folder not in sys.path else None
     sys.path.insert(0, folder)
     try:
         with redirect_stdout(sys.stderr):
@@ -65,6 +86,8 @@ def program_of(written: str) -> Iterator[Callable[..., Any]]:
         raise ZooError(f"expected {path} to return; got an exit ({error.code}); leave it out") from None
     finally:
         sys.path.remove(folder)
+        for helper in [] if known is None else [one for one in _helpers(folder) if one not in known]:
+            del sys.modules[helper]  # another program may have one of the same name
 
 
 def _found(module: Any, name: str, path: str) -> Callable[..., Any]:
@@ -74,6 +97,8 @@ def _found(module: Any, name: str, path: str) -> Callable[..., Any]:
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         hint = nearest(name, own) or f"; it has {', '.join(own) or 'none'}"
         raise ZooError(f"expected a Pyro program '{name}' in {path}; got none{hint}")
+    if isinstance(found, type):
+        raise ZooError(f"expected a function or an instance '{name}' in {path}; got a class; name an instance of it")
     program: Callable[..., Any] = found
     return program
 

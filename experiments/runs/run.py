@@ -27,6 +27,7 @@ from experiments.runs.provenance import changes, provenance
 from experiments.runs.spec import Spec
 from experiments.runtime.files import Hold, InUse, clear, directory, locked, whole
 from experiments.runtime.sealed import check_inside
+from experiments.runtime.toml import read_toml
 from zoo.errors import Interrupted, ZooError, ZooWarning
 
 #: Where runs go that are not told where.
@@ -129,7 +130,15 @@ def resume(path: str | Path, how: RunOptions | None = None) -> Comparison:
     Raises:
         ZooError: if there is no run, it runs elsewhere, its spec can't be read, or data or code changed since, unless forced.
     """
+    check_run(Path(path))
     return run(spec_of(Path(path)), path, how)
+
+
+def check_run(path: Path) -> None:
+    """Raise a :class:`ZooError` where a directory holds a comparison that was saved in Python: nothing goes on there."""
+    record = read_toml(path / "spec.toml").get("record") if (path / "spec.toml").exists() else None
+    if isinstance(record, dict) and "saved" in record:
+        raise ZooError(f"expected a run in {path}; got a comparison saved in Python, which ends nowhere else; save it again")
 
 
 def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from torch import Tensor
 from experiments.comparison.compare import settle as evaluated
 from experiments.comparison.plan import ComparisonPlan, FittedComparison, alone
 from experiments.comparison.table import Comparison
+from experiments.fits.export import check_latents
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
+from experiments.inference.engine import state_tensors
 from experiments.inference.saved import keep, restore
 from experiments.reporting.record import read, settle
 from experiments.reporting.results import write_posterior, write_table
@@ -90,18 +92,22 @@ def _table(done: Fit, effort: str) -> Comparison:
 
 def _write(table: Comparison, path: Path) -> None:
     """Write the data, the parameters, and what the rest is rebuilt from."""
-    data = {name: value.detach().cpu().contiguous() for name, value in tensors(table.x).items()}
+    data = {name: value.detach().cpu().contiguous().clone() for name, value in tensors(table.x).items()}
     whole(path / DATA, safetensors.torch.save(data))
     journal = Journal(path / "checkpoint")
+    guides = []
     for row in table.rows:
-        keep(journal.of(row.fit.guide.text), row.fit)
+        done = row.fit
+        keep(journal.of(done.guide.text), done)
+        theta = done.states is not None and len(done.states.tensors) > len(state_tensors(done.model, done.guide, False))
+        guides.append([done.guide.text, done.guide.written, theta])
     model = written(table.model)
     spec = checked("", command="compare", model=model, data=str(path.resolve() / DATA), seed=table.seed)
-    guides = [[row.fit.guide.text, row.fit.guide.written] for row in table.rows]
     plain = {} if isinstance(table.x, Tensor) else {name: value for name, value in table.x.items() if name not in data}
     saved = {
         "guides": guides, "mapping": isinstance(table.x, Mapping), "own_theta": table.own_theta,
-        "plain": json.dumps(plain)}
+        "plain": json.dumps(plain), "entries": list(table.x) if isinstance(table.x, Mapping) else [],
+        "latents": [site.name for site in table.model.latents(table.x).sites]}
     whole(path / "spec.toml", write_toml(spec, {**provenance(Dataset(table.data, table.x), model), "saved": saved}))
 
 
@@ -118,23 +124,30 @@ def written(model: Model) -> str:
 
 
 def restored(
-    path: Path, saved: Mapping[str, Any], seed: int, model: Model | Program, guides: Mapping[str, Any],
+    path: Path, saved: Mapping[str, Any], rows: Sequence[str], seed: int, model: Model | Program, guides: Mapping[str, Any],
 ) -> FittedComparison:
     """Return the fits of a saved comparison: guides are built from their texts, or taken from ``guides``; parameters are read.
+
+    ``rows``: the guides of its table.
 
     Raises:
         ZooError: parameters that do not fit the model, a guide whose text builds none, or a file that was altered.
     """
+    named = saved.get("guides")
+    if not isinstance(named, list) or not all(isinstance(one, list) and len(one) == 3 for one in named) or [
+            one[0] for one in named] != [*rows]:
+        raise ZooError(f"expected the guides of the saved table in {path / 'spec.toml'}; got others; save it again")
     x, own = read_data(path, saved), as_model(model)
+    check_latents(own, x, saved.get("latents"))
     journal, fits = Journal(path / "checkpoint", sealed=True), []
-    for text, how in saved.get("guides", []):
+    for text, how, theta in named:
         if not how and text not in guides:
             raise ZooError(f"expected guides={{'{text}': …}}; Pyro's own guides can't be built from their names")
         one = copy.deepcopy(own) if saved.get("own_theta") else own
         whole = as_guide(one, guides.get(text, how), x)
         guide = build(whole, one, x, seed=seed) if isinstance(whole, str) else whole
         guide.text = text
-        done = restore(journal.of(text), one, guide, False)
+        done = restore(journal.of(text), one, guide, bool(theta))
         assert done is not None, "a sealed journal has all fits"
         guide.fit_to(x)
         fits.append(done)
@@ -150,6 +163,9 @@ def read_data(path: Path, saved: Mapping[str, Any]) -> Data:
     """
     try:
         found = safetensors.torch.load((path / DATA).read_bytes())
-        return {**found, **json.loads(str(saved.get("plain", "{}")))} if saved.get("mapping") else found["x"]
+        if not saved.get("mapping"):
+            return found["x"]
+        parts = {**found, **json.loads(str(saved.get("plain", "{}")))}
+        return {str(name): parts[name] for name in saved["entries"]}  # in their order: encoders read columns by it
     except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise ZooError(f"expected data in {path / DATA}; got a file that can't be read ({type(error).__name__})") from None

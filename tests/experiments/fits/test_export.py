@@ -70,7 +70,7 @@ def test_what_was_altered_or_is_of_another_shape_is_refused(tmp_path: Path) -> N
     file = done.export(tmp_path / "guide.safetensors")
     with pytest.raises(ZooError, match=r"expected a path that ends in .safetensors; got .*guide.pt"):
         done.export(tmp_path / "guide.pt")
-    with pytest.raises(ZooError, match="expected a state of this fit"):
+    with pytest.raises(ZooError, match="expected the model that was saved, with latents b; got ppca with z"):
         experiments.load_guide(file, zoo.build("ppca", zoo.dataset("iris").x), zoo.dataset("iris").x)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1

@@ -190,3 +190,28 @@ def named(waiting, eruptions):
         assert command(["fit", f"models.py:{name}", "--data", "faithful", "-g", "full_rank", "--json"]) == 0
         found.append(json.loads(capsys.readouterr().out)["guides"][0]["elbo"]["value"])
     assert found[0] == pytest.approx(found[1], abs=0.01)
+
+
+def test_helpers_of_two_programs_do_not_mix(own: Path) -> None:
+    """Two files of one name, each with a helper of one name, in one process; and a helper that changed is noticed."""
+    how = RunOptions(trust=True, report=False, progress=False)
+    found = []
+    for folder, heads in (("a", 2.0), ("b", 20.0)):
+        (own / folder).mkdir()
+        (own / folder / "m.py").write_text("from helper import coin")
+        (own / folder / "helper.py").write_text(PROGRAM.replace("Beta(2.0, 2.0)", f"Beta({heads}, 2.0)"))
+        spec = complete(model=f"{folder}/m.py:coin", data="my.csv", guides=("mean_field",))
+        found.append(run(spec, own / "runs" / folder, how).evidence.middle)
+    assert found[0] == pytest.approx(LOG_P, abs=1e-3)
+    assert found[1] < LOG_P - 1
+    assert "helper" not in sys.modules
+    (own / "b" / "helper.py").write_text(PROGRAM)
+    (own / "runs" / "b" / "status.json").unlink()
+    with pytest.raises(ZooError, match="changed since is the file of the program"):
+        resume(own / "runs" / "b", how)
+
+
+def test_a_class_is_no_program(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "models.py").write_text("import zoo\nclass Mine(zoo.Model):\n    def forward(self, x):\n        pass\n")
+    assert command(["fit", "models.py:Mine", "--data", "y.csv"]) == 2
+    assert "expected a function or an instance 'Mine' in models.py; got a class" in capsys.readouterr().err

@@ -127,3 +127,68 @@ def test_figures_are_methods() -> None:
         table.plot.layers()  # no flow
     with pytest.raises(AttributeError, match=r"expected one of elbo, gap.*; got 'gaps'"):
         table.plot.gaps()
+
+
+def noisy(y: Tensor, s: Tensor) -> None:
+    with pyro.plate("rows", len(y)):
+        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=y.dtype), 1.0))
+        pyro.sample("y", dist.Normal(z, s), obs=y)
+
+
+def test_encoders_read_their_columns_as_they_did(tmp_path: Path) -> None:
+    """Of a saved table whose entries a file gives back in any order, and of an exported guide on a frame of another order."""
+    with zoo.seeded(0):
+        data = {name: torch.rand(40, dtype=torch.double) + 0.2 for name in ("y", "s")}
+    table = experiments.compare(noisy, guides=["mean_field:encoder"], kwargs=data, effort="none", steps=100, holdout=0.0)
+    table.save(tmp_path / "run", figures=False)
+    right = evaluate(table.model, table.rows[0].fit.guide, table.x, seed=3, effort="none").elbo.value
+    for _ in range(5):
+        loaded = experiments.load(tmp_path / "run", model=noisy)
+        assert list(loaded.x) == ["y", "s"]
+        assert evaluate(loaded.model, loaded.guide, loaded.x, seed=3, effort="none").elbo.value == right
+    file = table.rows[0].fit.export(tmp_path / "guide.safetensors")
+    turned = {"s": data["s"], "y": data["y"]}
+    guide = experiments.load_guide(file, noisy, turned)
+    assert evaluate(guide.model, guide, turned, seed=3, effort="none").elbo.value == pytest.approx(right, abs=1e-9)
+    with pytest.raises(ZooError, match="expected entries y, s of the data; got none for s"):
+        experiments.load_guide(file, noisy, {"y": data["y"]})
+
+
+def test_fits_that_learned_parameters_by_svi_come_back(tmp_path: Path) -> None:
+    x = zoo.dataset("iris").x
+    done = experiments.fit(zoo.build("ppca", x), "mean_field:encoder", x, steps=50)
+    done.save(tmp_path / "run", figures=False, effort="none")
+    loaded = experiments.load(tmp_path / "run", model=zoo.build("ppca", x, seed=5))
+    for name, value in done.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], value), name
+
+
+def test_data_that_share_memory_are_saved(tmp_path: Path) -> None:
+    table = experiments.compare(noisy, X.abs() + 1, X.abs() + 1, guides=["mean_field"], effort="none")
+    same = X.abs() + 1
+    shared = experiments.compare(noisy, same, same, guides=["mean_field"], effort="none")
+    shared.save(tmp_path / "run", figures=False)
+    loaded = experiments.load(tmp_path / "run", model=noisy)
+    assert loaded.comparison["guides"][0]["elbo"]["value"] == pytest.approx(table.rows[0].evaluation.elbo.value)
+
+
+def test_another_model_or_another_table_is_refused(tmp_path: Path) -> None:
+    table = experiments.compare(scaled, X, guides=["mean_field", "full_rank"], effort="none")
+    table.save(tmp_path / "run", figures=False)
+    def other(y: Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(torch.zeros(()).double(), 1.0))
+        pyro.sample("y", dist.Normal(level, 1.0).expand([len(y)]).to_event(1), obs=y)
+
+    with pytest.raises(ZooError, match="expected the model that was saved, with latents mean; got other with level"):
+        experiments.load(tmp_path / "run", model=other)
+    spec = (tmp_path / "run" / "spec.toml").read_text()
+    (tmp_path / "run" / "spec.toml").write_text(spec.replace("full_rank", "low_rank"))
+    with pytest.raises(ZooError, match=r"spec.toml as the run wrote it"):
+        experiments.load(tmp_path / "run", model=scaled)
+    from experiments.reporting.record import settle
+
+    settle(tmp_path / "run", "done")
+    with pytest.raises(ZooError, match="expected the guides of the saved table"):
+        experiments.load(tmp_path / "run", model=scaled)
+    (tmp_path / "run" / "status.json").unlink()
+    assert command(["resume", str(tmp_path / "run"), "--trust"]) == 2
