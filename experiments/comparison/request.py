@@ -52,7 +52,8 @@ class Entry:
             ZooError: anything else.
         """
         guide, options = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
-        if not _is_guide(guide) or not isinstance(options, Mapping):
+        named = isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
+        if not _is_guide(guide) or not named:
             raise ZooError(
                 f"expected a guide, or a pair of a guide and options of its fit, for row '{name}'; got {given!r}; e.g. "
                 "('mean_field:encoder', {'steps': 500})")

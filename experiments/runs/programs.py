@@ -150,7 +150,12 @@ def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[A
         return (columns,), {}
     if all(name in columns for name in wanted):
         taken = [name for name in own if name in columns]
-        return (), {name: columns[name] for name in taken}
+        if not taken:
+            raise ZooError(
+                f"expected an argument of the program called like a column of {data}; got {', '.join(own) or 'none'}; it has "
+                f"{', '.join(columns)}")
+        first = [columns[name] for name in taken if own[name].kind is inspect.Parameter.POSITIONAL_ONLY]
+        return tuple(first), {name: columns[name] for name in taken[len(first):]}
     if len(wanted) == 1 and x is not None:
         return (x,), {}
     if len(wanted) == 1:

@@ -161,3 +161,9 @@ def test_a_function_that_is_called_like_a_family_is_none() -> None:
 
     rows = experiments.compare(fixed_model(), WINE[:60], [ENCODER, mean_field, "mean_field"], steps=5, effort="none").rows
     assert [row.fit.guide.written for row in rows] == [ENCODER, "", "mean_field"]
+
+
+def test_options_that_are_no_words_are_refused() -> None:
+    x = zoo.dataset("iris").x
+    with pytest.raises(zoo.ZooError, match="expected a guide, or a pair of a guide and options of its fit, for row 'a'"):
+        experiments.compare(zoo.build("ppca", x), x, guides={"a": ("mean_field", {1: 2})})

@@ -215,3 +215,14 @@ def test_a_class_is_no_program(own: Path, capsys: pytest.CaptureFixture[str]) ->
     (own / "models.py").write_text("import zoo\nclass Mine(zoo.Model):\n    def forward(self, x):\n        pass\n")
     assert command(["fit", "models.py:Mine", "--data", "y.csv"]) == 2
     assert "expected a function or an instance 'Mine' in models.py; got a class" in capsys.readouterr().err
+
+
+def test_arguments_by_place_and_programs_without_columns(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "models.py").write_text(PROGRAM.replace("coin(heads, trials)", "coin(heads, trials, /)") + """
+def deaf(other=3.0):
+    pyro.sample("z", dist.Normal(other, 1.0))
+""")
+    assert command(["fit", "models.py:coin", "--data", "my.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["log_evidence"]["value"] == pytest.approx(LOG_P, abs=1e-3)
+    assert command(["fit", "models.py:deaf", "--data", "my.csv"]) == 2
+    assert "called like a column of my.csv; got other; it has heads, trials" in capsys.readouterr().err
