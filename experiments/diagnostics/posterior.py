@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from experiments.diagnostics.linear_response import linear_response
 from experiments.diagnostics.marginal import marginal_log_likelihood
-from experiments.diagnostics.tree import THETA, given_groups, tree_of
+from experiments.diagnostics.tree import THETA, given_groups, observations, tree_of
 from experiments.inference.fit import pair
 from experiments.log_evidence.log_weights import log_joint
 from guides.drawn import Empirical
@@ -94,7 +94,7 @@ def posterior(
     with seeded(seed), torch.no_grad():
         q = guide.posterior(shown) if sd == "guide" else linear_response(model, guide, shown, seed)
         data = _Drawn(model, shown, q, q.sample(torch.Size([draws])), infer_discrete, local_draws).of(groups)
-    known = given_groups(shown, latents, tensors(shown))
+        known = given_groups(shown, latents, tensors(shown), observations(model, shown, latents))
     data |= {group: values for group, values in known.items() if group in groups and values}
     theta = learned(model, dims) if THETA in groups else None
     return tree_of(data, latents, shown, {**model.dims, **(dims or {})}, coords, theta)

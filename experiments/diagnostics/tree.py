@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zoo.data import Data
 from zoo.errors import ZooError
+from zoo.model import Model
 from zoo.program.calls import plates_of_categories
+from zoo.program.run import traced
 from zoo.program.sites.latents import Latents, Site
 from zoo.structure.learned import Learned
 from zoo.structure.words import network_text
@@ -83,15 +86,31 @@ def _array(value: Tensor, group: str) -> np.ndarray:
     return array if group in GIVEN else array[None]
 
 
-def given_groups(x: Data, latents: Latents, entries: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Split the ``entries`` of x into ``observed_data``, under their sites' names, and ``constant_data``."""
+def observations(model: Model, x: Data, latents: Latents) -> dict[str, Tensor]:
+    """Return what is observed at sites that are not called like an entry of x, from a run of the program."""
+    named = {site.name for site in latents.observed} - ({*x} if isinstance(x, Mapping) else set())
+    if isinstance(x, Tensor) or not named:
+        return {}
+    run = traced(model, x, density=False).nodes
+    return {name: run[name]["value"] for name in sorted(named) if name in run and run[name].get("is_observed")}
+
+
+def given_groups(
+    x: Data, latents: Latents, entries: Mapping[str, Tensor], seen: Mapping[str, Tensor] | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """Split the ``entries`` of x into ``observed_data``, under their sites' names, and ``constant_data``.
+
+    ``seen``: what is observed at sites that no entry is called like; the entry that it is then is no constant.
+    """
     sites = {site.name: site for site in latents.observed}
     if isinstance(x, Tensor):
         only = next(iter(sites))
         return {"observed_data": {only: x} if len(sites) == 1 and sites[only].shape == x.shape else {}}
+    seen = seen or {}
+    same = {k for k, v in entries.items() if any(v.shape == one.shape and torch.equal(v, one.to(v)) for one in seen.values())}
     return {
-        "observed_data": {k: v for k, v in entries.items() if k in sites},
-        "constant_data": {k: v for k, v in entries.items() if k not in sites}}
+        "observed_data": {**{k: v for k, v in entries.items() if k in sites}, **seen},
+        "constant_data": {k: v for k, v in entries.items() if k not in sites and k not in same}}
 
 
 def names_of(

@@ -134,3 +134,18 @@ def test_rows_are_labelled_in_their_own_order() -> None:
     tree = experiments.posterior(fit.model, fit.guide, frame, draws=20, groups=["posterior", "observed_data"])
     assert tree["observed_data"]["y"].sel(school="b") == 10
     assert float(tree["posterior"]["theta"].sel(school="a").mean()) == pytest.approx(-10, abs=1)
+
+
+def test_observations_whose_sites_are_called_otherwise_are_in_the_tree() -> None:
+    """A program's arguments need not be called like its sites; what is observed is no constant, and can be checked."""
+    def coin(heads: Tensor, trials: Tensor) -> None:
+        p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        with pyro.plate("rows", len(heads)):
+            pyro.sample("seen", dist.Binomial(trials, p), obs=heads)
+
+    data = {"heads": torch.tensor([3.0, 7.0, 5.0]), "trials": torch.tensor([10.0, 10.0, 10.0])}
+    done = experiments.fit(coin, "mean_field", data)
+    tree = experiments.posterior(done.model, done.guide, data, draws=20)
+    assert tree["observed_data"]["seen"].values.tolist() == [3.0, 7.0, 5.0]
+    assert list(tree["constant_data"].data_vars) == ["trials"]
+    assert tree["posterior_predictive"]["seen"].shape == (1, 20, 3)
