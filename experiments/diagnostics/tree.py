@@ -89,9 +89,12 @@ def _array(value: Tensor, group: str) -> np.ndarray:
 def observations(model: Model, x: Data, latents: Latents) -> dict[str, Tensor]:
     """Return what is observed at sites that are not called like an entry of x, from a run of the program."""
     named = {site.name for site in latents.observed} - ({*x} if isinstance(x, Mapping) else set())
-    if isinstance(x, Tensor) or not named:
+    if isinstance(x, Tensor) or not named or latents.improper:
         return {}
-    run = traced(model, x, density=False).nodes
+    try:
+        run = traced(model, x, density=False).nodes
+    except (RuntimeError, ValueError, NotImplementedError):  # of a program that fails at draws of its prior
+        return {}
     return {name: run[name]["value"] for name in sorted(named) if name in run and run[name].get("is_observed")}
 
 
