@@ -30,6 +30,7 @@ from experiments.cli.options import (
     STANDARDISE,
     TARGET,
     TENSORBOARD,
+    read_options,
     with_fitting_options,
 )
 from experiments.cli.work import Saving, Shown, begun, do, said
@@ -128,7 +129,7 @@ def _one(guides: list[str] | None, model: str) -> tuple[str, ...]:
 
 def asked(context: typer.Context, **given: Any) -> Spec:
     """Return what the flags ask for, checked."""
-    from experiments.runs.spec import complete, read_options
+    from experiments.runs.spec import complete
 
     options = read_options(context.args)
     given["guides"] = tuple(guide for text in given["guides"] for guide in split_commas(text))

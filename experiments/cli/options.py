@@ -12,6 +12,7 @@ import typer
 
 from experiments.comparison.terminal.layout import SELECTIONS
 from experiments.inference.registry import METHODS, known_options, methods_with
+from zoo.errors import ZooError
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -69,3 +70,37 @@ def _type(option: dataclasses.Field[Any]) -> Any:
 def _help(option: dataclasses.Field[Any]) -> str:
     methods, text = methods_with(option.name), option.metadata["help"]
     return text if len(methods) == len(METHODS) else f"With {' and '.join(methods)}: {text[0].lower()}{text[1:]}"
+
+
+def read_options(words: list[str]) -> dict[str, Any]:
+    """Read a model's own options, ``--components 4 --centred``, as a command line has them.
+
+    Raises:
+        ZooError: a word that belongs to no option.
+
+    >>> read_options(["--components", "4", "--covariance=tied", "--centred"])
+    {'components': 4, 'covariance': 'tied', 'centred': True}
+    """
+    options: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or len(word) < 3:
+            raise ZooError(f"expected an option; got '{word}'; write a model's options as --name value")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        options[name.replace("-", "_")] = _literal(value)
+    return options
+
+
+def _literal(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if "," in text:  # 400,200: widths of hidden layers
+        parts = tuple(_literal(part) for part in text.strip("()").split(",") if part)
+        return parts if all(isinstance(part, int) for part in parts) else text
+    return {"true": True, "false": False}.get(text.lower(), text)

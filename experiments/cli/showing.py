@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.app import app
-from experiments.cli.options import JSON, OWN, SEED
+from experiments.cli.options import JSON, OWN, SEED, read_options
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def list_command(
             raise ZooError(f"expected a model before {word}; got none; write 'zoo list MODEL {word} …'")
         return listing.show()
     from experiments.cli import describing
-    from experiments.runs.spec import read_options
 
     describing.show_model(name, data, read_options(context.args), svg)
 

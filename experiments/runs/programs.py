@@ -129,7 +129,7 @@ def _run(file: Path) -> Any:
     return module
 
 
-def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(program: Callable[..., Any], data: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return what a program is to be called with: columns by the names of its arguments, or the data whole.
 
     A program whose arguments without defaults all have names of columns, or of arrays of an NPZ file, gets these. One of one
@@ -138,8 +138,6 @@ def arguments_of(program: Callable[..., Any], data: str | None) -> tuple[tuple[A
     Raises:
         ZooError: no file, one that can't be read, or arguments that it does not have.
     """
-    if data is None:
-        raise ZooError("expected a file of data for a program of your own; got none; name one with --data")
     from zoo.datasets.files import read_arguments
 
     columns, x = _registered(data) if data in DATASETS else (read_arguments(Path(data)), None)

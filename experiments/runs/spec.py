@@ -209,10 +209,10 @@ def _as_it_is(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ZooError: no data, or what only registered models have.
     """
-    unused = [key for key in ("binarise", "target", "standardise", "drop_constant", "options") if given.get(key)]
-    for key in unused:
-        first = next(iter(given["options"])) if key == "options" else key
-        word = where + (str(first).replace("_", "-") if where == FLAG else str(first))
+    unused = [key for key in ("binarise", "target", "standardise", "drop_constant") if given.get(key)]
+    unused += [str(name) for name in given.get("options") or {}]
+    if unused:
+        word = where + (unused[0].replace("_", "-") if where == FLAG else unused[0])
         raise ZooError(f"expected a program that reads the data as it is; got {word}; leave it out")
     if given.get("data") is None:
         raise ZooError("expected a file of data for a program of your own; got none; name one with --data")
@@ -267,37 +267,3 @@ def fitting_options(spec: Spec) -> dict[str, Any]:
     {'clip': 1.0, 'draws': 2}
     """
     return {known_options()[key].name: value for key, value in spec.fitting.items()}
-
-
-def read_options(words: list[str]) -> dict[str, Any]:
-    """Read a model's own options, ``--components 4 --centred``, as a command line has them.
-
-    Raises:
-        ZooError: a word that belongs to no option.
-
-    >>> read_options(["--components", "4", "--covariance=tied", "--centred"])
-    {'components': 4, 'covariance': 'tied', 'centred': True}
-    """
-    options: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or len(word) < 3:
-            raise ZooError(f"expected an option; got '{word}'; write a model's options as --name value")
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        options[name.replace("-", "_")] = _literal(value)
-    return options
-
-
-def _literal(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    if "," in text:  # 400,200: widths of hidden layers
-        parts = tuple(_literal(part) for part in text.strip("()").split(",") if part)
-        return parts if all(isinstance(part, int) for part in parts) else text
-    return {"true": True, "false": False}.get(text.lower(), text)
