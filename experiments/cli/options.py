@@ -17,7 +17,8 @@ from zoo.errors import ZooError
 Command = TypeVar("Command", bound=Callable[..., None])
 
 OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
-MODEL = Annotated[str, typer.Argument(help="A registered model. The options of the model follow as --name value.")]
+MODEL = Annotated[str, typer.Argument(metavar="MODEL", help=(
+    "A registered model, whose options follow as --name value; or FILE.py:NAME, a Pyro program of your own: its file is run."))]
 DATA = Annotated[
     str | None, typer.Option(
         "--data", "-d", help="A data set, sample:MODEL (draws from a model), or a CSV, NPY, NPZ, Parquet or IDX file.")]

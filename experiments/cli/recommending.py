@@ -16,6 +16,7 @@ from experiments.cli.options import (
     DROP,
     EFFORT,
     JSON,
+    MODEL,
     OWN,
     SEED,
     STANDARDISE,
@@ -28,15 +29,13 @@ from guides.spec import split_commas
 
 if TYPE_CHECKING:
     from experiments.comparison.ladder.recommendation import Recommendation
+    from experiments.runs.spec import Spec
 
 
 @app.command(context_settings=OWN)
 @with_fitting_options
 def recommend(
-    context: typer.Context,
-    model: Annotated[str, typer.Argument(
-        metavar="MODEL", help="A registered model, or FILE.py:NAME, a Pyro program of your own, whose file is run.")],
-    data: DATA = None,
+    context: typer.Context, model: MODEL, data: DATA = None,
     tolerance: Annotated[float, typer.Option(help="Nats, of each unit, between the posterior and a guide that will do.")] = 0.1,
     quantity: Annotated[list[str] | None, typer.Option("--quantity", "-q", help=(
         "A quantity that is to be right, as tau or theta[3], in place of the gap. Can be repeated."))] = None,
@@ -53,8 +52,6 @@ def recommend(
     how: dict[str, Any] = {
         "tolerance": tolerance, "quantities": tuple(quantity or ()), "rungs": rungs, "amortised": amortised, "effort": effort,
         "seed": seed}
-    given = {"data": data, "seed": seed, "binarise": binarise, "target": target, "standardise": standardise,
-             "drop_constant": drop_constant}
     if out is not None:
         from experiments.runtime.files import directory
 
@@ -62,14 +59,9 @@ def recommend(
             pass
     if sys.stderr.isatty():  # torch takes a second to load, and a climb may take minutes
         say(f"{model} on {data or 'its own data'}: climbing from the cheapest guide")
-    spec = asked(context, command="compare", model=model, guides=(), holdout=0.0, **given, **fitting)
-    from experiments.comparison.ladder.recommend import recommend as climb
-    from experiments.runs.job import prepared
-    from experiments.runs.spec import fitting_options
-
-    with prepared(spec, trust=True) as job:
-        said(job)
-        found = climb(job.model, job.data.x, **how, **fitting_options(spec))
+    found = _climbed(how, asked(
+        context, command="compare", model=model, guides=(), holdout=0.0, data=data, seed=seed, binarise=binarise, target=target,
+        standardise=standardise, drop_constant=drop_constant, **fitting))
     if out is not None:
         _write(found, out)
     if as_json:
@@ -78,6 +70,17 @@ def recommend(
     from experiments.comparison.terminal.console import console
 
     show(found, console())
+
+
+def _climbed(how: dict[str, Any], spec: Spec) -> Recommendation:
+    """Climb the ladder of what a spec asks for."""
+    from experiments.comparison.ladder.recommend import recommend as climb
+    from experiments.runs.job import prepared
+    from experiments.runs.spec import fitting_options
+
+    with prepared(spec, trust=True) as job:
+        said(job)
+        return climb(job.model, job.data.x, **how, **fitting_options(spec))
 
 
 def _write(found: Recommendation, out: Path) -> None:

@@ -157,6 +157,8 @@ def is_nested(values: Any, shape: list[int]) -> bool:
 
 
 class TableShape(Shape):
+    """A comparison's table, as comparison.json has it; nats are totals over units."""
+
     model: str
     data: str
     units: int = Field(ge=1)
@@ -174,17 +176,23 @@ class TableShape(Shape):
 
 
 class Uncertain(Shape):
+    """A unit of uncertain discrete latents: its entropy in nats, and the probability of each value."""
+
     unit: str
     entropy: float | None
     probabilities: list[float | None]
 
 
 class Spread(Shape):
+    """A unit of large standard deviation."""
+
     unit: str
     sd: float | None
 
 
 class Means(Shape):
+    """Quantiles over units of their posterior means."""
+
     least: float | None
     median: float | None
     greatest: float | None
@@ -217,4 +225,6 @@ class Units(Shape):
 
 
 class UnitsShape(Shape):
+    """The variables of units.json."""
+
     units: list[Units]
