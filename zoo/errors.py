@@ -19,7 +19,7 @@ class ZooError(ValueError):
 
 
 class Unwritable(ZooError):
-    """What a disk refuses to hold: it is full, or can't be written to. The command line exits with code 1."""
+    """What a disk refuses to hold: it is full, or fails. The command line exits with code 1."""
 
 
 class ZooWarning(UserWarning):

@@ -32,10 +32,12 @@ def run(
 ) -> int:
     """Run a spec file: one run, or all runs of a grid. The exit code is 3 if a run of a grid failed."""
     from experiments.runs.grid import find, read_grid
+    from experiments.runs.run import check_run
 
     shown = Shown(as_json, columns)
     path = find(spec)
     grid = read_grid(path)
+    check_run(path.parent)
     saving = Saving(out, save, report, checkpoint_every, tensorboard, force, trust)
     if grid.single:
         if dask is not None:
@@ -58,7 +60,6 @@ def resume(
     """Continue an interrupted run from its last checkpoint; the result is the same as without the interruption."""
     from experiments.reporting.record import state_of
     from experiments.runs.grid import spec_of
-    from experiments.runs.run import check_run
     from experiments.runs.sweep import grid_of
 
     shown = Shown(as_json, columns)
@@ -67,8 +68,6 @@ def resume(
     if grid is not None:
         return _sweep(grid, directory, shown, saving, jobs, dask)
     spec = spec_of(directory)
-    if state_of(directory) != "done":
-        check_run(directory)
     if state_of(directory) == "done" and not force:
         raise ZooError(
             f"expected a run that was cut off in {directory}; got one that is done; 'zoo report {directory}' makes its page")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.inference.registry import entry
 from guides.guide import AnyGuide, BaseGuide, paired
@@ -137,6 +137,11 @@ class Request:
                 raise ZooError(
                     f"expected guides: written, built or Pyro's own; got {guide!r}; options go with a name, guides={{'name': "
                     "(guide, options)}")
+        built = [guide for guide in self.asked if isinstance(guide, nn.Module)]
+        twice = next((one for i, one in enumerate(built) if any(one is other for other in built[:i])), None)
+        if twice is not None:
+            what = twice.text if isinstance(twice, BaseGuide) else type(twice).__name__
+            raise ZooError(f"expected each built guide once; got '{what}' for several rows, which would share it; copy it")
         known = [spec for spec in map(spec_of, self.asked) if spec is not None]
         if not isinstance(self.guides, Mapping):  # where rows have names, one guide may come with several options
             check_distinct(known)

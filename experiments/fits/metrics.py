@@ -149,6 +149,7 @@ class MetricsFile:
         if not self.path.exists():
             self._file.seek(0)
             whole(self.path, self._file.read())
+        self._close()
         self._open()
         self.seal()
 

@@ -28,6 +28,9 @@ MOST = 20_000
 RESULTS = (
     "spec.toml", "data.safetensors", "comparison.json", "comparison.csv", "metrics.jsonl", "posterior.nc", "units.json",
     "summary.csv")
+#: All that is read or written in a run's directory: nothing of it may lead out. Trackers of others may leave links beside it.
+OURS = (
+    *RESULTS, "status.json", "figures", "checkpoint", "tensorboard", "report.html", ".metrics.json", ".lock", "grid.json")
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def glance(path: Path) -> Record:
     Raises:
         ZooError: as of :func:`read`.
     """
-    check_inside(path)
+    check_inside(path, OURS)
     status = status_of(path)
     if sealed_bytes(path, "spec.toml", status.files) is None:
         raise ZooError(f"expected {path / 'spec.toml'}; got none; check the path")

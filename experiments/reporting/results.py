@@ -124,6 +124,7 @@ def write_figures(table: Comparison, data_set: Dataset, path: Path) -> None:
     with writing(path):
         path.mkdir(exist_ok=True)
     scene = Scene(table, data_set)
+    _ = scene.posterior, scene.predictive  # once, and with what they warn of
     for name, make in FIGURES.items():
         with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what plotting libraries say to their developers

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import tomli_w
 
+from experiments.reporting.record import OURS
 from experiments.runs.spec import Spec, complete, keys
 from experiments.runtime.sealed import check_inside
 from experiments.runtime.toml import read_toml
@@ -93,7 +94,7 @@ def spec_of(path: Path) -> Spec:
     """
     if not (path / "spec.toml").exists():
         raise ZooError(f"expected a run's directory, with a spec.toml; got {path}; 'zoo runs' lists those there are")
-    check_inside(path)
+    check_inside(path, OURS)
     found = read_grid(path / "spec.toml")
     if not found.single:
         raise ZooError(f"expected one run in {path}; got a spec of {len(found.specs)}; 'zoo run {path}' runs them")

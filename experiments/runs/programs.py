@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +37,48 @@ def absolute_program(model: str) -> str:
 
 
 def source_digest(model: str) -> str:
-    """Return the SHA-256 of the file that a program is written in, with those that it imports from its folder."""
+    """Return the SHA-256 of the file that a program is written in, with those of its folder that it imports; empty of none."""
     path = model.rpartition(":")[0]
-    file = path if path.endswith(".py") else getattr(sys.modules.get(path), "__file__", None)
-    if not file or not Path(file).is_file():
+    place = path if path.endswith(".py") else getattr(sys.modules.get(path), "__file__", None)
+    if not place or not Path(place).is_file():
         return ""
-    folder = str(Path(file).resolve().parent)
-    helpers = {name: Path(sys.modules[name].__file__ or "") for name in _helpers(folder)} if path.endswith(".py") else {}
-    parts = [digest(one.read_bytes()) for _, one in sorted(helpers.items()) if one.is_file()]
-    return digest("\n".join([digest(Path(file).read_bytes()), *parts]).encode()) if parts else digest(Path(file).read_bytes())
+    first = Path(place).resolve()
+    parts = [f"{file.relative_to(first.parent)} {digest(file.read_bytes())}\n" for file in _imported(first)]
+    return digest("".join(parts).encode())
+
+
+def _imported(first: Path) -> list[Path]:
+    """Return a file, and those below its folder that it imports, directly or by another, as their statements say."""
+    folder, found, left = first.parent, [], [first]
+    while left:
+        file = left.pop()
+        if file in found or not file.is_file():
+            continue
+        found.append(file)
+        with suppress(SyntaxError):
+            for node in ast.walk(ast.parse(file.read_bytes())):
+                left += [folder.joinpath(*name.split(".")[:count]) / "__init__.py" for name in _names(node) for count in (1, 2)]
+                left += [folder.joinpath(*name.split(".")).with_suffix(".py") for name in _names(node)]
+    return sorted(found)
+
+
+def _names(node: ast.AST) -> list[str]:
+    """Return the modules that a statement may import, by their names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
 
 
 def _helpers(folder: str) -> list[str]:
-    """Return the modules that were imported from a folder, by their names; the library's own left out."""
+    """Return the modules that have been imported from a folder, by their names."""
     found = []
-    for name, module in list(sys.modules.items()):
-        top = sys.modules.get(name.partition(".")[0])
-        place = getattr(top, "__file__", None)
-        own = name.partition(".")[0] in ("zoo", "guides", "experiments", "__main__") or name.startswith("program_in_")
-        if own or not place:
-            continue
-        at = Path(place).parent.parent if Path(place).name == "__init__.py" else Path(place).parent
-        if str(at) == folder and getattr(module, "__file__", None):
-            found.append(name)
+    for name in list(sys.modules):
+        place = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
+        if place:
+            at = Path(place).parent.parent if Path(place).name == "__init__.py" else Path(place).parent
+            found += [name] if str(at) == folder else []
     return found
 
 

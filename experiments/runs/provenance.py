@@ -13,10 +13,15 @@ from typing import Any
 
 import torch
 
+from experiments.inference.registry import METHODS
 from experiments.inference.saved import data_digest
 from experiments.runs.programs import is_own, source_digest
+from experiments.runs.spec import Spec
 from experiments.runtime.files import digest
+from guides.registry import FAMILIES
+from guides.spec import parse
 from zoo.datasets import Dataset
+from zoo.registry import DATASETS, MODELS, Registry
 
 #: What is recorded of what a run stands on, by the name that people know and the name it is installed under.
 PACKAGES: Mapping[str, str] = {
@@ -25,14 +30,23 @@ PACKAGES: Mapping[str, str] = {
 SOURCES = ("zoo", "guides", "experiments")
 
 
-def provenance(data: Dataset, model: str) -> dict[str, Any]:
-    """Return the ``record`` of a run of a model: when and with what it is begun, as plain values."""
-    own = {"program_sha256": source_digest(model)} if is_own(model) else {}
+def provenance(data: Dataset, spec: Spec) -> dict[str, Any]:
+    """Return the ``record`` of a run of ``spec``: when and with what it is begun, as plain values."""
+    own = {"program_sha256": source_digest(spec.model)} if is_own(spec.model) else {}
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"), "data_name": data.name,
         "data_sha256": data_digest(data.x), "threads": torch.get_num_threads(), "git_commit": commit(),
-        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}, **own,
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES},
+                     **{name: version(name) for name in plugged(spec)}}, **own,
         "code": {name: code_digest(name) for name in SOURCES}}
+
+
+def plugged(spec: Spec) -> list[str]:
+    """Return the other packages whose models, data sets, guides or methods a spec names, see :class:`zoo.registry.Registry`."""
+    written = [parse(guide) for guide in (*spec.guides, *filter(None, [spec.train_with]))]
+    used: list[tuple[Registry[Any], str]] = [(MODELS, spec.model), (DATASETS, spec.data), (METHODS, spec.method or "")]
+    used += [(FAMILIES, one.family) for one in written] + [(METHODS, one.method) for one in written]
+    return sorted({registry.source(name) for registry, name in used} - {""})
 
 
 def changes(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from experiments.comparison.table import Comparison
 from experiments.fits.callbacks import Callback
 from experiments.fits.journal import INTERVAL, Journal, Stop, slug
 from experiments.fits.trackers import Metrics
-from experiments.reporting.record import read, settle
+from experiments.reporting.record import OURS, read, settle
 from experiments.reporting.results import write_posterior, write_table
 from experiments.runs.grid import read_grid, spec_of, write_toml
 from experiments.runs.job import Job, prepared
@@ -86,11 +86,12 @@ def run(spec: Spec, path: str | Path, how: RunOptions | None = None) -> Comparis
         Interrupted: if it was told to stop; the directory then holds a checkpoint.
     """
     path, how = Path(path), how or RunOptions()
+    check_run(path)
     wait = WAIT if (path / "spec.toml").exists() else 0.0
     with prepared(spec, how.trust) as job, directory(path), locked(path, wait) as hold, interruptible(path):
         if how.begun is not None:
             how.begun(job)
-        check_inside(path)
+        check_inside(path, OURS)
         clear(path)
         new = not (path / "spec.toml").exists()
         record = _begun(job, path, how.force)
@@ -130,7 +131,6 @@ def resume(path: str | Path, how: RunOptions | None = None) -> Comparison:
     Raises:
         ZooError: if there is no run, it runs elsewhere, its spec can't be read, or data or code changed since, unless forced.
     """
-    check_run(Path(path))
     return run(spec_of(Path(path)), path, how)
 
 
@@ -138,14 +138,14 @@ def check_run(path: Path) -> None:
     """Raise a :class:`ZooError` where a directory holds a comparison that was saved in Python: nothing goes on there."""
     record = read_toml(path / "spec.toml").get("record") if (path / "spec.toml").exists() else None
     if isinstance(record, dict) and "saved" in record:
-        raise ZooError(f"expected a run in {path}; got a comparison saved in Python, which ends nowhere else; save it again")
+        raise ZooError(f"expected a run in {path}; got a comparison that was saved in Python; go on with it there")
 
 
 def _begun(job: Job, path: Path, force: bool) -> Mapping[str, Any]:
     """Write down what is begun, or check that it is what was begun there before; return the record of its provenance."""
-    now = provenance(job.data, job.spec.model)
+    now = provenance(job.data, job.spec)
     file = path / "spec.toml"
-    spec = settled(job.spec)
+    spec = with_absolute_paths(job.spec)
     if not file.exists():
         check_empty(path, f"a run in --out {path}")
         whole(file, write_toml(spec, now))
@@ -220,7 +220,7 @@ def _threads(count: Any) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def settled(spec: Spec) -> Spec:
+def with_absolute_paths(spec: Spec) -> Spec:
     """Return a spec whose files, of data and of a program, are named by absolute paths."""
     return spec.model_copy(update={
         "data": absolute(spec.data), "model": absolute_program(spec.model) if is_own(spec.model) else spec.model})

@@ -108,7 +108,7 @@ def _write(table: Comparison, path: Path) -> None:
         "guides": guides, "mapping": isinstance(table.x, Mapping), "own_theta": table.own_theta,
         "plain": json.dumps(plain), "entries": list(table.x) if isinstance(table.x, Mapping) else [],
         "latents": [site.name for site in table.model.latents(table.x).sites]}
-    whole(path / "spec.toml", write_toml(spec, {**provenance(Dataset(table.data, table.x), model), "saved": saved}))
+    whole(path / "spec.toml", write_toml(spec, {**provenance(Dataset(table.data, table.x), spec), "saved": saved}))
 
 
 def written(model: Model) -> str:
@@ -120,7 +120,8 @@ def written(model: Model) -> str:
     """
     named: Any = model.program if isinstance(model, FunctionModel) else type(model)
     named = named if hasattr(named, "__name__") else type(named)
-    return f"{named.__module__}:{re.sub(r'[^0-9A-Za-z_]', '_', named.__name__)}"  # a lambda's name has brackets
+    module, name = (re.sub(r"[^0-9A-Za-z_.]", "_", text) for text in (named.__module__, named.__name__))  # <lambda>, my-model
+    return f"{module}:{name.replace('.', '_')}"
 
 
 def restored(

@@ -16,7 +16,7 @@ from experiments.fits.journal import INTERVAL, Stop, slug
 from experiments.reporting.record import Record, overview, read_each, state_of
 from experiments.runs.grid import Grid, read_spec, write_toml
 from experiments.runs.job import check_trusted
-from experiments.runs.run import WAIT, check_empty, interruptible, settled
+from experiments.runs.run import WAIT, check_empty, interruptible, with_absolute_paths
 from experiments.runs.worker import begin_worker, failed, one
 from experiments.runtime.files import Hold, InUse, directory, locked, whole
 from experiments.runtime.sealed import check_inside
@@ -78,7 +78,7 @@ def sweep(
     [('components=1', 'done'), ('components=2', 'done')]
     """
     path, how = Path(path).resolve(), how or SweepOptions()
-    specs = {name: settled(spec) for name, spec in grid.specs.items()}
+    specs = {name: with_absolute_paths(spec) for name, spec in grid.specs.items()}
     grid = Grid(specs, grid.record)  # a worker may stand in another directory
     for spec in specs.values():
         check_trusted(spec, how.trust)
@@ -116,8 +116,6 @@ def write_overview(records: Sequence[Record], path: Path, report: bool = True) -
         from experiments.reporting.report import page
 
         whole(path / "report.html", page(records))
-
-
 
 
 def _begin(grid: Grid, path: Path) -> None:

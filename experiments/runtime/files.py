@@ -56,8 +56,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = Unwritable if error.errno in FULL else ZooError
-        raise kind(
+        raise _refusal(error)(
             f"expected to write {shown(path)}; got '{error.strerror or error}'; free space or choose another place; "
             "'zoo resume' goes on with a run from its last checkpoint") from error
 
@@ -77,7 +76,7 @@ def directory(path: Path) -> Iterator[None]:
         trial.write_bytes(b"")
         trial.unlink()
     except OSError as error:
-        raise ZooError(
+        raise _refusal(error)(
             f"expected a directory to write to; got --out {shown(path)}: {error.strerror or error}; choose another") from error
     try:
         yield
@@ -85,6 +84,10 @@ def directory(path: Path) -> Iterator[None]:
         for one in made:
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()
+
+
+def _refusal(error: OSError) -> type[ZooError]:
+    return Unwritable if error.errno in FULL else ZooError
 
 
 def check_path(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from experiments.runtime.files import digest
@@ -14,11 +14,16 @@ from zoo.errors import ZooError
 DEEP = 8
 
 
-def check_inside(path: Path, depth: int = 0) -> None:
+def check_inside(path: Path, names: Container[str] | None = None, depth: int = 0) -> None:
     """Raise a :class:`ZooError` unless a folder holds regular files and folders alone.
 
     A link in it would have its target read into a page, or written over; a pipe or a device would never end. The folder itself
     may be reached by a link.
+
+    Args:
+        path: the folder.
+        names: of what in it is read or written; the rest is left alone. ``None``: all of it.
+        depth: of the folder inside the first one.
     """
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
@@ -27,12 +32,14 @@ def check_inside(path: Path, depth: int = 0) -> None:
     except OSError as error:
         raise ZooError(f"expected a directory that can be read; got {path}: {error.strerror}; check the path") from None
     for entry in entries:
+        if names is not None and entry.name not in names:
+            continue
         if entry.is_symlink():
             raise ZooError(f"expected files and folders in {path}; got the link {entry.name}; remove it")
         if entry.is_dir(follow_symlinks=False):
             if depth == DEEP:
                 raise ZooError(f"expected a run's folders in {path}; got more than {DEEP} inside each other; remove them")
-            check_inside(Path(entry.path), depth + 1)
+            check_inside(Path(entry.path), None, depth + 1)
         elif not entry.is_file(follow_symlinks=False):
             raise ZooError(f"expected files and folders in {path}; got {entry.name}, which is neither; remove it")
 

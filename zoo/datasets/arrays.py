@@ -165,7 +165,7 @@ def _numbers(file: IO[bytes], shape: tuple[int, ...], kind: np.dtype, most: int,
         read += got
     if read < count:
         raise ZooError(f"expected {count} bytes of numbers in {name}, as its header says; got {read}; fetch the file again")
-    return content.view(kind).reshape(shape)
+    return content.view(kind).astype(kind.newbyteorder("="), copy=False).reshape(shape)
 
 
 def _entry(keys: list[str], path: Path) -> str:

@@ -68,7 +68,7 @@ def fields(line: str, separator: str) -> list[str]:
 def _fields(lines: Sequence[str], separator: str) -> list[str]:
     """Return the fields of the first of some lines, and of as many as its quotes go over."""
     if separator == r"\s+":
-        return re.split(separator, lines[0].strip())
+        lines, separator = [re.sub(separator, " ", lines[0].strip())], " "
     return next(csv.reader(lines, delimiter=separator, skipinitialspace=True), [])
 
 

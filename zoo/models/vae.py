@@ -207,7 +207,8 @@ def start_at_level(decoder: nn.Module, likelihood: Likelihood, x: Tensor) -> Non
     last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.ConvTranspose2d)][-1]
     assert last.bias is not None, "networks are built with biases"
     with torch.no_grad():
-        last.bias.copy_(likelihood.bias(x if isinstance(last, nn.Linear) else x.reshape(-1, 1)))
+        level = likelihood.bias(x if isinstance(last, nn.Linear) else x.reshape(-1, 1))
+        last.bias.copy_(level.repeat(len(last.bias) // len(level)))  # of pictures, the same for each channel
         last.weight.mul_(likelihood.unit)
 
 

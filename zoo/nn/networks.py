@@ -85,7 +85,7 @@ class Picture:
             f"expected pictures of shape (h, w), (h, w, c) or (c, h, w) with 1, 3 or 4 channels; got {tuple(shape)}; reshape x")
 
 
-class Unpack(nn.Module):
+class UnpackPictures(nn.Module):
     """Rows (…, columns) to pictures (…, channels, h, w), as convolutions take them."""
 
     def __init__(self, picture: Picture):
@@ -99,7 +99,7 @@ class Unpack(nn.Module):
         return apart.movedim(-1, -3) if like.last else apart
 
 
-class Pack(nn.Module):
+class PackPictures(nn.Module):
     """Pictures (…, channels · outputs, h, w) to (…, columns · outputs): the outputs of a pixel's channel side by side."""
 
     def __init__(self, picture: Picture):
@@ -120,7 +120,7 @@ def conv_decoder(latent: int, shape: Sequence[int], outputs: int, hidden: Sequen
     return nn.Sequential(
         nn.Linear(latent, wide * high * broad), nn.SiLU(), nn.Unflatten(-1, (wide, high, broad)),
         nn.ConvTranspose2d(wide, narrow, 4, 2, 1), nn.SiLU(),
-        nn.ConvTranspose2d(narrow, like.channels * outputs, 4, 2, 1), Pack(like))
+        nn.ConvTranspose2d(narrow, like.channels * outputs, 4, 2, 1), PackPictures(like))
 
 
 def conv_encoder(shape: Sequence[int], outputs: int, hidden: Sequence[int]) -> nn.Sequential:
@@ -129,7 +129,7 @@ def conv_encoder(shape: Sequence[int], outputs: int, hidden: Sequence[int]) -> n
     check_widths((16 * like.channels, narrow, 16 * wide), "a network")
     check_widths((wide * (like.height // 4) * (like.width // 4), outputs), "a network")
     return nn.Sequential(
-        Unpack(like), nn.Conv2d(like.channels, narrow, 4, 2, 1), nn.SiLU(), nn.Conv2d(narrow, wide, 4, 2, 1),
+        UnpackPictures(like), nn.Conv2d(like.channels, narrow, 4, 2, 1), nn.SiLU(), nn.Conv2d(narrow, wide, 4, 2, 1),
         nn.SiLU(), nn.Flatten(-3), nn.Linear(wide * (like.height // 4) * (like.width // 4), outputs))
 
 

@@ -19,7 +19,7 @@ from zoo.errors import ZooError
 STORED = ("_params", "_constraints", "_param_to_name")
 
 
-class Apart(dict[Any, Any]):
+class OwnStore(dict[Any, Any]):
     """A part of the parameter store that programs fill for themselves; ``users`` is that part of the user's own store."""
 
     def __init__(self, users: dict[Any, Any]):
@@ -37,7 +37,7 @@ def empty_store() -> Iterator[None]:
     before = {name: getattr(store, name) for name in STORED}
     try:
         for name, value in before.items():
-            setattr(store, name, Apart(value))
+            setattr(store, name, OwnStore(value))
         yield
     finally:
         for name, value in before.items():

@@ -63,7 +63,7 @@ def anneal(
             return rival
         reverse = path.reverse(exact)
         if options.temperatures is None:
-            steps = temperatures_of(forward, reverse, chains, most, target(units, budget), by_unit(model, x))
+            steps = temperatures_of(forward, reverse, chains, most, target(units, budget), by_unit(model, guide, x))
         else:
             steps = torch.full((units,), options.temperatures)
         width = expected_width(forward, reverse, steps / PILOT, chains)
@@ -86,10 +86,10 @@ def _annealed(
     return forward, reverse
 
 
-def by_unit(model: Model, x: Data) -> bool:
-    """Return whether units may have numbers of temperatures of their own: they are many, and data can be taken unit by unit."""
+def by_unit(model: Model, guide: BaseGuide, x: Data) -> bool:
+    """Return whether units may have numbers of temperatures of their own: many units, and a guide that takes some."""
     latents = model.latents(x)
-    return latents.units >= MANY and latents.rows_first
+    return latents.units >= MANY and latents.rows_first and guide.minibatches
 
 
 def temperatures_of(

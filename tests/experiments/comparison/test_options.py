@@ -167,3 +167,12 @@ def test_options_that_are_no_words_are_refused() -> None:
     x = zoo.dataset("iris").x
     with pytest.raises(zoo.ZooError, match="expected a guide, or a pair of a guide and options of its fit, for row 'a'"):
         experiments.compare(zoo.build("ppca", x), x, guides={"a": ("mean_field", {1: 2})})
+
+
+def test_a_built_guide_stands_in_one_row() -> None:
+    """In two it would have one φ, that of the later fit, under both names."""
+    x = zoo.dataset("iris").x
+    model = zoo.build("ppca", x)
+    guide = guides.build("mean_field", model, x)
+    with pytest.raises(zoo.ZooError, match="expected each built guide once; got 'mean_field' for several rows"):
+        experiments.compare(model, x, guides={"a": (guide, {"steps": 5}), "b": guide})

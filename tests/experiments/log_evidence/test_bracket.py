@@ -476,3 +476,18 @@ def test_exact_draws_of_another_shape_are_an_error_and_no_remark() -> None:
     model = zoo.build("vae", x, latent=3, hidden=(4,))
     with pytest.raises(zoo.ZooError, match="expected posterior draws of shape"):
         experiments.evidence(model, x, guides.build("prior", model, x), exact=torch.zeros(3, 1, 4))
+
+
+def test_a_guide_that_takes_all_units_or_none_is_annealed_alike() -> None:
+    """An AutoGuide has parameters for all of its units: a bracket whose units are of unequal difficulty stands all the same."""
+    def program(x: Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=DOUBLE), 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 0.3), obs=x)
+
+    x = torch.cat([torch.zeros(30, dtype=DOUBLE), torch.full((10,), 6.0, dtype=DOUBLE)])
+    done = experiments.fit(program, pyro.infer.autoguide.AutoNormal, x, steps=300)
+    exact = done.guide.posterior(x).sample((1,))
+    found = bracket(done.model, done.guide, x, exact, method="annealed", budget=Budget(target=4.0))
+    assert found.lower.shape == (40,)
+    assert found.lower_total <= float(dist.Normal(torch.zeros((), dtype=DOUBLE), 2.09**0.5).log_prob(x).sum()) + 1

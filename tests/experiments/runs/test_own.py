@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import experiments
 from experiments.cli import run as command
 from experiments.reporting.record import read
 from experiments.runs.grid import read_grid, write_toml
+from experiments.runs.programs import source_digest
 from experiments.runs.run import RunOptions, resume, run
 from experiments.runs.spec import complete
 from experiments.runs.sweep import SweepOptions, sweep
@@ -226,3 +228,19 @@ def deaf(other=3.0):
     assert json.loads(capsys.readouterr().out)["log_evidence"]["value"] == pytest.approx(LOG_P, abs=1e-3)
     assert command(["fit", "models.py:deaf", "--data", "my.csv"]) == 2
     assert "called like a column of my.csv; got other; it has heads, trials" in capsys.readouterr().err
+
+
+def test_what_else_was_imported_does_not_change_a_programs_checksum(own: Path) -> None:
+    (own / "helper.py").write_text("def prior():\n    return 2.0\n")
+    (own / "unrelated.py").write_text("a = 1\n")
+    (own / "models.py").write_text("from helper import prior\n" + PROGRAM)
+    digests = []
+    for also in (False, True):
+        sys.path.insert(0, str(own))
+        if also:
+            importlib.import_module("unrelated")
+        sys.path.remove(str(own))
+        digests.append(source_digest("models.py:coin"))
+    (own / "helper.py").write_text("def prior():\n    return 3.0\n")
+    assert digests[0] == digests[1] != source_digest("models.py:coin")
+    sys.modules.pop("unrelated")

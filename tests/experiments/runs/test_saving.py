@@ -192,3 +192,15 @@ def test_another_model_or_another_table_is_refused(tmp_path: Path) -> None:
         experiments.load(tmp_path / "run", model=scaled)
     (tmp_path / "run" / "status.json").unlink()
     assert command(["resume", str(tmp_path / "run"), "--trust"]) == 2
+
+
+def test_a_saved_tables_page_says_how_to_load_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = experiments.compare(scaled, X, guides=["mean_field"], data="mine")
+    page = table.report(tmp_path / "page.html").read_text()
+    assert "experiments.load(folder, model=program)" in page
+    assert "/run" not in page.replace("</", "")
+    assert "zoo run" not in page
+    table.save(tmp_path / "run", figures=False)
+    for words in (["run", str(tmp_path / "run"), "--trust"], ["resume", str(tmp_path / "run"), "--trust", "--force"]):
+        assert command(words) == 2
+        assert "got a comparison that was saved in Python" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def link(at: Path, to: Path) -> None:
 
 
 LINKS = ["figures/x.svg", "figures", "comparison.json", "metrics.jsonl", "posterior.nc", "checkpoint",
-         "checkpoint/theta/end.json", "status.json", "new/inner"]
+         "checkpoint/theta/end.json", "status.json", "tensorboard/inner"]
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -226,3 +226,9 @@ def test_a_disk_that_is_full_when_results_are_written_costs_no_crash(limit: int,
     assert "free space" in done.stderr
     resume(path)
     assert read(path).state == "done"
+
+
+def test_links_of_trackers_beside_a_run_are_left_alone(mine: Path, tmp_path: Path) -> None:
+    (mine / "wandb").mkdir()
+    (mine / "wandb" / "latest-run").symlink_to(tmp_path)
+    assert read(mine).state == "done"

@@ -15,18 +15,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import zoo
 from tests import ROOT
 from zoo.datasets.arrays import COLUMNS
-from zoo.datasets.files import read_arguments
+from zoo.datasets.files import read_arguments, read_file
 
 #: A file in each process that reads them: how long it took of the processor, and how much more memory than before any.
 READ = """
 import json, resource, sys, time
 import zoo.datasets
 from pathlib import Path
-from zoo.datasets.files import read_arguments
+from zoo.datasets.files import read_arguments, read_file
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1024
@@ -157,3 +158,18 @@ def test_a_mapped_table_without_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none.npy").write_bytes(npy(0, 10**12))
     with pytest.raises(zoo.ZooError, match=r"got float64 of shape \(0, 1000000000000\); convert it"):
         zoo.mapped(tmp_path / "none.npy")
+
+
+def test_quoted_names_between_spaces(tmp_path: Path) -> None:
+    """As R's write.table has them."""
+    file = tmp_path / "r.csv"
+    file.write_text('"erup dur" "waiting"\n3.6 79\n1.8 54\n3.3 74\n')
+    assert list(read_file(file).columns) == ["erup dur", "waiting"]
+
+
+def test_numbers_of_the_other_byte_order_are_a_programs_arguments(tmp_path: Path) -> None:
+    file = tmp_path / "be.npy"
+    np.save(file, np.arange(6, dtype=">f8").reshape(3, 2))
+    found = read_arguments(file)
+    assert isinstance(found, np.ndarray)
+    assert torch.as_tensor(found).tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]

@@ -195,3 +195,10 @@ def test_pairs_that_do_not_fit(text: str, network: nn.Module, message: str) -> N
         guides.build(text, zoo.build("ppca", x), x, network=network)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "normal", "binomial"])
+def test_decoders_of_colour_start_at_the_level_of_their_data(likelihood: str) -> None:
+    x = torch.randint(0, 3, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0)).double()
+    model = zoo.build("vae", x, latent=2, network="conv", likelihood=likelihood)
+    assert bool(model.log_joint(x, torch.zeros(1, 20, 2).double()).isfinite().all())
