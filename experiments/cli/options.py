@@ -17,7 +17,7 @@ from zoo.errors import ZooError
 Command = TypeVar("Command", bound=Callable[..., None])
 
 OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
-MODEL = Annotated[str, typer.Argument(metavar="MODEL", help=(
+MODEL = Annotated[str, typer.Argument(help=(
     "A registered model, whose options follow as --name value; or FILE.py:NAME, a Pyro program of your own: its file is run."))]
 DATA = Annotated[
     str | None, typer.Option(

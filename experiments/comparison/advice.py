@@ -65,7 +65,7 @@ EVIDENCE = (
     Remedy("float32 changes log p", Importance.WRONG),
     Remedy("a share .* of the posterior mass lies where", Importance.WRONG,
            "pass the data in float64, or draw the logarithm or logit of that site"),
-    Remedy("modes that some guides miss, or tails", Importance.WRONG, "use the guide of the highest ELBO"),
+    Remedy("modes that some guides miss, or tails", Importance.WRONG, "add mixture or flow, or use the guide of the highest ELBO"),
     Remedy("modes that some guides miss", Importance.WRONG,
            "gaps count them; if they are relabellings, order what is interchangeable in the program"),
     Remedy(r"\d+ of \d+ modes were met by one", Importance.WRONG,

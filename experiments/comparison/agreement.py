@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from experiments.diagnostics.evaluation import worst_khat
 from experiments.log_evidence.log_weights import LogWeights
 from experiments.log_evidence.pareto import KHAT
-from experiments.log_evidence.result import ERRORS, Evidence
+from experiments.log_evidence.result import Evidence
 
 
 def most_even(weights: Sequence[LogWeights]) -> list[int]:
@@ -31,17 +31,12 @@ def beside(found: Evidence, weights: Mapping[str, LogWeights]) -> Evidence:
     found = found.covering({
         **{f"the ELBO of '{text}'": (elbo.value, elbo.se) for text, elbo in elbos.items()},
         **{f"the importance-weighted bound of '{text}'": bound for text, bound in own.items()}})
-    low = _missing_mass(found, weights, own)
-    if low and found.entry.drawn and not found.remark:
+    low = [f"'{text}'" for text, weight in weights.items() if weight.lacks(found.lower) and _even(weight)]
+    if low and not found.remark:
         return found.noting(
-            f"modes that some guides miss, or tails: {', '.join(low)} has even weights and a bound below the others'")
+            f"modes that some guides miss, or tails: {', '.join(low)} {'have' if low[1:] else 'has'} even weights and a bound "
+            "below log p")
     return found
-
-
-def _missing_mass(found: Evidence, weights: Mapping[str, LogWeights], own: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return the guides of even weights whose own bounds lie below the evidence by more than their errors."""
-    tops = {text: value + ERRORS * se + se**2 for text, (value, se) in own.items()}
-    return [f"'{text}'" for text, top in tops.items() if top < found.lower and _even(weights[text])]
 
 
 def _even(weight: LogWeights) -> bool:

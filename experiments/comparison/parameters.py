@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 DRAWS, FEWEST, CHAINS = 4096, 256, 256
 #: An error of a mean, in deviations, and of a deviation, as a share, that is worth a remark; and how many remarks there are.
 NOTED, MOST = 0.1, 5
+#: R-hat above which Markov chains are a rough reference.
+ROUGH = 1.05
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,16 @@ class Parameters:
             lines.append(f"'{guide}': {'; '.join(parts)} (against {self.reference})")
         return lines
 
+    @property
+    def rough(self) -> str:
+        """Why the reference can't judge finely: its Markov chains do not agree; empty where they do, or there are none."""
+        rhat = re.search(r"R-hat ([\d.]+|inf|nan)", self.reference)
+        return f"Markov chains disagree (R-hat {rhat[1]})" if rhat and not float(rhat[1]) <= ROUGH else ""
+
     def noted(self) -> dict[str, Any]:
         """Return the reference, and what is most wrong: in words, a line a guide, and as plain numbers, worst first."""
-        return {"reference": self.reference, "told": self.told(), "worst": [each.to_dict() for each in self.worst()]}
+        worst = [each.to_dict() for each in self.worst()]
+        return {"reference": self.reference, "rough": self.rough, "told": self.told(), "worst": worst}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reference in words, and each guide's quantities as plain numbers, ready for JSON."""
@@ -211,7 +221,9 @@ def _weighted(
     model: Model, x: Data, guides: Sequence[BaseGuide], made: Sequence[Evaluation], draws: int, seed: int,
 ) -> tuple[str, Tensor, Tensor]:
     """Return what the reference is, draws z (draws, units, d) and their log weights (draws, units)."""
-    rated = [(guide, one) for guide, one in zip(guides, made, strict=True) if guide.density and not one.misses_mass]
+    rated = [
+        (guide, one) for guide, one in zip(guides, made, strict=True)
+        if guide.density and not one.misses_mass and not one.lacks]
     if rated:
         best, _ = max(rated, key=lambda pair: pair[1].ess or math.inf)  # none: the guide is enumerated, or the posterior
         q = best.posterior(x)

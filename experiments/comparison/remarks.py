@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -83,16 +82,13 @@ def _end(fit: Fit) -> Importance:
 
 def _quantities(table: Comparison) -> Iterator[Remark]:
     """Say which quantities are most wrong by which guide."""
-    from experiments.log_evidence.brackets.bracket import AGREED
-
     if table.quantities is None:
         return
     rows = {row.fit.guide.text: row for row in table.rows}
-    rhat = re.search(r"R-hat ([\d.]+|inf|nan)", table.quantities.reference)
-    if rhat and not float(rhat[1]) <= AGREED and table.quantities.worst():
+    if table.quantities.rough:
         best = closest(table.rows)
         yield Remark(Importance.WRONG, (
-            f"the quantities' reference is rough: its Markov chains disagree (R-hat {rhat[1]}); {closer(best, table)}"))
+            f"the quantities' reference is rough: its {table.quantities.rough}; {closer(best, table)}"))
     guides = dict.fromkeys(each.guide for each in table.quantities.worst())
     for guide, line in zip(guides, table.quantities.told(), strict=True):
         if guide in rows:

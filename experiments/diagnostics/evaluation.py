@@ -47,6 +47,7 @@ class Evaluation:
         active: coordinates that tell the units apart, see :meth:`LogWeights.active`.
         khat_units, ess_units: k̂ and ESS of each unit, (units,).
         remark: what is to be known of the guide's draws in one line; empty where there is nothing.
+        lacks: nats of log p(x | θ) that the guide's weighted draws surely do not make up: it misses a mode, or tails.
         blocks: of a guide of two blocks, ``kl_gap`` by block; ``None`` of others.
     """
 
@@ -64,6 +65,7 @@ class Evaluation:
     khat_units: Tensor | None = field(repr=False)
     ess_units: Tensor | None = field(repr=False)
     remark: str = ""
+    lacks: float = 0.0
     blocks: BlockGap | None = None
 
     def worst(self, count: int = 10) -> list[int]:
@@ -155,7 +157,7 @@ def summarise(weights: LogWeights, text: str, found: Evidence) -> Evaluation:
         guide=text, units=weights.log_q.shape[1], draws=len(weights.log_q), elbo=elbo, evidence=found,
         kl_gap=Gap.between(found, elbo), reconstruction=weights.reconstruction(), kl_prior=weights.kl_prior(),
         khat=worst_khat(khat), ess=worst_ess(ess), active=weights.active(), khat_units=khat, ess_units=ess,
-        remark=f"{failed} of {drawn} draws could not be evaluated" if failed else "")
+        remark=f"{failed} of {drawn} draws could not be evaluated" if failed else "", lacks=weights.lacks(found.lower))
 
 
 def summarise_draws(model: Model, guide: Drawn, x: Data, found: Evidence) -> Evaluation:

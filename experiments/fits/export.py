@@ -115,12 +115,14 @@ def _in_order(x: Data, entries: Any) -> Data:
 
 
 def _check_shapes(what: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Raise a ``ValueError`` where a module has parameters of other names or shapes than a state."""
+    """Raise a :class:`ZooError` where a module has parameters of other names or shapes than a state."""
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for name in {**own, **state}:
         then = tuple(state[name].shape) if name in state else "none"
         if own.get(name, "none") != then:
-            raise ValueError(f"{name} of the {what} is {then} there and {own.get(name, 'none')} here")
+            raise ZooError(
+                f"expected a {what} of the shapes that were saved; got {name} of shape {own.get(name, 'none')}, not {then}; "
+                "pass the same model, and as many rows where each has parameters of its own")
 
 
 def _stem(path: Path) -> Path:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from experiments.log_evidence.estimator import Question, Unknown, Unsettled
-from experiments.log_evidence.log_weights import log_weights
+from experiments.log_evidence.log_weights import ERRORS, log_weights
 from experiments.log_evidence.pareto import KHAT
 from experiments.log_evidence.registry import ESTIMATORS
 from experiments.log_evidence.resolution import Resolution
-from experiments.log_evidence.result import ERRORS, Evidence
+from experiments.log_evidence.result import Evidence
 from experiments.runtime.budget import Budget
 from experiments.runtime.seeds import Stream
 from guides.drawn import Drawn

@@ -27,6 +27,12 @@ from zoo.program.sites.latents import Latents
 Z95 = 1.959963984540054
 
 
+#: Standard errors by which a lower bound may lie above log p(x | θ), or an estimate of it below.
+ERRORS = 4.0
+#: Nats that a guide's importance-weighted bound may lack beyond its errors.
+LACKING = 0.02
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its Monte-Carlo standard error, in nats, summed over units.
@@ -40,6 +46,14 @@ class Estimate:
     value: float
     se: float
     units: Tensor
+
+    def lacks(self, lower: float) -> float:
+        """Return by how many nats ``lower``, an end of an interval for log p, surely lies above this importance-weighted bound.
+
+        0 where it does not, or by up to :data:`LACKING`: then the draws hold what mass there is, as far as they tell.
+        """
+        lost = lower - self.value - ERRORS * self.se - self.se**2  # a bound of few draws is low itself, by half its variance
+        return lost if lost > LACKING else 0.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,10 @@ class LogWeights:
             return Estimate(float(bound.sum()), 0.0, bound)
         relative = (self.log_weight.double() - bound).exp()
         return Estimate(float(bound.sum()), math.sqrt(float((relative.var(0) / len(relative)).sum())), bound)
+
+    def lacks(self, lower: float) -> float:
+        """Return how many nats these weights lack to ``lower``, an end of an interval for log p: see :meth:`Estimate.lacks`."""
+        return 0.0 if self.enumerated else self.importance_estimate().lacks(lower)
 
     def khat(self) -> Tensor | None:
         """Return each unit's PSIS shape k̂, (units,): above 0.7, q misses mass that matters.

@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from experiments.log_evidence.log_weights import ERRORS
 from experiments.log_evidence.registry import ESTIMATORS, EstimatorEntry
 from experiments.log_evidence.resolution import LOST, ROUNDED, Resolution
 
 #: A bracket wider than this many nats has no point, nor one wider than the smallest gap that rests on it, unless it is
 #: narrower than the second: a guide that is the posterior has no gap at all.
 WIDE, NARROW = 1.0, 0.01
-#: Standard errors by which a lower bound may lie above log p(x | θ).
-ERRORS = 4.0
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def read(path: Path) -> Record:
     found = glance(path)
     seals, folder = status_of(path).files, path / "figures"
     figures = {file.stem: file for file in sorted(folder.glob("*.svg"))}
-    for name in ("metrics.jsonl", *(f"figures/{file.name}" for file in sorted(folder.glob("*")))):
+    for name in ("metrics.jsonl", *(name for name in seals if name.startswith("figures/"))):
         check_seal(path, name, seals)
     units = _checked(path, "units.json", UnitsShape, "summaries over units", seals) or {"units": []}
     metrics, summary = read_metrics(path / "metrics.jsonl", MOST), _summary(path, seals)

@@ -137,6 +137,7 @@ class Quantities(Shape):
     """The worst quantities of a comparison, and what they are compared with."""
 
     reference: str
+    rough: str = ""
     told: list[str]
     worst: list[Worst]
 

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -104,6 +105,16 @@ def program_of(written: str) -> Iterator[Callable[..., Any]]:
             yield _found(_module(path) if file is None else _run(file), name, path)
     except SystemExit as error:
         raise ZooError(f"expected {path} to return; got an exit ({error.code}); leave it out") from None
+    except ZooError:
+        raise
+    except Exception as error:
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == Path(folder)]
+        if not own:
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ZooError(
+            f"expected {path} to run; got {type(error).__name__}: {first}, in line {own[-1].lineno} of {own[-1].filename}; "
+            "mend it") from error
     finally:
         sys.path.remove(folder)
         for helper in [] if known is None else [one for one in _helpers(folder) if one not in known]:
@@ -153,14 +164,18 @@ def arguments_of(program: Callable[..., Any], data: str) -> tuple[tuple[Any, ...
     """Return what a program is to be called with: columns by the names of its arguments, or the data whole.
 
     A program whose arguments without defaults all have names of columns, or of arrays of an NPZ file, gets these. One of one
-    argument gets an array, a registered data set, a file's only column, or its whole table by columns.
+    argument gets an array, a registered data set, a file's only column, or its whole table by columns. Words are coded, as
+    those of a data frame are.
 
     Raises:
         ZooError: no file, one that can't be read, or arguments that it does not have.
     """
     from zoo.datasets.files import read_arguments
+    from zoo.program.calls import columns as coded
+    from zoo.program.calls import is_frame
 
     columns, x = _registered(data) if data in DATASETS else (read_arguments(Path(data)), None)
+    columns = coded(columns) if is_frame(columns) else columns
     own = inspect.signature(getattr(program, "forward", program)).parameters
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     wanted = [one.name for one in own.values() if one.default is one.empty and one.kind not in several]

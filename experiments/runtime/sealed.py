@@ -57,8 +57,14 @@ def file_digest(path: Path) -> str:
 
 def check_seal(path: Path, name: str, seals: Mapping[str, str]) -> None:
     """Raise a :class:`ZooError` where the file ``name`` in the folder ``path`` has a seal, and is not what was sealed."""
-    if name in seals and (path / name).is_file() and file_digest(path / name) != seals[name]:
+    if name in seals and not (path / name).is_file():
+        raise _removed(path / name)
+    if name in seals and file_digest(path / name) != seals[name]:
         raise _changed(path / name)
+
+
+def _removed(file: Path) -> ZooError:
+    return ZooError(f"expected {file} as the run wrote it; got none; put it back, or make it again by 'zoo resume --force'")
 
 
 def _changed(file: Path) -> ZooError:
@@ -69,12 +75,14 @@ def sealed_bytes(path: Path, name: str, seals: Mapping[str, str]) -> bytes | Non
     """Return what the file ``name`` in the folder ``path`` holds; ``None`` where there is none.
 
     Raises:
-        ZooError: it can't be read, or it has a seal and is not what was sealed.
+        ZooError: it can't be read, or it has a seal and is not there, or not what was sealed.
     """
     file = path / name
     try:
         content = file.read_bytes()
     except FileNotFoundError:
+        if name in seals:
+            raise _removed(file) from None
         return None
     except OSError as error:
         raise ZooError(f"expected {file}; got a file that can't be read ({error.strerror}); remove it") from None

@@ -178,11 +178,11 @@ def read_file(path: Path) -> Frame:
     return _readable(READERS[end], path, end)
 
 
-def read_arguments(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    """Read ``path`` as a program's arguments: an array as it is, or the arrays of an NPZ file or a table's columns by name.
+def read_arguments(path: Path) -> np.ndarray | dict[str, np.ndarray] | pd.DataFrame:
+    """Read ``path`` as a program's arguments: an array as it is, the arrays of an NPZ file by name, or a table.
 
     Raises:
-        ZooError: as of :func:`read_file`, or a column that holds no numbers.
+        ZooError: as of :func:`read_file`, or a table without rows.
     """
     end = ending(path.name)
     if end in ARRAYS and path.is_file():
@@ -190,10 +190,7 @@ def read_arguments(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     frame = read_file(path).data
     if frame.empty:
         raise ZooError(f"expected rows in {path}; got none; mend it")
-    words = next((name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"), None)
-    if words is not None:
-        raise ZooError(f"expected numbers in column '{words}' of {path}; got '{str(frame[words].iloc[0])[:40]}'; code it")
-    return {str(name): column.to_numpy() for name, column in frame.items()}
+    return frame
 
 
 def _readable(reader: Callable[[Path], T], path: Path, end: str) -> T:

@@ -23,8 +23,8 @@ from experiments.fits.progress import Display
 from experiments.fits.result import Fit
 from experiments.inference.containment import OWN
 from experiments.inference.engine import held
-from experiments.log_evidence.log_weights import Estimate, LogWeights, log_weights
-from experiments.log_evidence.result import ERRORS, Evidence
+from experiments.log_evidence.log_weights import ERRORS, Estimate, LogWeights, log_weights
+from experiments.log_evidence.result import Evidence
 from experiments.runtime.budget import Budget
 from experiments.runtime.files import shown
 from experiments.runtime.seeds import Stream
@@ -33,9 +33,6 @@ from guides.guide import BaseGuide
 from zoo.errors import ZooError
 from zoo.program.run import seeded
 from zoo.program.vectorise import LinAlgError
-
-#: Nats by which a guide's own importance-weighted bound may lie below the evidence, where quantities are held against it.
-LACKING = 0.02
 
 
 @dataclass
@@ -185,7 +182,7 @@ class Climb:
             return MODES in self.evidence.remark
         if self.fits[index].guide.density:
             bound = self.weights[index].importance_estimate()
-        return self.evidence.lower > bound.value + ERRORS * bound.se + LACKING
+        return bound.lacks(self.evidence.lower) > 0
 
     def _near(self, index: int) -> bool:
         """Return whether the upper end of a rung's gap is known to be within the threshold."""

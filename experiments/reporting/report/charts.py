@@ -196,5 +196,5 @@ def short(value: float | None, error: float | None) -> str:
     ('-31.526', '0.0001234')
     """
     if value is not None and error and error < 1e-4:
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) < 1 else f"{value:.3f}"
     return number(value, error).partition(" ±")[0]

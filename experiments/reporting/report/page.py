@@ -89,7 +89,15 @@ def _run(name: str, record: Record, points: int) -> dict[str, Any]:
         "chart": chart(
             traces, level, points, objective=objective_of(record), elsewhere=trained_elsewhere(record),
             quantity="log normaliser" if table and table.get("improper") else "log p(x | θ)") if traces else None,
+        "best": _best(table) if table else "",
         "summary": summary_table(record.summary[:MOST["variables"]]) if record.summary else None}
+
+
+def _best(table: dict[str, Any]) -> str:
+    """Return the guide whose draws the posterior's numbers and figures are of, with its gap, in words."""
+    row = max(table["guides"], key=lambda one: height(one["elbo"]["value"]))
+    gap = f", gap {interval(row['kl_gap'])} nats" if row["kl_gap"]["lower"] is not None else ""
+    return f"'{row['guide']}'{gap}"
 
 
 def _guides(table: dict[str, Any] | None) -> dict[str, Any]:

@@ -102,7 +102,8 @@ def _khat(row: dict[str, Any]) -> Verdict:
 def khat_verdict(guide: str, khat: float | None, ess: float | None, draws: int) -> Verdict:
     """Say what the worst unit's k̂ means for means and intervals under a guide."""
     if khat is None:
-        return Verdict("k̂", "good", f"k̂ does not apply to '{guide}': exact, enumerated, of equal weights, or Markov chains")
+        return Verdict("k̂", "good", (
+            f"k̂ does not apply to '{guide}': exact, enumerated, of weights that are all but equal, or Markov chains"))
     if misses_mass(khat, ess, draws):
         return Verdict("k̂", "bad", (
             f"k̂ = {khat:.2f} > {KHAT}: '{guide}' misses posterior mass that matters; read its means and intervals with care"))

@@ -281,7 +281,6 @@ def test_a_program_of_ones_own_has_its_columns_by_name(own: Path, capsys: pytest
     (["mine.py:broken", "--data", "rows.csv"], "expected a Pyro program 'broken'"),
     (["mine.py:line"], "expected a file of data for a program of your own"),
     (["mine.py:line", "--data", "none.csv"], "got no such file; check the path"),
-    (["mine.py:line", "--data", "words.csv"], "expected numbers in column 'y'"),
     (["mine.py:line", "--data", "head.csv"], "expected rows in"),
     (["mine.py:line", "--data", "rows.csv", "--steps", "0"], "steps"),
     (["mine.py:line", "--data", "rows.csv", "--out", "rows.csv"], "expected a directory to write to"),

@@ -244,3 +244,26 @@ def test_what_else_was_imported_does_not_change_a_programs_checksum(own: Path) -
     (own / "helper.py").write_text("def prior():\n    return 3.0\n")
     assert digests[0] == digests[1] != source_digest("models.py:coin")
     sys.modules.pop("unrelated")
+
+
+def test_words_are_coded_and_a_programs_own_error_is_told_by_its_line(
+    own: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    (own / "words.csv").write_text("who,y\nann,1.0\nbob,2.0\nann,0.5\n")
+    (own / "models.py").write_text(PROGRAM + """
+def groups(who, y):
+    m = pyro.sample("m", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(m[who], 1.0), obs=y)
+
+def wrong(y):
+    pyro.sample("m", dist.Normal(0.0, missing))
+""")
+    assert command(["fit", "models.py:groups", "--data", "words.csv", "-g", "full_rank", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["log_evidence"]
+    truth = sum(float(torch.distributions.MultivariateNormal(torch.zeros(len(y)), torch.eye(len(y)) + 1).log_prob(
+        torch.tensor(y))) for y in ([1.0, 0.5], [2.0]))
+    assert found["lower"] - 0.01 <= truth <= found["upper"] + 0.01
+    assert command(["fit", "models.py:wrong", "--data", "y.csv"]) == 2
+    line = (own / "models.py").read_text().splitlines().index('    pyro.sample("m", dist.Normal(0.0, missing))') + 1
+    assert f"NameError: name 'missing' is not defined, in line {line} of" in capsys.readouterr().err

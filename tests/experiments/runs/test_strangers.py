@@ -232,3 +232,12 @@ def test_links_of_trackers_beside_a_run_are_left_alone(mine: Path, tmp_path: Pat
     (mine / "wandb").mkdir()
     (mine / "wandb" / "latest-run").symlink_to(tmp_path)
     assert read(mine).state == "done"
+
+
+@pytest.mark.parametrize("name", ["comparison.json", "posterior.nc", "metrics.jsonl", "figures/gap.svg"])
+def test_a_file_that_was_removed_is_missed(name: str, mine: Path) -> None:
+    (mine / name).unlink()
+    with pytest.raises(ZooError, match=rf"expected .*{name} as the run wrote it; got none; put it back"):
+        _ = experiments.load(mine).posterior if name == "posterior.nc" else read(mine)
+    if name == "comparison.json":
+        assert [record.state for record in read_each([mine], glance)] == ["damaged"]
