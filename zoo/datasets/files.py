@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 #: What may stand between the fields of a row, the surest first; commas may be decimal.
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", r"\s+": "spaces"}
-#: Lines by which separators are told.
-LOOKED_AT = 20
+#: Lines by which separators are told, and the most characters of a word in a column: words become labels.
+LOOKED_AT, LONGEST = 20, 1000
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def read_arguments(path: Path) -> np.ndarray | dict[str, np.ndarray] | pd.DataFr
     """Read ``path`` as a program's arguments: an array as it is, the arrays of an NPZ file by name, or a table.
 
     Raises:
-        ZooError: as of :func:`read_file`, or a table without rows.
+        ZooError: as of :func:`read_file`, a table without rows, or a word of over a thousand characters.
     """
     end = ending(path.name)
     if end in ARRAYS and path.is_file():
@@ -190,6 +190,11 @@ def read_arguments(path: Path) -> np.ndarray | dict[str, np.ndarray] | pd.DataFr
     frame = read_file(path).data
     if frame.empty:
         raise ZooError(f"expected rows in {path}; got none; mend it")
+    for name, column in frame.items():
+        longest = 0 if column.dtype.kind in "biuf" else max((len(word) for word in column if isinstance(word, str)), default=0)
+        if longest > LONGEST:
+            raise ZooError(
+                f"expected words of at most {LONGEST:,} characters in column '{name}' of {path}; got {longest:,}; shorten them")
     return frame
 
 
