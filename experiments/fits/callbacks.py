@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from experiments.fits.journal import Journal, Snapshot, State, fitting
+from experiments.fits.journal import Journal, Snapshot
+from experiments.fits.state import State, amount, fitting
 from guides.guide import BaseGuide
 from zoo.data import Data
 from zoo.errors import Interrupted, ZooWarning
@@ -159,7 +160,7 @@ class Watch:
         if self.journal is None or self._saved is None:
             return 0
         with fitting(self.journal.path):
-            self.cost.rows = float(self._saved.values.get("evaluations", 0.0))  # what led here is counted, and no more
+            self.cost.rows = amount(self._saved.values.get("evaluations", 0.0))  # what led here is counted, and no more
             load(State(self._saved.part("method"), dict(self._saved.values["method"])))
             if drawing:
                 set_generators(self._saved.tensors["generator"], self._saved.numbered("cuda"))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from experiments.fits.journal import State, check_finite, fitting, read, write
+from experiments.fits.journal import read, write
 from experiments.fits.result import Fit
+from experiments.fits.state import State, check_finite, fitting
 from guides.construct import build
 from guides.guide import BaseGuide
 from guides.pyro_guide.guide import as_guide

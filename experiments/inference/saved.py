@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from experiments.fits.callbacks import rows_of
-from experiments.fits.journal import Journal, State, alike, check_finite, fitting
+from experiments.fits.journal import Journal
 from experiments.fits.result import Iteration, States
+from experiments.fits.state import State, alike, amount, check_finite, fitting
 from experiments.inference.engine import state_tensors
 from experiments.inference.method import Problem
 from experiments.inference.options import Options
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
 
 #: What else of a fit is kept, and as what.
 _PLAIN: dict[str, Any] = {
-    "method": str, "steps": int, "seconds": float, "bound": float, "converged": bool, "stopped": str, "units": int,
-    "objective": str, "evaluations": float}
+    "method": str, "steps": int, "seconds": amount, "bound": float, "converged": bool, "stopped": str, "units": int,
+    "objective": str, "evaluations": amount}
 
 
 def keep(journal: Journal, done: Fit) -> None:
@@ -63,7 +66,7 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
         raise ZooError(f"expected a finished fit in {journal.path}; got none; 'zoo resume' goes on with the run")
     if state is None:
         return None
-    with fitting(journal.path):
+    with fitting(journal.path), as_before_if_refused(model, guide):
         model.load_state_dict(state.part("model"))
         guide.load_state_dict(state.part("guide"))
         check_finite([*model.parameters(), *guide.parameters()])
@@ -75,6 +78,18 @@ def restore(journal: Journal, model: Model, guide: BaseGuide, train_model: bool)
     guide.eval()
     model.eval()
     return done
+
+
+@contextmanager
+def as_before_if_refused(*modules: nn.Module) -> Iterator[None]:
+    """Put the parameters of ``modules`` back where the block fails: a model may be a user's own, and in use."""
+    before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
+    try:
+        yield
+    except BaseException:
+        for module, state in zip(modules, before, strict=True):
+            module.load_state_dict(state)
+        raise
 
 
 def _states(state: State, model: Model, guide: BaseGuide, train_model: bool) -> States | None:

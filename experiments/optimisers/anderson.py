@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from experiments.fits.journal import alike
+from experiments.fits.state import alike
 
 #: Iterations that an extrapolation looks back on.
 MEMORY = 8

@@ -20,7 +20,7 @@ from experiments.fits.export import check_latents
 from experiments.fits.journal import Journal
 from experiments.fits.result import Fit
 from experiments.inference.engine import state_tensors
-from experiments.inference.saved import keep, restore
+from experiments.inference.saved import as_before_if_refused, keep, restore
 from experiments.reporting.record import read, settle
 from experiments.reporting.results import write_posterior, write_table
 from experiments.runs.grid import write_toml
@@ -141,17 +141,18 @@ def restored(
     x, own = read_data(path, saved), as_model(model)
     check_latents(own, x, saved.get("latents"))
     journal, fits = Journal(path / "checkpoint", sealed=True), []
-    for text, how, theta in named:
-        if not how and text not in guides:
-            raise ZooError(f"expected guides={{'{text}': …}}; Pyro's own guides can't be built from their names")
-        one = copy.deepcopy(own) if saved.get("own_theta") else own
-        whole = as_guide(one, guides.get(text, how), x)
-        guide = build(whole, one, x, seed=seed) if isinstance(whole, str) else whole
-        guide.text = text
-        done = restore(journal.of(text), one, guide, bool(theta))
-        assert done is not None, "a sealed journal has all fits"
-        guide.fit_to(x)
-        fits.append(done)
+    with as_before_if_refused(own):
+        for text, how, theta in named:
+            if not how and text not in guides:
+                raise ZooError(f"expected guides={{'{text}': …}}; Pyro's own guides can't be built from their names")
+            one = copy.deepcopy(own) if saved.get("own_theta") else own
+            whole = as_guide(one, guides.get(text, how), x)
+            guide = build(whole, one, x, seed=seed) if isinstance(whole, str) else whole
+            guide.text = text
+            done = restore(journal.of(text), one, guide, bool(theta))
+            assert done is not None, "a sealed journal has all fits"
+            guide.fit_to(x)
+            fits.append(done)
     plan = ComparisonPlan(own, partition(x, own.latents(x).units, 0.0), None, seed, None)
     return FittedComparison(plan, None, fits, None, own_theta=bool(saved.get("own_theta")))
 

@@ -9,8 +9,8 @@ from dataclasses import astuple
 from torch import Tensor
 
 from experiments.fits.callbacks import Watch
-from experiments.fits.journal import State, check_finite
 from experiments.fits.result import Iteration, Outcome
+from experiments.fits.state import State, check_finite
 from experiments.inference.em.expectation import Expectation
 from experiments.inference.em.moments import expectation
 from experiments.inference.engine import non_finite_site

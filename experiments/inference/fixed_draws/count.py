@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.fits.callbacks import Watch
-from experiments.fits.journal import State
+from experiments.fits.state import State
 from experiments.optimisers.lbfgs import Tape
 
 

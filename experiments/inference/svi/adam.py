@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from experiments.fits.journal import alike
+from experiments.fits.state import alike
 
 #: What Adam keeps of each parameter: two moments, and how many steps it took.
 SLOTS = ("exp_avg", "exp_avg_sq", "step")

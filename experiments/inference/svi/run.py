@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.fits.journal import State, alike, check_finite
 from experiments.fits.result import Outcome, States
+from experiments.fits.state import State, alike, check_finite
 from experiments.inference.engine import state_tensors
 from experiments.inference.method import Problem
 from experiments.inference.svi.adam import moments, put_back

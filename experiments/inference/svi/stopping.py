@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from experiments.fits.journal import State, alike
+from experiments.fits.state import State, alike
 
 #: Nats per unit that a converged ascent may still rise by.
 TOLERANCE = 0.02

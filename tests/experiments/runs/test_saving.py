@@ -17,8 +17,10 @@ import experiments
 import zoo
 from experiments.cli import run as command
 from experiments.diagnostics.evaluation import evaluate
+from experiments.fits import journal
+from experiments.fits.state import State
 from experiments.reporting.gallery import FIGURES
-from experiments.reporting.record import read
+from experiments.reporting.record import read, settle
 from zoo.errors import ZooError
 
 X = torch.tensor([0.5, -1.0, 2.0, 0.1, 0.7, -0.2], dtype=torch.double)
@@ -185,8 +187,6 @@ def test_another_model_or_another_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "spec.toml").write_text(spec.replace("full_rank", "low_rank"))
     with pytest.raises(ZooError, match=r"spec.toml as the run wrote it"):
         experiments.load(tmp_path / "run", model=scaled)
-    from experiments.reporting.record import settle
-
     settle(tmp_path / "run", "done")
     with pytest.raises(ZooError, match="expected the guides of the saved table"):
         experiments.load(tmp_path / "run", model=scaled)
@@ -204,3 +204,19 @@ def test_a_saved_tables_page_says_how_to_load_it(tmp_path: Path, capsys: pytest.
     for words in (["run", str(tmp_path / "run"), "--trust"], ["resume", str(tmp_path / "run"), "--trust", "--force"]):
         assert command(words) == 2
         assert "got a comparison that was saved in Python" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("guide", ["mean_field", "exact"])
+def test_a_model_is_left_as_it_was_where_a_fit_does_not_suit_it(guide: str, tmp_path: Path) -> None:
+    """The first guide's θ suits it; the guide itself, or the next one, does not."""
+    x = zoo.dataset("iris").x
+    experiments.compare(zoo.build("ppca", x), x, ["mean_field", "exact"], steps=20).save(tmp_path / "run", figures=False)
+    file = next((tmp_path / "run" / "checkpoint" / guide).glob("end.json"))
+    state = journal.read(file)
+    journal.write(file.with_suffix(""), State({**state.tensors, "guide.extra": state.tensors["history"]}, state.values))
+    settle(tmp_path / "run", "done")
+    model = zoo.build("ppca", x, seed=5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ZooError, match="expected a state of this fit in"):
+        experiments.load(tmp_path / "run", model=model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
