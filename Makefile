@@ -32,7 +32,7 @@ studies: .venv/.tested
 
 soak: .venv/.tested
 	ZOO_KILLS=200 ZOO_MUTATIONS=2000 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
-		-k 'killed_at_any or mutated' tests/experiments/runs
+		-k 'killed_at_any or mutated' tests/experiments/runs tests/zoo/datasets
 
 long: .venv/.tested
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m long

@@ -23,6 +23,8 @@ from zoo.errors import ZooError
 
 #: Columns of a table, at most: pictures of 512 × 512 pixels have as many.
 COLUMNS = 2**18
+#: Axes of an array, at most.
+AXES = 16
 #: Bytes that any packed file may unpack to, and the bytes more for each one that it has.
 UNPACKED, FOR_EACH = 2**24, 100
 #: Bytes that are read at a time.
@@ -153,6 +155,8 @@ def _npy(file: IO[bytes], most: int, name: str) -> np.ndarray:
 
 def _numbers(file: IO[bytes], shape: tuple[int, ...], kind: np.dtype, most: int, name: str) -> np.ndarray:
     """Return the next numbers of a file, of ``most`` bytes at most, as an array."""
+    if len(shape) > AXES:
+        raise ZooError(f"expected an array of at most {AXES} axes in {name}; got a header that says {len(shape)}; check the file")
     count, read = math.prod(shape) * kind.itemsize, 0
     if not count:
         raise ZooError(f"expected rows of data in {name}; got none, as its shape is {shape}; check the file")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ import experiments
 from experiments.cli import run as command
 from experiments.fits.journal import Stop
 from experiments.reporting.record import settle
+from experiments.runs.grid import Grid
 from experiments.runs.run import run
 from experiments.runs.spec import complete, keys
+from experiments.runs.sweep import SweepOptions, sweep
 from experiments.runtime.files import digest
 from tests.experiments.runs.durable import quiet
 from zoo.errors import Interrupted
@@ -246,3 +249,39 @@ def test_runs_with_mutated_files_run_or_fail_in_one_line(
             assert len(errors) == (1 if code == 2 else 0), said.getvalue()
         if {file.name for file in harmed} <= {"metrics.jsonl", ".metrics.json"}:
             assert "status.json" in before or code == 0, "what is wrong with the metrics alone stops no run"
+
+
+@pytest.fixture(scope="module")
+def grids(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A grid that is done, and one of which a run was never begun."""
+    asked = {"model": "gmm", "guides": ("exact",), "method": "em", "steps": 2, "draws": 8}
+    whole = tmp_path_factory.mktemp("grid") / "whole"
+    with ThreadPoolExecutor(1) as executor:
+        sweep(Grid({f"seed={seed}": complete(seed=seed, **asked) for seed in (0, 1)}, {}), whole, SweepOptions(), executor)
+    begun = whole.with_name("begun")
+    shutil.copytree(whole, begun)
+    shutil.rmtree(begun / "seed=1")
+    return [whole, begun]
+
+
+@settings(max_examples=MUTATIONS, deadline=20_000, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@given(data=st.data())
+def test_grids_with_mutated_files_run_or_fail_in_one_line(data: st.DataObject, grids: list[Path]) -> None:
+    """One time in two the grid's own files, else any: a resume ends with 3 where a run of the grid fails."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as said, \
+            contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.runs.sweep.ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+        path = Path(folder) / "grid"
+        shutil.copytree(data.draw(st.sampled_from(grids)), path)
+        own = sorted(file for file in path.iterdir() if file.is_file() and file.name != ".lock")
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
+        for file in data.draw(st.lists(st.sampled_from(own if data.draw(st.booleans()) else files), min_size=1, max_size=2,
+                                       unique=True)):
+            data.draw(st.sampled_from([harm, harm_lines]))(data, file)
+        for words, codes in ((["runs"], (0, 2)), (["report"], (0, 2)), (["resume", "--no-report"], (0, 2, 3))):
+            said.seek(0)
+            said.truncate()
+            code = command([words[0], str(path), *words[1:]])
+            errors = [line for line in said.getvalue().splitlines() if not line.startswith("remark: ")]
+            assert code in codes, said.getvalue()
+            assert len(errors) == (1 if code == 2 else 0), said.getvalue()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ from tests import ROOT
 from zoo.datasets.arrays import COLUMNS
 from zoo.datasets.files import read_arguments, read_file
 
+#: Files of each door that are harmed at random; `make soak` tries 2,000.
+HARMED = int(os.environ.get("ZOO_MUTATIONS", "140"))
 #: A file in each process that reads them: how long it took of the processor, and how much more memory than before any.
 READ = """
 import json, resource, sys, time
@@ -96,14 +100,70 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+def table(write: Callable[[pd.DataFrame, BytesIO], object]) -> bytes:
+    file = BytesIO()
+    rows = np.random.default_rng(1).normal(size=(40, 3))
+    write(pd.DataFrame(rows, columns=["a", "b", "c"]).assign(who="ann"), file)
+    return file.getvalue()
+
+
+WHOLE: Mapping[str, Callable[[], bytes]] = {
+    "rows.csv": lambda: table(lambda frame, file: frame.to_csv(file, index=False)),
+    "rows.csv.gz": lambda: gzip.compress(table(lambda frame, file: frame.to_csv(file, index=False))),
+    "rows.parquet": lambda: table(lambda frame, file: frame.to_parquet(file)),
+    "x.npy": lambda: npy(40, 3) + np.random.default_rng(2).normal(size=(40, 3)).tobytes(),
+    "x.npz": lambda: packed({"x": npy(40, 3) + bytes(960), "y": npy(40) + bytes(320)}),
+    "idx3-ubyte": lambda: idx(10, 4, 4) + bytes(range(160)),
+    "idx3-ubyte.gz": lambda: gzip.compress(idx(10, 4, 4) + bytes(range(160))),
+}
+#: What an attacker, or a disk, puts into a file.
+WORDS = (
+    b"", b"\0" * 8, b"\xff" * 8, b"\n" * 9, b'"' * 3, b",,,,", b"nan", b"1e999", b"9" * 30, b"(9999999999, 9)", b"|O",
+    b"'>U99999999'")
+
+
+def harmed(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return a file with one to four changes: some bytes put in or taken out, or its end cut off."""
+    raw = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        near = len(raw) if rng.random() < 0.5 else min(len(raw), 150)  # headers are what sizes come from
+        at, length = int(rng.integers(0, near + 1)), int(rng.integers(0, 12))
+        new = rng.bytes(int(rng.integers(0, 9))) if rng.random() < 0.5 else WORDS[rng.integers(len(WORDS))]
+        raw[at : at + length] = new
+        if rng.random() < 0.1:
+            del raw[at:]
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("door", ["dataset", "program"])
+def test_mutated_files_are_read_or_refused_at_once(door: str, tmp_path: Path) -> None:
+    rng, bases = np.random.default_rng(HARMED), {name: content() for name, content in WHOLE.items()}
+    paths = [tmp_path / f"{i}{'-' if name.startswith('idx') else '.'}{name}" for i, name in zip(range(HARMED), cycle(bases))]
+    for path, content in zip(paths, cycle(bases.values()), strict=False):
+        path.write_bytes(harmed(content, rng))
+    found = read_all(door, paths)
+    refused = [text for text, _, _ in found.values() if text]
+    assert len(found) == HARMED
+    assert len(refused) > HARMED / 5
+    for name, (text, seconds, megabytes) in found.items():
+        assert not text or ("expected" in text and "\n" not in text and len(text) < 600), (name, text)
+        assert seconds < 2, (name, seconds)
+        assert megabytes < 300, (name, megabytes)
+
+
+def read_all(door: str, paths: Sequence[Path]) -> dict[str, tuple[str, float, float]]:
+    """Return of each file what was said against it, seconds, and megabytes above those that torch takes."""
+    words = [sys.executable, "-W", "ignore", "-c", READ, door, *map(str, paths)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("door", ["dataset", "program"])
 def test_files_that_ask_for_much_are_refused_at_once(door: str, tmp_path: Path) -> None:
     for name, (content, _) in HOSTILE.items():
         (tmp_path / name).write_bytes(content())
-    paths = [str(tmp_path / name) for name in HOSTILE]
-    done = subprocess.run(
-        [sys.executable, "-c", READ, door, *paths], capture_output=True, text=True, check=True, cwd=ROOT, timeout=120)
-    found = json.loads(done.stdout)
+    found = read_all(door, [tmp_path / name for name in HOSTILE])
     for name, (_, expected) in HOSTILE.items():
         text, seconds, megabytes = found[name]
         assert expected in text, (name, text)
