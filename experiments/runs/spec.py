@@ -49,7 +49,7 @@ class Spec(BaseModel):
     simulate: bool = False
     holdout: float | None = Field(None, ge=0, lt=1)
     fitting: dict[str, Any] = Field(default_factory=dict)
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=10_000)
     binarise: Literal["static", "dynamic", "threshold"] | None = None
     target: str | None = None
     standardise: bool = False
