@@ -41,7 +41,7 @@ class Spec(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(0, ge=0, le=2**31 - 1)
     method: str | None = None
-    draws: int | None = Field(None, ge=2)
+    draws: int | None = Field(None, ge=2, le=2**31 - 1)
     effort: str = "default"
     parameters: bool = False
     train_with: str | None = None

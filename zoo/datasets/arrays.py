@@ -156,7 +156,7 @@ def _npy(file: IO[bytes], most: int, name: str) -> np.ndarray:
 def _numbers(file: IO[bytes], shape: tuple[int, ...], kind: np.dtype, most: int, name: str) -> np.ndarray:
     """Return the next numbers of a file, of ``most`` bytes at most, as an array."""
     if len(shape) > AXES:
-        raise ZooError(f"expected an array of at most {AXES} axes in {name}; got a header that says {len(shape)}; check the file")
+        raise ZooError(f"expected an array of up to {AXES} axes in {name}; got a header that says {len(shape)}; check the file")
     count, read = math.prod(shape) * kind.itemsize, 0
     if not count:
         raise ZooError(f"expected rows of data in {name}; got none, as its shape is {shape}; check the file")

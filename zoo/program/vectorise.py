@@ -95,9 +95,14 @@ def _without_torchs_own() -> Iterator[None]:
         yield
 
 
+#: What torch says of tensors that are larger than memory, or than a number of bytes can be.
+NO_MEMORY = ("DefaultCPUAllocator", "Storage size calculation overflowed", "Overflow when unpacking long")
+
+
 def out_of_memory(error: Exception) -> bool:
-    """Return whether a device, or the system, had no memory left: torch has no class for the latter."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Return whether a device, or the system, had no memory left, or can't even count it: torch has no class for the latter."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in NO_MEMORY)
 
 
 def count(rows: Any) -> int:

@@ -237,6 +237,11 @@ def test_bad_arrays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (("frobnicate",), "No such command 'frobnicate'"),
     (("compare",), "Missing argument 'model'"),
     (("compare", "eight_schools", "-g", "mean_field", "--out", "/proc/none/here"), "expected a directory to write to"),
+    *[((*words, "--train-draws", number), "expected what fits into memory")
+      for words in [("fit", "ppca", "-d", "iris", "-g", "mean_field", "--method", "svi")]
+      for number in ("9223372036854775807", "1" + 30 * "0")],
+    (("fit", "gmm", "-d", "faithful", "-g", "exact", "--draws", "1" + 30 * "0"), "--draws: input should be less than"),
+    (("fit", "gmm", "-d", "faithful", "-g", "exact", "--seeds", "2147483648"), "--seeds: input should be less than"),
 ])
 def test_bad_words(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text: str) -> None:
     assert text in refused(capsys, *words)
