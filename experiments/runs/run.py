@@ -187,25 +187,38 @@ def _work(job: Job, hold: Hold, how: RunOptions) -> Comparison:
     metrics = Metrics(path / "metrics.jsonl", journal.make)
     metrics.check()
     table = job.work(journal, [metrics, *how.callbacks], how.progress)
-    metrics.check()
-    journal.make()
-    write_table(table, path)
-    if how.show is not None:
-        with job.printing():
-            how.show(table)
-    if how.report:
-        write_posterior(table, job.data, path)
-    settle(path, "done")
-    if how.report:
-        from experiments.reporting.report import page
-
+    show = how.show
+    for left in (2, 1, 0):
+        metrics.check()
+        journal.make()  # and what it holds, where the directory was removed
         try:
-            whole(path / "report.html", page([read(path)]))
-        except ZooError:
-            raise
-        except Exception as error:  # a page that fails must not take the run with it
-            warnings.warn(ZooWarning(f"the report could not be made: {one_line(error)}"), stacklevel=3)
+            write_table(table, path)
+            if show is not None:
+                with job.printing():
+                    show(table)
+                show = None
+            if how.report:
+                write_posterior(table, job.data, path)
+            settle(path, "done")
+            if how.report:
+                _write_page(path)
+        except (ZooError, OSError):
+            if not hold.lost or not left:
+                raise
+        if not hold.lost:
+            break
     return table
+
+
+def _write_page(path: Path) -> None:
+    from experiments.reporting.report import page
+
+    try:
+        whole(path / "report.html", page([read(path)]))
+    except ZooError:
+        raise
+    except Exception as error:  # a page that fails must not take the run with it
+        warnings.warn(ZooWarning(f"the report could not be made: {one_line(error)}"), stacklevel=4)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import pytest
 import experiments
 from experiments.cli import run as command
 from experiments.fits.journal import Journal, Stop
-from experiments.runs.run import resume, run
+from experiments.runs.run import RunOptions, resume, run
 from experiments.runs.spec import complete
+from experiments.runtime import files
 from experiments.runtime.files import InUse, locked
 from tests.experiments.runs.durable import At, bits, gmm, interrupted, numbers, quiet, spec
 from zoo.errors import Interrupted, ZooWarning
@@ -43,6 +44,33 @@ def test_a_directory_removed_in_mid_run_is_made_anew(
     (path / "status.json").unlink()
     assert command(["resume", str(path), "--no-report"]) == 0
     assert "metrics" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["posterior.nc", "summary.csv", "status.json", "report.html"])
+def test_a_directory_removed_while_results_are_written_gets_all_of_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, asked, shown = tmp_path / "run", {"progress": False, "report": True}, []
+    run(two_fits(), tmp_path / "whole", RunOptions(**asked))
+    module = {"status.json": "experiments.reporting.record", "report.html": "experiments.runs.run"}.get(
+        name, "experiments.reporting.results")
+    original, removed = files.whole, []
+
+    def removing(file: Path, content: Any) -> None:
+        if file.name == name and not removed:
+            removed.append(file)
+            path.rename(tmp_path / "elsewhere")
+        original(file, content)
+
+    monkeypatch.setattr(f"{module}.whole", removing)
+    with pytest.warns(ZooWarning, match=GONE):
+        run(two_fits(), path, RunOptions(**asked, show=shown.append))
+    assert removed
+    assert len(shown) == 1
+    assert numbers(path) == numbers(tmp_path / "whole")
+    left = {file.relative_to(path) for file in path.rglob("*")}
+    assert left == {file.relative_to(tmp_path / "whole") for file in (tmp_path / "whole").rglob("*")}
+    assert experiments.load(path).posterior is not None
 
 
 def test_a_run_stopped_after_its_directory_was_removed_is_resumed(tmp_path: Path) -> None:
