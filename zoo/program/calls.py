@@ -7,7 +7,7 @@ parameters, so that ``model(x, y=None)`` and ``model(*args, **kwargs)`` are data
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def arguments(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Data:
             return as_data(value)
         else:
             named[name] = value
-    return {name: _entry(name, value) for name, value in named.items()}
+    return _entries(named)
 
 
 def as_data(x: Any) -> Data:
@@ -76,7 +76,7 @@ def as_data(x: Any) -> Data:
         return _entry("", x)  # type: ignore[no-any-return]
     if all(value is None or isinstance(value, (Tensor, *PLAIN)) for value in x.values()):
         return x
-    return {str(name): _entry(str(name), value) for name, value in x.items()}
+    return _entries({str(name): value for name, value in x.items()})
 
 
 def signature(program: Callable[..., Any]) -> inspect.Signature:
@@ -178,13 +178,18 @@ def columns(frame: Any) -> Columns:
         if values.dtype.kind in "fiub":
             found[name] = torch.as_tensor(values.astype(np.float64) if values.dtype.kind == "f" else values.astype(np.int64))
             continue
-        words = [str(word) for word in values.tolist()]
-        if any(word in ("None", "nan", "NaT", "<NA>") for word in words):
-            raise ZooError(f"expected column '{name}' without missing values; got some; drop those rows, or fill them")
-        categories[name] = sorted(set(words))
-        place = {word: i for i, word in enumerate(categories[name])}
-        found[name] = torch.tensor([place[word] for word in words])
+        found[name], categories[name] = _coded(f"column '{name}'", values.tolist())
     return Columns(found, categories)
+
+
+def _coded(what: str, values: Sequence[Any]) -> tuple[Tensor, list[str]]:
+    """Return the place of each word among the sorted ones, and these."""
+    words = [str(word) for word in values]
+    if any(word in ("None", "nan", "NaT", "<NA>") for word in words):
+        raise ZooError(f"expected {what} without missing values; got some; drop those rows, or fill them")
+    categories = sorted(set(words))
+    place = {word: i for i, word in enumerate(categories)}
+    return torch.tensor([place[word] for word in words]), categories
 
 
 def plates_of_categories(x: Data, rows: Container[str] = ()) -> dict[str, list[str]]:
@@ -204,6 +209,25 @@ def plates_of_categories(x: Data, rows: Container[str] = ()) -> dict[str, list[s
         plates = (name, f"{name}s", f"{name}es", f"{name.removesuffix('y')}ies")
         found |= {plate: in_rows if plate in rows else labels for plate in plates}
     return found
+
+
+def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as tensors by name; columns of words, as ``**frame`` passes them, are coded as a frame's."""
+    found: dict[str, Any] = {}
+    categories: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if not isinstance(value, (Tensor, *PLAIN)) and not is_frame(value) and _begins_with_a_word(value):
+            found[name], categories[name] = _coded(f"entry '{name}'", list(value))
+        else:
+            found[name] = _entry(name, value)
+    return Columns(found, categories) if categories else found
+
+
+def _begins_with_a_word(value: Any) -> bool:
+    try:
+        return isinstance(next(iter(value)), str)
+    except (TypeError, StopIteration):
+        return False
 
 
 def _entry(name: str, value: Any) -> Any:

@@ -114,6 +114,27 @@ def test_a_frames_words_are_coded_and_label_the_tree() -> None:
     assert table.x["county"].tolist() == [1, 0, 2, 0]  # type: ignore[index]
 
 
+def homes(county: Any, y: Any) -> None:
+    with pyro.plate("counties", 3):
+        effect = pyro.sample("effect", dist.Normal(torch.zeros(()).double(), 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(effect[county], 1.0), obs=y)
+
+
+def test_words_are_coded_where_columns_are_passed_by_name() -> None:
+    frame = pd.DataFrame({"county": ["b", "a", "c", "a"], "y": [1.0, 2.0, 0.5, 0.0]})
+    whole: Any = zoo.arguments(homes, frame)
+    for columns in (dict(frame), frame.to_dict("list"), {name: frame[name].to_numpy() for name in frame}):
+        for x in (zoo.arguments(homes, **columns), zoo.arguments(homes, columns)):
+            assert x.categories == whole.categories == {"county": ["a", "b", "c"]}  # type: ignore[union-attr]
+            assert all(torch.equal(x[name].double(), whole[name].double()) for name in frame)  # type: ignore[index]
+    table = experiments.compare(homes, kwargs=dict(frame), guides=["full_rank"])
+    tree = experiments.posterior(table.model, table.guide("full_rank"), table.x, draws=5)
+    assert tree["posterior"]["counties"].values.tolist() == ["a", "b", "c"]
+    with pytest.raises(zoo.ZooError, match="expected entry 'county' without missing values"):
+        zoo.arguments(homes, county=["b", None], y=[1.0, 2.0])
+
+
 def test_a_polars_frame_is_as_one_of_pandas() -> None:
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame({"county": ["b", "a", "c", "a"], "y": [1.0, 2.0, 0.5, 0.0]})
