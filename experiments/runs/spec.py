@@ -213,7 +213,7 @@ def _as_it_is(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
     unused += [str(name) for name in given.get("options") or {}]
     if unused:
         word = where + (unused[0].replace("_", "-") if where == FLAG else unused[0])
-        raise ZooError(f"expected a program that reads the data as it is; got {word}; leave it out")
+        raise ZooError(f"expected an option for a program that reads the data as it is; got {word}; leave it out")
     if given.get("data") is None:
         raise ZooError("expected a file of data for a program of your own; got none; name one with --data")
     return {key: value for key, value in given.items() if key not in ("standardise", "drop_constant", "options")}

@@ -287,8 +287,8 @@ def test_a_program_of_ones_own_has_its_columns_by_name(own: Path, capsys: pytest
     (["mine.py:line", "--data", "rows.csv", "--amortised"], "latents that all rows share"),
     (["mine.py:line", "--data", "mine.py"], "expected a file ending in .csv"),
     (["other.py:line", "--data", "rows.csv"], "expected a file of Python"),
-    (["mine.py:line", "--data", "rows.csv", "--standardise"], "expected a program that reads the data as it is"),
-    (["mine.py:line", "--data", "rows.csv", "--components", "3"], "expected a program that reads the data as it is"),
+    (["mine.py:line", "--data", "rows.csv", "--standardise"], "an option for a program that reads the data as it is"),
+    (["mine.py:line", "--data", "rows.csv", "--components", "3"], "an option for a program that reads the data as it is"),
 ])
 def test_bad_words_are_one_line(
     own: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str],

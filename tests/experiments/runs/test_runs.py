@@ -111,7 +111,9 @@ def test_steps_tell_what_they_are_made_of() -> None:
     (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_step_and_leaves_a_checkpoint(number: int, code: int, tmp_path: Path) -> None:
     words = ["fit", "vae", "--data", "digits", "-g", "mean_field:encoder", "--steps", "100000", "--out", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-m", "experiments.cli", *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", *words], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # whoever started us with nohup has it ignored
     metrics = tmp_path / "metrics.jsonl"
     while not (metrics.exists() and metrics.stat().st_size > 2000):
         time.sleep(0.05)

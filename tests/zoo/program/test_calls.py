@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -133,6 +134,23 @@ def test_words_are_coded_where_columns_are_passed_by_name() -> None:
     assert tree["posterior"]["counties"].values.tolist() == ["a", "b", "c"]
     with pytest.raises(zoo.ZooError, match="expected entry 'county' without missing values"):
         zoo.arguments(homes, county=["b", None], y=[1.0, 2.0])
+
+
+def coin(y: Any) -> None:
+    p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    with pyro.plate("flips", len(y), dim=-1):
+        pyro.sample("y", dist.Bernoulli(p), obs=y)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8, torch.float32])
+def test_flips_of_a_coin_are_whole_numbers_or_truth_values_too(dtype: torch.dtype) -> None:
+    """As a file's column holds them; torch has a Bernoulli's density at floating numbers alone."""
+    y = torch.tensor([1, 0, 1, 1]).to(dtype)
+    table = experiments.compare(coin, y, guides=["full_rank"], method="svi", steps=50)
+    assert table.evidence.value == pytest.approx(-math.log(20), abs=1e-4)  # B(4, 2) = 1/20
+    tree = experiments.posterior(table.model, table.guide("full_rank"), y, draws=5)
+    assert tree["observed_data"]["y"].values.tolist() == y.tolist()
+    assert tree["posterior_predictive"]["y"].isin([0, 1]).all()
 
 
 def test_a_polars_frame_is_as_one_of_pandas() -> None:

@@ -232,7 +232,7 @@ def check_rounding(site: Any) -> None:
     if not counts(fn):
         return
     total = torch.as_tensor(getattr(fn, "total_count", 0), device=value.device)
-    largest = torch.maximum(value.detach().abs().double(), total.detach().double())
+    largest = torch.maximum(value.detach().double().abs(), total.detach().double())
     each = torch.lgamma(1 + (largest.flatten(-fn.event_dim).amax(-1) if fn.event_dim else largest))
     if isinstance(site["mask"], Tensor):
         each = each * site["mask"]

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from pyro.distributions import MaskedDistribution, Unit
 from torch import Tensor
+from torch.distributions import Bernoulli
 from torch.distributions.transforms import AffineTransform, ComposeTransform, Transform
 
-from zoo.program.sites.angles import WRAPPERS, bijection
+from zoo.program.sites.angles import WRAPPERS, bijection, unwrapped
 
 
 def counting(site: Any) -> Tensor | None:
@@ -52,8 +53,14 @@ def filled(site: Any) -> Tensor:
 
     A density is evaluated at masked elements, too, before it is multiplied by nothing. What stands there must not matter: the
     gradient at NaN, or outside the support, is 0 · NaN.
+
+    Whole numbers and truth values that are observed of a Bernoulli, as a file's column of 0 and 1 holds them, are given in the
+    type of its probability: torch has its density at no others.
     """
     value: Tensor = site["value"]
+    inner = unwrapped(site["fn"])
+    if isinstance(inner, Bernoulli) and not value.is_floating_point():
+        value = value.to(inner._param.dtype)  # of probs or logits, whichever it was given
     counts = None if isinstance(site["fn"], Unit) else counting(site)
     if counts is None:
         return value
