@@ -60,7 +60,7 @@ def filled(site: Any) -> Tensor:
     value: Tensor = site["value"]
     inner = unwrapped(site["fn"])
     if isinstance(inner, Bernoulli) and not value.is_floating_point():
-        value = value.to(inner._param.dtype)  # of probs or logits, whichever it was given
+        value = value.to(inner.mean.dtype)
     counts = None if isinstance(site["fn"], Unit) else counting(site)
     if counts is None:
         return value
