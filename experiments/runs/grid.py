@@ -13,14 +13,12 @@ from typing import Any, TypeAlias
 import tomli_w
 
 from experiments.reporting.record import OURS
-from experiments.runs.spec import Spec, complete, keys
+from experiments.runs.spec import MOST_RUNS, Spec, complete, keys
 from experiments.runtime.sealed import check_inside
 from experiments.runtime.toml import read_toml
 from zoo.errors import ZooError, nearest
 from zoo.registry import MODELS
 
-#: Runs that one grid may have.
-MOST_RUNS = 10_000
 FORMAT = 1
 #: Ready specs, one a model.
 READY = Path(__file__).parent / "specs"

@@ -188,7 +188,7 @@ def _work(job: Job, hold: Hold, how: RunOptions) -> Comparison:
     metrics.check()
     table = job.work(journal, [metrics, *how.callbacks], how.progress)
     show = how.show
-    for left in (2, 1, 0):
+    for _ in range(3):
         metrics.check()
         journal.make()  # and what it holds, where the directory was removed
         try:
@@ -203,11 +203,11 @@ def _work(job: Job, hold: Hold, how: RunOptions) -> Comparison:
             if how.report:
                 _write_page(path)
         except (ZooError, OSError):
-            if not hold.lost or not left:
+            if not hold.lost:
                 raise
         if not hold.lost:
-            break
-    return table
+            return table
+    raise ZooError(f"expected {path} to stay while results are written; got it removed three times; see what does that")
 
 
 def _write_page(path: Path) -> None:

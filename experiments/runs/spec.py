@@ -17,6 +17,8 @@ from zoo.registry import GREY_KINDS, MODELS, ModelEntry, lookup
 
 #: What ``--name`` is to a command and ``name`` to a file: put before the key that an error is about.
 FLAG = "--"
+#: Runs that one grid may have, and fits that one run may: its seeds.
+MOST_RUNS = 10_000
 
 
 class Spec(BaseModel):
@@ -49,7 +51,7 @@ class Spec(BaseModel):
     simulate: bool = False
     holdout: float | None = Field(None, ge=0, lt=1)
     fitting: dict[str, Any] = Field(default_factory=dict)
-    seeds: int = Field(1, ge=1, le=10_000)
+    seeds: int = Field(1, ge=1, le=MOST_RUNS)
     binarise: Literal["static", "dynamic", "threshold"] | None = None
     target: str | None = None
     standardise: bool = False

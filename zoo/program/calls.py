@@ -216,7 +216,7 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     categories: dict[str, list[str]] = {}
     for name, value in values.items():
-        if not isinstance(value, (Tensor, *PLAIN)) and not is_frame(value) and _begins_with_a_word(value):
+        if not isinstance(value, Tensor) and not is_frame(value) and _begins_with_a_word(value):
             found[name], categories[name] = _coded(f"entry '{name}'", list(value))
         else:
             found[name] = _entry(name, value)
@@ -224,10 +224,9 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _begins_with_a_word(value: Any) -> bool:
-    try:
-        return isinstance(next(iter(value)), str)
-    except (TypeError, StopIteration):
-        return False
+    """Return whether a value is a column of words: a list, a tuple, an array, or a series of pandas or polars."""
+    column = isinstance(value, list | tuple) or (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 1)
+    return column and len(value) > 0 and isinstance(next(iter(value)), str)
 
 
 def _entry(name: str, value: Any) -> Any:

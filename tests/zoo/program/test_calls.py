@@ -132,6 +132,9 @@ def test_words_are_coded_where_columns_are_passed_by_name() -> None:
     table = experiments.compare(homes, kwargs=dict(frame), guides=["full_rank"])
     tree = experiments.posterior(table.model, table.guide("full_rank"), table.x, draws=5)
     assert tree["posterior"]["counties"].values.tolist() == ["a", "b", "c"]
+    with pytest.raises(zoo.ZooError, match="expected entry 'county' as a tensor, .* or a frame; got dict"):
+        zoo.arguments(homes, county={"b": 1.0}, y=[1.0])  # its keys are no column
+    assert zoo.arguments(homes, county=np.array(2), y=[1.0])["county"] == 2
     with pytest.raises(zoo.ZooError, match="expected entry 'county' without missing values"):
         zoo.arguments(homes, county=["b", None], y=[1.0, 2.0])
 
@@ -151,6 +154,29 @@ def test_flips_of_a_coin_are_whole_numbers_or_truth_values_too(dtype: torch.dtyp
     tree = experiments.posterior(table.model, table.guide("full_rank"), y, draws=5)
     assert tree["observed_data"]["y"].values.tolist() == y.tolist()
     assert tree["posterior_predictive"]["y"].isin([0, 1]).all()
+
+
+def two_coins(y: Any) -> None:
+    p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    with pyro.plate("flips", len(y)):
+        kinds = dist.Categorical(torch.ones(2))
+        pyro.sample("y", dist.MixtureSameFamily(kinds, dist.Bernoulli(torch.stack([p, 1 - p], -1))), obs=y)
+
+
+def hidden_coins(y: Any) -> None:
+    p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    with pyro.plate("flips", len(y)):
+        which = pyro.sample("which", dist.Categorical(torch.ones(2)))
+        seen = torch.ones(len(y), dtype=torch.bool)
+        pyro.sample("y", dist.Bernoulli(torch.stack([p, 1 - p])[which]).mask(seen), obs=y)
+
+
+@pytest.mark.parametrize("program", [two_coins, hidden_coins])
+def test_flips_may_be_of_mixtures_and_of_coins_that_are_summed_out(program: Any) -> None:
+    """Whatever p is, a coin of which nobody knows whether it is turned round shows each side half the time."""
+    y = torch.tensor([1, 0, 1, 1])
+    table = experiments.compare(program, y, guides=["full_rank"], method="svi", steps=50)
+    assert table.evidence.value == pytest.approx(-4 * math.log(2), abs=1e-4)
 
 
 def test_a_polars_frame_is_as_one_of_pandas() -> None:

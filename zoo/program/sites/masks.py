@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pyro.distributions import MaskedDistribution, Unit
 from torch import Tensor
-from torch.distributions import Bernoulli
+from torch.distributions.constraints import boolean
 from torch.distributions.transforms import AffineTransform, ComposeTransform, Transform
 
 from zoo.program.sites.angles import WRAPPERS, bijection, unwrapped
@@ -54,18 +54,31 @@ def filled(site: Any) -> Tensor:
     A density is evaluated at masked elements, too, before it is multiplied by nothing. What stands there must not matter: the
     gradient at NaN, or outside the support, is 0 · NaN.
 
-    Whole numbers and truth values that are observed of a Bernoulli, as a file's column of 0 and 1 holds them, are given in the
-    type of its probability: torch has its density at no others.
+    Whole numbers and truth values that are observed of a Bernoulli, or of a mixture of them, as a file's column of 0 and 1
+    holds them, are given in the type of its probability: torch has its density at no others.
     """
     value: Tensor = site["value"]
-    inner = unwrapped(site["fn"])
-    if isinstance(inner, Bernoulli) and not value.is_floating_point():
-        value = value.to(inner.mean.dtype)
+    if not value.is_floating_point() and _of_truth_values(site["fn"]):
+        value = value.to(unwrapped(site["fn"]).mean.dtype)
     counts = None if isinstance(site["fn"], Unit) else counting(site)
     if counts is None:
         return value
     other = stand_in(site["fn"], value)
     return value if other is None else torch.where(counts, value, other)
+
+
+def _of_truth_values(fn: Any) -> bool:
+    try:
+        return _innermost(fn.support) is boolean
+    except NotImplementedError:
+        return False
+
+
+def _innermost(support: Any) -> Any:
+    """Return the constraint that reinterpreted dimensions and mixtures are wrapped around."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def stand_in(fn: Any, like: Tensor) -> Tensor | None:
@@ -88,8 +101,7 @@ def stand_in(fn: Any, like: Tensor) -> Tensor | None:
 
 def _least(support: Any, zeros: Tensor) -> Tensor:
     """Return the least value of a discrete support, of vectors that add up to a number the one with all of it first."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
+    support = _innermost(support)
     name = type(support).__name__.strip("_").lower()
     if name in ("multinomial", "onehot"):
         total = torch.as_tensor(getattr(support, "upper_bound", 1), device=zeros.device)
