@@ -132,7 +132,7 @@ def test_words_are_coded_where_columns_are_passed_by_name() -> None:
     table = experiments.compare(homes, kwargs=dict(frame), guides=["full_rank"])
     tree = experiments.posterior(table.model, table.guide("full_rank"), table.x, draws=5)
     assert tree["posterior"]["counties"].values.tolist() == ["a", "b", "c"]
-    with pytest.raises(zoo.ZooError, match="expected entry 'county' as a tensor, .* or a frame; got dict"):
+    with pytest.raises(zoo.ZooError, match=r"expected entry 'county' as a tensor, .* or a frame; got dict"):
         zoo.arguments(homes, county={"b": 1.0}, y=[1.0])  # its keys are no column
     assert zoo.arguments(homes, county=np.array(2), y=[1.0])["county"] == 2
     with pytest.raises(zoo.ZooError, match="expected entry 'county' without missing values"):
