@@ -164,18 +164,16 @@ def arguments_of(program: Callable[..., Any], data: str) -> tuple[tuple[Any, ...
     """Return what a program is to be called with: columns by the names of its arguments, or the data whole.
 
     A program whose arguments without defaults all have names of columns, or of arrays of an NPZ file, gets these. One of one
-    argument gets an array, a registered data set, a file's only column, or its whole table by columns. Words are coded, as
-    those of a data frame are.
+    argument gets an array, a registered data set, a file's only column, or its whole table by columns.
 
     Raises:
         ZooError: no file, one that can't be read, or arguments that it does not have.
     """
     from zoo.datasets.files import read_arguments
-    from zoo.program.calls import columns as coded
     from zoo.program.calls import is_frame
 
     columns, x = _registered(data) if data in DATASETS else (read_arguments(Path(data)), None)
-    columns = coded(columns) if is_frame(columns) else columns
+    columns = dict(columns) if is_frame(columns) else columns
     own = inspect.signature(getattr(program, "forward", program)).parameters
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     wanted = [one.name for one in own.values() if one.default is one.empty and one.kind not in several]

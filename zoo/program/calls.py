@@ -216,17 +216,20 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     categories: dict[str, list[str]] = {}
     for name, value in values.items():
-        if not isinstance(value, Tensor) and not is_frame(value) and _begins_with_a_word(value):
+        if not isinstance(value, Tensor) and _of_words(value):
             found[name], categories[name] = _coded(f"entry '{name}'", list(value))
         else:
             found[name] = _entry(name, value)
     return Columns(found, categories) if categories else found
 
 
-def _begins_with_a_word(value: Any) -> bool:
+def _of_words(value: Any) -> bool:
     """Return whether a value is a column of words: a list, a tuple, an array, or a series of pandas or polars."""
-    column = isinstance(value, list | tuple) or (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 1)
-    return column and len(value) > 0 and isinstance(next(iter(value)), str)
+    if not isinstance(value, list | tuple):
+        is_column = hasattr(value, "dtype") and getattr(value, "ndim", 1) == 1
+        if not is_column or np.asarray(value).dtype.kind not in "OUST":
+            return False
+    return any(isinstance(word, str) for word in value)
 
 
 def _entry(name: str, value: Any) -> Any:

@@ -252,7 +252,8 @@ def test_words_are_coded_and_a_programs_own_error_is_told_by_its_line(
     (own / "words.csv").write_text("who,y\nann,1.0\nbob,2.0\nann,0.5\n")
     (own / "models.py").write_text(PROGRAM + """
 def groups(who, y):
-    m = pyro.sample("m", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with pyro.plate("whos", 2):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
     with pyro.plate("rows", len(y)):
         pyro.sample("y", dist.Normal(m[who], 1.0), obs=y)
 
@@ -264,6 +265,10 @@ def wrong(y):
     truth = sum(float(torch.distributions.MultivariateNormal(torch.zeros(len(y)), torch.eye(len(y)) + 1).log_prob(
         torch.tensor(y))) for y in ([1.0, 0.5], [2.0]))
     assert found["lower"] - 0.01 <= truth <= found["upper"] + 0.01
+    assert command(["summary", "models.py:groups", "--data", "words.csv", "-g", "full_rank"]) == 0
+    shown = capsys.readouterr().out
+    assert "m[ann]" in shown
+    assert "m[bob]" in shown
     assert command(["fit", "models.py:wrong", "--data", "y.csv"]) == 2
     line = (own / "models.py").read_text().splitlines().index('    pyro.sample("m", dist.Normal(0.0, missing))') + 1
     assert f"NameError: name 'missing' is not defined, in line {line} of" in capsys.readouterr().err

@@ -135,6 +135,10 @@ def test_words_are_coded_where_columns_are_passed_by_name() -> None:
     with pytest.raises(zoo.ZooError, match=r"expected entry 'county' as a tensor, .* or a frame; got dict"):
         zoo.arguments(homes, county={"b": 1.0}, y=[1.0])  # its keys are no column
     assert zoo.arguments(homes, county=np.array(2), y=[1.0])["county"] == 2
+    with pytest.raises(zoo.ZooError, match=r"expected entry 'county' as a tensor, .* or a frame; got ndarray"):
+        zoo.arguments(homes, county=np.array([1, 2], dtype=object), y=[1.0])  # no words, and no numbers that torch knows
+    with pytest.raises(zoo.ZooError, match="expected entry 'county' without missing values"):
+        zoo.arguments(homes, county=pd.Series([None, "b"]), y=[1.0, 2.0])
     with pytest.raises(zoo.ZooError, match="expected entry 'county' without missing values"):
         zoo.arguments(homes, county=["b", None], y=[1.0, 2.0])
 
